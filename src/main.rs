@@ -1,0 +1,3 @@
+//! The binary: picks the personality and nothing else.
+
+fn main() {}

@@ -1,0 +1,20 @@
+#!/bin/bash
+# A Debian root directory with libvirt and QEMU of one suite, for the tests to chroot into and to make images of.
+#
+#   tests/lab/root.sh SUITE DIR      bullseye (libvirt 7.0, QEMU 5.2)   bookworm (9.0, 7.2)   trixie (11.3, 10.0)   sid (12.8, 11.1)
+#
+# DIR is left alone when it is complete. MIRROR in the environment names another package mirror than mmdebstrap's own choice.
+set -euo pipefail
+suite=$1 dir=$2
+[ -e "$dir/.complete" ] && exit 0
+# libvirt-daemon-driver-qemu is only recommended by libvirt-daemon, and recommendations are off.
+packages=libvirt-daemon-system,libvirt-clients,libvirt-daemon-driver-qemu,qemu-system-x86,qemu-system-arm,qemu-efi-aarch64,qemu-utils
+packages+=,ovmf,kmod,udev,procps,iproute2,pciutils,strace,gdb-minimal,socat,apparmor,systemd-sysv,dbus,util-linux
+rm -rf "$dir"
+mkdir -p "$(dirname "$dir")"
+mmdebstrap --variant=minbase --mode=root --quiet \
+    --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Check-Valid-Until "false"' \
+    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/info/*' \
+    --include="$packages" "$suite" "$dir" ${MIRROR:+"$MIRROR"}
+touch "$dir/.complete"
