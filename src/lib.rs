@@ -4,6 +4,7 @@
 //! does no I/O and reads no clock or environment; `hook`, `wrapper`, `guard`, `host::probe`, `sys` and `cli` are the thin
 //! shell around it. Every route and every verb runs the one decision function, `plan::plan`.
 
+pub mod domain;
 pub mod note;
 pub mod qemu;
 pub mod version;
