@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 
+use super::device::Device;
 use super::iommu::{self, FoundIommu, INTEL, VIRTIO};
 use super::slots::{self, ROOT_BUS};
 use super::{Edits, arguments, device, machine, option};
@@ -51,30 +52,25 @@ pub fn rewrite(arguments: &[OsString], edits: &Edits) -> Result<Rewritten, Note>
 /// The devices to insert, virtio-iommu with an address. QEMU would give it the lowest free slot, and take that from a device
 /// to which libvirt has given it.
 fn placed(arguments: &[OsString], devices: &[String]) -> Result<(Vec<String>, Option<u8>), Note> {
-    let parse = |text: &String| device::Device::parse(text.as_ref());
-    let others: Vec<_> =
-        iommu::devices(arguments).map(|(_, device)| device).chain(devices.iter().filter_map(parse)).collect();
-    let mut given = None;
-    let mut placed = Vec::with_capacity(devices.len());
-    for text in devices {
-        let is_virtio = |device: device::Device| {
-            VIRTIO.contains(&device.driver.as_str()) && !device.properties.contains_key("addr")
-        };
-        if !parse(text).is_some_and(is_virtio) {
-            placed.push(text.clone());
-            continue;
-        }
-        let slot = slots::free(&others).ok_or_else(|| {
-            Note::error(
-                Code::CommandLineUnsupported,
-                format!("no slot of {ROOT_BUS} is free for virtio-iommu-pci: move a device behind a pcie-root-port"),
-            )
-        })?;
-        let on_bus = option::set(text, "driver", "bus", ROOT_BUS);
-        placed.push(option::set(&on_bus, "driver", "addr", &format!("{slot:#x}")));
-        given = Some(slot);
-    }
-    Ok((placed, given))
+    let mut placed = devices.to_vec();
+    let Some(text) = placed.iter_mut().find(|text| needs_slot(text)) else {
+        return Ok((placed, None));
+    };
+    let others: Vec<_> = iommu::devices(arguments).map(|(_, device)| device).collect();
+    let slot = slots::free(&others).ok_or_else(|| {
+        Note::error(
+            Code::CommandLineUnsupported,
+            format!("no slot of {ROOT_BUS} is free for virtio-iommu-pci: move a device behind a pcie-root-port"),
+        )
+    })?;
+    *text = option::set(text, "driver", "bus", ROOT_BUS);
+    *text = option::set(text, "driver", "addr", &format!("{slot:#x}"));
+    Ok((placed, Some(slot)))
+}
+
+fn needs_slot(device: &str) -> bool {
+    Device::parse(device.as_ref())
+        .is_some_and(|device| VIRTIO.contains(&device.driver.as_str()) && !device.properties.contains_key("addr"))
 }
 
 /// Sets properties of the intel-iommu that libvirt or `<qemu:commandline>` put on the command line.

@@ -84,7 +84,7 @@ fn code(arguments: &[OsString], edits: &Edits) -> Code {
 }
 
 /// The keys of `-machine` sorted and the devices as a list of their own: what QEMU sees, without the order it ignores.
-fn seen_by_qemu(arguments: &[OsString]) -> (Vec<String>, Vec<device::Device>) {
+fn seen_by_qemu(arguments: &[OsString]) -> (Vec<String>, Vec<Device>) {
     let machine: String =
         arguments::values(arguments, &["machine"]).map(|(_, value)| value.to_str().unwrap()).collect();
     let mut keys: Vec<_> = machine.split(',').map(str::to_owned).collect();
