@@ -3,7 +3,15 @@
 //! Pure: facts only, read from the domain XML. It holds no policy (`plan` does) and knows no host (`host` does). Strings are
 //! as the document has them: tenants choose names and metadata, so nothing here may be printed without escaping.
 
+mod bypass;
+mod cpu;
+mod memory;
+mod metadata;
+mod number;
+mod pci;
+mod read;
 mod uuid;
+mod vfio;
 
 pub use uuid::Uuid;
 
@@ -12,6 +20,7 @@ pub const METADATA_NAMESPACE: &str = "urn:libvirt-viommu:1";
 
 /// Facts of one domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not the states of one thing")]
 pub struct Domain {
     /// `<domain type=…>`: `kvm`, `qemu`, or a type that is none of our business.
     pub virt_type: String,
@@ -45,6 +54,9 @@ pub struct Domain {
     pub iommus: Vec<Iommu>,
     /// Devices that QEMU opens through VFIO for the guest, in document order.
     pub vfio: Vec<VfioDevice>,
+    /// `<hostdev>`s with `<address type='unassigned'/>`: taken from the host and never given to QEMU, but counted by
+    /// libvirt when it computes the locked-memory limit (`virHostdevIsVFIODevice` asks for no guest address).
+    pub unassigned: u32,
     /// `<disk type='nvme'>`: host addresses of userspace NVMe disks, each with a VFIO container of its own.
     pub nvme_disks: Vec<String>,
     /// `<interface type='vdpa'>`: number.
