@@ -1,7 +1,8 @@
 //! Host bridges that the user told QEMU to keep out of the vIOMMU.
 //!
-//! libvirt has no word for it, so it stands in `<qemu:commandline>` or `<qemu:override>`. QEMU's docs/bypass-iommu.txt names
-//! the two switches: the machine's `default_bus_bypass_iommu` for the default bus, and `bypass_iommu` of a `pxb-pcie`.
+//! libvirt has no word for it, so it stands in `<qemu:commandline>` or `<qemu:override>`. QEMU's docs/bypass-iommu.txt
+//! names the two switches: the machine's `default_bus_bypass_iommu` for the default bus, and `bypass_iommu` of a
+//! `pxb-pcie`. It reads no other argument: `qemu` knows command lines, and which vIOMMU hides in one.
 
 use std::collections::BTreeMap;
 
@@ -72,11 +73,10 @@ fn overrides(domain: Element<'_, '_>) -> BTreeMap<String, bool> {
     by_alias
 }
 
-/// The value of `-global`, if it is about expander buses: `pxb-pcie.bypass_iommu=on`, or the same as a list of three keys.
+/// The value of `-global`, if it is about expander buses: `pxb-pcie.bypass_iommu=on`, or that as a list of three keys.
 fn global(value: &str) -> Option<bool> {
-    if let Some((property, value)) = value.split_once('=')
-        && let Some((driver, property)) = property.split_once('.')
-    {
+    if let Some((driver, rest)) = value.split_once('.') {
+        let (property, value) = rest.split_once('=')?;
         return (driver == "pxb-pcie" && dashed(property) == EXPANDER_PROPERTY).then(|| is_on(value));
     }
     let key = |wanted| entries(value).filter(|&(key, _)| key == wanted).last().map(|(_, value)| value);
@@ -163,12 +163,20 @@ mod tests {
 
     #[test]
     fn an_override_switches_one_expander() {
-        let text = "<domain xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'><q:override>
-              <q:device alias='pci.1'><q:frontend><q:property name='bypass_iommu' type='bool' value='true'/></q:frontend></q:device>
-              <q:device alias='pci.2'><q:frontend><q:property name='bypass_iommu' type='bool' value='false'/></q:frontend></q:device>
-              <q:device alias='pci.3'><q:frontend><q:property name='bus_nr' type='unsigned' value='true'/></q:frontend></q:device>
-              <q:device alias='pci.4'><q:property name='bypass_iommu' type='bool' value='true'/></q:device>
-            </q:override></domain>";
+        let device = |alias, name, value| {
+            format!(
+                "<q:device alias='{alias}'><q:frontend>
+                   <q:property name='{name}' type='bool' value='{value}'/></q:frontend></q:device>"
+            )
+        };
+        let text = format!(
+            "<domain xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'><q:override>{}{}{}
+               <q:device alias='pci.4'><q:property name='bypass_iommu' type='bool' value='true'/></q:device>
+             </q:override></domain>",
+            device("pci.1", "bypass_iommu", "true"),
+            device("pci.2", "bypass_iommu", "false"),
+            device("pci.3", "bus_nr", "true"),
+        );
         let document = xml::parse(text.as_bytes()).unwrap();
         let bypass = Bypass::read(document.root(), &[]);
         assert!(bypass.expander("pci.1"));

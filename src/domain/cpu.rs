@@ -20,8 +20,8 @@ impl Vcpus {
 
     /// The APIC id that QEMU gives to the last possible vCPU of an x86 guest, which is the highest of all.
     ///
-    /// Each level of the topology has a field of its own, as wide as its count needs when rounded up to a power of two, so
-    /// ids have gaps and grow faster than the number of vCPUs (`x86_apicid_from_cpu_idx()` in QEMU's
+    /// Each level of the topology has a field of its own, as wide as its count needs when rounded up to a power of two,
+    /// so ids have gaps and grow faster than the number of vCPUs (`x86_apicid_from_cpu_idx()` in QEMU's
     /// include/hw/i386/topology.h). Saturates at the largest 32-bit number.
     #[must_use]
     pub fn highest_apic_id(&self) -> u32 {

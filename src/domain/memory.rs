@@ -1,7 +1,8 @@
 //! Memory: how much the guest has and can get, and what limits or locks it.
 //!
-//! Sizes become bytes here and are whole KiB, which is what libvirt keeps. It does not know libvirt's rounding at the start
-//! (`qemuDomainAlignMemorySizes`: up to 1 MiB on x86 and 256 MiB on pseries), which the XML of a started guest already shows.
+//! Sizes become bytes here and are whole KiB, which is what libvirt keeps. It does not know how libvirt rounds RAM when a
+//! guest starts (`qemuDomainAlignMemorySizes`: to 1 MiB on x86, to 256 MiB on pseries); from `start begin` on the XML
+//! shows the rounded sizes.
 
 use super::Memory;
 use super::number::{decimal, decimal32};

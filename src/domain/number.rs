@@ -1,7 +1,7 @@
 //! Numbers as libvirt reads them.
 //!
-//! Lenient on purpose: libvirt refuses a domain whose numbers it cannot read, long before it could start, and says so better
-//! than we could. Here such a number is simply absent.
+//! Lenient on purpose: libvirt refuses a domain whose numbers it cannot read, long before it could start, and says so
+//! better than we could. Here such a number is simply absent.
 
 /// A decimal number (`virXPathULongLong`, `virStrToLong_ullp` with base 10).
 pub(super) fn decimal(text: &str) -> Option<u64> {

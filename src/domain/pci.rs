@@ -10,8 +10,8 @@ use super::bypass::Bypass;
 use super::number::c_notation;
 use crate::xml::Element;
 
-/// A guest has at most 256 buses, so a longer way to the root is a circle or an attack.
-const LONGEST_WAY: usize = 256;
+/// Buses that a device can name (`virPCIDeviceAddressIsValid`). A way to the root with more steps is a circle.
+const BUSES: u32 = 256;
 
 /// A PCI address in the guest; the bus is the index of a controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +74,8 @@ impl Buses {
     pub(super) fn read(devices: Option<Element<'_, '_>>, bypass: &Bypass) -> Buses {
         let mut controllers = BTreeMap::new();
         for element in controllers_of(devices) {
-            let Some(index) = element.attr("index").and_then(c_notation) else { continue };
+            let index = element.attr("index").and_then(c_notation).filter(|&index| index < BUSES);
+            let Some(index) = index else { continue };
             let passage = match element.attr("model").unwrap_or_default() {
                 "pcie-to-pci-bridge" | "dmi-to-pci-bridge" | "pci-bridge" | "pci-expander-bus" => Passage::Conventional,
                 "pcie-expander-bus" => {
@@ -101,7 +102,7 @@ impl Buses {
     /// What becomes of a requester id on its way from a bus up to the host bridge; `None` if it never gets there.
     fn climb(&self, mut bus: u32, own: &Requester) -> Option<Requester> {
         let mut seen = own.clone();
-        for _ in 0..LONGEST_WAY {
+        for _ in 0..BUSES {
             let parent = match self.controllers.get(&bus) {
                 Some(Controller { passage: Passage::HostBridge { bypass }, .. }) => {
                     return Some(if *bypass { Requester::Bypass } else { seen });
@@ -124,7 +125,7 @@ impl Buses {
     }
 }
 
-/// The `pci-root` controllers: PCI host bridges of a pseries guest, which always has one (`VIR_DOMAIN_CONTROLLER_MODEL_PCI_ROOT`).
+/// The `pci-root` controllers, which are the PCI host bridges of a pseries guest; libvirt adds one where there is none.
 pub(super) fn count_roots(devices: Option<Element<'_, '_>>) -> u32 {
     let roots = controllers_of(devices).filter(|element| element.attr("model") == Some("pci-root")).count();
     u32::try_from(roots).unwrap_or(u32::MAX).max(1)
@@ -251,8 +252,10 @@ mod tests {
         let circle = controller(1, "pci-bridge", 2, 1) + &controller(2, "pcie-root-port", 1, 1);
         assert_eq!(requester(&circle, &[], 1), function(1));
         assert_eq!(requester(&controller(1, "pcie-root-port", 1, 1), &[], 1), function(1));
-        let ladder: String = (1..10_000).map(|index| controller(index, "pci-bridge", index - 1, 1)).collect();
-        assert_eq!(requester(&ladder, &[], 9_999), function(9_999));
+        // The longest way that is none: every bus of a guest in one chain.
+        let chain: String = (1..256).map(|index| controller(index, "pci-bridge", index - 1, 1)).collect();
+        assert_eq!(requester(&(ROOT.to_owned() + &chain), &[], 255), Requester::Bridge { controller: 1 });
+        assert_eq!(requester(&controller(256, "pci-bridge", 0, 1), &[], 256), function(256), "no such bus");
     }
 
     #[test]
