@@ -15,17 +15,26 @@ const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0
 const WINDOWS_ID: &str = "http://microsoft.com/win/";
 
 impl Metadata {
-    /// Reads our own element from `<metadata>`. `unknown` stays empty as long as the XML layer cannot list attributes.
+    /// Reads our own element from `<metadata>`.
     pub(super) fn read(metadata: Element<'_, '_>) -> Option<Metadata> {
         let request = metadata.child_ns(METADATA_NAMESPACE, "viommu")?;
-        let value = |name| request.attr(name).map(str::to_owned);
-        Some(Metadata {
-            model: value("model"),
-            locked_memory: value("locked-memory"),
-            aw_bits: value("aw-bits"),
-            hotplug: value("hotplug"),
-            unknown: Vec::new(),
-        })
+        let mut read = Metadata::default();
+        for attribute in request.attributes() {
+            let place = match attribute.name {
+                // A prefixed attribute is not ours, and whoever wrote it ought to hear that.
+                _ if attribute.namespace.is_some() => None,
+                "model" => Some(&mut read.model),
+                "locked-memory" => Some(&mut read.locked_memory),
+                "aw-bits" => Some(&mut read.aw_bits),
+                "hotplug" => Some(&mut read.hotplug),
+                _ => None,
+            };
+            match place {
+                Some(place) => *place = Some(attribute.value.to_owned()),
+                None => read.unknown.push(attribute.name.to_owned()),
+            }
+        }
+        Some(read)
     }
 }
 
@@ -101,11 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn a_prefixed_attribute_is_not_ours() {
+    fn what_is_not_understood_is_named() {
         let domain =
             domain("<v:viommu xmlns:v='urn:libvirt-viommu:1' v:model='intel' modle='intel' model='' MODEL='x'/>");
         let metadata = domain.metadata.unwrap();
         assert_eq!(metadata.model.as_deref(), Some(""));
+        assert_eq!(metadata.unknown, ["model", "modle", "MODEL"]);
     }
 
     /// What Nova 33.0.0 writes, shortened, with a prefix `n` of its own.

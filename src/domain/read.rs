@@ -13,25 +13,6 @@ pub(super) const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/
 /// Documents of libvirt's that hold a domain without being one.
 const CONTAINERS: [&str; 4] = ["domstatus", "domainsnapshot", "domaincheckpoint", "domainbackup"];
 
-/// The attributes of an `<iommu>`'s `<driver>` that some libvirt knows (docs/formatdomain.rst, "IOMMU devices"). The others
-/// libvirt ignores as well.
-const DRIVER_ATTRIBUTES: [&str; 14] = [
-    "intremap",
-    "caching_mode",
-    "eim",
-    "iotlb",
-    "aw_bits",
-    "dma_translation",
-    "passthrough",
-    "xtsup",
-    "pciBus",
-    "accel",
-    "ats",
-    "ril",
-    "ssidSize",
-    "oas",
-];
-
 /// Longest element name that a message quotes, characters.
 const QUOTED: usize = 40;
 
@@ -89,12 +70,12 @@ impl Domain {
 impl Iommu {
     /// Children such as `<granule>`, `<address>` and `<alias>` are for whoever rewrites the element.
     fn read(iommu: Element<'_, '_>) -> Iommu {
-        let driver = iommu.child("driver");
+        let driver = iommu.child("driver").into_iter().flat_map(Element::attributes);
         Iommu {
             model: attribute(Some(iommu), "model").unwrap_or_default(),
-            driver: DRIVER_ATTRIBUTES
-                .into_iter()
-                .filter_map(|name| attribute(driver, name).map(|value| (name.to_owned(), value)))
+            driver: driver
+                .filter(|attribute| attribute.namespace.is_none())
+                .map(|attribute| (attribute.name.to_owned(), attribute.value.to_owned()))
                 .collect(),
         }
     }

@@ -120,6 +120,15 @@ impl<'d, 'a> Element<'d, 'a> {
         self.attribute(name).map(|attribute| attribute.value())
     }
 
+    /// All attributes, in order. Namespace declarations are none.
+    pub fn attributes(self) -> impl Iterator<Item = Attribute<'d>> {
+        self.0.attributes().map(|attribute| Attribute {
+            namespace: attribute.namespace().filter(|uri| !uri.is_empty()),
+            name: attribute.name(),
+            value: attribute.value(),
+        })
+    }
+
     /// The element's own text, CDATA included and white space around it trimmed; `None` if nothing is left.
     ///
     /// Text of child elements is not part of it; text on both sides of a child or a comment is joined.
@@ -146,6 +155,17 @@ impl<'d, 'a> Element<'d, 'a> {
     fn attribute(self, name: &str) -> Option<roxmltree::Attribute<'d, 'a>> {
         self.0.attributes().find(|attribute| attribute.namespace().is_none() && attribute.name() == name)
     }
+}
+
+/// An attribute of an [`Element`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attribute<'d> {
+    /// The URI of its namespace.
+    pub namespace: Option<&'d str>,
+    /// Its local name, without a prefix.
+    pub name: &'d str,
+    /// Its value, references resolved.
+    pub value: &'d str,
 }
 
 #[cfg(test)]
