@@ -22,13 +22,14 @@ pub use rewrite::{Rewritten, rewrite};
 
 /// What is to change on QEMU's command line. Plain data: it is part of the plan and of the state file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Edits {
     /// Keys to set in the `-machine` value: `kernel_irqchip=split`, `iommu=smmuv3`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default)]
     pub machine: BTreeMap<String, String>,
     /// `-device` values in key=value form to insert before the first `-device`; a virtio-iommu-pci without `addr=` gets a free
     /// slot of pcie.0.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub devices: Vec<String>,
     /// Properties to set on the intel-iommu that is on the command line already: QEMU's names (`caching-mode`, `eim`,
     /// `aw-bits` …), values as key=value text (`on`, `off`, `48`).
