@@ -4,9 +4,16 @@
 //! has IOMMU groups and VFIO in name only: a domain with a PCI host device can be defined, not run.
 
 #![expect(clippy::disallowed_methods, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "what fails here fails the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what fails here fails the test"
+)]
 
 use std::cell::Cell;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -107,7 +114,7 @@ pub(crate) fn shared(suite: Suite) -> Option<MutexGuard<'static, Libvirt>> {
             let required = std::env::var_os("VIOMMU_REQUIRE_LAB").is_some_and(|value| value == "1");
             assert!(!required, "VIOMMU_REQUIRE_LAB is set, but: {reason}");
             // Not eprintln!, which the test harness keeps for itself when a test passes.
-            writeln!(io::stderr(), "SKIPPED: {reason}").unwrap();
+            let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
             None
         }
     }
@@ -171,6 +178,13 @@ impl Libvirt {
         Ok(output)
     }
 
+    /// Waits until a script succeeds.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, script: &str) {
+        let output = self.run(&format!("for try in {{1..200}}; do ( {script} ) && exit; sleep 0.1; done; exit 1"));
+        assert_eq!(output.status, 0, "still not true: {script}");
+    }
+
     /// Runs virsh with these arguments.
     pub(crate) fn virsh(&self, arguments: &[&str]) -> Output {
         let quoted: Vec<String> = arguments.iter().map(|argument| quote(argument)).collect();
@@ -224,7 +238,7 @@ impl Libvirt {
         for (index, xml) in domains.iter().enumerate() {
             fs::write(directory.join(index.to_string()), xml.as_ref()).unwrap();
             let name = quote(&domain_name(xml.as_ref()));
-            commands += &format!("define /share/define/{index}\n{UNDEFINE} {name}\n");
+            writeln!(commands, "define /share/define/{index}\n{UNDEFINE} {name}").unwrap();
         }
         fs::write(directory.join("commands"), commands).unwrap();
         let output = self.run("virsh </share/define/commands");
@@ -327,7 +341,7 @@ fn verdicts(count: usize, output: &Output) -> Vec<Result<(), String>> {
             panic!("{line}: {}", output.stderr);
         } else if let Some(Err(message)) = &mut failed {
             let separator = if message.is_empty() { "" } else { "\n" };
-            *message += &format!("{separator}{}", line.trim_start_matches("error: "));
+            message.extend([separator, line.trim_start_matches("error: ")]);
         }
     }
     let complete: Option<Vec<_>> = verdicts.into_iter().collect();
@@ -350,6 +364,7 @@ fn domain_name(xml: &str) -> String {
 
 /// An empty directory for an instance, after sweeping away those of test programs that are gone.
 fn new_share(suite: Suite) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     let parent = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libvirt");
     fs::create_dir_all(&parent).unwrap();
     for entry in fs::read_dir(&parent).unwrap().map_while(Result::ok) {
@@ -360,7 +375,6 @@ fn new_share(suite: Suite) -> PathBuf {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
-    static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let share = parent.join(format!("{}-{}-{number}-{}", env!("CARGO_CRATE_NAME"), suite.name(), std::process::id()));
     let _ = fs::remove_dir_all(&share);
