@@ -143,9 +143,15 @@ start_libvirtd() {
 }
 # Ends libvirtd, leaving its guests running, and waits for its end.
 stop_libvirtd() {
-    local pid
+    local pid try
     pid=$(cat /run/lab-libvirtd.pid)
     kill "$pid"
+    for ((try = 0; try < 100; try++)); do
+        [ -e "/proc/$pid/exe" ] || break
+        sleep 0.02
+    done
+    # When it ends, it sometimes waits half a minute for a thread of its own; its state survives being killed.
+    kill -KILL "$pid" 2>/dev/null || true
     while [ -e "/proc/$pid/exe" ]; do sleep 0.02; done
     rm -f /run/libvirt/libvirt-sock
 }
