@@ -51,9 +51,9 @@ capabilities=/var/cache/libvirt/qemu/capabilities
 
 # Mounts are seen in here only, so instances can share the mount point.
 mount -t tmpfs -o mode=755,size=2g lab "$base"
-mkdir "$base"/{upper,work,root}
+mkdir "$base"/{upper,scratch,root}
 # An overlay keeps inode numbers and ctimes of the root below it, by which libvirt judges whether its cache is still good.
-mount -t overlay -o "lowerdir=$lower,upperdir=$base/upper,workdir=$base/work" lab "$base/root"
+mount -t overlay -o "lowerdir=$lower,upperdir=$base/upper,workdir=$base/scratch" lab "$base/root"
 cd "$base/root"
 
 mount -t proc proc proc
