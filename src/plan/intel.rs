@@ -65,7 +65,7 @@ fn check(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
     }
     if written.get("eim") == Some("on") && !has_eim(guest) {
         let message = format!(
-            "the <iommu> has eim='on', which QEMU {} can with KVM only: remove the attribute, or use type='kvm' or QEMU 9.0 (QEMU: \
+            "the <iommu> has eim='on', which QEMU {} gives with KVM only: remove the attribute, or use type='kvm' or QEMU 9.0 (QEMU: \
              \"eim=on requires accel=kvm,kernel-irqchip=split\")",
             guest.qemu
         );
@@ -183,11 +183,12 @@ fn written_width(text: &str, asked: Option<u8>) -> Result<u8, Note> {
 pub(super) fn guest_memory_top(guest: &Guest<'_>) -> u64 {
     const GIB: u64 = 1 << 30;
     let memory = &guest.domain.memory;
+    // At least 2 GiB below the largest number, so rounding it up to a GiB cannot overflow.
     let above = if memory.total < 0xb000_0000 { 0 } else { memory.total - 2 * GIB };
     let size = match memory.maximum {
         Some(maximum) => {
             let pluggable = maximum.saturating_sub(memory.total).saturating_add(u64::from(memory.slots) * GIB);
-            above.checked_next_multiple_of(GIB).unwrap_or(u64::MAX).saturating_add(pluggable)
+            above.next_multiple_of(GIB).saturating_add(pluggable)
         }
         None => above,
     };

@@ -256,11 +256,11 @@ pub(super) fn virtio_takes_aw_bits(guest: &Guest<'_>) -> bool {
         && guest.emulator_has("virtio-iommu.aw-bits").unwrap_or(guest.qemu >= Version::new(9, 0))
 }
 
-/// More vCPUs than 8-bit APIC ids can address: 255 is the broadcast id (`qemuValidateDomainVCpuTopology`; QEMU counts ids,
-/// which leave gaps in an uneven topology).
+/// More vCPUs than 8-bit APIC ids can address: 255 is the broadcast id. QEMU counts ids, which leave gaps in an uneven
+/// topology; libvirt counts vCPUs (`qemuValidateDomainVCpuTopology`: 255), of which the last never has an id below 255 where
+/// there are more.
 pub(super) fn needs_eim(guest: &Guest<'_>) -> bool {
-    let vcpus = &guest.domain.vcpus;
-    vcpus.maximum > 255 || vcpus.highest_apic_id() > 254
+    guest.domain.vcpus.highest_apic_id() > 254
 }
 
 /// VFIO devices now, of those that the vIOMMU gets to see.

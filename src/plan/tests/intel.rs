@@ -116,6 +116,13 @@ fn memory_that_can_be_plugged_counts() {
     assert_eq!(memory(4 + 496, 10).plan().refusal(), None);
     memory(4 + 497, 10).refused(Code::AwBitsTooSmall);
     memory(4 + 496, 11).refused(Code::AwBitsTooSmall);
+    // What can be plugged begins at a whole GiB behind RAM.
+    let uneven = |maximum: u32| {
+        let memory = format!("<memory unit='MiB'>4097</memory><maxMemory unit='MiB' slots='0'>{maximum}</maxMemory>");
+        q35().aw_bits(39).memory(&memory).asks("intel")
+    };
+    assert_eq!(uneven(4097 + 505 * 1024).plan().refusal(), None);
+    uneven(4097 + 505 * 1024 + 1).refused(Code::AwBitsTooSmall);
     // All RAM of a small guest is below the hole.
     let small = |maximum: u32| {
         let memory = format!("<memory unit='MiB'>2800</memory><maxMemory unit='MiB' slots='0'>{maximum}</maxMemory>");
@@ -184,6 +191,7 @@ fn without_intremap_there_is_no_eim_and_no_split_irqchip() {
     assert_eq!(case.driver(), "intremap=off aw_bits=48");
     assert_eq!(case.plan().ioapic, None);
     let kvm = case.features("<acpi/><ioapic driver='kvm'/>").plan();
+    assert_eq!(kvm.refusal(), None);
     assert_eq!(kvm.ioapic.map(|ioapic| (ioapic.driver, ioapic.origin)), Some(("kvm".to_owned(), Origin::Existing)));
 }
 

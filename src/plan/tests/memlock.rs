@@ -209,6 +209,8 @@ fn a_refused_guest_that_runs_keeps_its_count() {
     assert!(plan.refusal().is_some());
     assert_eq!(plan.memlock.address_spaces.len(), 2);
     assert_eq!(plan.iommu.map(|iommu| iommu.origin), Some(Origin::Existing));
+    let old = devices(q35(), 4).device("<iommu model='virtio'/>").libvirt("8.6.9");
+    assert!(old.plan().memlock.raise && !old.asks("intel").plan().memlock.raise);
     let broken = Note::error(Code::ModelUnknown, "x: y");
     assert_eq!(
         refused(&devices(q35(), 2).device("<iommu model='virtio'/>").domain(), broken).memlock.address_spaces.len(),

@@ -97,8 +97,10 @@ fn only_some_models_take_a_width() {
     assert!(message.contains("libvirt 12.2") && message.ends_with("leave it out, or use the model intel"), "{message}");
     let message = arm().aw_bits(39).asks("auto").refused(Code::RequestConflict);
     assert!(message.ends_with("leave it out"), "{message}");
-    arm().aw_bits(39).asks("smmuv3").refused(Code::RequestConflict);
-    old.clone().device("<iommu model='amd'/>").asks("auto").refused(Code::RequestConflict);
+    for libvirt in ["11.5.0", "12.8.0"] {
+        old.clone().libvirt(libvirt).device("<iommu model='amd'/>").asks("auto").refused(Code::RequestConflict);
+        arm().aw_bits(39).libvirt(libvirt).asks("smmuv3").refused(Code::RequestConflict);
+    }
     old.clone().libvirt("12.1.9").asks("virtio").refused(Code::RequestConflict);
     old.clone().libvirt("12.2.0").qemu("8.2.9").asks("virtio").refused(Code::RequestConflict);
     let new = old.libvirt("12.2.0").qemu("9.0.0").asks("virtio");
