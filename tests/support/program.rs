@@ -25,7 +25,12 @@ pub(crate) struct Ran {
 /// Runs a program that ends by itself.
 pub(crate) fn run<S: AsRef<OsStr>>(program: S, arguments: &[&str], stdin: &[u8]) -> Ran {
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    feed(command.args(arguments), stdin)
+}
+
+/// Runs a command that ends by itself.
+pub(crate) fn feed(command: &mut Command, stdin: &[u8]) -> Ran {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut pipe = child.stdin.take().unwrap();
     thread::scope(|scope| {
@@ -33,7 +38,7 @@ pub(crate) fn run<S: AsRef<OsStr>>(program: S, arguments: &[&str], stdin: &[u8])
         scope.spawn(move || drop(pipe.write_all(stdin)));
         let output = child.wait_with_output().unwrap();
         Ran {
-            status: output.status.code().unwrap_or_else(|| panic!("{arguments:?}: {}", output.status)),
+            status: output.status.code().unwrap_or_else(|| panic!("{command:?}: {}", output.status)),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
