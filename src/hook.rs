@@ -72,6 +72,8 @@ pub struct Outcome {
     pub log: Vec<Note>,
     /// What to do, in order.
     pub effects: Vec<Effect>,
+    /// The guest asks for something, so an effect that fails refuses its start.
+    pub asks: bool,
 }
 
 /// Something that changes the host.
@@ -101,8 +103,6 @@ struct Sight {
     domain: Domain,
     plan: Plan,
     config: Config,
-    /// The guest asks for something; what fails then refuses the start.
-    asks: bool,
 }
 
 /// Decides about an event. Reads files of the host, changes nothing.
@@ -134,6 +134,7 @@ fn at_start(
     let mut outcome = Outcome::default();
     match look(xml, config, places, &mut outcome.log) {
         Ok(sight) => {
+            outcome.asks = sight.asks();
             let notes = sight.plan.notes.iter().filter(|note| note.level == Level::Warning);
             outcome.log.extend(notes.cloned());
             match sight.plan.refusal() {
@@ -141,10 +142,17 @@ fn at_start(
                 None => then(&sight, &mut outcome),
             }
         }
-        Err(note) if speaks_of_us(xml) => outcome.refusal = Some(note),
-        Err(note) => outcome.log.push(note),
+        Err(Blind { note, asks: true }) => outcome.refusal = Some(note),
+        Err(Blind { note, asks: false }) => outcome.log.push(note),
     }
     outcome
+}
+
+/// Why nothing is known about a guest.
+struct Blind {
+    note: Note,
+    /// The guest asks for something all the same.
+    asks: bool,
 }
 
 /// Whether a document that cannot be read speaks of a vIOMMU or of the wrapper. Tenants choose names and metadata: a guest
@@ -153,28 +161,36 @@ fn speaks_of_us(xml: &[u8]) -> bool {
     xml.windows(6).any(|bytes| bytes == b"viommu")
 }
 
-fn look(xml: &[u8], config: Result<Config, Note>, places: &Places, log: &mut Vec<Note>) -> Result<Sight, Note> {
-    let document = xml::parse(xml)?;
-    let domain = Domain::read(&document)?;
+fn look(xml: &[u8], config: Result<Config, Note>, places: &Places, log: &mut Vec<Note>) -> Result<Sight, Blind> {
+    let unreadable = |note| Blind { note, asks: speaks_of_us(xml) };
+    let asks = |note| Blind { note, asks: true };
+    let document = xml::parse(xml).map_err(unreadable)?;
+    let domain = Domain::read(&document).map_err(unreadable)?;
     let config = match config {
         Ok(config) => config,
         Err(broken) => {
             // What the configuration wishes is unknown, so only a guest that asks by itself can be refused for it.
-            let asks =
-                Request::of(&domain, &Wishes::default(), &Config::default()).map_or(true, |request| request.asks());
-            if asks {
-                return Err(broken);
+            let request = Request::of(&domain, &Wishes::default(), &Config::default());
+            if request.map_or(true, |request| request.asks()) {
+                return Err(asks(broken));
             }
             log.push(broken);
             Config::default()
         }
     };
-    let request = Request::of(&domain, &Wishes::default(), &config)?;
+    // Whoever wishes what cannot be meant does wish.
+    let request = Request::of(&domain, &Wishes::default(), &config).map_err(asks)?;
     let concerned = request.asks() || plan::route(&domain) == Route::Wrapper || plan::has_viommu(&domain);
     let host = if concerned { places.host_for(&domain) } else { crate::host::Host::default() };
-    let asks = request.asks();
     let plan = plan::plan(&domain, &request, &host);
-    Ok(Sight { domain, plan, config, asks })
+    Ok(Sight { domain, plan, config })
+}
+
+impl Sight {
+    /// Whether the guest asks for something: what fails then refuses the start. The wrapper, too, is a request.
+    fn asks(&self) -> bool {
+        self.plan.request.asks() || self.plan.route == Route::Wrapper
+    }
 }
 
 fn prepare(sight: &Sight, xml: &[u8], outcome: &mut Outcome) {
@@ -239,7 +255,7 @@ fn start(sight: &Sight, outcome: &mut Outcome) {
 
 /// The limit that has to be set; none where libvirt's own is high enough or where the guest is none of ours.
 fn raise(sight: &Sight) -> Option<Memlock> {
-    let ours = sight.asks || sight.plan.iommu.is_some();
+    let ours = sight.plan.request.asks() || sight.plan.iommu.is_some();
     match sight.plan.memlock.required_bytes.filter(|_| ours && sight.plan.memlock.raise)? {
         Limit::Bytes(bytes) => Some(Memlock::Bytes(bytes)),
         Limit::Unlimited => Some(Memlock::Unlimited),
@@ -247,7 +263,7 @@ fn raise(sight: &Sight) -> Option<Memlock> {
 }
 
 fn refuse_or_log(sight: &Sight, note: Note, outcome: &mut Outcome) {
-    if sight.asks || sight.plan.route == Route::Wrapper {
+    if sight.asks() {
         outcome.refusal = Some(note);
     } else {
         outcome.log.push(note);
@@ -343,15 +359,18 @@ pub fn configuration(path: &Path) -> Result<Config, Note> {
     }
 }
 
-/// Makes it so. Everything that fails becomes a refusal where the guest needs it, else a line in the log.
+/// Makes it so. What fails and is needed becomes a refusal where the guest asks, else a line in the log.
 pub fn perform(outcome: &mut Outcome) {
     for effect in std::mem::take(&mut outcome.effects) {
-        if let Err(note) = effect.perform() {
-            if note.level == Level::Error {
-                outcome.refusal = Some(note);
-                break;
-            }
+        let Err(note) = effect.perform() else { continue };
+        let needed = note.level == Level::Error;
+        if needed && outcome.asks {
+            outcome.refusal = Some(note);
+        } else {
             outcome.log.push(note);
+        }
+        if needed {
+            break;
         }
     }
     for note in &outcome.log {
