@@ -57,7 +57,9 @@ fn main() {
     }
     fs::remove_dir_all(&work).unwrap();
 
-    times.iter_mut().for_each(|times| times.sort());
+    for times in &mut times {
+        times.sort();
+    }
     let floor = times[0][RUNS / 2];
     println!("| what | median µs | p90 µs | beyond the C program µs | times the C program |\n|---|---|---|---|---|");
     for (subject, times) in subjects.iter().zip(&times) {
@@ -93,7 +95,8 @@ fn prepare(work: &Path) -> Vec<Subject> {
     fs::write(Path::new(DIRECTORY).join(format!("{UUID}.json")), state.to_json()).unwrap();
 
     let asking = work.join("asking.xml");
-    let domain = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/domains/dpdk-gateway.xml")).unwrap();
+    let domain =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/domains/dpdk-gateway.xml")).unwrap();
     // 20 KB, as libvirt's live XML of a guest with many devices.
     let padding = "<!-- a device more -->\n".repeat((20_000 - domain.len()) / 23);
     fs::write(&asking, domain.replace("  <devices>\n", &format!("  <devices>\n{padding}"))).unwrap();
@@ -107,8 +110,10 @@ fn prepare(work: &Path) -> Vec<Subject> {
         arguments: ["dpdk-gateway", operation, "begin", "-"].map(str::to_owned).into(),
         stdin: Some(stdin.clone()),
     };
-    let devices = (1..30).flat_map(|slot| ["-device".into(), format!("{{\"driver\":\"pcie-root-port\",\"addr\":\"{slot:#x}\"}}")]);
-    let mut guest: Vec<String> = ["-name", "guest=bench", "-machine", "pc-q35-7.2,usb=off", "-uuid", UUID].map(str::to_owned).into();
+    let devices = (1..30)
+        .flat_map(|slot| ["-device".into(), format!("{{\"driver\":\"pcie-root-port\",\"addr\":\"{slot:#x}\"}}")]);
+    let mut guest: Vec<String> =
+        ["-name", "guest=bench", "-machine", "pc-q35-7.2,usb=off", "-uuid", UUID].map(str::to_owned).into();
     guest.extend(devices);
     vec![
         Subject { what: "a static C program that does nothing", program: noop, arguments: guest.clone(), stdin: None },

@@ -98,6 +98,15 @@ impl Config {
         }
     }
 
+    /// Whether any guest can be meant by a rule, so that one whose XML cannot be read may be.
+    #[must_use]
+    pub fn wishes_anything(&self) -> bool {
+        let wishes = |rule: &Rule| {
+            rule.model.as_deref().is_some_and(|model| model != "none") || rule.locked_memory == Some(true)
+        };
+        wishes(&self.default) || self.domain.iter().any(wishes)
+    }
+
     /// The real QEMU of this name (`qemu-system-ARCH`), by absolute path.
     #[must_use]
     pub fn emulator_behind(&self, name: &str) -> String {

@@ -98,6 +98,7 @@ fn title(plan: &Plan) -> String {
 fn decision(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let request = &plan.request;
     let asked = match request.source {
+        Source::None if refused => "cannot be understood".to_owned(),
         Source::None => "nobody asks for a vIOMMU".to_owned(),
         source => format!("{} asks for '{}'", source.describe(), request.model.as_str()),
     };

@@ -8,6 +8,9 @@ use super::{CACHE_HEAD, Host, parse_capability_cache};
 use crate::domain::{Domain, VfioSource};
 use crate::sys::fs;
 
+/// More emulators than any host has; libvirt probes a dozen.
+const MOST_EMULATORS: usize = 64;
+
 /// Where the files are.
 #[derive(Debug, Clone)]
 pub struct Places {
@@ -73,8 +76,9 @@ impl Places {
     fn emulators(&self) -> (Vec<super::Emulator>, Option<crate::version::Version>) {
         let mut emulators = Vec::new();
         let mut newest = None;
-        for name in fs::names(&self.capabilities) {
-            let cache = fs::head(&self.capabilities.join(name), CACHE_HEAD);
+        // The directory above can belong to QEMU's user, who could put anything in place of it.
+        for name in fs::names(&self.capabilities).into_iter().take(MOST_EMULATORS) {
+            let cache = fs::head_trusted(&self.capabilities.join(name), CACHE_HEAD);
             if let Some((emulator, libvirt)) = cache.as_deref().and_then(parse_capability_cache) {
                 newest = newest.max(libvirt);
                 emulators.push((emulator, libvirt));
