@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Uuid;
+use crate::domain::{Domain, Uuid};
 use crate::note::{Code, Note};
 use crate::qemu::Edits;
 
@@ -102,6 +102,34 @@ impl State {
     }
 }
 
+/// What a guest runs with, kept for the day when it is restored: QEMU loads a stream into a vIOMMU with other attributes
+/// without a word. Bound to what the guest looked like, so that an image of another life does not get it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    machine: Option<String>,
+    vfio: Vec<String>,
+    edits: Edits,
+}
+
+impl Record {
+    /// What a running guest of this shape was started with.
+    #[must_use]
+    pub fn new(domain: &Domain, edits: Edits) -> Record {
+        Record { machine: domain.machine.clone(), vfio: shape(domain), edits }
+    }
+
+    /// The edits, if the record speaks of a guest like this one.
+    #[must_use]
+    pub fn edits_for(self, domain: &Domain) -> Option<Edits> {
+        (self.machine == domain.machine && self.vfio == shape(domain)).then_some(self.edits)
+    }
+}
+
+fn shape(domain: &Domain) -> Vec<String> {
+    domain.vfio.iter().map(|device| device.source.name().to_owned()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +147,16 @@ mod tests {
         let (state, uuid) = state();
         assert_eq!(State::parse(&state.to_json(), uuid, 100).unwrap(), state);
         assert_eq!(State::parse(&state.to_json(), uuid, 100 + MAX_AGE).unwrap(), state);
+    }
+
+    #[test]
+    fn a_record_is_for_the_guest_that_it_was_made_of() {
+        let mut domain = Domain { machine: Some("pc-q35-7.2".into()), ..Domain::default() };
+        let edits = state().0.boot;
+        let record = Record::new(&domain, edits.clone());
+        assert_eq!(record.clone().edits_for(&domain), Some(edits));
+        domain.machine = Some("pc-q35-10.0".into());
+        assert_eq!(record.edits_for(&domain), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The emulator wrapper: what libvirt executes as `<emulator>` and what becomes QEMU, in the same process.
 //!
 //! Should: pass probes through untouched; give a guest exactly what the hook wrote down for it; wait until the guest may
-//! lock what it needs; leave descriptors, environment, signals, pid and argv[0] as they were.
+//! lock what it needs; leave descriptors, environment, signals, pid and `argv[0]` as they were.
 //! Mustn't: start a guest that the hook did not prepare; look at anything that a guest could have written.
 
 use std::ffi::{OsStr, OsString};

@@ -22,13 +22,14 @@ pub(super) struct Arguments {
     #[arg(long)]
     dry_run: bool,
     /// The domain's name
+    #[arg(allow_hyphen_values = true)]
     name: String,
     /// prepare, start, started, stopped, release, migrate, restore, reconnect, attach
     operation: String,
     /// begin, end
     sub_operation: String,
     /// libvirt's fourth argument
-    #[arg(default_value = "-")]
+    #[arg(allow_hyphen_values = true, default_value = "-")]
     extra: String,
 }
 

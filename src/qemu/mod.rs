@@ -59,7 +59,7 @@ pub enum Invocation {
         uuid: String,
         /// `guest=` of `-name`, commas undoubled. Bytes that are not UTF-8 are replaced.
         name: Option<String>,
-        /// Whether `-incoming` is there: a migration, or a restore from a file.
+        /// Whether `-incoming` or `-loadvm` is there: the guest has run before and comes back as it was.
         incoming: bool,
     },
 }
@@ -74,7 +74,10 @@ pub fn classify(arguments: &[OsString]) -> Invocation {
         match option.name {
             "h" | "help" | "version" => return Invocation::Other,
             "machine" | "M" if machine::asks_for_help(&value) => return Invocation::Other,
-            "device" if option::asks_for_help(&value, "driver") => return Invocation::Other,
+            // In JSON a device is named, never asked for; commas and question marks there are a tenant's own text.
+            "device" if !value.trim_start().starts_with('{') && option::asks_for_help(&value, "driver") => {
+                return Invocation::Other;
+            }
             "cpu" | "accel" if option::asks_for_help(&value, option.name) => return Invocation::Other,
             "uuid" => uuid = option.value.map(|_| value.into_owned()),
             // As in QEMU, a later -name without guest= does not take the name away.
@@ -82,7 +85,7 @@ pub fn classify(arguments: &[OsString]) -> Invocation {
                 let pairs = option::parse(&value, "guest");
                 name = option::get(&pairs, "guest").map(str::to_owned).or(name);
             }
-            "incoming" => incoming = true,
+            "incoming" | "loadvm" => incoming = true,
             _ => {}
         }
     }
@@ -113,7 +116,7 @@ mod tests {
     fn edits_are_plain_data() {
         let edits: Edits = serde_json::from_str("{}").unwrap();
         assert!(edits.is_empty());
-        assert_eq!(serde_json::to_string(&edits).unwrap(), "{}");
+        assert_eq!(serde_json::to_string(&edits).unwrap(), r#"{"machine":{},"devices":[]}"#);
         let text = r#"{"machine":{"kernel_irqchip":"split"},"devices":["intel-iommu"],"existing":{"eim":"on"},"lock_memory":true}"#;
         let edits: Edits = serde_json::from_str(text).unwrap();
         assert!(!edits.is_empty());
@@ -131,6 +134,19 @@ mod tests {
             "-pidfile", "/var/lib/libvirt/qemu/qmp-XXXXXX/qmp.pid", "-daemonize",
         ];
         assert_eq!(classified(&probe), Invocation::Other);
+    }
+
+    // A channel's name is free text: it must not make a guest pass for a question.
+    #[test]
+    fn text_in_a_json_device_is_no_question() {
+        let device = r#"{"driver":"virtserialport","name":"org.x,help,?,y"}"#;
+        assert_eq!(classified(&["-uuid", "u", "-device", device]), guest("u", None, false));
+    }
+
+    #[test]
+    fn a_guest_that_was_saved_comes_in() {
+        assert_eq!(classified(&["-uuid", "u", "-incoming", "defer"]), guest("u", None, true));
+        assert_eq!(classified(&["-uuid", "u", "-loadvm", "snap"]), guest("u", None, true));
     }
 
     #[test]
