@@ -5,7 +5,9 @@
 //! virhook.c, docs/hooks.rst).
 //!
 //! Should: answer from files within a millisecond; refuse a guest that asks and cannot have; let everything else pass.
-//! Mustn't: call libvirt, start a program, wait for anything, or fail at `reconnect` (libvirt then kills the running guest).
+//! Mustn't: call libvirt, start a program, wait for anything, or fail at `reconnect` (libvirt then kills the running guest) or
+//! at `restore` (libvirt 11.3 then takes a guest for started and deletes its managed-save image). A restored guest is refused at
+//! the `prepare` and `start` that follow, or by the wrapper.
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +18,7 @@ use crate::host::probe::Places;
 use crate::note::{Code, Level, Note};
 use crate::plan::{self, Limit, Plan, Route, WRAPPER_PREFIX};
 use crate::qemu::Edits;
+use crate::record;
 use crate::request::{Model, Request, Wishes};
 use crate::rewrite::rewrite;
 use crate::state::{self, Memlock, State};
@@ -38,8 +41,6 @@ pub enum Event {
     Release,
     /// The domain is about to come from another host.
     Migrate,
-    /// The domain is about to come from a saved image.
-    Restore,
     /// Everything else, known or not: none of our business.
     Other,
 }
@@ -55,7 +56,6 @@ impl Event {
             ("stopped", "end") => Event::Stopped,
             ("release", "end") => Event::Release,
             ("migrate", "begin") => Event::Migrate,
-            ("restore", "begin") => Event::Restore,
             _ => Event::Other,
         }
     }
@@ -80,7 +80,12 @@ pub enum Effect {
     /// Writes the guest's state file.
     WriteState(Box<State>),
     /// Keeps what the guest runs with, for the day when it is restored.
-    Record(Uuid, Edits),
+    Record {
+        /// The guest.
+        uuid: Uuid,
+        /// libvirt's pidfile.
+        pidfile: PathBuf,
+    },
     /// Starts a guard.
     Guard(guard::Order),
     /// Raises the limit of the running guest, should it be too low.
@@ -111,17 +116,18 @@ pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note
     match event {
         Event::Other => Outcome::default(),
         Event::Stopped => ended(xml, false),
-        Event::Release => ended(xml, !matches!(extra, "-" | "" | "saved")),
+        // Every other reason may leave a saved image behind, also of a guest that only failed to come back from it.
+        Event::Release => ended(xml, matches!(extra, "shutdown" | "destroyed" | "crashed" | "migrated")),
         Event::Prepare => at_start(xml, config, places, |sight, outcome| prepare(sight, xml, outcome)),
         Event::Start => at_start(xml, config, places, start),
         Event::Started => {
             let mut outcome = at_start(xml, config, places, started);
             // The guest runs; a failure now would kill it.
             outcome.log.extend(outcome.refusal.take());
+            outcome.effects.extend(recording(xml));
             outcome
         }
-        Event::Migrate => at_start(xml, config, places, |sight, outcome| incoming(sight, Event::Migrate, outcome)),
-        Event::Restore => at_start(xml, config, places, |sight, outcome| incoming(sight, Event::Restore, outcome)),
+        Event::Migrate => at_start(xml, config, places, migrate),
     }
 }
 
@@ -159,10 +165,11 @@ fn look(xml: &[u8], config: Result<Config, Note>, places: &Places, log: &mut Vec
     let config = match config {
         Ok(config) => config,
         Err(broken) => {
-            // What the configuration wishes is unknown, so only a guest that asks by itself can be refused for it.
+            // What the configuration wishes is unknown, so only a guest that asks by itself can be refused for it. The
+            // wrapper is there for nothing else.
             let asks =
                 Request::of(&domain, &Wishes::default(), &Config::default()).map_or(true, |request| request.asks());
-            if asks {
+            if asks || plan::route(&domain) == Route::Wrapper {
                 return Err(broken);
             }
             log.push(broken);
@@ -219,13 +226,10 @@ fn start(sight: &Sight, outcome: &mut Outcome) {
         return refuse_or_log(sight, Note::error(Code::MemlockNoPrivilege, message), outcome);
     }
     let boot = if wrapper { sight.plan.qemu.clone() } else { Edits::default() };
-    let incoming = if wrapper { recorded(uuid).or_else(|| reproducible(sight).then(|| boot.clone())) } else { None };
-    let mut state = State::new(uuid, process::boot_clock(), emulator(sight), boot.clone(), incoming);
+    let incoming = if wrapper { incoming(sight, uuid, &boot, &mut outcome.log) } else { None };
+    let mut state = State::new(uuid, process::boot_clock(), emulator(sight), boot, incoming);
     state.memlock = limit;
     outcome.effects.push(Effect::WriteState(Box::new(state)));
-    if wrapper && !boot.is_empty() {
-        outcome.effects.push(Effect::Record(uuid, boot));
-    }
     if let Some(limit) = limit {
         outcome.effects.push(Effect::Guard(guard::Order {
             state: state_file(uuid),
@@ -234,6 +238,19 @@ fn start(sight: &Sight, outcome: &mut Outcome) {
             urgent: !wrapper,
             uuid: uuid.to_string(),
         }));
+    }
+}
+
+/// What a guest has to get that turns out to come from a saved image: what it ran with, else what is decided now if that
+/// cannot have been anything else then.
+fn incoming(sight: &Sight, uuid: Uuid, boot: &Edits, log: &mut Vec<Note>) -> Option<Edits> {
+    match record::of(uuid) {
+        Ok(Some(ran_with)) => Some(ran_with),
+        Ok(None) => reproducible(sight, boot).then(|| boot.clone()),
+        Err(note) => {
+            log.push(note);
+            None
+        }
     }
 }
 
@@ -268,31 +285,36 @@ fn started(sight: &Sight, outcome: &mut Outcome) {
     }
 }
 
+/// The record of a wrapped guest that runs now, whatever may be wrong with its request by now.
+fn recording(xml: &[u8]) -> Option<Effect> {
+    if !speaks_of_us(xml) {
+        return None;
+    }
+    let domain = xml::parse(xml).and_then(|document| Domain::read(&document)).ok()?;
+    let uuid = domain.uuid.filter(|_| plan::route(&domain) == Route::Wrapper)?;
+    Some(Effect::Record { uuid, pidfile: guard::pidfile(&domain.name) })
+}
+
 /// A guest that comes from elsewhere has run with a vIOMMU that libvirt does not know of. QEMU loads a stream into a vIOMMU
 /// with other attributes without a word, so it must be certain that they are the same.
-fn incoming(sight: &Sight, event: Event, outcome: &mut Outcome) {
-    let Some(uuid) = sight.domain.uuid else { return };
-    if sight.plan.route == Route::Native || sight.plan.qemu.is_empty() {
-        return;
-    }
-    if event == Event::Restore && recorded(uuid).is_some() {
-        return;
-    }
-    if !reproducible(sight) {
-        let message = "the guest's vIOMMU was made by the wrapper of another host or at another time, and its attributes cannot be \
-                       known here: name the model in the guest's metadata instead of auto, and aw-bits if it has VFIO devices, or \
-                       cold-start it";
+fn migrate(sight: &Sight, outcome: &mut Outcome) {
+    let Some(uuid) = sight.domain.uuid.filter(|_| sight.plan.route == Route::Wrapper) else { return };
+    if !reproducible(sight, &sight.plan.qemu) {
+        let message = "the guest's vIOMMU was made by the wrapper of another host, and its attributes cannot be known here: name the \
+                       model in the guest's metadata instead of auto, and aw-bits if it has VFIO devices, or cold-start it";
         outcome.refusal = Some(Note::error(Code::MigrationMismatch, message));
         return;
     }
-    if event == Event::Migrate {
-        // What the guest ran with here before it left says nothing about what it runs with now.
-        outcome.effects.push(Effect::Forget(uuid));
-    }
+    // What the guest ran with here before it left says nothing about what it runs with now.
+    outcome.effects.push(Effect::Forget(uuid));
 }
 
-/// Whether every host decides alike about this guest: the model is named, and so is what depends on the host's IOMMU.
-fn reproducible(sight: &Sight) -> bool {
+/// Whether every host decides alike about this guest: nothing is to be added, or the model is named, and so is what depends
+/// on the host's IOMMU.
+fn reproducible(sight: &Sight, decided: &Edits) -> bool {
+    if decided.is_empty() {
+        return true;
+    }
     let request = &sight.plan.request;
     let width_depends_on_host = request.hotplug || !sight.domain.vfio.is_empty();
     match request.model {
@@ -320,15 +342,6 @@ fn ended(xml: &[u8], forget: bool) -> Outcome {
 
 fn state_file(uuid: Uuid) -> PathBuf {
     Path::new(state::DIRECTORY).join(format!("{uuid}.json"))
-}
-
-fn record_file(uuid: Uuid) -> PathBuf {
-    Path::new(state::RECORDS).join(format!("{uuid}.json"))
-}
-
-fn recorded(uuid: Uuid) -> Option<Edits> {
-    let text = fs::read_trusted(&record_file(uuid), state::MAX_BYTES).ok()?;
-    serde_json::from_str(&text).ok()
 }
 
 /// The configuration of the host; a missing file is an empty one.
@@ -373,28 +386,18 @@ impl Effect {
                     Note::error(Code::StateUnwritable, message)
                 })
             }
-            Effect::Record(uuid, edits) => {
-                let write = || {
-                    fs::trusted_directory(Path::new(state::RECORDS))?;
-                    fs::replace(&record_file(uuid), &serde_json::to_string(&edits).unwrap_or_default(), 0o600)
-                };
-                // Only a later restore would miss it, and says so then.
-                write().map_err(|error| {
-                    let message = format!("the guest's vIOMMU cannot be recorded in {}: {error}", state::RECORDS);
-                    Note::warning(Code::StateUnwritable, message)
-                })
-            }
+            Effect::Record { uuid, pidfile } => record::keep(uuid, &pidfile),
             Effect::Guard(order) => guard::start(order),
             Effect::Verify { pidfile, limit } => verify(&pidfile, limit),
-            Effect::RemoveState(uuid) => remove(&state_file(uuid)),
-            Effect::Forget(uuid) => remove(&record_file(uuid)),
+            Effect::RemoveState(uuid) => removed(&state_file(uuid), fs::remove(&state_file(uuid))),
+            Effect::Forget(uuid) => removed(Path::new(state::RECORDS), record::forget(uuid)),
         }
     }
 }
 
-fn remove(path: &Path) -> Result<(), Note> {
-    let message = |error| format!("{} cannot be removed: {error}", path.display());
-    fs::remove(path).map_err(|error| Note::warning(Code::StateUnwritable, message(error)))
+fn removed(place: &Path, result: std::io::Result<()>) -> Result<(), Note> {
+    let message = |error| format!("nothing can be removed from {}: {error}", place.display());
+    result.map_err(|error| Note::warning(Code::StateUnwritable, message(error)))
 }
 
 /// The guard has normally been faster. Where it was not, QEMU has survived so far, and the next mapping must not fail.

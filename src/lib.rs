@@ -13,6 +13,7 @@ pub mod host;
 pub mod note;
 pub mod plan;
 pub mod qemu;
+pub mod record;
 pub mod request;
 pub mod rewrite;
 pub mod state;

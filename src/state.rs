@@ -78,28 +78,38 @@ impl State {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads a state for the guest of this UUID, `now` seconds into the boot clock.
+    /// Reads a state for the guest of this UUID that is about to start, `now` seconds into the boot clock.
     ///
     /// # Errors
     /// `state-invalid` where the content is not ours, belongs to another guest, or is a leftover.
     pub fn parse(text: &str, uuid: Uuid, now: u64) -> Result<State, Note> {
-        let invalid = |what: &str| {
-            let message = format!("{DIRECTORY}/{uuid}.json {what}: start the guest again through libvirt");
-            Note::error(Code::StateInvalid, message)
-        };
-        let state: State =
-            serde_json::from_str(text).map_err(|error| invalid(&format!("cannot be understood ({error})")))?;
-        if state.format != FORMAT {
-            return Err(invalid("was written by another version of viommu"));
-        }
-        if state.uuid != uuid.to_string() {
-            return Err(invalid("belongs to another guest"));
-        }
+        let state = State::understand(text, uuid)?;
         if now < state.written || now - state.written > MAX_AGE {
-            return Err(invalid("is a leftover of an earlier start"));
+            return Err(invalid(uuid, "is a leftover of an earlier start"));
         }
         Ok(state)
     }
+
+    /// The same for a guest that runs, whose state may be as old as it is.
+    ///
+    /// # Errors
+    /// `state-invalid` where the content is not ours or belongs to another guest.
+    pub fn understand(text: &str, uuid: Uuid) -> Result<State, Note> {
+        let state: State =
+            serde_json::from_str(text).map_err(|error| invalid(uuid, &format!("cannot be understood ({error})")))?;
+        if state.format != FORMAT {
+            return Err(invalid(uuid, "was written by another version of viommu"));
+        }
+        if state.uuid != uuid.to_string() {
+            return Err(invalid(uuid, "belongs to another guest"));
+        }
+        Ok(state)
+    }
+}
+
+fn invalid(uuid: Uuid, what: &str) -> Note {
+    let message = format!("{DIRECTORY}/{uuid}.json {what}: start the guest again through libvirt");
+    Note::error(Code::StateInvalid, message)
 }
 
 #[cfg(test)]
@@ -136,5 +146,7 @@ mod tests {
         ] {
             assert_eq!(State::parse(&text, uuid, now).unwrap_err().code, Code::StateInvalid, "{text}");
         }
+        assert_eq!(State::understand(&json, uuid).unwrap(), state);
+        assert_eq!(State::understand(&json, other).unwrap_err().code, Code::StateInvalid);
     }
 }

@@ -91,7 +91,7 @@ fn describe(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
     for effect in &outcome.effects {
         match effect {
             Effect::WriteState(state) => writeln!(out, "would write the state: {}", state.to_json())?,
-            Effect::Record(uuid, _) => writeln!(out, "would record the vIOMMU of {uuid} for a later restore")?,
+            Effect::Record { uuid, .. } => writeln!(out, "would record the vIOMMU of {uuid} for a later restore")?,
             Effect::Guard(order) => writeln!(out, "would raise the locked-memory limit to {} bytes", order.limit)?,
             Effect::Verify { limit, .. } => writeln!(out, "would look whether the limit is {limit} bytes")?,
             Effect::RemoveState(uuid) => writeln!(out, "would remove the state of {uuid}")?,

@@ -20,6 +20,14 @@ pub fn head(path: &Path, limit: usize) -> Option<String> {
     }
 }
 
+/// All of a file that the kernel makes up, such as a command line of at most 4 MiB; `None` where it cannot be read.
+#[must_use]
+pub fn bytes(path: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(4 << 20).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
 /// The names in a directory, sorted; none where it cannot be read. Names that are not UTF-8 are left out.
 #[must_use]
 pub fn names(directory: &Path) -> Vec<String> {

@@ -1,7 +1,9 @@
 //! Processes: pidfds, limits, the boot clock, what a process executes.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -122,6 +124,14 @@ pub fn file_id(path: &Path) -> io::Result<FileId> {
 /// What the kernel says: EACCES without CAP_SYS_PTRACE, ENOENT where the process is gone.
 pub fn executable(pid: Pid) -> io::Result<FileId> {
     file_id(Path::new(&format!("/proc/{}/exe", pid.as_raw_nonzero())))
+}
+
+/// The arguments of a process, argv[0] left out; none where the process is gone.
+#[must_use]
+pub fn arguments(pid: Pid) -> Option<Vec<OsString>> {
+    let bytes = super::fs::bytes(Path::new(&format!("/proc/{}/cmdline", pid.as_raw_nonzero())))?;
+    let words = bytes.strip_suffix(b"\0")?.split(|byte| *byte == 0);
+    Some(words.skip(1).map(|word| OsString::from_vec(word.to_vec())).collect())
 }
 
 /// Seconds since the machine booted, suspended time included. No administrator and no NTP can set it back.

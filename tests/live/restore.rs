@@ -12,6 +12,8 @@ on_both_suites! {
     without_a_record_only_a_named_model_comes_back
     a_failed_restore_can_be_tried_again
     migration_needs_a_named_model
+    a_guest_that_runs_is_not_refused_any_more
+    snapshots_come_back_with_what_they_ran_with
 }
 
 const IMAGE: &str = "/tmp/live.save";
@@ -188,4 +190,54 @@ fn migration_needs_a_named_model(suite: Suite) {
             assert_eq!(output.stdout, "");
         }
     }
+}
+
+/// Whatever is wrong when a guest has started, libvirt would kill it for a complaint.
+fn a_guest_that_runs_is_not_refused_any_more(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    let guest = lab.guest(&wrapped(Arch::X86, "intel"));
+    guest.virsh("start", &[]).ok();
+    lab.virsh(&["dumpxml", "live"]).ok();
+    for damage in [
+        format!("echo garbage >{STATE}"),
+        format!("rm {STATE}"),
+        format!("mkdir {STATE}"),
+        "rm -rf /var/lib/viommu; touch /var/lib/viommu".to_owned(),
+        format!("echo '[broken' >{CONFIG}"),
+        "rm /run/libvirt/qemu/live.pid".to_owned(),
+    ] {
+        let output = lab.run(&format!(
+            "cp -a {STATE} /tmp/state; cp -a /run/libvirt/qemu/live.pid /tmp/pid
+             {damage}
+             virsh dumpxml live | viommu hook live started begin -
+             status=$?
+             rm -rf {STATE} /var/lib/viommu {CONFIG}; cp -a /tmp/state {STATE}; cp -a /tmp/pid /run/libvirt/qemu/live.pid
+             exit $status"
+        ));
+        assert_eq!((output.status, output.stdout.as_str()), (0, ""), "{damage}: {}", output.stderr);
+    }
+}
+
+/// A snapshot inside a disk image comes back as QEMU's `-loadvm`, where libvirt uses that (until 10.x); later versions load it
+/// through the monitor, which the wrapper cannot know.
+fn snapshots_come_back_with_what_they_ran_with(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    if suite != Suite::Bookworm {
+        return;
+    }
+    lab.run("qemu-img create -q -f qcow2 /tmp/live.qcow2 64M && chmod 666 /tmp/live.qcow2").ok();
+    let disk = "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/tmp/live.qcow2'/>
+                  <target dev='vda' bus='virtio'/></disk></devices>";
+    let guest = lab.guest(&domain(Arch::X86, Arch::X86.wrapper(), "").replace("</devices>", disk));
+    let config = lab.file(CONFIG, INTEL);
+    guest.virsh("start", &[]).ok();
+    let had = viommus(&guest);
+    guest.virsh("snapshot-create-as", &["before"]).ok();
+    guest.virsh("destroy", &[]).ok();
+    drop(config);
+    let _config = lab.file(CONFIG, NARROW);
+    guest.virsh("snapshot-revert", &["before"]).ok();
+    assert_eq!(viommus(&guest), had);
+    guest.virsh("destroy", &[]).ok();
+    guest.virsh("snapshot-delete", &["before"]).ok();
 }
