@@ -59,7 +59,8 @@ pub enum Invocation {
         uuid: String,
         /// `guest=` of `-name`, commas undoubled. Bytes that are not UTF-8 are replaced.
         name: Option<String>,
-        /// Whether `-incoming` is there: a migration, or a restore from a file.
+        /// Whether the guest has run before: `-incoming` is there (a migration, or a restore from a file), or `-loadvm` (a
+        /// snapshot inside a disk image; libvirt 11.3 loads that through the monitor, so nothing here tells it).
         incoming: bool,
     },
 }
@@ -82,7 +83,7 @@ pub fn classify(arguments: &[OsString]) -> Invocation {
                 let pairs = option::parse(&value, "guest");
                 name = option::get(&pairs, "guest").map(str::to_owned).or(name);
             }
-            "incoming" => incoming = true,
+            "incoming" | "loadvm" => incoming = true,
             _ => {}
         }
     }
@@ -180,7 +181,9 @@ mod tests {
     #[test]
     fn incoming_guest_is_told_apart() {
         assert_eq!(classified(&["-uuid", "U", "-incoming", "defer"]), guest("U", None, true));
+        assert_eq!(classified(&["-uuid", "U", "-loadvm", "before"]), guest("U", None, true));
         assert_eq!(classified(&["-uuid", "U", "-append", "-incoming"]), guest("U", None, false));
+        assert_eq!(classified(&["-uuid", "U", "-append", "-loadvm"]), guest("U", None, false));
     }
 
     #[test]

@@ -218,8 +218,8 @@ fn a_guest_that_runs_is_not_refused_any_more(suite: Suite) {
     }
 }
 
-/// A snapshot inside a disk image comes back as QEMU's `-loadvm`, where libvirt uses that (until 10.x); later versions load it
-/// through the monitor, which the wrapper cannot know.
+/// A snapshot inside a disk image comes back as QEMU's `-loadvm`, where libvirt uses that, as 9.0 does; 11.3 loads it
+/// through the monitor, of which the wrapper knows nothing.
 fn snapshots_come_back_with_what_they_ran_with(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     if suite != Suite::Bookworm {
