@@ -114,7 +114,7 @@ mod tests {
     fn edits_are_plain_data() {
         let edits: Edits = serde_json::from_str("{}").unwrap();
         assert!(edits.is_empty());
-        assert_eq!(serde_json::to_string(&edits).unwrap(), "{}");
+        assert_eq!(serde_json::to_string(&edits).unwrap(), r#"{"machine":{},"devices":[]}"#);
         let text = r#"{"machine":{"kernel_irqchip":"split"},"devices":["intel-iommu"],"existing":{"eim":"on"},"lock_memory":true}"#;
         let edits: Edits = serde_json::from_str(text).unwrap();
         assert!(!edits.is_empty());

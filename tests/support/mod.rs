@@ -1,5 +1,5 @@
 //! What the integration tests share. Each test program compiles its own copy and uses a part of it.
-#![allow(dead_code, unused_imports, reason = "no test program uses everything")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "no test program uses everything")]
 
 pub(crate) mod corpus;
 pub(crate) mod libvirt;
