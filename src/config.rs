@@ -45,7 +45,7 @@ pub struct Rule {
     pub model: Option<String>,
     /// Lock all of the guest's memory.
     pub locked_memory: Option<bool>,
-    /// Address width of an intel vIOMMU.
+    /// Address width of the vIOMMU, bits; one of model intel takes it, and a virtio-iommu from libvirt 12.2 on.
     pub aw_bits: Option<u8>,
     /// VFIO devices will be hot-plugged.
     pub hotplug: Option<bool>,
@@ -96,6 +96,15 @@ impl Config {
             aw_bits: rule.and_then(|rule| rule.aw_bits).or(default.aw_bits),
             hotplug: rule.and_then(|rule| rule.hotplug).or(default.hotplug),
         }
+    }
+
+    /// Whether any guest can be meant by a rule, so that one whose XML cannot be read may be.
+    #[must_use]
+    pub fn wishes_anything(&self) -> bool {
+        let wishes = |rule: &Rule| {
+            rule.model.as_deref().is_some_and(|model| model != "none") || rule.locked_memory == Some(true)
+        };
+        wishes(&self.default) || self.domain.iter().any(wishes)
     }
 
     /// The real QEMU of this name (`qemu-system-ARCH`), by absolute path.
@@ -195,6 +204,33 @@ mod tests {
             assert!(note.message.contains(needle), "{text:?}: {}", note.message);
             assert!(!note.message.contains('\n'), "{}", note.message);
         }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_counts_and_the_default_fills_it_up() {
+        let config = Config::parse(
+            "[default]\nmodel = 'auto'\naw-bits = 48\nhotplug = true\n[[domain]]\nname = 'a*'\naw-bits = 39\nhotplug = false\n\
+             [[domain]]\nname = 'ab'\nmodel = 'none'\n",
+        )
+        .unwrap();
+        let wishes = config.wishes(&Domain { name: "ab".into(), ..Domain::default() });
+        assert_eq!((wishes.model.as_deref(), wishes.aw_bits, wishes.hotplug), (Some("auto"), Some(39), Some(false)));
+        let wishes = config.wishes(&Domain { name: "b".into(), ..Domain::default() });
+        assert_eq!((wishes.aw_bits, wishes.hotplug), (Some(48), Some(true)));
+        assert_eq!(Config::parse("").unwrap().wishes(&Domain::default()), Wishes::default());
+    }
+
+    #[test]
+    fn a_domain_without_a_uuid_matches_no_uuid() {
+        let config =
+            Config::parse("[[domain]]\nuuid = '3a21c2ee-5ece-4225-baa4-9a11258f601e'\nmodel = 'intel'").unwrap();
+        assert_eq!(config.wishes(&Domain::default()).model, None);
+    }
+
+    #[test]
+    fn a_hostile_name_costs_no_more_than_both_lengths() {
+        let pattern = "a*".repeat(200) + "b";
+        assert!(!matches_pattern(&pattern, &"a".repeat(20_000)));
     }
 
     #[test]

@@ -62,11 +62,13 @@ pub fn start(order: Order) -> Result<(), Note> {
         let message = format!("the locked-memory limit cannot be raised: {what}: {error}");
         Note::error(Code::MemlockNoPrivilege, message)
     };
-    let parent = rustix::process::getppid().ok_or_else(|| failed("no daemon", &"the hook has no parent process"))?;
+    let daemon = process::daemon().ok_or_else(|| {
+        failed("who would tell when", &"neither libvirtd nor virtqemud is among the hook's ancestors")
+    })?;
     let watch = Watch {
         state: fs::open(&order.state).map_err(|error| failed("state file", &error))?,
-        daemon: process::pin(parent).map_err(|error| failed("pidfd of the daemon", &error))?,
-        daemon_executable: process::executable(parent).map_err(|error| failed("executable of the daemon", &error))?,
+        daemon: process::pin(daemon).map_err(|error| failed("pidfd of the daemon", &error))?,
+        daemon_executable: process::executable(daemon).map_err(|error| failed("executable of the daemon", &error))?,
         order,
     };
     // SAFETY: this process has one thread, so nothing can hold a lock that the child would miss.
@@ -139,6 +141,8 @@ impl Watch {
                         }
                         return process::raise_lock_limit(*pid, self.order.limit).map_or_else(End::Failed, End::Raised);
                     }
+                    // Without CAP_SYS_PTRACE this would never end.
+                    Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return End::Failed(error),
                     _ => {}
                 },
                 None if process::has_ended(self.daemon.as_fd()) => return End::DaemonGone,
@@ -160,18 +164,13 @@ impl Watch {
     }
 }
 
-/// The process that a pidfile names, pinned. The file is read again after pinning: had the process ended in between and its
-/// pid been given away, libvirt would have removed or rewritten the file.
-fn pinned(pidfile: &Path) -> Option<(Pid, OwnedFd)> {
-    let pid = pid_of(pidfile)?;
-    let pidfd = process::pin(pid).ok()?;
-    (pid_of(pidfile) == Some(pid)).then_some((pid, pidfd))
-}
-
-/// The pid in a pidfile of libvirt's: decimal digits, for an instant none (`virPidFileAcquirePathFull`).
+/// The guest's process, pinned. The lock is looked at again after pinning: it ends with the process, so whoever holds it
+/// then is the one that was pinned.
 #[must_use]
-pub fn pid_of(pidfile: &Path) -> Option<Pid> {
-    fs::head(pidfile, 32)?.trim().parse().ok().and_then(Pid::from_raw)
+pub fn pinned(pidfile: &Path) -> Option<(Pid, OwnedFd)> {
+    let pid = process::locked_pid(pidfile)?;
+    let pidfd = process::pin(pid).ok()?;
+    (process::locked_pid(pidfile) == Some(pid)).then_some((pid, pidfd))
 }
 
 /// Where libvirt writes the pid of a domain's emulator. The name is escaped as XML (`virPidFileBuildPath`).
@@ -202,6 +201,9 @@ fn detach(kept: &[i32]) {
         let _ = dup2_stdin(&null);
         let _ = dup2_stdout(&null);
         let _ = dup2_stderr(&null);
+    } else {
+        // libvirt waits for the end of these, so in a host without /dev/null they must go all the same.
+        let _ = (close(0), close(1), close(2));
     }
     for fd in fs::names(Path::new("/proc/self/fd")).iter().filter_map(|name| name.parse::<i32>().ok()) {
         if fd > 2 && !kept.contains(&fd) {

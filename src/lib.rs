@@ -13,7 +13,6 @@ pub mod host;
 pub mod note;
 pub mod plan;
 pub mod qemu;
-pub mod record;
 pub mod request;
 pub mod rewrite;
 pub mod state;

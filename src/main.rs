@@ -25,8 +25,13 @@ fn is_wrapper(argv0: &OsStr) -> bool {
     name.and_then(|name| name.strip_prefix(plan::WRAPPER_PREFIX)).is_some_and(|real| real.starts_with("qemu-system-"))
 }
 
-/// libvirt runs hooks by their absolute path below one of two directories.
+/// libvirt runs hooks by their absolute path: `hooks/qemu`, and whatever stands in `hooks/qemu.d`.
 fn is_hook(argv0: &OsStr) -> bool {
-    let directory = Path::new(argv0).parent().and_then(Path::file_name).and_then(OsStr::to_str);
-    matches!(directory, Some("hooks" | "qemu.d"))
+    let path = Path::new(argv0);
+    let directory = path.parent().and_then(Path::file_name).and_then(OsStr::to_str);
+    match directory {
+        Some("hooks") => path.file_name() == Some(OsStr::new("qemu")),
+        Some("qemu.d") => true,
+        _ => false,
+    }
 }

@@ -10,9 +10,10 @@ use crate::domain::{Domain, NovaMetadata};
 use crate::note::{Code, Note};
 
 /// A requested model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Model {
     /// No vIOMMU is added. Never removes one that the user wrote.
+    #[default]
     None,
     /// VT-d.
     Intel,
@@ -58,7 +59,7 @@ impl Model {
 }
 
 /// Who asked for the model, strongest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// An option of the command line.
@@ -72,6 +73,7 @@ pub enum Source {
     /// The host's configuration.
     Config,
     /// Nobody.
+    #[default]
     None,
 }
 
@@ -104,7 +106,8 @@ pub struct Wishes {
 }
 
 /// What a guest asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent wishes, not the states of one thing")]
 pub struct Request {
     /// The model.
     pub model: Model,
@@ -112,6 +115,9 @@ pub struct Request {
     pub source: Source,
     /// Lock all of the guest's memory (`<memoryBacking><locked/>`).
     pub locked_memory: bool,
+    /// Nobody asks for locked memory by name: Nova locks that of such a guest (real time, SEV) and says so in its XML. It is
+    /// completed where that is missing, and never a reason to refuse anything.
+    pub lock_implied: bool,
     /// Nova's real-time guests also forbid page sharing.
     pub nosharepages: bool,
     /// Address width that was asked for, bits.
@@ -147,7 +153,13 @@ impl Request {
     /// Whether anything is asked for at all.
     #[must_use]
     pub fn asks(&self) -> bool {
-        self.model != Model::None || self.locked_memory
+        self.model != Model::None || self.asks_to_lock()
+    }
+
+    /// Whether somebody asks for locked memory by name.
+    #[must_use]
+    pub fn asks_to_lock(&self) -> bool {
+        self.locked_memory && !self.lock_implied
     }
 
     /// Merges all sources.
@@ -185,15 +197,17 @@ impl Request {
         if locked && !has_page_size(domain, &nova) {
             return Err(Note::error(
                 Code::LockedMemoryWithoutPageSize,
-                "locked memory is asked for without a page size: set hw:mem_page_size (Nova), or add <memoryBacking><hugepages/> \
-                 or <memtune><hard_limit> to the domain, because nothing else bounds what is locked",
+                "locked memory is asked for without a page size, and nothing bounds what is locked: set hw:mem_page_size (Nova), or \
+                 add <memoryBacking><hugepages/> or <memtune><hard_limit> to the domain",
             ));
         }
         let realtime = nova.extra_spec("hw:cpu_realtime").is_some_and(is_true);
+        let implied = !locked && (realtime || encrypts_memory(&nova));
         Ok(Request {
             model,
             source,
-            locked_memory: locked || realtime || encrypts_memory(&nova),
+            locked_memory: locked || implied,
+            lock_implied: implied,
             nosharepages: realtime,
             aw_bits: sources.iter().find_map(|(_, wishes)| wishes.aw_bits),
             hotplug: sources.iter().find_map(|(_, wishes)| wishes.hotplug).unwrap_or(false),
@@ -204,7 +218,7 @@ impl Request {
 
 fn model(sources: &[(Source, &Wishes)]) -> Result<(Source, Model), Note> {
     for (source, wishes) in sources {
-        if let Some(text) = &wishes.model {
+        if let Some(text) = wishes.model.as_deref().filter(|text| !text.is_empty()) {
             let model = Model::parse(text).map_err(|()| {
                 let message = format!(
                     "unknown vIOMMU model '{text}' in {}; accepted values are {}",
@@ -223,7 +237,7 @@ fn metadata_wishes(domain: &Domain) -> Result<Wishes, Note> {
     let Some(metadata) = &domain.metadata else { return Ok(Wishes::default()) };
     if let Some(unknown) = metadata.unknown.first() {
         let message = format!(
-            "unknown attribute '{unknown}' in the domain metadata; <viommu> takes model, locked-memory, aw-bits and hotplug"
+            "unknown attribute '{unknown}' in the domain metadata: <viommu> takes model, locked-memory, aw-bits and hotplug"
         );
         return Err(Note::error(Code::RequestConflict, message));
     }
@@ -284,8 +298,8 @@ fn locked_by_nova(flavor: Option<bool>, image: Option<bool>) -> Result<Option<bo
         (Some(flavor), Some(image)) if flavor != image => Err(Note::error(
             Code::RequestConflict,
             format!(
-                "locked_memory is {image} in the Nova image and {flavor} in the flavor; a consistent value is expected if both \
-                 are specified"
+                "locked_memory is {image} in the Nova image and {flavor} in the flavor: make them equal or remove one (Nova: \"A \
+                 consistent value is expected if both specified.\")"
             ),
         )),
         (flavor, image) => Ok(flavor.or(image)),
@@ -327,7 +341,7 @@ fn boolean(text: Option<&str>, key: &str, place: &str) -> Result<Option<bool>, N
         Some(text) if is_true(text) => Ok(Some(true)),
         Some(text) if is_false(text) => Ok(Some(false)),
         Some(text) => {
-            let message = format!("{key}='{text}' in {place} is neither yes nor no");
+            let message = format!("{key}='{text}' in {place} is neither yes nor no: write one of the two");
             Err(Note::error(Code::RequestConflict, message))
         }
     }
@@ -339,7 +353,8 @@ fn aw_bits(text: Option<&str>, key: &str, place: &str) -> Result<Option<u8>, Not
         Some("39") => Ok(Some(39)),
         Some("48") => Ok(Some(48)),
         Some(text) => {
-            let message = format!("{key}='{text}' in {place} is not an address width that QEMU supports: 39 or 48");
+            let message =
+                format!("{key}='{text}' in {place} is not an address width that QEMU supports: write 39 or 48");
             Err(Note::error(Code::RequestConflict, message))
         }
     }
@@ -434,6 +449,99 @@ mod tests {
         for metadata in wrong {
             assert_eq!(request(&with(metadata)).unwrap_err().code, Code::RequestConflict);
         }
+    }
+
+    #[test]
+    fn an_empty_model_is_none_at_all() {
+        let cli = Wishes { model: Some(String::new()), ..Wishes::default() };
+        let request = Request::of(&domain(&[("hw:viommu_model", "intel")], &[]), &cli, &Config::default()).unwrap();
+        assert_eq!((request.model, request.source), (Model::Intel, Source::NovaFlavor));
+    }
+
+    #[test]
+    fn own_keys_of_a_flavor() {
+        let specs = [("viommu:model", "virtio"), ("hw:viommu_model", "intel"), ("viommu:aw_bits", "39")];
+        let request = request(&domain(&[&specs[..], &[("viommu:hotplug", "yes")]].concat(), &[])).unwrap();
+        assert_eq!((request.model, request.aw_bits, request.hotplug), (Model::Virtio, Some(39), true));
+        for wrong in [("viommu:aw_bits", "40"), ("viommu:hotplug", "perhaps")] {
+            assert_eq!(super::tests::request(&domain(&[wrong], &[])).unwrap_err().code, Code::RequestConflict);
+        }
+    }
+
+    #[test]
+    fn locked_memory_needs_a_page_size() {
+        // Nova: VirtLockMemoryTestCase.
+        let locked = ("hw:locked_memory", "True");
+        let note = request(&domain(&[locked], &[])).unwrap_err();
+        assert_eq!(note.code, Code::LockedMemoryWithoutPageSize);
+        assert_eq!(request(&domain(&[], &[("hw_locked_memory", "True")])).unwrap_err().code, note.code);
+        assert_eq!(request(&domain(&[locked, ("hw:mem_page_size", "")], &[])).unwrap_err().code, note.code);
+        assert!(request(&domain(&[locked, ("hw:mem_page_size", "small")], &[])).unwrap().asks_to_lock());
+        assert!(request(&domain(&[locked], &[("hw_mem_page_size", "large")])).unwrap().asks_to_lock());
+        assert!(!request(&domain(&[("hw:locked_memory", "False")], &[])).unwrap().asks());
+        // A domain of nobody's: what bounds the locked memory stands in its XML.
+        let bounded = |change: fn(&mut Domain)| {
+            let mut domain = domain(&[locked], &[]);
+            change(&mut domain);
+            request(&domain).map(|request| request.locked_memory)
+        };
+        assert_eq!(bounded(|domain| domain.memory.hugepages = true), Ok(true));
+        assert_eq!(bounded(|domain| domain.memory.hard_limit = Some(1 << 30)), Ok(true));
+        assert_eq!(bounded(|domain| domain.memory.locked = true), Ok(true));
+    }
+
+    #[test]
+    fn novas_two_words_about_locked_memory_must_agree() {
+        let of = |flavor, image| {
+            let specs = [("hw:locked_memory", flavor), ("hw:mem_page_size", "small")];
+            request(&domain(&specs, &[("hw_locked_memory", image)])).map(|request| request.locked_memory)
+        };
+        assert_eq!(of("False", "True").unwrap_err().code, Code::RequestConflict);
+        assert_eq!(of("True", "False").unwrap_err().code, Code::RequestConflict);
+        assert_eq!(of("1", "true"), Ok(true));
+        assert_eq!(of("no", "False"), Ok(false));
+        // bool_from_string, not strict.
+        assert_eq!(of("nonsense", "False"), Ok(false));
+        assert_eq!(of("", "True"), Ok(true));
+    }
+
+    #[test]
+    fn a_stronger_word_about_locked_memory_ends_the_quarrel() {
+        let specs = [("hw:locked_memory", "False"), ("hw:mem_page_size", "small")];
+        let mut domain = domain(&specs, &[("hw_locked_memory", "True")]);
+        domain.metadata = Some(Metadata { locked_memory: Some("yes".into()), ..Metadata::default() });
+        assert!(request(&domain).unwrap().asks_to_lock());
+        let cli = Wishes { locked_memory: Some(false), ..Wishes::default() };
+        assert!(!Request::of(&domain, &cli, &Config::default()).unwrap().locked_memory);
+    }
+
+    #[test]
+    fn nobody_asks_for_what_nova_implies() {
+        let realtime = domain(&[("hw:cpu_realtime", "yes")], &[]);
+        let encrypted = domain(&[], &[("hw_mem_encryption", "True")]);
+        for domain in [&realtime, &encrypted] {
+            let request = request(domain).unwrap();
+            assert!(request.locked_memory && !request.asks());
+        }
+        assert!(request(&realtime).unwrap().nosharepages && !request(&encrypted).unwrap().nosharepages);
+        let both = domain(&[("hw:cpu_realtime", "yes"), ("hw:locked_memory", "1"), ("hw:mem_page_size", "any")], &[]);
+        assert!(request(&both).unwrap().asks());
+    }
+
+    #[test]
+    fn every_refusal_says_what_to_do_in_one_line() {
+        let domain = domain(&[("hw:viommu_model", "Intel")], &[]);
+        let message = request(&domain).unwrap_err().message;
+        assert_eq!(
+            message,
+            "unknown vIOMMU model 'Intel' in the Nova flavor; accepted values are none, intel, smmuv3, virtio, auto"
+        );
+        let metadata =
+            |metadata| request(&Domain { metadata: Some(metadata), ..Domain::default() }).unwrap_err().message;
+        let locked = metadata(Metadata { locked_memory: Some("2".into()), ..Metadata::default() });
+        assert_eq!(locked, "locked-memory='2' in the domain metadata is neither yes nor no: write one of the two");
+        let width = metadata(Metadata { aw_bits: Some("57".into()), ..Metadata::default() });
+        assert!(width.ends_with("write 39 or 48"), "{width}");
     }
 
     #[test]

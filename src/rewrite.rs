@@ -27,10 +27,7 @@ pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, N
                 add_to(domain, "devices", &[], vec![element("iommu", &[("model", model)], driver)], &mut edits);
             }
             Change::CompleteIommu { driver } => complete_iommu(domain, driver, &mut edits),
-            Change::SplitIoapic => {
-                let ioapic = element("ioapic", &[("driver", "qemu")], Vec::new());
-                add_to(domain, "features", &["os"], vec![ioapic], &mut edits);
-            }
+            Change::SplitIoapic => split_ioapic(domain, &mut edits),
             Change::ForbidPageSharing => backing.push(element("nosharepages", &[], Vec::new())),
             Change::LockMemory => backing.push(element("locked", &[], Vec::new())),
         }
@@ -52,6 +49,16 @@ fn complete_iommu<'d, 'a>(domain: Element<'d, 'a>, driver: &[(&'static str, Stri
             edits.extend(driver.iter().map(|(name, value)| Edit::SetAttribute { element, name, value: value.clone() }));
         }
         None => edits.push(Edit::Append { parent: iommu, new: driver_element(driver) }),
+    }
+}
+
+fn split_ioapic<'d, 'a>(domain: Element<'d, 'a>, edits: &mut Vec<Edit<'d, 'a>>) {
+    let driver = ("driver", "qemu");
+    if let Some(element) = domain.path(&["features", "ioapic"]) {
+        // One without a driver says nothing to libvirt, and a second one would be invalid.
+        edits.push(Edit::SetAttribute { element, name: driver.0, value: driver.1.to_owned() });
+    } else {
+        add_to(domain, "features", &["os"], vec![element("ioapic", &[driver], Vec::new())], edits);
     }
 }
 
@@ -82,3 +89,6 @@ fn element(name: &'static str, attributes: &[(&'static str, &str)], children: Ve
     let attributes = attributes.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
     New { name, attributes, children }
 }
+
+#[cfg(test)]
+mod tests;

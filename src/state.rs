@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Uuid;
+use crate::domain::{Domain, Uuid};
 use crate::note::{Code, Note};
 use crate::qemu::Edits;
 
@@ -78,38 +78,56 @@ impl State {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads a state for the guest of this UUID that is about to start, `now` seconds into the boot clock.
+    /// Reads a state for the guest of this UUID, `now` seconds into the boot clock.
     ///
     /// # Errors
     /// `state-invalid` where the content is not ours, belongs to another guest, or is a leftover.
     pub fn parse(text: &str, uuid: Uuid, now: u64) -> Result<State, Note> {
-        let state = State::understand(text, uuid)?;
-        if now < state.written || now - state.written > MAX_AGE {
-            return Err(invalid(uuid, "is a leftover of an earlier start"));
-        }
-        Ok(state)
-    }
-
-    /// The same for a guest that runs, whose state may be as old as it is.
-    ///
-    /// # Errors
-    /// `state-invalid` where the content is not ours or belongs to another guest.
-    pub fn understand(text: &str, uuid: Uuid) -> Result<State, Note> {
+        let invalid = |what: &str| {
+            let message = format!("{DIRECTORY}/{uuid}.json {what}: start the guest again through libvirt");
+            Note::error(Code::StateInvalid, message)
+        };
         let state: State =
-            serde_json::from_str(text).map_err(|error| invalid(uuid, &format!("cannot be understood ({error})")))?;
+            serde_json::from_str(text).map_err(|error| invalid(&format!("cannot be understood ({error})")))?;
         if state.format != FORMAT {
-            return Err(invalid(uuid, "was written by another version of viommu"));
+            return Err(invalid("was written by another version of viommu"));
         }
         if state.uuid != uuid.to_string() {
-            return Err(invalid(uuid, "belongs to another guest"));
+            return Err(invalid("belongs to another guest"));
+        }
+        if now < state.written || now - state.written > MAX_AGE {
+            return Err(invalid("is a leftover of an earlier start"));
         }
         Ok(state)
     }
 }
 
-fn invalid(uuid: Uuid, what: &str) -> Note {
-    let message = format!("{DIRECTORY}/{uuid}.json {what}: start the guest again through libvirt");
-    Note::error(Code::StateInvalid, message)
+/// What a guest runs with, kept for the day when it is restored: QEMU loads a stream into a vIOMMU with other attributes
+/// without a word. Bound to what the guest looked like, so that an image of another life does not get it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    machine: Option<String>,
+    vfio: Vec<String>,
+    edits: Edits,
+}
+
+impl Record {
+    /// What a running guest of this shape was started with.
+    #[must_use]
+    pub fn new(domain: &Domain, edits: Edits) -> Record {
+        Record { machine: domain.machine.clone(), vfio: shape(domain), edits }
+    }
+
+    /// The edits, if the record speaks of a guest like this one.
+    #[must_use]
+    pub fn edits_for(self, domain: &Domain) -> Option<Edits> {
+        (self.machine == domain.machine && self.vfio == shape(domain)).then_some(self.edits)
+    }
+}
+
+fn shape(domain: &Domain) -> Vec<String> {
+    domain.vfio.iter().map(|device| device.source.name().to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -132,6 +150,16 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_for_the_guest_that_it_was_made_of() {
+        let mut domain = Domain { machine: Some("pc-q35-7.2".into()), ..Domain::default() };
+        let edits = state().0.boot;
+        let record = Record::new(&domain, edits.clone());
+        assert_eq!(record.clone().edits_for(&domain), Some(edits));
+        domain.machine = Some("pc-q35-10.0".into());
+        assert_eq!(record.edits_for(&domain), None);
+    }
+
+    #[test]
     fn refuses_what_is_not_this_guests_own() {
         let (state, uuid) = state();
         let json = state.to_json();
@@ -146,7 +174,5 @@ mod tests {
         ] {
             assert_eq!(State::parse(&text, uuid, now).unwrap_err().code, Code::StateInvalid, "{text}");
         }
-        assert_eq!(State::understand(&json, uuid).unwrap(), state);
-        assert_eq!(State::understand(&json, other).unwrap_err().code, Code::StateInvalid);
     }
 }

@@ -1,7 +1,7 @@
 //! The emulator wrapper: what libvirt executes as `<emulator>` and what becomes QEMU, in the same process.
 //!
 //! Should: pass probes through untouched; give a guest exactly what the hook wrote down for it; wait until the guest may
-//! lock what it needs; leave descriptors, environment, signals, pid and argv[0] as they were.
+//! lock what it needs; leave descriptors, environment, signals, pid and `argv[0]` as they were.
 //! Mustn't: start a guest that the hook did not prepare; look at anything that a guest could have written.
 
 use std::ffi::{OsStr, OsString};
@@ -88,9 +88,8 @@ fn state(uuid: &str) -> Result<State, Note> {
 }
 
 fn unreproducible() -> Note {
-    let message = "the vIOMMU that this guest ran with is not recorded on this host, and its request leaves open which one it was: \
-                   name the model instead of auto (with VFIO devices aw-bits too) in the saved image's metadata (virsh \
-                   managedsave-edit, virsh save-image-edit), or give the image up and start the guest afresh";
+    let message =
+        "the vIOMMU that this guest ran with is not recorded on this host, so it cannot be restored or migrated here";
     Note::error(Code::MigrationMismatch, message)
 }
 

@@ -1,40 +1,21 @@
 //! Properties of edits over libvirt's own test domains, in several hands: every original byte stays, in order, and the
 //! rest of the tree is what it was.
 
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test program that reads the corpus")]
+#![expect(clippy::unwrap_used, reason = "a test program")]
 
 #[path = "support/corpus.rs"]
 mod corpus;
+#[path = "support/kept.rs"]
+mod kept;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
+use corpus::documents;
+use kept::is_kept;
 use viommu::xml::{self, Edit, Element, New};
 
 /// Names that no test domain uses, so that what was added can be told from what was there.
 const ELEMENT: &str = "added-features";
 const ATTRIBUTE: &str = "added-model";
 const VALUE: &str = "it's \"<&>\"";
-
-fn documents() -> Vec<(PathBuf, String)> {
-    fn collect(directory: &Path, into: &mut Vec<(PathBuf, String)>) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                collect(&path, into);
-            } else if path.extension().is_some_and(|extension| extension == "xml") {
-                into.push((path.clone(), fs::read_to_string(&path).unwrap()));
-            }
-        }
-    }
-    let mut documents = vec![];
-    if let Some(directory) = corpus::corpus() {
-        collect(&directory, &mut documents);
-        documents.sort();
-        assert!(documents.len() > 1000, "{} documents in {}", documents.len(), directory.display());
-    }
-    documents
-}
 
 /// The document in the hands of other authors.
 fn variants(plain: &str) -> Vec<(&'static str, String)> {
@@ -89,16 +70,6 @@ fn outline(text: &str) -> Vec<String> {
         }
     }
     outline
-}
-
-/// Whether all bytes stand in `of` in their order, but for the blanks in a `<a />` that was opened.
-fn is_kept(bytes: &str, of: &str) -> bool {
-    let mut rest = of.bytes();
-    let pieces = bytes.split_inclusive("/>").map(|piece| match piece.strip_suffix("/>") {
-        Some(piece) => (piece.trim_end_matches([' ', '\t', '\r', '\n']), "/>"),
-        None => (piece, ""),
-    });
-    pieces.flat_map(|(piece, end)| piece.bytes().chain(end.bytes())).all(|byte| rest.any(|other| other == byte))
 }
 
 #[test]

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use crate::host::probe::Places;
 use crate::text;
 
-use super::Failure;
+use super::{Failure, report};
 
 /// Show what is known about this host, for a plan made elsewhere.
 #[derive(Debug, Args)]
@@ -37,8 +37,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
     }
     let host = places.whole_host();
     if arguments.format == Format::Json {
-        serde_json::to_writer_pretty(&mut *out, &host).map_err(std::io::Error::from)?;
-        writeln!(out)?;
+        report::json(&host, out)?;
         return Ok(ExitCode::SUCCESS);
     }
     let unknown = || "not known".to_owned();

@@ -22,13 +22,14 @@ pub(super) struct Arguments {
     #[arg(long)]
     dry_run: bool,
     /// The domain's name
+    #[arg(allow_hyphen_values = true)]
     name: String,
     /// prepare, start, started, stopped, release, migrate, restore, reconnect, attach
     operation: String,
     /// begin, end
     sub_operation: String,
     /// libvirt's fourth argument
-    #[arg(default_value = "-")]
+    #[arg(allow_hyphen_values = true, default_value = "-")]
     extra: String,
 }
 
@@ -91,7 +92,7 @@ fn describe(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
     for effect in &outcome.effects {
         match effect {
             Effect::WriteState(state) => writeln!(out, "would write the state: {}", state.to_json())?,
-            Effect::Record { uuid, .. } => writeln!(out, "would record the vIOMMU of {uuid} for a later restore")?,
+            Effect::Record(uuid, _) => writeln!(out, "would record the vIOMMU of {uuid} for a later restore")?,
             Effect::Guard(order) => writeln!(out, "would raise the locked-memory limit to {} bytes", order.limit)?,
             Effect::Verify { limit, .. } => writeln!(out, "would look whether the limit is {limit} bytes")?,
             Effect::RemoveState(uuid) => writeln!(out, "would remove the state of {uuid}")?,

@@ -11,11 +11,12 @@ use std::process::Command;
 
 use clap::Args;
 
-use crate::config;
+use crate::config::{self, Config};
 use crate::domain::Domain;
 use crate::hook::configuration;
 use crate::host::probe::Places;
 use crate::host::{Emulator, Host};
+use crate::note::Note;
 use crate::plan::{self, Plan};
 use crate::request::{Request, Wishes};
 use crate::version::Version;
@@ -31,7 +32,7 @@ pub(super) struct RequestOptions {
     #[arg(long)]
     model: Option<String>,
     /// Lock all of the guest's memory
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     locked_memory: Option<bool>,
 }
 
@@ -67,16 +68,25 @@ pub(super) struct Connection {
     connect: Option<String>,
 }
 
-/// Reads a domain: a file, `-` or nothing for stdin, else the name or UUID of a domain that virsh knows.
-pub(super) fn domain_xml(source: Option<&str>, connection: &Connection) -> Result<Vec<u8>, Failure> {
+/// Reads a domain: a file, `-` or nothing for stdin.
+pub(super) fn file(source: Option<&str>) -> Result<Vec<u8>, Failure> {
     match source {
         None | Some("-") => limited(io::stdin().lock(), "stdin"),
-        Some(path) if Path::new(path).exists() => match File::open(path) {
+        Some(path) => match File::open(path) {
             Ok(file) => limited(file, path),
             Err(error) => Err(unreadable(path, &error)),
         },
-        Some(path) if path.contains('/') => Err(Failure::Usage(format!("there is no file {path}"))),
-        Some(name) => dump(name, &["--inactive"], connection),
+    }
+}
+
+/// Reads a domain: as [`file()`], else the name or UUID of a domain that virsh knows.
+pub(super) fn domain_xml(source: Option<&str>, connection: &Connection) -> Result<Vec<u8>, Failure> {
+    match source {
+        // libvirt allows no name with a slash.
+        Some(name) if name != "-" && !name.contains('/') && !Path::new(name).exists() => {
+            dump(name, &["--inactive"], connection)
+        }
+        source => file(source),
     }
 }
 
@@ -121,7 +131,10 @@ pub(super) fn decide(
 ) -> Result<(Domain, Plan), Failure> {
     let domain = Domain::read(document)?;
     let wishes = Wishes { model: request.model.clone(), locked_memory: request.locked_memory, ..Wishes::default() };
-    let config = configuration(host.config.as_deref().unwrap_or(Path::new(config::PATH)))?;
+    let config = match &host.config {
+        Some(path) => named_configuration(path)?,
+        None => configuration(Path::new(config::PATH))?,
+    };
     let facts = host.facts(&domain)?;
     let plan = match Request::of(&domain, &wishes, &config) {
         Ok(request) => plan::plan(&domain, &request, &facts),
@@ -160,6 +173,15 @@ impl HostOptions {
         }
         places
     }
+}
+
+/// The configuration that the user names. Unlike the host's own, which the hook trusts, it may be anybody's, and it has to
+/// be there.
+fn named_configuration(path: &Path) -> Result<Config, Failure> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(&name, &error))?;
+    // The sentence speaks of the host's own configuration.
+    Config::parse(&text).map_err(|note| Note::error(note.code, note.message.replacen(config::PATH, &name, 1)).into())
 }
 
 fn recorded(file: &Path) -> Result<Host, Failure> {

@@ -44,12 +44,12 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
     let live = input::dump(&name, &[], &arguments.connection)?;
     let document = xml::parse(&live)?;
     let (domain, plan) = input::decide(&document, &RequestOptions::default(), &arguments.host)?;
-    let pid = match arguments.pid {
-        Some(pid) => Pid::from_raw(pid),
-        None => guard::pid_of(&guard::pidfile(&domain.name)),
-    };
-    let pid = pid.ok_or_else(|| Failure::Usage(format!("{name} is not running")))?;
-    let pinned = process::pin(pid).map_err(|error| gone(&name, &error))?;
+    let not_running = || Failure::Usage(format!("{name} is not running"));
+    let (pid, _pinned) = guard::pinned(&guard::pidfile(&domain.name)).ok_or_else(not_running)?;
+    if arguments.pid.is_some_and(|named| named != pid.as_raw_nonzero().get()) {
+        // A command line can say anything; libvirt's pidfile cannot.
+        return Err(Failure::Usage(format!("process {} is not the QEMU of {name}", arguments.pid.unwrap_or_default())));
+    }
     let found = process::lock_limit(pid).map_err(|error| gone(&name, &error))?;
 
     let spaces = &plan.memlock.address_spaces;
@@ -61,9 +61,6 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
     };
     let mut limit = found;
     if arguments.raise {
-        if process::has_ended(std::os::fd::AsFd::as_fd(&pinned)) {
-            return Err(Failure::Usage(format!("{name} is not running")));
-        }
         limit = process::raise_lock_limit(pid, one_more).map_err(|error| {
             let message = format!("the locked-memory limit of {name} cannot be raised to {one_more} bytes: {error}");
             Note::error(Code::MemlockNoPrivilege, message)
@@ -102,11 +99,9 @@ fn gone(name: &str, error: &std::io::Error) -> Failure {
 
 /// The domain of a QEMU process, by the `-uuid` that libvirt gave it.
 fn uuid_of(pid: i32) -> Result<String, Failure> {
-    let command_line = fs::head(std::path::Path::new(&format!("/proc/{pid}/cmdline")), 4 << 20).unwrap_or_default();
-    let arguments: Vec<_> = command_line.split('\0').skip(1).map(Into::into).collect();
-    match qemu::classify(&arguments) {
-        Invocation::Guest { uuid, .. } => Ok(uuid),
-        Invocation::Other => Err(Failure::Usage(format!("process {pid} is not a guest of libvirt's"))),
+    match Pid::from_raw(pid).map(|pid| qemu::classify(&process::arguments(pid))) {
+        Some(Invocation::Guest { uuid, .. }) => Ok(uuid),
+        _ => Err(Failure::Usage(format!("process {pid} is not a guest of libvirt's"))),
     }
 }
 

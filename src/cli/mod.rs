@@ -112,5 +112,7 @@ impl Failure {
 
 /// Says a refusal, in the one form in which every personality does: libvirt shows it to the user who started the guest.
 pub fn refuse(note: &Note) {
-    let _ = writeln!(io::stderr(), "viommu: error[{}]: {}", note.code, printable(&note.message));
+    // In one piece, so that no other process's words can stand in between.
+    let line = format!("viommu: error[{}]: {}\n", note.code, printable(&note.message));
+    let _ = io::stderr().write_all(line.as_bytes());
 }

@@ -49,10 +49,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
     let rewritten = if plan.refusal().is_some() { None } else { rewrite(&document, &plan)? };
     let paint = Paint::when(std::io::stdout().is_terminal());
     match arguments.format {
-        Format::Json => {
-            serde_json::to_writer_pretty(&mut *out, &plan).map_err(std::io::Error::from)?;
-            writeln!(out)?;
-        }
+        Format::Json => report::json(&plan, out)?,
         Format::Diff => report::diff(document.text(), rewritten.as_deref(), paint, "", out)?,
         Format::Text => report::plan(&domain, &plan, document.text(), rewritten.as_deref(), paint, out)?,
     }

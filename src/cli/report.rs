@@ -2,13 +2,14 @@
 
 use std::io::{self, Write};
 
+use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 
 use crate::domain::Domain;
 use crate::note::Level;
 use crate::plan::{self, Limit, Memlock, Origin, Plan, Route};
 use crate::request::Source;
-use crate::text::{bytes, printable};
+use crate::text::{bytes, printable, printable_json};
 
 /// Colours, where somebody sees them.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +40,12 @@ impl Paint {
         };
         self.paint(colour, text)
     }
+}
+
+/// Writes a value as JSON.
+pub(super) fn json(value: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
+    let json = serde_json::to_string_pretty(value)?;
+    writeln!(out, "{}", printable_json(&json))
 }
 
 /// Writes the whole report.
@@ -91,6 +98,7 @@ fn title(plan: &Plan) -> String {
 fn decision(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let request = &plan.request;
     let asked = match request.source {
+        Source::None if refused => "cannot be understood".to_owned(),
         Source::None => "nobody asks for a vIOMMU".to_owned(),
         source => format!("{} asks for '{}'", source.describe(), request.model.as_str()),
     };

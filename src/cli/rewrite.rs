@@ -9,7 +9,7 @@ use crate::rewrite::rewrite;
 use crate::xml;
 
 use super::Failure;
-use super::input::{self, Connection, HostOptions, RequestOptions};
+use super::input::{self, HostOptions, RequestOptions};
 
 /// Filter: domain XML in, rewritten domain XML out, every other byte as it was.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let bytes = input::domain_xml(arguments.file.as_deref(), &Connection::default())?;
+    let bytes = input::file(arguments.file.as_deref())?;
     let document = xml::parse(&bytes)?;
     let (_, plan) = input::decide(&document, &arguments.request, &arguments.host)?;
     match rewrite(&document, &plan)? {

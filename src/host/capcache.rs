@@ -70,6 +70,50 @@ mod tests {
         assert_eq!(emulator.has("virtio-iommu-pci"), Some(false));
     }
 
+    /// The heads of the caches of Debian 11, 13 and unstable, shortened: what stands around the facts differs.
+    #[test]
+    fn reads_the_caches_of_real_hosts() {
+        let bullseye = "<qemuCaps>\n  <emulator>/usr/bin/qemu-system-i386</emulator>\n  <qemuctime>1795344872</qemuctime>\n  \
+            <selfctime>1795344872</selfctime>\n  <selfvers>7000000</selfvers>\n  <flag name='intel-iommu'/>\n  \
+            <flag name='intel-iommu.aw-bits'/>\n  <version>5002000</version>\n  <kvmVersion>0</kvmVersion>\n  \
+            <microcodeVersion>43100244</microcodeVersion>\n  <package>Debian 1:5.2+dfsg-11+deb11u3</package>\n  \
+            <arch>i686</arch>\n  <cpu type='tcg' name='max'>\n  </cpu>\n</qemuCaps>\n";
+        let trixie = bullseye
+            .replace("<selfctime>", "<qemumoddirmtime>1795344871</qemumoddirmtime>\n  <selfctime>")
+            .replace("7000000", "11003000")
+            .replace("  <kvmVersion>0</kvmVersion>\n", "")
+            .replace("5002000", "10000013")
+            .replace(
+                "  <version>",
+                "  <flag name='virtio-iommu-pci'/>\n  <flag name='virtio-iommu.boot-bypass'/>\n  <version>",
+            );
+        let sid = trixie
+            .replace("11003000", "12008000")
+            .replace("10000013", "11001003")
+            .replace("  <version>", "  <flag name='virtio-iommu.aw-bits'/>\n  <version>");
+        let facts = |text: &str| {
+            let (emulator, libvirt) = parse(text).unwrap();
+            let virtio = emulator.has("virtio-iommu-pci") == Some(true);
+            let width = emulator.has("virtio-iommu.aw-bits") == Some(true);
+            assert_eq!(emulator.has("intel-iommu"), Some(true));
+            assert_eq!(emulator.arch.as_deref(), Some("i686"));
+            (libvirt.unwrap().to_string(), emulator.version.unwrap().to_string(), virtio, width)
+        };
+        assert_eq!(facts(bullseye), ("7.0.0".to_owned(), "5.2.0".to_owned(), false, false));
+        assert_eq!(facts(&trixie), ("11.3.0".to_owned(), "10.0.13".to_owned(), true, false));
+        assert_eq!(facts(&sid), ("12.8.0".to_owned(), "11.1.3".to_owned(), true, true));
+    }
+
+    #[test]
+    fn nonsense_in_a_fact_leaves_it_unknown() {
+        let text = HEAD.replace("9000000", "99999999999").replace("7002022", "-1");
+        let (emulator, libvirt) = parse(&text).unwrap();
+        assert_eq!((libvirt, emulator.version, emulator.flags), (None, None, None));
+        // Flags that speak of nothing we know are not kept.
+        let (emulator, _) = parse(HEAD).unwrap();
+        assert_eq!(emulator.flags.unwrap().len(), 2);
+    }
+
     #[test]
     fn a_cut_head_claims_nothing_about_flags() {
         let cut = HEAD.split("<version>").next().unwrap();

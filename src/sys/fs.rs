@@ -9,8 +9,12 @@ use std::path::Path;
 /// The first `limit` bytes of a file as text; `None` where it cannot be read. Cut UTF-8 at the end is dropped.
 #[must_use]
 pub fn head(path: &Path, limit: usize) -> Option<String> {
+    text_of(File::open(path).ok()?, limit)
+}
+
+fn text_of(file: File, limit: usize) -> Option<String> {
     let mut bytes = Vec::with_capacity(limit.min(64 * 1024));
-    File::open(path).ok()?.take(limit as u64).read_to_end(&mut bytes).ok()?;
+    file.take(limit as u64).read_to_end(&mut bytes).ok()?;
     match String::from_utf8(bytes) {
         Ok(text) => Some(text),
         Err(error) => {
@@ -18,14 +22,6 @@ pub fn head(path: &Path, limit: usize) -> Option<String> {
             String::from_utf8(error.into_bytes().get(..valid)?.to_vec()).ok()
         }
     }
-}
-
-/// All of a file that the kernel makes up, such as a command line of at most 4 MiB; `None` where it cannot be read.
-#[must_use]
-pub fn bytes(path: &Path) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path).ok()?.take(4 << 20).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
 }
 
 /// The names in a directory, sorted; none where it cannot be read. Names that are not UTF-8 are left out.
@@ -49,23 +45,39 @@ pub fn link_name(link: &Path) -> Option<String> {
 /// # Errors
 /// What the kernel says, or `InvalidData` with what is wrong about the file.
 pub fn read_trusted(path: &Path, limit: u64) -> io::Result<String> {
+    let mut text = String::new();
+    open_trusted(path)?.take(limit + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > limit { Err(untrusted("it is too large")) } else { Ok(text) }
+}
+
+/// The first `limit` bytes of a file that only root may have written; see [`read_trusted`].
+#[must_use]
+pub fn head_trusted(path: &Path, limit: usize) -> Option<String> {
+    text_of(open_trusted(path).ok()?, limit)
+}
+
+fn open_trusted(path: &Path) -> io::Result<File> {
     // O_NONBLOCK: a FIFO put in place must not hang the hook.
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
-    let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what.to_owned()));
     if !metadata.is_file() {
-        return wrong("it is not a regular file");
+        return Err(untrusted("it is not a regular file"));
     }
     if metadata.uid() != 0 {
-        return wrong("it does not belong to root");
+        return Err(untrusted("it does not belong to root"));
     }
     if metadata.mode() & 0o022 != 0 {
-        return wrong("others than root may write to it");
+        return Err(untrusted("others than root may write to it"));
     }
-    let mut text = String::new();
-    file.take(limit + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > limit { wrong("it is too large") } else { Ok(text) }
+    if metadata.nlink() > 1 {
+        return Err(untrusted("it has several names"));
+    }
+    Ok(file)
+}
+
+fn untrusted(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
 /// Opens a file for reading.
@@ -91,11 +103,14 @@ pub fn open_for_update(path: &Path) -> io::Result<File> {
 pub fn trusted_directory(path: &Path) -> io::Result<()> {
     match std::fs::DirBuilder::new().mode(0o755).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        // The umask of the daemon may have taken bits away that QEMU needs.
-        Ok(()) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?,
-        Err(_) => {}
+        _ => {}
     }
-    check_trusted_directory(path)
+    check_trusted_directory(path)?;
+    // A umask, or whoever made it, may have taken bits away that QEMU needs.
+    if std::fs::symlink_metadata(path)?.mode() & 0o755 != 0o755 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
 }
 
 /// Whether nobody but root can change what a directory holds.
@@ -107,7 +122,7 @@ pub fn check_trusted_directory(path: &Path) -> io::Result<()> {
     if metadata.is_dir() && metadata.uid() == 0 && metadata.mode() & 0o022 == 0 {
         return Ok(());
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "others than root may write to the directory, or it is none"))
+    Err(untrusted("others than root may write to the directory, or it is none"))
 }
 
 /// Writes a file in one step: whoever reads sees the old content or the new, and a full disk leaves the old.
@@ -129,6 +144,8 @@ fn write_new(path: &Path, content: &str, mode: u32) -> io::Result<()> {
     let _ = std::fs::remove_file(path);
     let mut file = File::options().write(true).create_new(true).mode(mode).custom_flags(flags).open(path)?;
     file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    // Not synced: the disk could take longer than the domain's lock may be held, and a file that a crash has emptied is
+    // refused by its reader.
     file.write_all(content.as_bytes())
 }
 

@@ -1,9 +1,7 @@
 //! Processes: pidfds, limits, the boot clock, what a process executes.
 
-use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -126,24 +124,74 @@ pub fn executable(pid: Pid) -> io::Result<FileId> {
     file_id(Path::new(&format!("/proc/{}/exe", pid.as_raw_nonzero())))
 }
 
-/// The arguments of a process, argv[0] left out; none where the process is gone.
-#[must_use]
-pub fn arguments(pid: Pid) -> Option<Vec<OsString>> {
-    let bytes = super::fs::bytes(Path::new(&format!("/proc/{}/cmdline", pid.as_raw_nonzero())))?;
-    let words = bytes.strip_suffix(b"\0")?.split(|byte| *byte == 0);
-    Some(words.skip(1).map(|word| OsString::from_vec(word.to_vec())).collect())
-}
-
 /// Seconds since the machine booted, suspended time included. No administrator and no NTP can set it back.
 #[must_use]
 pub fn boot_clock() -> u64 {
     u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(0)
 }
 
-/// Whether this process may raise limits.
+/// Whether this process can raise the limit of another user's process to `bytes`. The capabilities alone do not tell: in a
+/// user namespace they are all there and count for nothing. So this process raises its own hard limit, which harms nobody.
 #[must_use]
-pub fn may_raise_limits() -> bool {
-    caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_RESOURCE).unwrap_or(false)
+pub fn may_raise_limits(bytes: u64) -> bool {
+    let has = |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(false);
+    let own = own_lock_limit();
+    let higher = LockLimit { hard: bytes.max(own.hard.saturating_add(1)), ..own };
+    has(caps::Capability::CAP_SYS_RESOURCE)
+        && has(caps::Capability::CAP_SYS_PTRACE)
+        && setrlimit(Resource::Memlock, higher.into()).is_ok()
+}
+
+/// The process that holds libvirt's lock on a pidfile, if it is the one whose pid the file holds.
+///
+/// libvirt's child locks the file's first byte before it writes its pid, and QEMU keeps the lock to its end
+/// (`virPidFileAcquirePathFull`, `virFileLock`). QEMU has inherited the descriptor and can write any number into the file;
+/// the lock is the kernel's word.
+#[must_use]
+pub fn locked_pid(pidfile: &Path) -> Option<Pid> {
+    let file = super::fs::open(pidfile).ok()?;
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut std::io::Read::take(&file, 32), &mut text).ok()?;
+    let written: i32 = text.trim().parse().ok()?;
+    let mut lock = nix::libc::flock {
+        l_type: i16::try_from(nix::libc::F_WRLCK).ok()?,
+        l_whence: i16::try_from(nix::libc::SEEK_SET).ok()?,
+        l_start: 0,
+        l_len: 1,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETLK(&mut lock)).ok()?;
+    let held = i32::from(lock.l_type) != nix::libc::F_UNLCK && lock.l_pid == written;
+    held.then(|| Pid::from_raw(written)).flatten()
+}
+
+/// The daemon that runs this hook: the nearest ancestor that is one. A hook may be called through a shell script, whose own
+/// executable says nothing about when libvirt's child has left the daemon's.
+#[must_use]
+pub fn daemon() -> Option<Pid> {
+    let mut pid = rustix::process::getppid()?;
+    for _ in 0..8 {
+        let link = super::fs::link_name(Path::new(&format!("/proc/{}/exe", pid.as_raw_nonzero())))?;
+        if matches!(link.trim_end_matches(" (deleted)"), "libvirtd" | "virtqemud") {
+            return Some(pid);
+        }
+        pid = parent(pid)?;
+    }
+    None
+}
+
+/// The parent of a process: the second field after the name, which may itself hold blanks and parentheses (proc(5)).
+fn parent(pid: Pid) -> Option<Pid> {
+    let stat = super::fs::head(Path::new(&format!("/proc/{}/stat", pid.as_raw_nonzero())), 1024)?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(1)?.parse().ok().and_then(Pid::from_raw)
+}
+
+/// The arguments of a process, without `argv[0]`; none where it is gone.
+#[must_use]
+pub fn arguments(pid: Pid) -> Vec<std::ffi::OsString> {
+    let line = super::fs::head(Path::new(&format!("/proc/{}/cmdline", pid.as_raw_nonzero())), 4 << 20);
+    line.unwrap_or_default().split('\0').skip(1).map(Into::into).collect()
 }
 
 /// Asks for the processor ahead of everybody else: a real-time slice, else the best nice value. Whoever is refused goes on

@@ -5,9 +5,7 @@
 //! virhook.c, docs/hooks.rst).
 //!
 //! Should: answer from files within a millisecond; refuse a guest that asks and cannot have; let everything else pass.
-//! Mustn't: call libvirt, start a program, wait for anything, or fail at `reconnect` (libvirt then kills the running guest) or
-//! at `restore` (libvirt 11.3 then takes a guest for started and deletes its managed-save image). A restored guest is refused at
-//! the `prepare` and `start` that follow, or by the wrapper.
+//! Mustn't: call libvirt, start a program, wait for anything, or fail at `reconnect` (libvirt then kills the running guest).
 
 use std::path::{Path, PathBuf};
 
@@ -17,14 +15,16 @@ use crate::guard;
 use crate::host::probe::Places;
 use crate::note::{Code, Level, Note};
 use crate::plan::{self, Limit, Plan, Route, WRAPPER_PREFIX};
-use crate::qemu::Edits;
-use crate::record;
+use crate::qemu::{self, Edits, Invocation};
 use crate::request::{Model, Request, Wishes};
 use crate::rewrite::rewrite;
-use crate::state::{self, Memlock, State};
-use crate::sys::journal::{self, Priority};
+use crate::state::{self, Memlock, Record, State};
 use crate::sys::{fs, process};
 use crate::xml;
+
+mod effect;
+
+pub use effect::{Effect, perform};
 
 /// What libvirt tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub enum Event {
     Release,
     /// The domain is about to come from another host.
     Migrate,
+    /// The domain is about to come from a saved image.
+    Restore,
     /// Everything else, known or not: none of our business.
     Other,
 }
@@ -56,6 +58,7 @@ impl Event {
             ("stopped", "end") => Event::Stopped,
             ("release", "end") => Event::Release,
             ("migrate", "begin") => Event::Migrate,
+            ("restore", "begin") => Event::Restore,
             _ => Event::Other,
         }
     }
@@ -72,33 +75,8 @@ pub struct Outcome {
     pub log: Vec<Note>,
     /// What to do, in order.
     pub effects: Vec<Effect>,
-}
-
-/// Something that changes the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Writes the guest's state file.
-    WriteState(Box<State>),
-    /// Keeps what the guest runs with, for the day when it is restored.
-    Record {
-        /// The guest.
-        uuid: Uuid,
-        /// libvirt's pidfile.
-        pidfile: PathBuf,
-    },
-    /// Starts a guard.
-    Guard(guard::Order),
-    /// Raises the limit of the running guest, should it be too low.
-    Verify {
-        /// libvirt's pidfile.
-        pidfile: PathBuf,
-        /// The limit, bytes as the kernel counts them.
-        limit: u64,
-    },
-    /// Removes the guest's state file.
-    RemoveState(Uuid),
-    /// Forgets what the guest ran with.
-    Forget(Uuid),
+    /// The guest asks for something, so an effect that fails refuses its start.
+    pub asks: bool,
 }
 
 /// What is known about a guest.
@@ -106,8 +84,6 @@ struct Sight {
     domain: Domain,
     plan: Plan,
     config: Config,
-    /// The guest asks for something; what fails then refuses the start.
-    asks: bool,
 }
 
 /// Decides about an event. Reads files of the host, changes nothing.
@@ -116,18 +92,19 @@ pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note
     match event {
         Event::Other => Outcome::default(),
         Event::Stopped => ended(xml, false),
-        // Every other reason may leave a saved image behind, also of a guest that only failed to come back from it.
-        Event::Release => ended(xml, matches!(extra, "shutdown" | "destroyed" | "crashed" | "migrated")),
+        // A guest that moved away runs on with what its new host gives it. Any other end, even a failed start, can be
+        // followed by a restore of an image that was saved before.
+        Event::Release => ended(xml, extra == "migrated"),
         Event::Prepare => at_start(xml, config, places, |sight, outcome| prepare(sight, xml, outcome)),
         Event::Start => at_start(xml, config, places, start),
         Event::Started => {
             let mut outcome = at_start(xml, config, places, started);
             // The guest runs; a failure now would kill it.
             outcome.log.extend(outcome.refusal.take());
-            outcome.effects.extend(recording(xml));
             outcome
         }
-        Event::Migrate => at_start(xml, config, places, migrate),
+        Event::Migrate => at_start(xml, config, places, |sight, outcome| incoming(sight, event, outcome)),
+        Event::Restore => at_start(xml, config, places, |sight, outcome| incoming(sight, event, outcome)),
     }
 }
 
@@ -140,6 +117,7 @@ fn at_start(
     let mut outcome = Outcome::default();
     match look(xml, config, places, &mut outcome.log) {
         Ok(sight) => {
+            outcome.asks = sight.asks();
             let notes = sight.plan.notes.iter().filter(|note| note.level == Level::Warning);
             outcome.log.extend(notes.cloned());
             match sight.plan.refusal() {
@@ -147,10 +125,17 @@ fn at_start(
                 None => then(&sight, &mut outcome),
             }
         }
-        Err(note) if speaks_of_us(xml) => outcome.refusal = Some(note),
-        Err(note) => outcome.log.push(note),
+        Err(Blind { note, asks: true }) => outcome.refusal = Some(note),
+        Err(Blind { note, asks: false }) => outcome.log.push(note),
     }
     outcome
+}
+
+/// Why nothing is known about a guest.
+struct Blind {
+    note: Note,
+    /// The guest asks for something all the same.
+    asks: bool,
 }
 
 /// Whether a document that cannot be read speaks of a vIOMMU or of the wrapper. Tenants choose names and metadata: a guest
@@ -159,29 +144,39 @@ fn speaks_of_us(xml: &[u8]) -> bool {
     xml.windows(6).any(|bytes| bytes == b"viommu")
 }
 
-fn look(xml: &[u8], config: Result<Config, Note>, places: &Places, log: &mut Vec<Note>) -> Result<Sight, Note> {
-    let document = xml::parse(xml)?;
-    let domain = Domain::read(&document)?;
+fn look(xml: &[u8], config: Result<Config, Note>, places: &Places, log: &mut Vec<Note>) -> Result<Sight, Blind> {
+    // A document that nobody can read can still be one that the host has a rule for.
+    let ruled = config.as_ref().is_ok_and(Config::wishes_anything);
+    let unreadable = |note| Blind { note, asks: ruled || speaks_of_us(xml) };
+    let asks = |note| Blind { note, asks: true };
+    let document = xml::parse(xml).map_err(unreadable)?;
+    let domain = Domain::read(&document).map_err(unreadable)?;
     let config = match config {
         Ok(config) => config,
         Err(broken) => {
-            // What the configuration wishes is unknown, so only a guest that asks by itself can be refused for it. The
-            // wrapper is there for nothing else.
-            let asks =
-                Request::of(&domain, &Wishes::default(), &Config::default()).map_or(true, |request| request.asks());
-            if asks || plan::route(&domain) == Route::Wrapper {
-                return Err(broken);
+            // What the configuration wishes is unknown, so only a guest that asks by itself, or that has chosen the wrapper,
+            // can be refused for it.
+            let request = Request::of(&domain, &Wishes::default(), &Config::default());
+            if plan::route(&domain) == Route::Wrapper || request.map_or(true, |request| request.asks()) {
+                return Err(asks(broken));
             }
             log.push(broken);
             Config::default()
         }
     };
-    let request = Request::of(&domain, &Wishes::default(), &config)?;
+    // Whoever wishes what cannot be meant does wish.
+    let request = Request::of(&domain, &Wishes::default(), &config).map_err(asks)?;
     let concerned = request.asks() || plan::route(&domain) == Route::Wrapper || plan::has_viommu(&domain);
     let host = if concerned { places.host_for(&domain) } else { crate::host::Host::default() };
-    let asks = request.asks();
     let plan = plan::plan(&domain, &request, &host);
-    Ok(Sight { domain, plan, config, asks })
+    Ok(Sight { domain, plan, config })
+}
+
+impl Sight {
+    /// Whether the guest asks for something: what fails then refuses the start. The wrapper, too, is a request.
+    fn asks(&self) -> bool {
+        self.plan.request.asks() || self.plan.route == Route::Wrapper
+    }
 }
 
 fn prepare(sight: &Sight, xml: &[u8], outcome: &mut Outcome) {
@@ -213,20 +208,24 @@ fn start(sight: &Sight, outcome: &mut Outcome) {
     }
     let wrapper = sight.plan.route == Route::Wrapper;
     let limit = raise(sight);
-    if !wrapper && limit.is_none() {
-        return;
-    }
     let Some(uuid) = sight.domain.uuid else {
-        let note = Note::error(Code::StateUnwritable, "the domain has no UUID, so nothing can be prepared for it");
-        return refuse_or_log(sight, note, outcome);
+        if wrapper || limit.is_some() {
+            let note = Note::error(Code::StateUnwritable, "the domain has no UUID, so nothing can be prepared for it");
+            refuse_or_log(sight, note, outcome);
+        }
+        return;
     };
-    if limit.is_some() && !process::may_raise_limits() {
+    if !wrapper && limit.is_none() {
+        // A leftover of an earlier life would keep its guard waiting.
+        return outcome.effects.push(Effect::RemoveState(uuid));
+    }
+    if limit.is_some_and(|limit| !process::may_raise_limits(limit.rlimit())) {
         let message = "the guest needs a higher locked-memory limit, and the daemon may not raise it: give libvirtd \
-                       CAP_SYS_RESOURCE, or set <memtune><hard_limit>";
+                       CAP_SYS_RESOURCE and CAP_SYS_PTRACE, or set <memtune><hard_limit>";
         return refuse_or_log(sight, Note::error(Code::MemlockNoPrivilege, message), outcome);
     }
     let boot = if wrapper { sight.plan.qemu.clone() } else { Edits::default() };
-    let incoming = if wrapper { incoming(sight, uuid, &boot, &mut outcome.log) } else { None };
+    let incoming = recorded(&sight.domain, uuid).or_else(|| reproducible(sight).then(|| boot.clone()));
     let mut state = State::new(uuid, process::boot_clock(), emulator(sight), boot, incoming);
     state.memlock = limit;
     outcome.effects.push(Effect::WriteState(Box::new(state)));
@@ -241,22 +240,9 @@ fn start(sight: &Sight, outcome: &mut Outcome) {
     }
 }
 
-/// What a guest has to get that turns out to come from a saved image: what it ran with, else what is decided now if that
-/// cannot have been anything else then.
-fn incoming(sight: &Sight, uuid: Uuid, boot: &Edits, log: &mut Vec<Note>) -> Option<Edits> {
-    match record::of(uuid) {
-        Ok(Some(ran_with)) => Some(ran_with),
-        Ok(None) => reproducible(sight, boot).then(|| boot.clone()),
-        Err(note) => {
-            log.push(note);
-            None
-        }
-    }
-}
-
 /// The limit that has to be set; none where libvirt's own is high enough or where the guest is none of ours.
 fn raise(sight: &Sight) -> Option<Memlock> {
-    let ours = sight.asks || sight.plan.iommu.is_some();
+    let ours = sight.plan.request.asks() || sight.plan.iommu.is_some();
     match sight.plan.memlock.required_bytes.filter(|_| ours && sight.plan.memlock.raise)? {
         Limit::Bytes(bytes) => Some(Memlock::Bytes(bytes)),
         Limit::Unlimited => Some(Memlock::Unlimited),
@@ -264,7 +250,7 @@ fn raise(sight: &Sight) -> Option<Memlock> {
 }
 
 fn refuse_or_log(sight: &Sight, note: Note, outcome: &mut Outcome) {
-    if sight.asks || sight.plan.route == Route::Wrapper {
+    if sight.asks() {
         outcome.refusal = Some(note);
     } else {
         outcome.log.push(note);
@@ -279,47 +265,60 @@ fn emulator(sight: &Sight) -> String {
 }
 
 fn started(sight: &Sight, outcome: &mut Outcome) {
+    let pidfile = guard::pidfile(&sight.domain.name);
     if let Some(limit) = raise(sight) {
-        let pidfile = guard::pidfile(&sight.domain.name);
-        outcome.effects.push(Effect::Verify { pidfile, limit: limit.rlimit() });
+        outcome.effects.push(Effect::Verify { pidfile: pidfile.clone(), limit: limit.rlimit() });
+    }
+    let Some(uuid) = sight.domain.uuid.filter(|_| sight.plan.route == Route::Wrapper) else { return };
+    if let Some(edits) = in_use(uuid, &pidfile) {
+        outcome.effects.push(Effect::Record(uuid, Record::new(&sight.domain, edits)));
     }
 }
 
-/// The record of a wrapped guest that runs now, whatever may be wrong with its request by now.
-fn recording(xml: &[u8]) -> Option<Effect> {
-    if !speaks_of_us(xml) {
-        return None;
+/// What the wrapper has done to a running guest's command line, by what it was told and by whether the guest came in or
+/// booted. A QEMU that forges its command line can only choose between the two, for itself.
+fn in_use(uuid: Uuid, pidfile: &Path) -> Option<Edits> {
+    let text = fs::read_trusted(&state_file(uuid), state::MAX_BYTES).ok()?;
+    let state = State::parse(&text, uuid, process::boot_clock()).ok()?;
+    let (pid, _pinned) = guard::pinned(pidfile)?;
+    match qemu::classify(&process::arguments(pid)) {
+        Invocation::Guest { incoming: true, .. } => state.incoming,
+        Invocation::Guest { incoming: false, .. } => Some(state.boot),
+        Invocation::Other => None,
     }
-    let domain = xml::parse(xml).and_then(|document| Domain::read(&document)).ok()?;
-    let uuid = domain.uuid.filter(|_| plan::route(&domain) == Route::Wrapper)?;
-    Some(Effect::Record { uuid, pidfile: guard::pidfile(&domain.name) })
 }
 
 /// A guest that comes from elsewhere has run with a vIOMMU that libvirt does not know of. QEMU loads a stream into a vIOMMU
 /// with other attributes without a word, so it must be certain that they are the same.
-fn migrate(sight: &Sight, outcome: &mut Outcome) {
+fn incoming(sight: &Sight, event: Event, outcome: &mut Outcome) {
     let Some(uuid) = sight.domain.uuid.filter(|_| sight.plan.route == Route::Wrapper) else { return };
-    if !reproducible(sight, &sight.plan.qemu) {
-        let message = "the guest's vIOMMU was made by the wrapper of another host, and its attributes cannot be known here: name the \
-                       model in the guest's metadata instead of auto, and aw-bits if it has VFIO devices, or cold-start it";
+    if event == Event::Restore && recorded(&sight.domain, uuid).is_some() {
+        return;
+    }
+    if !reproducible(sight) {
+        let message = "the guest's vIOMMU was made by the wrapper of another host or at another time, and its attributes cannot be \
+                       known here: name the model in the guest's metadata instead of auto, and aw-bits if it has VFIO devices, or \
+                       cold-start it";
         outcome.refusal = Some(Note::error(Code::MigrationMismatch, message));
         return;
     }
-    // What the guest ran with here before it left says nothing about what it runs with now.
-    outcome.effects.push(Effect::Forget(uuid));
+    // What the guest ran with here before it left says nothing about what it runs with now. One that runs here cannot come
+    // in, which libvirt will find out.
+    if event == Event::Migrate && !state_file(uuid).exists() {
+        outcome.effects.push(Effect::Forget(uuid));
+    }
 }
 
-/// Whether every host decides alike about this guest: nothing is to be added, or the model is named, and so is what depends
-/// on the host's IOMMU.
-fn reproducible(sight: &Sight, decided: &Edits) -> bool {
-    if decided.is_empty() {
-        return true;
-    }
+/// Whether every host decides alike about this guest: there is nothing to add, or the model is named, and so is what depends
+/// on the host's IOMMU and QEMU.
+fn reproducible(sight: &Sight) -> bool {
     let request = &sight.plan.request;
-    let width_depends_on_host = request.hotplug || !sight.domain.vfio.is_empty();
+    let width_is_certain = request.aw_bits.is_some() || (!request.hotplug && sight.domain.vfio.is_empty());
     match request.model {
+        _ if sight.plan.qemu.is_empty() => true,
         Model::Auto => false,
-        Model::Intel => !width_depends_on_host || request.aw_bits.is_some(),
+        // Without KVM extended interrupt mode comes with QEMU 9.0.
+        Model::Intel => width_is_certain && sight.domain.virt_type == "kvm",
         Model::None | Model::Smmuv3 | Model::Virtio => true,
     }
 }
@@ -344,6 +343,16 @@ fn state_file(uuid: Uuid) -> PathBuf {
     Path::new(state::DIRECTORY).join(format!("{uuid}.json"))
 }
 
+fn record_file(uuid: Uuid) -> PathBuf {
+    Path::new(state::RECORDS).join(format!("{uuid}.json"))
+}
+
+fn recorded(domain: &Domain, uuid: Uuid) -> Option<Edits> {
+    fs::check_trusted_directory(Path::new(state::RECORDS)).ok()?;
+    let text = fs::read_trusted(&record_file(uuid), state::MAX_BYTES).ok()?;
+    serde_json::from_str::<Record>(&text).ok()?.edits_for(domain)
+}
+
 /// The configuration of the host; a missing file is an empty one.
 ///
 /// # Errors
@@ -354,63 +363,4 @@ pub fn configuration(path: &Path) -> Result<Config, Note> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
         Err(error) => Err(Note::error(Code::ConfigInvalid, format!("{} cannot be used: {error}", config::PATH))),
     }
-}
-
-/// Makes it so. Everything that fails becomes a refusal where the guest needs it, else a line in the log.
-pub fn perform(outcome: &mut Outcome) {
-    for effect in std::mem::take(&mut outcome.effects) {
-        if let Err(note) = effect.perform() {
-            if note.level == Level::Error {
-                outcome.refusal = Some(note);
-                break;
-            }
-            outcome.log.push(note);
-        }
-    }
-    for note in &outcome.log {
-        journal::log(Priority::Warning, &note.message, &[("VIOMMU_CODE", note.code.as_str())]);
-    }
-}
-
-impl Effect {
-    fn perform(self) -> Result<(), Note> {
-        match self {
-            Effect::WriteState(state) => {
-                let write = || {
-                    fs::trusted_directory(Path::new(state::DIRECTORY))?;
-                    let path = Path::new(state::DIRECTORY).join(format!("{}.json", state.uuid));
-                    fs::replace(&path, &state.to_json(), 0o644)
-                };
-                write().map_err(|error| {
-                    let message = format!("the guest's state cannot be written to {}: {error}", state::DIRECTORY);
-                    Note::error(Code::StateUnwritable, message)
-                })
-            }
-            Effect::Record { uuid, pidfile } => record::keep(uuid, &pidfile),
-            Effect::Guard(order) => guard::start(order),
-            Effect::Verify { pidfile, limit } => verify(&pidfile, limit),
-            Effect::RemoveState(uuid) => removed(&state_file(uuid), fs::remove(&state_file(uuid))),
-            Effect::Forget(uuid) => removed(Path::new(state::RECORDS), record::forget(uuid)),
-        }
-    }
-}
-
-fn removed(place: &Path, result: std::io::Result<()>) -> Result<(), Note> {
-    let message = |error| format!("nothing can be removed from {}: {error}", place.display());
-    result.map_err(|error| Note::warning(Code::StateUnwritable, message(error)))
-}
-
-/// The guard has normally been faster. Where it was not, QEMU has survived so far, and the next mapping must not fail.
-fn verify(pidfile: &Path, limit: u64) -> Result<(), Note> {
-    let Some(pid) = guard::pid_of(pidfile) else { return Ok(()) };
-    let late = process::lock_limit(pid).is_ok_and(|found| found.soft < limit);
-    if !late {
-        return Ok(());
-    }
-    let raised = process::raise_lock_limit(pid, limit);
-    let message = match raised {
-        Ok(_) => "the locked-memory limit was raised only after the guest had started".to_owned(),
-        Err(error) => format!("the guest runs with too low a locked-memory limit, which could not be raised: {error}"),
-    };
-    Err(Note::warning(Code::MemlockTimeout, message))
 }
