@@ -55,6 +55,23 @@ fn restored_guests_keep_their_viommu(suite: Suite) {
     }
 }
 
+/// A restore that must be refused with this code; the guest does not run, and its image is still there.
+#[track_caller]
+fn not_restored(lab: &Libvirt, guest: &Guest<'_>, way: Way, code: &str) {
+    match way {
+        Way::File => {
+            let output = lab.virsh(&["restore", IMAGE]);
+            assert_ne!(output.status, 0);
+            assert!(output.stderr.contains(&format!("viommu: error[{code}]: ")), "{}", output.stderr);
+            assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "shut off");
+        }
+        Way::Managed => {
+            refused_with(guest, "start", &[], code);
+            assert!(guest.virsh("dominfo", &[]).ok().lines().any(|line| line == "Managed save:   yes"));
+        }
+    }
+}
+
 /// Starts a guest as the configuration wishes, and saves it.
 fn saved_under(lab: &Libvirt, guest: &Guest<'_>, config: &str, way: Way) -> Vec<Viommu> {
     let _config = lab.file(CONFIG, config);
@@ -122,49 +139,52 @@ fn without_a_record_only_a_named_model_comes_back(suite: Suite) {
         let had = viommu(&guest);
         save(&guest, way);
         lab.run(&format!("mv {RECORD} /tmp/record")).ok();
-        match way {
-            Way::File => {
-                let output = lab.virsh(&["restore", IMAGE]);
-                assert!(
-                    output.status != 0 && output.stderr.contains("viommu: error[migration-mismatch]: "),
-                    "{output:?}"
-                );
-                assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "shut off");
-            }
-            Way::Managed => refused_with(&guest, "start", &[], "migration-mismatch"),
-        }
+        not_restored(&lab, &guest, way, "migration-mismatch");
         // The image is as good as before.
         lab.run(&format!("mv /tmp/record {RECORD}")).ok();
         restore(&lab, &guest, way);
         assert_eq!(viommu(&guest), had);
         drop(guest);
 
-        for model in ["intel", "virtio"] {
-            let guest = lab.guest(&wrapped(Arch::X86, model));
+        for (arch, model) in MODELS {
+            let guest = lab.guest(&wrapped(arch, model));
             guest.virsh("start", &[]).ok();
             let had = viommu(&guest);
             save(&guest, way);
             lab.run(&format!("rm {RECORD}")).ok();
+            if model == "intel" {
+                // Without KVM QEMU's version decides about eim, and it may have been another one then.
+                not_restored(&lab, &guest, way, "migration-mismatch");
+                continue;
+            }
             restore(&lab, &guest, way);
             assert_eq!(viommu(&guest), had, "{model} {way:?} on {}", suite.name());
         }
     }
 }
 
-/// A restore that fails for a passing reason must not cost the knowledge that the next one needs.
+/// A restore that fails for a passing reason must cost neither the image nor the knowledge that the next one needs.
 fn a_failed_restore_can_be_tried_again(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&wrapped(Arch::X86, "auto"));
     guest.virsh("start", &[]).ok();
     let had = viommu(&guest);
-    save(&guest, Way::Managed);
-    {
-        let _damaging =
-            lab.file("/etc/libvirt/hooks/qemu.d/90-damage", format!("#!/bin/bash\n[ $2 != start ] || rm {STATE}\n"));
-        refused_with(&guest, "start", &[], "state-missing");
+    for way in [Way::File, Way::Managed] {
+        save(&guest, way);
+        {
+            // Seen at every event of the hook that can refuse.
+            let _config = lab.file(CONFIG, "[broken");
+            not_restored(&lab, &guest, way, "config-invalid");
+        }
+        {
+            // Seen by the wrapper only.
+            let damaging = format!("#!/bin/bash\n[ $2 != start ] || rm {STATE}\n");
+            let _damaging = lab.file("/etc/libvirt/hooks/qemu.d/90-damage", damaging);
+            not_restored(&lab, &guest, way, "state-missing");
+        }
+        restore(&lab, &guest, way);
+        assert_eq!(viommu(&guest), had, "{}", suite.name());
     }
-    restore(&lab, &guest, Way::Managed);
-    assert_eq!(viommu(&guest), had, "{}", suite.name());
 }
 
 /// There is one libvirt here, so the hook is called by hand as the destination would call it.
@@ -173,12 +193,12 @@ fn migration_needs_a_named_model(suite: Suite) {
     for (arch, model) in [(Arch::X86, "auto"), (Arch::Arm, "auto")].into_iter().chain(MODELS) {
         let guest = lab.guest(&wrapped(arch, model));
         guest.virsh("start", &[]).ok();
+        // A destination has no state of a guest that does not run there. With KVM every QEMU has eim.
         let output = lab.run(&format!(
-            "cp {RECORD} /tmp/record
-             virsh dumpxml --migratable live | viommu hook live migrate begin -
+            "rm {STATE}
+             virsh dumpxml --migratable live | sed \"s/ type='qemu'/ type='kvm'/\" | viommu hook live migrate begin -
              status=$?
              ls {RECORD}
-             cp /tmp/record {RECORD}
              exit $status"
         ));
         if model == "auto" {
