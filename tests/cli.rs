@@ -12,6 +12,8 @@
 mod host;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/sandbox.rs"]
+mod sandbox;
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -285,12 +285,53 @@ fn who_comes_back_needs_the_same_viommu() {
     }
     // A guest that was started here, saved, and comes back; its record outlives the state.
     assert_event("a start", &hook(START, &auto), None);
+    let qemu = sandbox::qemu(NAME, &["-uuid", UUID]);
+    assert_event("it runs", &hook(STARTED, &auto), None);
     assert_event("saved", &hook(["release", "end", "saved"], &auto), None);
     assert_event("recorded", &hook(RESTORE, &auto), None);
     // libvirt 9.0 gives no reason, so that may have been a save as well.
     assert_event("no reason", &hook(["release", "end", "-"], &auto), None);
     assert_event("recorded", &hook(RESTORE, &auto), None);
     assert_event("what it ran with here says nothing about there", &hook(MIGRATE, &auto), mismatch);
-    assert_event("destroyed", &hook(RELEASE, &auto), None);
+    // The image is still there after a restore that failed, and after the guest that came of it was destroyed.
+    for reason in ["failed", "destroyed"] {
+        assert_event(reason, &hook(["release", "end", reason], &auto), None);
+        assert_event("recorded", &hook(RESTORE, &auto), None);
+    }
+    let other_machine = auto.replace("machine='q35'", "machine='pc-q35-7.2'");
+    assert_event("an image of another life", &hook(RESTORE, other_machine), mismatch);
+    assert_event("migrated", &hook(["release", "end", "migrated"], &auto), None);
     assert_event("forgotten", &hook(RESTORE, &auto), mismatch);
+    end(qemu);
+
+    // A later life without a request: what comes back then has no vIOMMU.
+    let unasked = auto.replace("model='auto'", "model='none'");
+    for (xml, what) in [(&auto, "with"), (&unasked, "without")] {
+        assert_event(what, &hook(START, xml), None);
+        let qemu = sandbox::qemu(NAME, &["-uuid", UUID]);
+        assert_event(what, &hook(STARTED, xml), None);
+        end(qemu);
+        assert_event(what, &hook(["release", "end", "-"], xml), None);
+    }
+    assert_event("restored", &hook(START, &auto), None);
+    assert_eq!(incoming_devices(), Some(0), "what ran last had no vIOMMU");
+    // It comes in without one, so that is what it runs with, whatever a fresh start would get.
+    let qemu = sandbox::qemu(NAME, &["-uuid", UUID, "-incoming", "defer"]);
+    assert_event("it runs", &hook(STARTED, &auto), None);
+    end(qemu);
+    assert_event("saved again", &hook(["release", "end", "saved"], &auto), None);
+    assert_event("restored again", &hook(START, &auto), None);
+    assert_eq!(incoming_devices(), Some(0));
+}
+
+/// How many devices the wrapper would add to a guest that comes in.
+fn incoming_devices() -> Option<usize> {
+    let text = fs::read_to_string(format!("/run/viommu/{UUID}.json")).unwrap();
+    let state = viommu::state::State::parse(&text, UUID.parse().unwrap(), viommu::sys::process::boot_clock()).unwrap();
+    state.incoming.map(|edits| edits.devices.len())
+}
+
+fn end(mut qemu: std::process::Child) {
+    drop(qemu.stdin.take());
+    qemu.wait().unwrap();
 }

@@ -186,7 +186,12 @@ fn named_configuration(path: &Path) -> Result<Config, Failure> {
 
 fn recorded(file: &Path) -> Result<Host, Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| unreadable(&file.display().to_string(), &error))?;
-    serde_json::from_str(&text).map_err(|error| {
-        Failure::Usage(format!("{} is not what 'viommu capabilities --format json' prints: {error}", file.display()))
-    })
+    let not_a_host = |why: &str| {
+        Failure::Usage(format!("{} is not what 'viommu capabilities --format json' prints: {why}", file.display()))
+    };
+    match serde_json::from_str(&text) {
+        Ok(host) if host == Host::default() => Err(not_a_host("it says nothing about a host")),
+        Ok(host) => Ok(host),
+        Err(error) => Err(not_a_host(&error.to_string())),
+    }
 }

@@ -18,6 +18,7 @@ pub use capcache::{CACHE_HEAD, parse as parse_capability_cache};
 
 /// What is known about a host. Printed by `viommu capabilities --format json`, read back by `--host FILE`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Host {
     /// The processor's architecture, in libvirt's words (`x86_64`, `aarch64`).
     pub arch: Option<String>,
@@ -30,7 +31,6 @@ pub struct Host {
     /// Narrowest address width of the host's IOMMUs, bits (VT-d: MGAW + 1 of the capability register).
     pub aw_bits: Option<u8>,
     /// IOMMU group of each host PCI function.
-    #[serde(default)]
     pub iommu_groups: BTreeMap<String, u32>,
     /// Installed memory, bytes (`MemTotal`).
     pub memory_bytes: Option<u64>,

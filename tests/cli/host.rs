@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::program::{VIOMMU, feed, run};
+use crate::sandbox;
 use crate::{EXAMPLE, HOST, NO_CONFIG, assert_refused, assert_unusable, example};
 
 /// A directory for one test's files.
@@ -141,21 +142,20 @@ fn a_domain_that_virsh_knows() {
 
 #[test]
 fn the_limit_of_a_running_guest() {
+    if !sandbox::inside("host::the_limit_of_a_running_guest") {
+        return;
+    }
     let directory = directory("memlock");
     virsh(&directory);
-    // As good as QEMU: a process that libvirt would have given this UUID to, with a small limit.
-    let start = "ulimit -l 64; read -r line";
-    let guest = ["-c", start, "qemu", "-name", "guest=known", "-uuid", "known"];
-    let mut qemu = Command::new("bash").args(guest).stdin(Stdio::piped()).spawn().unwrap();
+    // virsh knows dpdk-gateway by the name `known`.
+    let arguments = ["-name", "guest=dpdk-gateway", "-uuid", "known"];
+    let mut qemu = sandbox::qemu("dpdk-gateway", &arguments);
     let pid = qemu.id().to_string();
     let path = format!("{}:/usr/bin:/bin", directory.display());
     let memlock = |arguments: &[&str]| {
         let mut command = Command::new(VIOMMU);
         feed(command.args(["memlock", "--config", NO_CONFIG, "--host", HOST]).args(arguments).env("PATH", &path), b"")
     };
-    while fs::read_to_string(format!("/proc/{pid}/limits")).unwrap().lines().all(|line| !line.contains(" 65536 ")) {
-        std::thread::yield_now();
-    }
     // Two devices of 8 GiB and 1 GiB; a third one needs 8 more.
     let ran = memlock(&["--pid", &pid]);
     assert_refused(&ran, "memlock-timeout");
@@ -168,8 +168,21 @@ fn the_limit_of_a_running_guest() {
     } else {
         assert_refused(&ran, "memlock-no-privilege");
     }
-    drop(qemu.stdin.take());
-    qemu.wait().unwrap();
+    // Anybody can have a command line; what libvirt started is known by the lock on its pidfile.
+    let mut other = Command::new("bash")
+        .args(["-c", "read -r line", "qemu"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert_unusable(&memlock(&["--pid", &other.id().to_string()]), "is not the QEMU of known");
+    // QEMU can write to its pidfile, but it cannot give the lock away.
+    fs::write("/run/libvirt/qemu/dpdk-gateway.pid", other.id().to_string()).unwrap();
+    assert_unusable(&memlock(&["known", "--raise"]), "is not running");
+    for process in [&mut other, &mut qemu] {
+        drop(process.stdin.take());
+        process.wait().unwrap();
+    }
     assert_unusable(&memlock(&["--pid", &std::process::id().to_string()]), "not a guest");
     assert_unusable(&memlock(&["known"]), "is not running");
     assert_unusable(&memlock(&["--pid", "0"]), "0");

@@ -1,6 +1,7 @@
 //! A place where the hook may write, and where nothing of this machine can be seen: each test runs again as a process in a
 //! mount namespace of its own, with empty file systems over the directories that the hook reads and writes.
 
+#![allow(dead_code, reason = "no test program uses everything")]
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -8,7 +9,7 @@
 )]
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::{env, fs};
 
 /// Set in the process that runs inside.
@@ -32,7 +33,7 @@ pub(crate) fn inside(test: &str) -> bool {
     let program = env::current_exe().unwrap();
     let hidden = HIDDEN.split(' ').find(|directory| program.starts_with(directory));
     assert_eq!(hidden, None, "{} would hide itself", program.display());
-    let own_root = !viommu::sys::process::may_raise_limits();
+    let own_root = !viommu::sys::process::may_raise_limits(1);
     let unshare = || {
         let mut unshare = Command::new("unshare");
         unshare.arg("--mount").args(own_root.then_some("--map-root-user"));
@@ -50,6 +51,29 @@ pub(crate) fn inside(test: &str) -> bool {
     println!("{words}");
     assert!(output.status.success() && words.contains("1 passed"), "{test} failed inside");
     false
+}
+
+/// Locks a pidfile as libvirt's child does (fcntl, first byte, inherited by what it executes), writes its pid, and becomes a
+/// shell that waits for the end of its stdin under a command line of QEMU's.
+const QEMU: &str = "use Fcntl qw(F_SETLK F_WRLCK SEEK_SET); $^F = 255; my $file = shift;
+    open(my $pidfile, '>', $file) or die; $pidfile->autoflush(1);
+    my $lock = pack('s s x4 q q i x4', F_WRLCK, SEEK_SET, 0, 1, 0);
+    fcntl($pidfile, F_SETLK, $lock) or die; print $pidfile $$;
+    exec { 'bash' } 'qemu', '-c', 'ulimit -l 64; read -r line', 'qemu', @ARGV;";
+
+/// A process that stands for the QEMU of a domain, with a locked-memory limit of 64 KiB, as soon as it has that limit.
+pub(crate) fn qemu(domain: &str, arguments: &[&str]) -> Child {
+    let pidfile = viommu::guard::pidfile(domain);
+    fs::create_dir_all(pidfile.parent().unwrap()).unwrap();
+    let mut command = Command::new("perl");
+    command.args(["-MIO::Handle", "-e", QEMU]).arg(pidfile).args(arguments);
+    let mut qemu = command.stdin(Stdio::piped()).spawn().unwrap();
+    let limits = format!("/proc/{}/limits", qemu.id());
+    while fs::read_to_string(&limits).unwrap().lines().all(|line| !line.contains(" 65536 ")) {
+        assert_eq!(qemu.try_wait().unwrap(), None, "the stand-in for QEMU ended");
+        std::thread::yield_now();
+    }
+    qemu
 }
 
 /// The binary under the name by which libvirt runs a hook.
