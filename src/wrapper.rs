@@ -88,8 +88,9 @@ fn state(uuid: &str) -> Result<State, Note> {
 }
 
 fn unreproducible() -> Note {
-    let message =
-        "the vIOMMU that this guest ran with is not recorded on this host, so it cannot be restored or migrated here";
+    let message = "the vIOMMU that this guest ran with is not recorded on this host, and its request does not tell which one it was: \
+                   name the model instead of auto (and aw-bits if it has VFIO devices) in the metadata of the saved image (virsh \
+                   managedsave-edit, virsh save-image-edit), or give the image up and start the guest afresh";
     Note::error(Code::MigrationMismatch, message)
 }
 

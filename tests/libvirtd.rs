@@ -5,6 +5,7 @@
 mod support;
 
 use support::libvirt::{Suite, shared};
+use support::on_both_suites;
 
 /// A guest that runs but has nothing to boot: 128 MiB, no disk.
 fn x86_64(name: &str) -> String {
@@ -23,14 +24,6 @@ fn aarch64(name: &str) -> String {
            <features><acpi/><gic version='3'/></features><cpu mode='custom'><model>cortex-a57</model></cpu>
          </domain>"
     )
-}
-
-/// Makes each of the functions two tests, one per suite.
-macro_rules! on_both_suites {
-    ($($test:ident)*) => {
-        mod bookworm { $(#[test] fn $test() { super::$test(super::Suite::Bookworm); })* }
-        mod trixie { $(#[test] fn $test() { super::$test(super::Suite::Trixie); })* }
-    };
 }
 
 on_both_suites! {

@@ -5,7 +5,8 @@
 //! virhook.c, docs/hooks.rst).
 //!
 //! Should: answer from files within a millisecond; refuse a guest that asks and cannot have; let everything else pass.
-//! Mustn't: call libvirt, start a program, wait for anything, or fail at `reconnect` (libvirt then kills the running guest).
+//! Mustn't: call libvirt, start a program, wait for anything, fail at `reconnect` (libvirt then kills the running guest) or at
+//! `restore` (libvirt 11.3 then says that the guest was started, and deletes its managed-save image).
 
 use std::path::{Path, PathBuf};
 
@@ -41,9 +42,8 @@ pub enum Event {
     Release,
     /// The domain is about to come from another host.
     Migrate,
-    /// The domain is about to come from a saved image.
-    Restore,
-    /// Everything else, known or not: none of our business.
+    /// Everything else, known or not: none of our business. `restore` too: a guest from a saved image comes by `prepare` and
+    /// `start` as well, and its QEMU by the wrapper, which can refuse it without harm to the image.
     Other,
 }
 
@@ -58,7 +58,6 @@ impl Event {
             ("stopped", "end") => Event::Stopped,
             ("release", "end") => Event::Release,
             ("migrate", "begin") => Event::Migrate,
-            ("restore", "begin") => Event::Restore,
             _ => Event::Other,
         }
     }
@@ -103,8 +102,7 @@ pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note
             outcome.log.extend(outcome.refusal.take());
             outcome
         }
-        Event::Migrate => at_start(xml, config, places, |sight, outcome| incoming(sight, event, outcome)),
-        Event::Restore => at_start(xml, config, places, |sight, outcome| incoming(sight, event, outcome)),
+        Event::Migrate => at_start(xml, config, places, migrate),
     }
 }
 
@@ -290,21 +288,17 @@ fn in_use(uuid: Uuid, pidfile: &Path) -> Option<Edits> {
 
 /// A guest that comes from elsewhere has run with a vIOMMU that libvirt does not know of. QEMU loads a stream into a vIOMMU
 /// with other attributes without a word, so it must be certain that they are the same.
-fn incoming(sight: &Sight, event: Event, outcome: &mut Outcome) {
+fn migrate(sight: &Sight, outcome: &mut Outcome) {
     let Some(uuid) = sight.domain.uuid.filter(|_| sight.plan.route == Route::Wrapper) else { return };
-    if event == Event::Restore && recorded(&sight.domain, uuid).is_some() {
-        return;
-    }
     if !reproducible(sight) {
-        let message = "the guest's vIOMMU was made by the wrapper of another host or at another time, and its attributes cannot be \
-                       known here: name the model in the guest's metadata instead of auto, and aw-bits if it has VFIO devices, or \
-                       cold-start it";
+        let message = "the guest's vIOMMU was made by the wrapper of another host, and its attributes cannot be known here: name the \
+                       model in the guest's metadata instead of auto, and aw-bits if it has VFIO devices, or cold-start it";
         outcome.refusal = Some(Note::error(Code::MigrationMismatch, message));
         return;
     }
     // What the guest ran with here before it left says nothing about what it runs with now. One that runs here cannot come
     // in, which libvirt will find out.
-    if event == Event::Migrate && !state_file(uuid).exists() {
+    if !state_file(uuid).exists() {
         outcome.effects.push(Effect::Forget(uuid));
     }
 }

@@ -15,8 +15,8 @@ use viommu::sys::process;
 
 use crate::program::{VIOMMU, feed, run};
 use crate::{
-    CONFIG, NAME, OTHERS, PREPARE, RELEASE, RESTORE, START, STARTED, STOPPED, UUID, assert_event, guests, hook,
-    sandbox, write_host,
+    CONFIG, NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event, guests, hook, sandbox,
+    write_host,
 };
 
 fn state_file() -> PathBuf {
@@ -54,7 +54,7 @@ fn a_start_leaves_a_state_and_an_end_takes_it_away() {
     }
     let guests = guests();
     let before = listing();
-    for event in [PREPARE, STARTED, RESTORE].into_iter().chain(OTHERS) {
+    for event in [PREPARE, STARTED].into_iter().chain(OTHERS) {
         hook(event, &guests.wrapper);
     }
     assert_eq!(listing(), before, "only `start` writes");

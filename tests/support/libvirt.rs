@@ -202,9 +202,21 @@ impl Libvirt {
         .ok();
     }
 
+    /// Puts a file in place for as long as the value lives.
+    pub(crate) fn file(&self, path: &str, bytes: impl AsRef<[u8]>) -> File<'_> {
+        self.put(path, bytes);
+        File { libvirt: self, path: path.to_owned() }
+    }
+
     /// Makes the binary under test libvirt's hook, as it is at the start.
     pub(crate) fn hook_is_viommu(&self) {
-        self.run("ln -sfT /usr/bin/viommu /etc/libvirt/hooks/qemu").ok();
+        self.run(HOOK_IS_VIOMMU).ok();
+    }
+
+    /// Takes libvirt's hook away for as long as the value lives.
+    pub(crate) fn without_hook(&self) -> HookRemoved<'_> {
+        self.run(&format!("rm -f /etc/libvirt/hooks/qemu; {RELOAD}")).ok();
+        HookRemoved { libvirt: self }
     }
 
     /// What a file inside holds.
@@ -314,6 +326,34 @@ impl Drop for Guest<'_> {
         let _ = self.libvirt.try_run(&format!("virsh -q destroy {name}; virsh -q {UNDEFINE} {name}"));
     }
 }
+
+/// A file inside that one test puts there, so that the next one does not find it.
+pub(crate) struct File<'a> {
+    libvirt: &'a Libvirt,
+    path: String,
+}
+
+impl Drop for File<'_> {
+    fn drop(&mut self) {
+        let _ = self.libvirt.try_run(&format!("rm -f {}", quote(&self.path)));
+    }
+}
+
+/// While it lives, libvirt has no hook but the recording one.
+pub(crate) struct HookRemoved<'a> {
+    libvirt: &'a Libvirt,
+}
+
+impl Drop for HookRemoved<'_> {
+    fn drop(&mut self) {
+        let _ = self.libvirt.try_run(&format!("{HOOK_IS_VIOMMU}; {RELOAD}"));
+    }
+}
+
+const HOOK_IS_VIOMMU: &str = "ln -sfT /usr/bin/viommu /etc/libvirt/hooks/qemu";
+
+/// Makes libvirtd look for hooks again.
+const RELOAD: &str = "kill -HUP \"$(cat /run/lab-libvirtd.pid)\"; virsh -q uri >/dev/null";
 
 /// With everything that would keep libvirt from undefining a domain.
 const UNDEFINE: &str = "undefine --nvram --managed-save --snapshots-metadata --checkpoints-metadata";
