@@ -64,7 +64,10 @@ TMPDIR=$inside unshare --mount --propagation private \
     sh -c 'mount --bind "$1" "$2/mnt" && mount --rbind /proc "$2/proc" && shift && exec chroot "$@"' sh "$nested" "$outer" "${qemu[@]}" 2>"$dir/qemu.log" ||
     die "QEMU did not start: $(cat "$dir/qemu.log")"
 pid=$(cat "$dir/pid")
-[ -z "${OWNER:-}" ] || setsid "$here/stop.sh" "$instance" --after "$OWNER" </dev/null >/dev/null 2>&1 9>&- &
+# Without a stream of ours, for whose end our caller may wait.
+if [ -n "${OWNER:-}" ]; then
+    setsid "$here/stop.sh" "$instance" --after "$OWNER" </dev/null >/dev/null 2>&1 &
+fi
 
 deadline=$((SECONDS + ${BOOT_LIMIT:-60}))
 until [ -s "$dir/share/out/up" ]; do

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Stops an L1, at once or when a process is gone; its console and share stay where they are.
+# Stops an L1. Its console and share stay for whoever wants to know more; with --after it waits until a process is gone, and takes them away.
 #
 #   tests/lab/nested/stop.sh INSTANCE [--after PID]
 set -euo pipefail
@@ -20,3 +20,4 @@ if alive; then
     while alive; do sleep 0.05; done
 fi
 rm -f "$dir/pid"
+[ "${2:-}" != --after ] || rm -rf "$dir"
