@@ -11,7 +11,6 @@
 #
 # The disk is never written to (snapshot=on), so each boot finds the same L1, and any number of instances share one image.
 set -euo pipefail
-# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
 suite=${1:?usage: boot.sh SUITE INSTANCE} instance=${2:?usage: boot.sh SUITE INSTANCE}
 outer=$lab/roots/$outer_suite

@@ -6,7 +6,6 @@
 # The root of root.sh is copied without what L1 has no use for, so that the image is small and libvirt probes one emulator and not four;
 # mke2fs fills the file system by itself: no loop device, no mount.
 set -euo pipefail
-# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
 suite=${1:?usage: image.sh SUITE}
 root=$lab/roots/$suite

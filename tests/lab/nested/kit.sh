@@ -6,7 +6,6 @@
 # mmdebstrap's "extract" variant fetches packages with their dependencies without installing any, and the result can be chrooted into:
 # so neither the distribution of the test machine nor its kernel, kmod, cpio or busybox matters.
 set -euo pipefail
-# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
 lock kit
 stamp=$(stamp_of "$here/kit.sh" "$here"/initrd/*)

@@ -6,7 +6,6 @@
 #
 # LIMIT=SECONDS ends it after that time (exit status 124). 125: L1 is gone, or does not answer any more.
 set -euo pipefail
-# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
 instance=${1:?usage: run.sh INSTANCE [COMMAND]}
 shift

@@ -3,7 +3,6 @@
 #
 #   tests/lab/nested/stop.sh INSTANCE [--after PID]
 set -euo pipefail
-# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/common.sh"
 dir=$instances/${1:?usage: stop.sh INSTANCE [--after PID]}
 [ -e "$dir/pid" ] || exit 0

@@ -121,15 +121,20 @@ state_file() { echo "$STATE/$(virsh -q domuuid "$1").json"; }
 # How many vIOMMUs stand on QEMU's command line, whichever way they are spelt.
 viommus_of() { arguments_of "$1" | grep -cE '^(\{"driver":")?(intel-iommu|virtio-iommu)'; }
 
-# What a running QEMU is bound to: hard limit in bytes, locked kB, effective user id, capabilities, vIOMMUs.
+# What a running QEMU is bound to: hard limit in bytes, locked kB, effective user id, capabilities, vIOMMUs. Nothing where none runs.
 figures() {
+    [ -n "$(pid_of "$1")" ] || return
     echo "limit=$(limit_of "$1") vmlck_kb=$(status_of "$1" VmLck) uid=$(status_of "$1" Uid) capeff=$(status_of "$1" CapEff)" \
         "viommus=$(viommus_of "$1")"
 }
 
-# Its last words about what went wrong.
-last_log_lines() { grep -hvE '^(char device redirected|-|LC_ALL|PATH|HOME|XDG)' "/var/log/libvirt/qemu/$1.log" | tail -n "${2:-3}"; }
-
+# said COMMAND…: runs it; sets status, and message: what it said on both streams, as one line.
+said() {
+    message=$("$@" 2>&1)
+    status=$?
+    message=$(one_line <<<"$message")
+    return $status
+}
 one_line() { tr -s '\n' ' ' | cut -c1-1500; }
 
 # ---- what viommu must not leave behind
@@ -150,15 +155,14 @@ leftovers() {
 
 # ---- one start, measured
 
-# start NAME: --paused, because firmware that runs maps and unmaps RAM, and VmLck with it. Sets status, message and seconds.
+# start NAME: --paused, because firmware that runs maps and unmaps RAM, and VmLck with it. Sets seconds, and what said does.
 start() {
     local begin
     begin=$(now)
     dmesg --clear
-    message=$(virsh -q start "$1" --paused 2>&1 | one_line; exit "${PIPESTATUS[0]}")
-    status=$?
+    said virsh -q start "$1" --paused
     seconds=$(since "$begin")
-    return $status
+    return "$status"
 }
 
 # The kernel's word on a limit that was too low: the limit that was exceeded, in bytes.

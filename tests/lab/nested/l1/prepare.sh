@@ -3,7 +3,7 @@
 #
 #   SECURITY=default   leaves libvirt's security driver as the distribution has it (AppArmor); otherwise there is none
 set -euo pipefail
-. /lab/lib.sh
+. "$(dirname "$0")/lib.sh"
 
 modprobe -a vfio_pci vfio_iommu_type1
 for device in "${DEVICES[@]}"; do
