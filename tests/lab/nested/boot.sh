@@ -16,14 +16,12 @@ suite=${1:?usage: boot.sh SUITE INSTANCE} instance=${2:?usage: boot.sh SUITE INS
 outer=$lab/roots/$outer_suite
 dir=$instances/$instance
 "$here/image.sh" "$suite"
-(
-    lock "root-$outer_suite"
-    "$here/../root.sh" "$outer_suite" "$outer"
-)
+make_root "$outer_suite"
 "$here/stop.sh" "$instance"
 rm -rf "$dir"
 mkdir -p "$dir"/share/{in,out}
 cp -r "$here"/l1/{prepare.sh,lib.sh,scenarios} "$dir/share/"
+[ ! -e "$here/../../../hooks/apparmor/viommu" ] || cp "$here/../../../hooks/apparmor/viommu" "$dir/share/apparmor"
 cp "$kit/vmlinuz" "$kit/l2-initrd" "$dir/share/"
 [ -z "${VIOMMU_BIN:-}" ] || install -m755 "$VIOMMU_BIN" "$dir/share/viommu"
 
@@ -31,8 +29,8 @@ cp "$kit/vmlinuz" "$kit/l2-initrd" "$dir/share/"
 inside=/mnt/instances/$instance
 devices=()
 for number in 1 2 3 4; do
-    # A root port each: QEMU's have ACS, so each NIC is an IOMMU group of its own. igb can be reset by itself (FLR), which is what makes
-    # starts quick. restrict=on: DHCP and nothing beyond.
+    # A root port each: QEMU's have ACS, so each NIC is an IOMMU group of its own. igb can be reset by itself (FLR), which
+    # makes starts quick. restrict=on: DHCP and nothing beyond.
     devices+=(
         -device "pcie-root-port,id=port$number,chassis=$number,slot=$number,bus=pcie.0,addr=0x1$number.0"
         -netdev "user,id=net$number,restrict=on"
@@ -45,22 +43,24 @@ case " ${CMDLINE:-} " in *' apparmor='*) ;; *) cmdline+=" apparmor=0" ;; esac
 cmdline+=" ${CMDLINE:-}"
 # shellcheck disable=SC2054 # the commas are QEMU's
 qemu=(
-    qemu-system-x86_64 -name "$instance,debug-threads=on" -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu max -smp 2 -m "${MEMORY:-6144}"
-    -nodefaults -display none -no-reboot -serial "file:$inside/console.log" -monitor "unix:$inside/monitor,server=on,wait=off"
+    qemu-system-x86_64 -name "$instance,debug-threads=on" -nodefaults -display none -no-reboot
+    -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu max -smp 2 -m "${MEMORY:-6144}"
+    -serial "file:$inside/console.log" -monitor "unix:$inside/monitor,server=on,wait=off"
     # Before the NICs, for those that come earlier bypass it.
     -device intel-iommu,intremap=on,aw-bits=48
-    -drive "file=/mnt/$suite/root.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe" -device virtio-blk-pci,drive=root,bus=pcie.0,addr=0x3
+    -drive "file=/mnt/$suite/root.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe"
+    -device virtio-blk-pci,drive=root,bus=pcie.0,addr=0x3
     -virtfs "local,path=$inside/share,mount_tag=lab,security_model=none"
     -object rng-random,id=random,filename=/dev/urandom -device virtio-rng-pci,rng=random
     "${devices[@]}"
     -kernel /mnt/kit/vmlinuz -initrd /mnt/kit/initrd -append "$cmdline"
     -daemonize -pidfile "$inside/pid"
 )
-# The mounts are seen by this QEMU alone and go with it: the root, which is not ours, stays as it is. Its 9p server changes modes
-# through /proc/self/fd.
+# The mounts are seen by this QEMU alone and go with it: the root, which is not ours, stays as it is. /proc, because QEMU's
+# 9p server changes modes through /proc/self/fd.
 # shellcheck disable=SC2016
-TMPDIR=$inside unshare --mount --propagation private \
-    sh -c 'mount --bind "$1" "$2/mnt" && mount --rbind /proc "$2/proc" && shift && exec chroot "$@"' sh "$nested" "$outer" "${qemu[@]}" 2>"$dir/qemu.log" ||
+in_chroot='mount --bind "$1" "$2/mnt" && mount --rbind /proc "$2/proc" && shift && exec chroot "$@"'
+TMPDIR=$inside unshare --mount --propagation private sh -c "$in_chroot" sh "$nested" "$outer" "${qemu[@]}" 2>"$dir/qemu.log" ||
     die "QEMU did not start: $(cat "$dir/qemu.log")"
 pid=$(cat "$dir/pid")
 # Without a stream of ours, for whose end our caller may wait.

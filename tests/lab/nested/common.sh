@@ -23,8 +23,14 @@ die() {
 # Runs the rest of the script for one process at a time: tests of several checkouts or terminals may share one lab.
 lock() {
     mkdir -p "$nested"
-    exec 9>"$nested/.lock-$1"
+    exec 9>"$nested/.$1.lock"
     flock 9
+}
+
+# Makes the root of a suite if it is missing. The name of the lock is common to all who use the roots.
+make_root() {
+    mkdir -p "$lab/roots"
+    flock "$lab/roots/.$1.lock" "$here/../root.sh" "$1" "$lab/roots/$1"
 }
 
 # A stamp says what a result was made from; where it reads differently, the result is made again.

@@ -3,17 +3,14 @@
 #
 #   tests/lab/nested/image.sh SUITE        -> $VIOMMU_LAB/nested/SUITE/root.img
 #
-# The root of root.sh is copied without what L1 has no use for, so that the image is small and libvirt probes one emulator and not four;
-# mke2fs fills the file system by itself: no loop device, no mount.
+# The root of root.sh is copied without what L1 has no use for, so that the image is small and libvirt probes one emulator
+# and not four; mke2fs fills the file system by itself: no loop device, no mount.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 suite=${1:?usage: image.sh SUITE}
 root=$lab/roots/$suite
 "$here/kit.sh"
-(
-    lock "root-$suite"
-    "$here/../root.sh" "$suite" "$root"
-)
+make_root "$suite"
 lock "image-$suite"
 out=$nested/$suite
 stamp=$(stamp_of "$kit/stamp" "$here/image.sh" "$here"/l1/init "$here"/l1/lab.service <(stat -c %Y "$root/.complete"))
@@ -23,11 +20,11 @@ stamp=$(stamp_of "$kit/stamp" "$here/image.sh" "$here"/l1/init "$here"/l1/lab.se
 stage=$kit/stage-$suite
 rm -rf "$stage" "$out"
 mkdir -p "$stage" "$out"
-tar -C "$root" --one-file-system \
-    --exclude='./usr/bin/qemu-system-[!x]*' --exclude='./usr/bin/qemu-system-x86_64-microvm' \
-    --exclude=./usr/share/AAVMF --exclude=./usr/share/OVMF --exclude=./usr/share/ovmf --exclude=./usr/share/qemu-efi-aarch64 \
-    --exclude=./usr/lib/udev/hwdb.d --exclude=./usr/lib/ipxe --exclude='./usr/share/perl*' --exclude=./usr/lib/x86_64-linux-gnu/perl \
-    --exclude=./var/lib/apt --exclude=./var/cache --exclude=./var/lib/dpkg/info --exclude='./dev/*' -cf - . | tar -C "$stage" -xf -
+useless=(
+    'usr/bin/qemu-system-[!x]*' usr/bin/qemu-system-x86_64-microvm usr/share/{AAVMF,OVMF,ovmf,qemu-efi-aarch64} usr/lib/ipxe
+    usr/lib/udev/hwdb.d 'usr/share/perl*' usr/lib/x86_64-linux-gnu/perl var/lib/apt var/lib/dpkg/info var/cache 'dev/*'
+)
+tar -C "$root" --one-file-system "${useless[@]/#/--exclude=./}" -cf - . | tar -C "$stage" -xf -
 mkdir -p "$stage"/{lab,var/cache/libvirt,var/cache/apparmor}
 # bullseye's /lib is a directory, everywhere else it is a link: the path is right in both.
 mkdir -p "$stage/lib/modules"

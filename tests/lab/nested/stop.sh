@@ -1,5 +1,6 @@
 #!/bin/bash
-# Stops an L1. Its console and share stay for whoever wants to know more; with --after it waits until a process is gone, and takes them away.
+# Stops an L1. Its console and share stay for whoever wants to know more; with --after it waits until a process is gone, and
+# takes them away.
 #
 #   tests/lab/nested/stop.sh INSTANCE [--after PID]
 set -euo pipefail

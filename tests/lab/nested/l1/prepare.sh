@@ -1,7 +1,7 @@
 #!/bin/bash
 # Once after each boot of L1: gives the NICs to vfio-pci, installs viommu where its package would, starts libvirtd.
 #
-#   SECURITY=default   leaves libvirt's security driver as the distribution has it (AppArmor); otherwise there is none
+# Where L1 was booted with AppArmor, libvirt uses it as the distribution has it; otherwise it has no security driver.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -15,7 +15,7 @@ done
 chmod 666 /dev/vfio/vfio
 
 # Root would have CAP_IPC_LOCK, for which the limit does not hold: QEMU must run as Debian runs it, as libvirt-qemu.
-[ "${SECURITY:-none}" = default ] || echo 'security_driver = "none"' >/etc/libvirt/qemu.conf
+[ "$(cat /sys/module/apparmor/parameters/enabled)" = Y ] || echo 'security_driver = "none"' >/etc/libvirt/qemu.conf
 
 if [ -e /lab/viommu ]; then
     install -m755 /lab/viommu /usr/bin/viommu

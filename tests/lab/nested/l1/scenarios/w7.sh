@@ -7,13 +7,14 @@ begin=$(now)
 for number in $(seq $count); do virsh -q create "/tmp/w7-$number.xml" --paused >>/tmp/w7.out 2>&1 & done
 wait
 seconds=$(since "$begin")
-started=0 viommus=0 states=0
+started=0 viommus=0 destroy=
 for number in $(seq $count); do
     name=w7-$number
     [ -n "$(pid_of "$name")" ] || continue
     started=$((started + 1))
     viommus=$((viommus + $(viommus_of "$name")))
-    [ ! -e "$(state_file "$name")" ] || states=$((states + 1))
-    virsh -q destroy "$name"
+    destroy+="destroy $name; "
 done
+states=$(find "$STATE" -name '*.json' | wc -l)
+virsh -q "$destroy"
 echo "RESULT w7 started=$started viommus=$viommus states=$states seconds=$seconds $(leftovers) message=$(one_line </tmp/w7.out)"
