@@ -1,0 +1,109 @@
+//! `viommu hook`: libvirt's hook, by hand or by libvirt.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::config;
+use crate::hook::{self, Effect, Event, Outcome};
+use crate::host::probe::Places;
+use crate::text::printable;
+use crate::xml;
+
+use super::refuse;
+
+/// Run libvirt's hook by hand.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Say what would happen, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// The domain's name
+    #[arg(allow_hyphen_values = true)]
+    name: String,
+    /// prepare, start, started, stopped, release, migrate, restore, reconnect, attach
+    operation: String,
+    /// begin, end
+    sub_operation: String,
+    /// libvirt's fourth argument
+    #[arg(allow_hyphen_values = true, default_value = "-")]
+    extra: String,
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> ExitCode {
+    let event = Event::of(&arguments.operation, &arguments.sub_operation);
+    let mut outcome = decide(event, &arguments.extra);
+    if arguments.dry_run {
+        let _ = describe(&outcome, out);
+        let _ = out.flush();
+        return end(&outcome);
+    }
+    hook::perform(&mut outcome);
+    print(&outcome, out);
+    end(&outcome)
+}
+
+/// Runs as libvirt's hook: `PROGRAM NAME OPERATION SUB-OPERATION EXTRA`. Anything else is not libvirt's call, and a failure
+/// here would keep every guest of the host from starting.
+pub fn from_libvirt(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let [_name, operation, sub_operation, extra, ..] = arguments.as_slice() else { return ExitCode::SUCCESS };
+    let mut outcome = decide(Event::of(operation, sub_operation), extra);
+    hook::perform(&mut outcome);
+    print(&outcome, &mut io::stdout().lock());
+    end(&outcome)
+}
+
+fn decide(event: Event, extra: &str) -> Outcome {
+    if event == Event::Other {
+        // Not even stdin is read: at `reconnect` nothing may go wrong.
+        return Outcome::default();
+    }
+    let mut bytes = Vec::new();
+    // What cannot be read is judged as what was read so far: cut XML, which is malformed.
+    let _ = io::stdin().lock().take(xml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes);
+    hook::decide(event, extra, &bytes, hook::configuration(Path::new(config::PATH)), &Places::default())
+}
+
+fn print(outcome: &Outcome, out: &mut impl Write) {
+    if let Some(text) = &outcome.print {
+        // libvirt ignores it or has closed the pipe: no reason to refuse a start.
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+}
+
+fn end(outcome: &Outcome) -> ExitCode {
+    match &outcome.refusal {
+        Some(refusal) => {
+            refuse(refusal);
+            ExitCode::from(1)
+        }
+        None => ExitCode::SUCCESS,
+    }
+}
+
+fn describe(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
+    for note in &outcome.log {
+        writeln!(out, "would log: {}[{}]: {}", note.level.as_str(), note.code, printable(&note.message))?;
+    }
+    for effect in &outcome.effects {
+        match effect {
+            Effect::WriteState(state) => writeln!(out, "would write the state: {}", state.to_json())?,
+            Effect::Record(uuid, _) => writeln!(out, "would record the vIOMMU of {uuid} for a later restore")?,
+            Effect::Guard(order) => writeln!(out, "would raise the locked-memory limit to {} bytes", order.limit)?,
+            Effect::Verify { limit, .. } => writeln!(out, "would look whether the limit is {limit} bytes")?,
+            Effect::RemoveState(uuid) => writeln!(out, "would remove the state of {uuid}")?,
+            Effect::Forget(uuid) => writeln!(out, "would forget the recorded vIOMMU of {uuid}")?,
+        }
+    }
+    if outcome.print.is_some() {
+        writeln!(out, "would print the rewritten XML")?;
+    }
+    match &outcome.refusal {
+        Some(refusal) => writeln!(out, "would refuse: {}", refusal.code),
+        None => writeln!(out, "would let the guest pass"),
+    }
+}

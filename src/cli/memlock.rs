@@ -1,0 +1,113 @@
+//! `viommu memlock`: the locked-memory limit of a running guest.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Args;
+use rustix::process::Pid;
+
+use crate::guard;
+use crate::note::{Code, Note};
+use crate::plan::{self, Limit};
+use crate::qemu::{self, Invocation};
+use crate::sys::{fs, process};
+use crate::text::{bytes, printable};
+use crate::xml;
+
+use super::Failure;
+use super::input::{self, Connection, HostOptions, RequestOptions};
+
+/// Show (and raise) the locked-memory limit of a running guest.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The domain's name or UUID
+    #[arg(required_unless_present = "pid")]
+    domain: Option<String>,
+    /// The process of its QEMU instead
+    #[arg(long, conflicts_with = "domain", value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Option<i32>,
+    /// Raise the limit so that one more VFIO device can be hot-plugged
+    #[arg(long)]
+    raise: bool,
+    #[command(flatten)]
+    host: HostOptions,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
+    let name = match (&arguments.domain, arguments.pid) {
+        (Some(name), _) => name.clone(),
+        (None, Some(pid)) => uuid_of(pid)?,
+        (None, None) => return Err(Failure::Usage("name a domain or a --pid".into())),
+    };
+    let live = input::dump(&name, &[], &arguments.connection)?;
+    let document = xml::parse(&live)?;
+    let (domain, plan) = input::decide(&document, &RequestOptions::default(), &arguments.host)?;
+    let not_running = || Failure::Usage(format!("{name} is not running"));
+    let (pid, _pinned) = guard::pinned(&guard::pidfile(&domain.name)).ok_or_else(not_running)?;
+    if arguments.pid.is_some_and(|named| named != pid.as_raw_nonzero().get()) {
+        // A command line can say anything; libvirt's pidfile cannot.
+        return Err(Failure::Usage(format!("process {} is not the QEMU of {name}", arguments.pid.unwrap_or_default())));
+    }
+    let found = process::lock_limit(pid).map_err(|error| gone(&name, &error))?;
+
+    let spaces = &plan.memlock.address_spaces;
+    // A first device, or one more address space: without a vIOMMU all devices share one.
+    let after = if plan.iommu.is_some() || spaces.is_empty() { spaces.len() + 1 } else { spaces.len() };
+    let one_more = match plan.memlock.required_bytes {
+        Some(Limit::Unlimited) => u64::MAX,
+        _ => plan::needed_bytes(&domain, after).unwrap_or(0),
+    };
+    let mut limit = found;
+    if arguments.raise {
+        limit = process::raise_lock_limit(pid, one_more).map_err(|error| {
+            let message = format!("the locked-memory limit of {name} cannot be raised to {one_more} bytes: {error}");
+            Note::error(Code::MemlockNoPrivilege, message)
+        })?;
+    }
+
+    writeln!(out, "{}: pid {}", printable(&domain.name), pid.as_raw_nonzero())?;
+    let changed = if limit == found { String::new() } else { format!(", raised from {}", size(found.soft)) };
+    writeln!(out, "  limit           {}{changed}", size(limit.soft))?;
+    writeln!(out, "  locked now      {}", locked(pid).map_or_else(|| "not known".to_owned(), size))?;
+    for (index, space) in spaces.iter().enumerate() {
+        let devices = space.devices.iter().map(|device| printable(device)).collect::<Vec<_>>().join(" ");
+        writeln!(out, "  address space {} {} for {devices}", index + 1, bytes(plan::accounted_memory(&domain)))?;
+    }
+    let needed = match plan.memlock.required_bytes {
+        Some(Limit::Unlimited) => u64::MAX,
+        _ => plan::needed_bytes(&domain, spaces.len()).unwrap_or(0),
+    };
+    writeln!(out, "  needed          {}", if needed == 0 { "nothing".to_owned() } else { size(needed) })?;
+    let room = if limit.soft >= one_more { "yes" } else { "no: run with --raise before the hot-plug" };
+    writeln!(out, "  room for one    {room} ({})", size(one_more))?;
+    if limit.soft < needed {
+        let message = format!("the limit of {name} is {} bytes and it needs {needed}: run with --raise", limit.soft);
+        return Err(Failure::Refused(Note::error(Code::MemlockTimeout, message)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn size(number: u64) -> String {
+    if number == u64::MAX { "no limit".to_owned() } else { format!("{number} bytes ({})", bytes(number)) }
+}
+
+fn gone(name: &str, error: &std::io::Error) -> Failure {
+    Failure::Usage(format!("the process of {name} cannot be looked at: {error}"))
+}
+
+/// The domain of a QEMU process, by the `-uuid` that libvirt gave it.
+fn uuid_of(pid: i32) -> Result<String, Failure> {
+    match Pid::from_raw(pid).map(|pid| qemu::classify(&process::arguments(pid))) {
+        Some(Invocation::Guest { uuid, .. }) => Ok(uuid),
+        _ => Err(Failure::Usage(format!("process {pid} is not a guest of libvirt's"))),
+    }
+}
+
+/// Memory that the process has locked, bytes (`VmLck`: type1 containers account there).
+fn locked(pid: Pid) -> Option<u64> {
+    let status = fs::head(std::path::Path::new(&format!("/proc/{}/status", pid.as_raw_nonzero())), 8192)?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}

@@ -1,0 +1,118 @@
+//! The operator's command line. One file a verb; every verb asks `plan` and does one thing with the answer.
+
+mod capabilities;
+pub mod hook;
+mod input;
+mod memlock;
+mod plan;
+mod report;
+mod rewrite;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::note::Note;
+use crate::text::printable;
+
+/// A virtual IOMMU for libvirt/QEMU guests, with the locked-memory limit that PCI passthrough behind it needs.
+#[derive(Debug, Parser)]
+#[command(name = "viommu", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit status: 0 done; 1 refused (the reason and its code on stderr); 2 wrong usage or unreadable input; \
+                        3 only with --exit-code."
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Show what would be done for a domain, and why; change nothing
+    Plan(plan::Arguments),
+    /// Filter: domain XML in, rewritten domain XML out, every other byte as it was
+    Rewrite(rewrite::Arguments),
+    /// Show (and raise) the locked-memory limit of a running guest
+    Memlock(memlock::Arguments),
+    /// Show what is known about this host, for a plan made elsewhere
+    Capabilities(capabilities::Arguments),
+    /// Run libvirt's hook by hand
+    Hook(hook::Arguments),
+}
+
+/// Why a verb ended without doing what it should.
+#[derive(Debug)]
+enum Failure {
+    /// The request cannot be met.
+    Refused(Note),
+    /// The input cannot be read, or an option cannot be meant.
+    Usage(String),
+    /// The reader of our output went away: nobody is left to tell.
+    Output(io::Error),
+}
+
+impl From<Note> for Failure {
+    fn from(note: Note) -> Failure {
+        Failure::Refused(note)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Output(error)
+    }
+}
+
+/// Runs the command line.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        // Help and version are errors to clap; it knows which stream and status each of them wants.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let mut out = io::stdout().lock();
+    let done = match arguments.verb {
+        Verb::Plan(arguments) => plan::run(&arguments, &mut out),
+        Verb::Rewrite(arguments) => rewrite::run(&arguments, &mut out),
+        Verb::Memlock(arguments) => memlock::run(&arguments, &mut out),
+        Verb::Capabilities(arguments) => capabilities::run(&arguments, &mut out),
+        Verb::Hook(arguments) => return hook::run(&arguments, &mut out),
+    };
+    match done.and_then(|status| out.flush().map(|()| status).map_err(Failure::from)) {
+        Ok(status) => status,
+        Err(failure) => failure.report(),
+    }
+}
+
+impl Failure {
+    fn report(self) -> ExitCode {
+        match self {
+            Failure::Refused(note) => {
+                refuse(&note);
+                ExitCode::from(1)
+            }
+            Failure::Usage(message) => {
+                let _ = writeln!(io::stderr(), "viommu: {}", printable(&message));
+                ExitCode::from(2)
+            }
+            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Failure::Output(error) => {
+                let _ = writeln!(io::stderr(), "viommu: cannot write the output: {error}");
+                ExitCode::from(2)
+            }
+        }
+    }
+}
+
+/// Says a refusal, in the one form in which every personality does: libvirt shows it to the user who started the guest.
+pub fn refuse(note: &Note) {
+    // In one piece, so that no other process's words can stand in between.
+    let line = format!("viommu: error[{}]: {}\n", note.code, printable(&note.message));
+    let _ = io::stderr().write_all(line.as_bytes());
+}

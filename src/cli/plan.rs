@@ -1,0 +1,62 @@
+//! `viommu plan`: the dry run.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use crate::rewrite::rewrite;
+use crate::xml;
+
+use super::input::{self, Connection, HostOptions, RequestOptions};
+use super::report::{self, Paint};
+use super::{Failure, refuse};
+
+/// Show what would be done for a domain, and why; change nothing.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// A file with domain XML, or a domain that virsh knows; - or nothing reads stdin
+    #[arg(value_name = "FILE|DOMAIN")]
+    source: Option<String>,
+    /// How to say it
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Exit with 3 when something would change
+    #[arg(long)]
+    exit_code: bool,
+    #[command(flatten)]
+    request: RequestOptions,
+    #[command(flatten)]
+    host: HostOptions,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// Only the change of the domain XML
+    Diff,
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
+    let bytes = input::domain_xml(arguments.source.as_deref(), &arguments.connection)?;
+    let document = xml::parse(&bytes)?;
+    let (domain, plan) = input::decide(&document, &arguments.request, &arguments.host)?;
+    let rewritten = if plan.refusal().is_some() { None } else { rewrite(&document, &plan)? };
+    let paint = Paint::when(std::io::stdout().is_terminal());
+    match arguments.format {
+        Format::Json => report::json(&plan, out)?,
+        Format::Diff => report::diff(document.text(), rewritten.as_deref(), paint, "", out)?,
+        Format::Text => report::plan(&domain, &plan, document.text(), rewritten.as_deref(), paint, out)?,
+    }
+    if let Some(refusal) = plan.refusal() {
+        out.flush()?;
+        refuse(refusal);
+        return Ok(ExitCode::from(1));
+    }
+    Ok(ExitCode::from(if arguments.exit_code && rewritten.is_some() { 3 } else { 0 }))
+}

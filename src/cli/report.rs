@@ -1,0 +1,250 @@
+//! A plan in words, for an operator at three in the morning: what, why, the change, the locked memory, what to do next.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use similar::{ChangeTag, TextDiff};
+
+use crate::domain::Domain;
+use crate::note::Level;
+use crate::plan::{self, Limit, Memlock, Origin, Plan, Route};
+use crate::request::Source;
+use crate::text::{bytes, printable, printable_json};
+
+/// Colours, where somebody sees them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Paint {
+    on: bool,
+}
+
+impl Paint {
+    /// Colours on a terminal, unless the user wants none (<https://no-color.org>).
+    #[expect(clippy::disallowed_methods, reason = "NO_COLOR is the user's word to every command")]
+    pub(super) fn when(terminal: bool) -> Paint {
+        Paint { on: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    fn level(self, level: Level, text: &str) -> String {
+        let colour = match level {
+            Level::Error => "31",
+            Level::Warning => "33",
+            Level::Info => "36",
+        };
+        self.paint(colour, text)
+    }
+}
+
+/// Writes a value as JSON.
+pub(super) fn json(value: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
+    let json = serde_json::to_string_pretty(value)?;
+    writeln!(out, "{}", printable_json(&json))
+}
+
+/// Writes the whole report.
+pub(super) fn plan(
+    domain: &Domain,
+    plan: &Plan,
+    original: &str,
+    rewritten: Option<&str>,
+    paint: Paint,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let refused = plan.refusal().is_some();
+    writeln!(out, "{}", paint.bold(&title(plan)))?;
+    writeln!(out)?;
+    decision(plan, refused, paint, out)?;
+    if rewritten.is_some() {
+        writeln!(out, "\n{}", paint.bold("Changes to the domain XML"))?;
+        for change in &plan.changes {
+            writeln!(out, "  {} {}: {}", change.action.as_str(), change.path, printable(&change.reason))?;
+        }
+        writeln!(out)?;
+        diff(original, rewritten, paint, "  ", out)?;
+    }
+    if !refused {
+        command_line(plan, paint, out)?;
+        locked_memory(domain, &plan.memlock, paint, out)?;
+    }
+    notes(plan, paint, out)?;
+    next(plan, refused, paint, out)
+}
+
+fn title(plan: &Plan) -> String {
+    let domain = &plan.domain;
+    let name = if domain.name.is_empty() { "(unnamed domain)".into() } else { printable(&domain.name) };
+    let text = |value: &Option<String>, default: &str| printable(value.as_deref().unwrap_or(default)).into_owned();
+    let mut memory = bytes(domain.memory_bytes);
+    if domain.max_memory_bytes > domain.memory_bytes {
+        memory = format!("{memory}, up to {}", bytes(domain.max_memory_bytes));
+    }
+    format!(
+        "{name}: {}, {}, {}, {} vCPU{}, {memory}",
+        printable(&domain.virt_type),
+        text(&domain.arch, "the host's architecture"),
+        text(&domain.machine, "default machine"),
+        domain.vcpus,
+        if domain.vcpus == 1 { "" } else { "s" }
+    )
+}
+
+fn decision(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    let request = &plan.request;
+    let asked = match request.source {
+        Source::None if refused => "cannot be understood".to_owned(),
+        Source::None => "nobody asks for a vIOMMU".to_owned(),
+        source => format!("{} asks for '{}'", source.describe(), request.model.as_str()),
+    };
+    writeln!(out, "request    {asked}{}", if request.locked_memory { ", and for locked memory" } else { "" })?;
+    if refused {
+        return writeln!(out, "decision   {}", paint.level(Level::Error, "refused"));
+    }
+    let attributes = |driver: &[(String, String)]| {
+        let pairs = driver.iter().map(|(name, value)| format!(" {}={}", printable(name), printable(value)));
+        pairs.collect::<Vec<_>>().concat()
+    };
+    match &plan.iommu {
+        Some(iommu) => {
+            let model = paint.bold(&printable(&iommu.model));
+            writeln!(out, "vIOMMU     {model} ({}){}", described(iommu.origin), attributes(&iommu.driver))?;
+        }
+        None => writeln!(out, "vIOMMU     none")?,
+    }
+    if let Some(ioapic) = &plan.ioapic {
+        let split = if ioapic.driver == "qemu" { ", the split irqchip" } else { "" };
+        writeln!(out, "I/O APIC   {}{split} ({})", printable(&ioapic.driver), described(ioapic.origin))?;
+    }
+    let route = match plan.route {
+        Route::Native => "native: libvirt reads it in the domain XML",
+        Route::Wrapper => "wrapper: the emulator adds it to QEMU's command line",
+    };
+    if plan.iommu.is_some() { writeln!(out, "route      {route}") } else { Ok(()) }
+}
+
+fn described(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Added => "added",
+        Origin::Existing => "already there",
+        Origin::Completed => "already there, completed",
+        Origin::Commandline => "in <qemu:commandline>",
+    }
+}
+
+/// A unified diff with three lines of context; nothing where nothing changes.
+pub(super) fn diff(
+    original: &str,
+    rewritten: Option<&str>,
+    paint: Paint,
+    indent: &str,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let Some(rewritten) = rewritten else { return Ok(()) };
+    let changes = TextDiff::from_lines(original, rewritten);
+    writeln!(out, "{indent}--- domain")?;
+    writeln!(out, "{indent}+++ domain, rewritten")?;
+    for hunk in changes.unified_diff().iter_hunks() {
+        writeln!(out, "{indent}{}", paint.paint("36", &hunk.header().to_string()))?;
+        for change in hunk.iter_changes() {
+            let (sign, colour) = match change.tag() {
+                ChangeTag::Delete => ("-", "31"),
+                ChangeTag::Insert => ("+", "32"),
+                ChangeTag::Equal => (" ", "0"),
+            };
+            let line = change.value().trim_end_matches(['\n', '\r']);
+            // A tab is a control character that means no harm.
+            let line = line.split('\t').map(printable).collect::<Vec<_>>().join("\t");
+            writeln!(out, "{indent}{}", paint.paint(colour, &format!("{sign}{line}")))?;
+        }
+    }
+    Ok(())
+}
+
+fn command_line(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    if plan.qemu.is_empty() {
+        return Ok(());
+    }
+    let who = if plan.route == Route::Wrapper { "the wrapper" } else { "libvirt" };
+    writeln!(out, "\n{} (by {who})", paint.bold("QEMU's command line"))?;
+    for (key, value) in &plan.qemu.machine {
+        writeln!(out, "  -machine …,{key}={value}")?;
+    }
+    for device in &plan.qemu.devices {
+        writeln!(out, "  -device {device}")?;
+    }
+    for (key, value) in &plan.qemu.existing {
+        writeln!(out, "  -device intel-iommu,…,{key}={value}")?;
+    }
+    if plan.qemu.lock_memory {
+        writeln!(out, "  -overcommit mem-lock=on")?;
+    }
+    Ok(())
+}
+
+fn limit(limit: Option<Limit>) -> String {
+    match limit {
+        Some(Limit::Bytes(number)) => format!("{} ({number} bytes)", bytes(number)),
+        Some(Limit::Unlimited) => "no limit".to_owned(),
+        None => "nothing".to_owned(),
+    }
+}
+
+fn locked_memory(domain: &Domain, memlock: &Memlock, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "\n{}", paint.bold("Locked memory"))?;
+    let memory = bytes(plan::accounted_memory(domain));
+    if !memlock.address_spaces.is_empty() {
+        writeln!(out, "  address space   IOMMU groups   pinned     devices")?;
+    }
+    for (index, space) in memlock.address_spaces.iter().enumerate() {
+        let groups = space.iommu_groups.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
+        let groups = if groups.is_empty() { "not known" } else { &groups };
+        let devices = space.devices.iter().map(|device| printable(device)).collect::<Vec<_>>().join(" ");
+        writeln!(out, "  {:<13}   {groups:<12}   {memory:<8}   {devices}", index + 1)?;
+    }
+    for (number, what) in [(memlock.nvme_disks, "NVMe disk"), (memlock.vdpa_devices, "vDPA device")] {
+        if number > 0 {
+            writeln!(out, "  {number} {what}{}, {memory} each", if number == 1 { "" } else { "s" })?;
+        }
+    }
+    writeln!(out, "  needed         {}", limit(memlock.required_bytes))?;
+    writeln!(out, "  libvirt sets   {}", limit(memlock.libvirt_bytes))?;
+    let verdict = match (memlock.raise, memlock.required_bytes) {
+        (true, _) => "too low: viommu raises it when the guest starts",
+        (false, None) => "nothing is pinned",
+        (false, Some(_)) => "enough",
+    };
+    writeln!(out, "  verdict        {verdict}")
+}
+
+fn notes(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    if plan.notes.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{}", paint.bold("Notes"))?;
+    let mut notes: Vec<_> = plan.notes.iter().collect();
+    notes.sort_by_key(|note| std::cmp::Reverse(note.level));
+    for note in notes {
+        let head = paint.level(note.level, &format!("{}[{}]", note.level.as_str(), note.code));
+        writeln!(out, "  {head} {}", printable(&note.message))?;
+    }
+    Ok(())
+}
+
+fn next(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    let step = if refused {
+        "mend what the error says; nothing was changed"
+    } else if plan.changes.is_empty() {
+        "nothing to do"
+    } else if plan.route == Route::Wrapper {
+        "start the guest: the wrapper does the rest"
+    } else {
+        "viommu rewrite DOMAIN.xml > new.xml && virsh define new.xml, then start the guest afresh"
+    };
+    writeln!(out, "\n{}\n  {step}", paint.bold("Next"))
+}

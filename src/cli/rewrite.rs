@@ -1,0 +1,34 @@
+//! `viommu rewrite`: the filter.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::rewrite::rewrite;
+use crate::xml;
+
+use super::Failure;
+use super::input::{self, HostOptions, RequestOptions};
+
+/// Filter: domain XML in, rewritten domain XML out, every other byte as it was.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// A file with domain XML; - or nothing reads stdin
+    file: Option<String>,
+    #[command(flatten)]
+    request: RequestOptions,
+    #[command(flatten)]
+    host: HostOptions,
+}
+
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
+    let bytes = input::file(arguments.file.as_deref())?;
+    let document = xml::parse(&bytes)?;
+    let (_, plan) = input::decide(&document, &arguments.request, &arguments.host)?;
+    match rewrite(&document, &plan)? {
+        Some(text) => out.write_all(text.as_bytes())?,
+        None => out.write_all(&bytes)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

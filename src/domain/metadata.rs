@@ -1,0 +1,177 @@
+//! `<metadata>`: the request in our own namespace, Nova's, and what libosinfo knows about the guest.
+//!
+//! Values are taken over as written and judged elsewhere. Tenants write most of them.
+
+use super::{METADATA_NAMESPACE, Metadata, NovaMetadata};
+use crate::xml::Element;
+
+/// Nova counts a version up at the end of this (1.0, 1.1), which says nothing about what is inside.
+const NOVA_NAMESPACE: &str = "http://openstack.org/xmlns/libvirt/nova/";
+
+/// libosinfo's, which virt-install and virt-manager write.
+const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
+
+/// libosinfo's ids of every Windows start so.
+const WINDOWS_ID: &str = "http://microsoft.com/win/";
+
+impl Metadata {
+    /// Reads our own element from `<metadata>`.
+    pub(super) fn read(metadata: Element<'_, '_>) -> Option<Metadata> {
+        let request = metadata.child_ns(METADATA_NAMESPACE, "viommu")?;
+        let mut read = Metadata::default();
+        for attribute in request.attributes() {
+            let place = match attribute.name {
+                // A prefixed attribute is not ours, and whoever wrote it ought to hear that.
+                _ if attribute.namespace.is_some() => None,
+                "model" => Some(&mut read.model),
+                "locked-memory" => Some(&mut read.locked_memory),
+                "aw-bits" => Some(&mut read.aw_bits),
+                "hotplug" => Some(&mut read.hotplug),
+                _ => None,
+            };
+            match place {
+                Some(place) => *place = Some(attribute.value.to_owned()),
+                None => read.unknown.push(attribute.name.to_owned()),
+            }
+        }
+        Some(read)
+    }
+}
+
+impl NovaMetadata {
+    /// Reads `<nova:instance>` from `<metadata>`. Before Nova 32.0.0 there is one, with neither specs nor properties.
+    pub(super) fn read(metadata: Element<'_, '_>) -> Option<NovaMetadata> {
+        let instance = nova(metadata, "instance").next()?;
+        Some(NovaMetadata {
+            extra_specs: pairs(instance, ["flavor", "extraSpecs", "extraSpec"]),
+            properties: pairs(instance, ["image", "properties", "property"]),
+        })
+    }
+}
+
+/// Nova's child elements of this name, of whatever version.
+fn nova<'d, 'a>(parent: Element<'d, 'a>, name: &str) -> impl Iterator<Item = Element<'d, 'a>> {
+    parent.elements().filter(move |element| {
+        element.name() == name && element.namespace().is_some_and(|uri| uri.starts_with(NOVA_NAMESPACE))
+    })
+}
+
+/// The `name` and the text of every element at the end of a path.
+fn pairs(instance: Element<'_, '_>, [outer, list, item]: [&str; 3]) -> Vec<(String, String)> {
+    let Some(list) = nova(instance, outer).next().and_then(|outer| nova(outer, list).next()) else { return Vec::new() };
+    nova(list, item)
+        .filter_map(|pair| Some((pair.attr("name")?.to_owned(), pair.text().unwrap_or_default().into_owned())))
+        .collect()
+}
+
+/// Whether libosinfo's metadata or Nova's image say that the guest runs Windows.
+pub(super) fn is_windows(metadata: Element<'_, '_>, nova: Option<&NovaMetadata>) -> bool {
+    let libosinfo = metadata.child_ns(LIBOSINFO_NAMESPACE, "libosinfo");
+    let id = libosinfo.and_then(|info| info.child_ns(LIBOSINFO_NAMESPACE, "os")).and_then(|os| os.attr("id"));
+    let os_type = nova.and_then(|nova| nova.property("os_type"));
+    id.is_some_and(|id| id.starts_with(WINDOWS_ID)) || os_type.is_some_and(|os| os.eq_ignore_ascii_case("windows"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Domain;
+    use super::super::read::from_text;
+    use super::*;
+
+    fn domain(metadata: &str) -> Domain {
+        from_text(&format!("<domain><metadata>{metadata}</metadata></domain>"))
+    }
+
+    #[test]
+    fn our_own_request() {
+        // As virsh metadata --key viommu --set "<viommu …/>" leaves it.
+        let domain = domain(
+            "<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto' locked-memory='yes' aw-bits='39' hotplug='2'/>",
+        );
+        let some = |value: &str| Some(value.to_owned());
+        let expected = Metadata {
+            model: some("auto"),
+            locked_memory: some("yes"),
+            aw_bits: some("39"),
+            hotplug: some("2"),
+            unknown: Vec::new(),
+        };
+        assert_eq!(domain.metadata, Some(expected));
+    }
+
+    #[test]
+    fn only_our_namespace_counts() {
+        assert_eq!(domain("<viommu xmlns='urn:libvirt-viommu:1'/>").metadata, Some(Metadata::default()));
+        for other in ["<viommu model='intel'/>", "<viommu xmlns='urn:libvirt-viommu:2' model='intel'/>", ""] {
+            assert_eq!(domain(other).metadata, None, "{other}");
+        }
+        let outside = from_text("<domain><viommu xmlns='urn:libvirt-viommu:1' model='intel'/></domain>");
+        assert_eq!(outside.metadata, None);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        let domain =
+            domain("<v:viommu xmlns:v='urn:libvirt-viommu:1' v:model='intel' modle='intel' model='' MODEL='x'/>");
+        let metadata = domain.metadata.unwrap();
+        assert_eq!(metadata.model.as_deref(), Some(""));
+        assert_eq!(metadata.unknown, ["model", "modle", "MODEL"]);
+    }
+
+    /// What Nova 33.0.0 writes, shortened, with a prefix `n` of its own.
+    fn instance(uri: &str) -> String {
+        format!(
+            r#"<n:instance xmlns:n="{uri}"><n:package version="33.0.0"/>
+              <n:flavor name="m1.small" id="1"><n:memory>2048</n:memory>
+                <n:extraSpecs>
+                  <n:extraSpec name="hw:viommu_model">intel</n:extraSpec>
+                  <n:extraSpec name="hw:locked_memory">True</n:extraSpec>
+                  <n:extraSpec name="hw:viommu_model">virtio</n:extraSpec>
+                  <n:extraSpec>nameless</n:extraSpec>
+                  <n:extraSpec name="hw:mem_page_size"/>
+                </n:extraSpecs></n:flavor>
+              <n:image uuid=""><n:minDisk>10</n:minDisk>
+                <n:properties>
+                  <n:property name="hw_viommu_model">virtio</n:property>
+                  <n:property name="os_type">Windows</n:property>
+                </n:properties></n:image></n:instance>"#
+        )
+    }
+
+    #[test]
+    fn novas_request() {
+        for version in ["1.0", "1.1", "2.0"] {
+            let domain = domain(&instance(&format!("http://openstack.org/xmlns/libvirt/nova/{version}")));
+            let nova = domain.nova.unwrap();
+            assert_eq!(nova.extra_specs.len(), 4, "{version}");
+            assert_eq!(nova.extra_spec("hw:viommu_model"), Some("intel"), "the first counts");
+            assert_eq!(nova.extra_spec("hw:locked_memory"), Some("True"));
+            assert_eq!(nova.extra_spec("hw:mem_page_size"), Some(""));
+            assert_eq!(nova.property("hw_viommu_model"), Some("virtio"));
+            assert_eq!(nova.property("hw_locked_memory"), None);
+            assert!(domain.windows);
+        }
+        assert_eq!(domain(&instance("http://openstack.org/xmlns/libvirt/")).nova, None);
+        let old = domain(
+            "<nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'><nova:flavor name='m1'/></nova:instance>",
+        );
+        assert_eq!(old.nova, Some(NovaMetadata::default()));
+    }
+
+    #[test]
+    fn windows_by_libosinfo() {
+        let os = |id: &str| {
+            format!(
+                "<libosinfo:libosinfo xmlns:libosinfo='http://libosinfo.org/xmlns/libvirt/domain/1.0'>
+                   <libosinfo:os id='{id}'/></libosinfo:libosinfo>"
+            )
+        };
+        assert!(domain(&os("http://microsoft.com/win/10")).windows);
+        assert!(domain(&os("http://microsoft.com/win/2k19")).windows);
+        assert!(!domain(&os("http://debian.org/debian/12")).windows);
+        assert!(!domain("<os id='http://microsoft.com/win/10'/>").windows);
+        let linux = "<n:instance xmlns:n='http://openstack.org/xmlns/libvirt/nova/1.1'><n:image><n:properties>
+            <n:property name='os_type'>linux</n:property></n:properties></n:image></n:instance>";
+        assert!(!domain(linux).windows);
+    }
+}

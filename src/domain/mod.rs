@@ -1,0 +1,230 @@
+//! What a libvirt domain is, as far as the decision and the locked-memory limit need it.
+//!
+//! Pure: facts only, read from the domain XML. It holds no policy (`plan` does) and knows no host (`host` does). Strings are
+//! as the document has them: tenants choose names and metadata, so nothing here may be printed without escaping.
+
+mod bypass;
+mod cpu;
+mod memory;
+mod metadata;
+mod number;
+mod pci;
+mod read;
+mod uuid;
+mod vfio;
+
+pub use uuid::Uuid;
+
+/// The namespace of the request that a user writes into `<metadata>`.
+pub const METADATA_NAMESPACE: &str = "urn:libvirt-viommu:1";
+
+/// Facts of one domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not the states of one thing")]
+pub struct Domain {
+    /// `<domain type=…>`: `kvm`, `qemu`, or a type that is none of our business.
+    pub virt_type: String,
+    /// `<name>`; empty where there is none.
+    pub name: String,
+    /// `<uuid>`, where it is written and well-formed.
+    pub uuid: Option<Uuid>,
+    /// `<os><type arch=…>`; libvirt takes the host's where it is missing.
+    pub arch: Option<String>,
+    /// `<os><type machine=…>`; libvirt takes the emulator's default where it is missing.
+    pub machine: Option<String>,
+    /// `<devices><emulator>`.
+    pub emulator: Option<String>,
+    /// `<features><acpi/>`.
+    pub acpi: bool,
+    /// The firmware is UEFI: `<os firmware='efi'>`, or a `<loader type='pflash'>`.
+    pub uefi: bool,
+    /// libosinfo's or Nova's metadata says that the guest runs Windows.
+    pub windows: bool,
+    /// `<launchSecurity type=…>`.
+    pub launch_security: Option<String>,
+    /// Processors.
+    pub vcpus: Vcpus,
+    /// `<cpu><vendor>` or a model name that says AMD (QEMU then moves memory above 1 TiB).
+    pub amd_cpu: bool,
+    /// Memory, its backing and its limits.
+    pub memory: Memory,
+    /// `<features><ioapic driver=…>`.
+    pub ioapic: Option<String>,
+    /// Every `<iommu>`, in document order.
+    pub iommus: Vec<Iommu>,
+    /// Devices that QEMU opens through VFIO for the guest, in document order.
+    pub vfio: Vec<VfioDevice>,
+    /// `<hostdev>`s with `<address type='unassigned'/>`: taken from the host and never given to QEMU, but counted by
+    /// libvirt when it computes the locked-memory limit (`virHostdevIsVFIODevice` asks for no guest address).
+    pub unassigned: u32,
+    /// `<disk type='nvme'>`: host addresses of userspace NVMe disks, each with a VFIO container of its own.
+    pub nvme_disks: Vec<String>,
+    /// `<interface type='vdpa'>`: number.
+    pub vdpa_interfaces: u32,
+    /// `<disk type='vhostvdpa'>`: number.
+    pub vdpa_disks: u32,
+    /// A virtio device has `<driver ats='on'>`.
+    pub virtio_ats: bool,
+    /// `pci-root` controllers (PCI host bridges of a pseries machine); at least 1.
+    pub pci_roots: u32,
+    /// The arguments of `<qemu:commandline>`, in order.
+    pub commandline: Vec<String>,
+    /// The request in our own metadata.
+    pub metadata: Option<Metadata>,
+    /// Nova's metadata.
+    pub nova: Option<NovaMetadata>,
+}
+
+/// `<vcpu>` and `<cpu><topology>`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vcpus {
+    /// The maximum (the content of `<vcpu>`; 1 where it is missing).
+    pub maximum: u32,
+    /// The topology, where it is written.
+    pub topology: Option<Topology>,
+}
+
+/// `<cpu><topology>`; what is not written is 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topology {
+    /// Sockets.
+    pub sockets: u32,
+    /// Dies in a socket.
+    pub dies: u32,
+    /// Clusters in a die.
+    pub clusters: u32,
+    /// Cores in a cluster.
+    pub cores: u32,
+    /// Threads in a core.
+    pub threads: u32,
+}
+
+/// Memory, bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// What libvirt calls the total: initial memory and every memory device (`virDomainDefGetMemoryTotal`).
+    pub total: u64,
+    /// `<maxMemory>`, where memory can be hot-plugged.
+    pub maximum: Option<u64>,
+    /// `<maxMemory slots=…>`.
+    pub slots: u32,
+    /// `<memtune><hard_limit>`, where it is set and not unlimited.
+    pub hard_limit: Option<u64>,
+    /// `<memoryBacking><locked/>`.
+    pub locked: bool,
+    /// `<memoryBacking><nosharepages/>`.
+    pub nosharepages: bool,
+    /// `<memoryBacking><hugepages>`.
+    pub hugepages: bool,
+}
+
+/// An `<iommu>`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Iommu {
+    /// `model=…`; empty where it is missing.
+    pub model: String,
+    /// The attributes of `<driver>` as written, in order.
+    pub driver: Vec<(String, String)>,
+}
+
+impl Iommu {
+    /// The value of a `<driver>` attribute.
+    #[must_use]
+    pub fn driver(&self, name: &str) -> Option<&str> {
+        self.driver.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// A device behind VFIO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VfioDevice {
+    /// What is passed through.
+    pub source: VfioSource,
+    /// Whom the vIOMMU sees.
+    pub requester: Requester,
+    /// `<driver iommufd='yes'/>`.
+    pub iommufd: bool,
+}
+
+/// What is passed through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VfioSource {
+    /// A host PCI function, written `0000:01:00.0`; from `<hostdev>` or `<interface type='hostdev'>`.
+    Pci(String),
+    /// A mediated device, by UUID as written.
+    Mdev(String),
+}
+
+impl VfioSource {
+    /// The name of the device for people: its host address or its UUID.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            VfioSource::Pci(name) | VfioSource::Mdev(name) => name,
+        }
+    }
+}
+
+/// The requester id that the guest's vIOMMU sees for a device, hence the address space it is in
+/// (QEMU: `pci_device_iommu_address_space()`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Requester {
+    /// Its own guest address: controller index (bus), slot, function.
+    Function {
+        /// Index of the PCI controller.
+        bus: u32,
+        /// Slot.
+        slot: u32,
+        /// Function.
+        function: u32,
+    },
+    /// That of the outermost conventional bridge above it, by the index of that controller.
+    Bridge {
+        /// Index of the controller.
+        controller: u32,
+    },
+    /// None: its host bridge bypasses the vIOMMU.
+    Bypass,
+    /// Not assigned yet; libvirt will give the device a root port of its own.
+    Unassigned,
+    /// Not a PCI device of the guest (channel subsystem, crypto adapter).
+    None,
+}
+
+/// `<viommu xmlns='urn:libvirt-viommu:1' …/>`, as written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// `model=…`
+    pub model: Option<String>,
+    /// `locked-memory=…`
+    pub locked_memory: Option<String>,
+    /// `aw-bits=…`
+    pub aw_bits: Option<String>,
+    /// `hotplug=…`
+    pub hotplug: Option<String>,
+    /// Attributes that are none of the four.
+    pub unknown: Vec<String>,
+}
+
+/// The part of `<nova:instance>` that a tenant or an operator can put wishes in (Nova >= 32.0.0).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NovaMetadata {
+    /// `nova:flavor/nova:extraSpecs/nova:extraSpec`: name and value, as written. Set by operators.
+    pub extra_specs: Vec<(String, String)>,
+    /// `nova:image/nova:properties/nova:property`: name and value, as written. Set by tenants.
+    pub properties: Vec<(String, String)>,
+}
+
+impl NovaMetadata {
+    /// A flavor's extra spec.
+    #[must_use]
+    pub fn extra_spec(&self, name: &str) -> Option<&str> {
+        self.extra_specs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// An image's property.
+    #[must_use]
+    pub fn property(&self, name: &str) -> Option<&str> {
+        self.properties.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}

@@ -1,0 +1,303 @@
+//! PCI: the guest's buses, and the requester id under which the vIOMMU sees a device.
+//!
+//! Follows `pci_device_iommu_address_space()` in QEMU's hw/pci/pci.c, walking libvirt's `<controller type='pci'>` instead
+//! of QEMU's buses. It knows no vIOMMU: whether there is one, and what shared ids mean for it, is the plan's business.
+
+use std::collections::BTreeMap;
+
+use super::Requester;
+use super::bypass::Bypass;
+use super::number::c_notation;
+use crate::xml::Element;
+
+/// Buses that a device can name (`virPCIDeviceAddressIsValid`). A way to the root with more steps is a circle.
+const BUSES: u32 = 256;
+
+/// A PCI address in the guest; the bus is the index of a controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PciAddress {
+    bus: u32,
+    slot: u32,
+    function: u32,
+}
+
+impl PciAddress {
+    /// Where a device sits in the guest; `None` where libvirt has not assigned an address yet.
+    pub(super) fn read(device: Element<'_, '_>) -> Option<PciAddress> {
+        let address = device.children("address").find(|address| address.attr("type") == Some("pci"))?;
+        let number = |name| address.attr(name).and_then(c_notation).unwrap_or(0);
+        let read = PciAddress { bus: number("bus"), slot: number("slot"), function: number("function") };
+        // virPCIDeviceAddressIsEmpty: <address type='pci'/> only asks for an address.
+        (number("domain") != 0 || read.bus != 0 || read.slot != 0).then_some(read)
+    }
+}
+
+/// A host PCI function as sysfs writes it, from an `<address>` of a `<source>` (`virPCIDeviceAddressAsString`).
+pub(super) fn host_address(address: Element<'_, '_>) -> String {
+    let number = |name| address.attr(name).and_then(c_notation).unwrap_or(0);
+    format!("{:04x}:{:02x}:{:02x}.{}", number("domain"), number("bus"), number("slot"), number("function"))
+}
+
+/// What a controller does to the requester ids of the devices below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passage {
+    /// Passes them on: `pcie-root`, `pcie-root-port`, switch ports, and everything that is new.
+    Express,
+    /// Puts an id of its own in their place, because a conventional bus carries none.
+    ///
+    /// `pci-expander-bus` is one of these: QEMU builds a conventional bridge into it, and the expander's own conventional
+    /// bus ends in a function of the parent bus, which also decides about a bypass.
+    Conventional,
+    /// Is a host bridge (`pcie-expander-bus`): passes them on, and decides by itself about a bypass.
+    HostBridge {
+        /// It bypasses the vIOMMU.
+        bypass: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Controller {
+    passage: Passage,
+    /// The bus above; `None` for a root, and as long as libvirt has not assigned one.
+    parent: Option<u32>,
+}
+
+/// The PCI controllers of a guest.
+#[derive(Debug)]
+pub(super) struct Buses {
+    controllers: BTreeMap<u32, Controller>,
+    default_bypass: bool,
+}
+
+impl Buses {
+    /// Reads the controllers in `<devices>`.
+    pub(super) fn read(devices: Option<Element<'_, '_>>, bypass: &Bypass) -> Buses {
+        let mut controllers = BTreeMap::new();
+        for element in controllers_of(devices) {
+            let index = element.attr("index").and_then(c_notation).filter(|&index| index < BUSES);
+            let Some(index) = index else { continue };
+            let passage = match element.attr("model").unwrap_or_default() {
+                "pcie-to-pci-bridge" | "dmi-to-pci-bridge" | "pci-bridge" | "pci-expander-bus" => Passage::Conventional,
+                "pcie-expander-bus" => {
+                    let alias = element.child("alias").and_then(|alias| alias.attr("name"));
+                    // The alias that libvirt will give it (qemuAssignDeviceControllerAlias).
+                    let alias = alias.map_or_else(|| format!("pci.{index}"), str::to_owned);
+                    Passage::HostBridge { bypass: bypass.expander(&alias) }
+                }
+                _ => Passage::Express,
+            };
+            let parent = PciAddress::read(element).map(|address| address.bus);
+            controllers.entry(index).or_insert(Controller { passage, parent });
+        }
+        Buses { controllers, default_bypass: bypass.default_bus }
+    }
+
+    /// The requester id that a vIOMMU sees for a device.
+    pub(super) fn requester(&self, address: Option<PciAddress>) -> Requester {
+        let Some(PciAddress { bus, slot, function }) = address else { return Requester::Unassigned };
+        let own = Requester::Function { bus, slot, function };
+        self.climb(bus, &own).unwrap_or(own)
+    }
+
+    /// What becomes of a requester id on its way from a bus up to the host bridge; `None` if it never gets there.
+    fn climb(&self, mut bus: u32, own: &Requester) -> Option<Requester> {
+        let mut seen = own.clone();
+        for _ in 0..BUSES {
+            let parent = match self.controllers.get(&bus) {
+                Some(Controller { passage: Passage::HostBridge { bypass }, .. }) => {
+                    return Some(if *bypass { Requester::Bypass } else { seen });
+                }
+                Some(Controller { passage: Passage::Conventional, parent }) => {
+                    // The outermost one decides, so a later bridge replaces an earlier one.
+                    seen = Requester::Bridge { controller: bus };
+                    *parent
+                }
+                Some(Controller { passage: Passage::Express, parent }) => *parent,
+                // libvirt adds missing controllers, and on a PCI Express machine they are root ports.
+                None => None,
+            };
+            match parent {
+                Some(parent) => bus = parent,
+                None => return Some(if self.default_bypass { Requester::Bypass } else { seen }),
+            }
+        }
+        None
+    }
+}
+
+/// The `pci-root` controllers, which are the PCI host bridges of a pseries guest; libvirt adds one where there is none.
+pub(super) fn count_roots(devices: Option<Element<'_, '_>>) -> u32 {
+    let roots = controllers_of(devices).filter(|element| element.attr("model") == Some("pci-root")).count();
+    u32::try_from(roots).unwrap_or(u32::MAX).max(1)
+}
+
+fn controllers_of<'d, 'a>(devices: Option<Element<'d, 'a>>) -> impl Iterator<Item = Element<'d, 'a>> {
+    let controllers = devices.into_iter().flat_map(|devices| devices.children("controller"));
+    controllers.filter(|controller| controller.attr("type") == Some("pci"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xml;
+
+    /// The requester of a device at `bus`, slot 2, function 1 below these controllers.
+    fn requester(controllers: &str, arguments: &[&str], bus: u32) -> Requester {
+        let text = format!("<domain><devices>{controllers}</devices></domain>");
+        let document = xml::parse(text.as_bytes()).unwrap();
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let bypass = Bypass::read(document.root(), &arguments);
+        let buses = Buses::read(document.root().child("devices"), &bypass);
+        buses.requester(Some(PciAddress { bus, slot: 2, function: 1 }))
+    }
+
+    fn controller(index: u32, model: &str, bus: u32, slot: u32) -> String {
+        format!(
+            "<controller type='pci' index='{index}' model='{model}'>
+               <address type='pci' domain='0x0000' bus='{bus:#04x}' slot='{slot:#04x}' function='0x0'/></controller>"
+        )
+    }
+
+    fn function(bus: u32) -> Requester {
+        Requester::Function { bus, slot: 2, function: 1 }
+    }
+
+    const ROOT: &str = "<controller type='pci' index='0' model='pcie-root'/>";
+    const OLD_ROOT: &str = "<controller type='pci' index='0' model='pci-root'/>";
+
+    #[test]
+    fn root_ports_and_switches_pass_ids_on() {
+        let tree = ROOT.to_owned()
+            + &controller(1, "pcie-root-port", 0, 1)
+            + &controller(2, "pcie-switch-upstream-port", 1, 0)
+            + &controller(3, "pcie-switch-downstream-port", 2, 0);
+        for bus in [0, 1, 3] {
+            assert_eq!(requester(&tree, &[], bus), function(bus));
+        }
+        assert_eq!(requester(OLD_ROOT, &[], 0), function(0));
+        assert_eq!(requester("", &[], 0), function(0));
+        assert_eq!(requester(ROOT, &[], 7), function(7), "libvirt will add that controller");
+    }
+
+    #[test]
+    fn conventional_bridges_hide_what_is_below() {
+        // Measured: N devices behind one pcie-pci-bridge, i82801b11 or pci-bridge share one container.
+        for model in ["pcie-to-pci-bridge", "dmi-to-pci-bridge", "pci-bridge"] {
+            let tree = ROOT.to_owned() + &controller(1, "pcie-root-port", 0, 1) + &controller(2, model, 1, 0);
+            assert_eq!(requester(&tree, &[], 2), Requester::Bridge { controller: 2 }, "{model}");
+            assert_eq!(requester(&tree, &[], 1), function(1), "{model}");
+        }
+        // The outermost one decides.
+        let tree = ROOT.to_owned() + &controller(1, "dmi-to-pci-bridge", 0, 0x1e) + &controller(2, "pci-bridge", 1, 1);
+        assert_eq!(requester(&tree, &[], 2), Requester::Bridge { controller: 1 });
+        let tree = OLD_ROOT.to_owned() + &controller(1, "pci-bridge", 0, 3);
+        assert_eq!(requester(&tree, &[], 1), Requester::Bridge { controller: 1 });
+        // A bridge that libvirt has still to place is a bridge already.
+        let tree = "<controller type='pci' index='1' model='pcie-to-pci-bridge'/>";
+        assert_eq!(requester(tree, &[], 1), Requester::Bridge { controller: 1 });
+    }
+
+    #[test]
+    fn an_expander_is_a_host_bridge() {
+        // pcie-expander-bus.xml has such controllers.
+        let tree = ROOT.to_owned()
+            + &controller(1, "pcie-expander-bus", 0, 4)
+            + &controller(2, "pcie-root-port", 1, 0)
+            + &controller(3, "pcie-root-port", 0, 5);
+        assert_eq!(requester(&tree, &[], 2), function(2));
+        let global = ["-global", "pxb-pcie.bypass_iommu=on"];
+        assert_eq!(requester(&tree, &global, 2), Requester::Bypass);
+        assert_eq!(requester(&tree, &global, 3), function(3));
+        let machine = ["-machine", "default_bus_bypass_iommu=on"];
+        assert_eq!(requester(&tree, &machine, 3), Requester::Bypass);
+        assert_eq!(requester(&tree, &machine, 0), Requester::Bypass);
+        assert_eq!(requester(&tree, &machine, 2), function(2), "the default bus speaks for itself only");
+    }
+
+    #[test]
+    fn a_conventional_expander_is_seen_as_its_own_function() {
+        // hw/pci-bridge/pci_expander_bridge.c: a pci-bridge on the bus "pxb-internal", whose parent device is the pxb.
+        let tree = OLD_ROOT.to_owned() + &controller(1, "pci-expander-bus", 0, 4) + &controller(2, "pci-bridge", 1, 0);
+        assert_eq!(requester(&tree, &[], 1), Requester::Bridge { controller: 1 });
+        assert_eq!(requester(&tree, &[], 2), Requester::Bridge { controller: 1 });
+        assert_eq!(requester(&tree, &["-global", "pxb-pcie.bypass_iommu=on"], 1), Requester::Bridge { controller: 1 });
+    }
+
+    #[test]
+    fn a_bridge_below_a_bypass_bypasses() {
+        let tree = ROOT.to_owned() + &controller(1, "pcie-to-pci-bridge", 0, 4);
+        assert_eq!(requester(&tree, &["-M", "default-bus-bypass-iommu=on"], 1), Requester::Bypass);
+    }
+
+    #[test]
+    fn the_alias_names_the_expander() {
+        for (alias, name) in [("", "pci.1"), ("<alias name='ua-pxb'/>", "ua-pxb")] {
+            let text = format!(
+                "<domain xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'><devices>{ROOT}
+                   <controller type='pci' index='1' model='pcie-expander-bus'>{alias}
+                     <address type='pci' bus='0' slot='4'/></controller></devices>
+                 <q:override><q:device alias='{name}'><q:frontend>
+                   <q:property name='bypass_iommu' type='bool' value='true'/></q:frontend></q:device></q:override></domain>"
+            );
+            let document = xml::parse(text.as_bytes()).unwrap();
+            let bypass = Bypass::read(document.root(), &[]);
+            let buses = Buses::read(document.root().child("devices"), &bypass);
+            let address = PciAddress { bus: 1, slot: 0, function: 0 };
+            assert_eq!(buses.requester(Some(address)), Requester::Bypass, "{name}");
+        }
+    }
+
+    #[test]
+    fn circles_end() {
+        let circle = controller(1, "pci-bridge", 2, 1) + &controller(2, "pcie-root-port", 1, 1);
+        assert_eq!(requester(&circle, &[], 1), function(1));
+        assert_eq!(requester(&controller(1, "pcie-root-port", 1, 1), &[], 1), function(1));
+        // The longest way that is none: every bus of a guest in one chain.
+        let chain: String = (1..256).map(|index| controller(index, "pci-bridge", index - 1, 1)).collect();
+        assert_eq!(requester(&(ROOT.to_owned() + &chain), &[], 255), Requester::Bridge { controller: 1 });
+        assert_eq!(requester(&controller(256, "pci-bridge", 0, 1), &[], 256), function(256), "no such bus");
+    }
+
+    #[test]
+    fn nonsense_is_absent() {
+        let tree = "<controller type='pci' model='pci-bridge'/><controller type='pci' index='-1' model='pci-bridge'/>
+            <controller type='usb' index='1' model='pci-bridge'/><controller index='1' model='pci-bridge'/>
+            <controller type='pci' index='1'/><controller type='pci' index='1' model='pci-bridge'/>";
+        assert_eq!(requester(tree, &[], 1), function(1), "the first controller of an index counts");
+    }
+
+    #[test]
+    fn guest_addresses() {
+        let read = |address: &str| {
+            let text = format!("<hostdev>{address}</hostdev>");
+            PciAddress::read(xml::parse(text.as_bytes()).unwrap().root())
+        };
+        let at = |bus, slot, function| Some(PciAddress { bus, slot, function });
+        assert_eq!(read("<address type='pci' domain='0x0000' bus='0x0a' slot='0x1f' function='0x7'/>"), at(10, 31, 7));
+        assert_eq!(read("<address type='pci' bus='4'/>"), at(4, 0, 0));
+        assert_eq!(read("<address type='pci' bus='0' slot='010' function='x'/>"), at(0, 8, 0));
+        assert_eq!(read("<address type='ccw'/><address type='pci' slot='2'/>"), at(0, 2, 0));
+        for unassigned in [
+            "",
+            "<address type='pci'/>",
+            "<address type='pci' domain='0' bus='0x00' slot='0x00' function='0x1' multifunction='on'/>",
+            "<address type='unassigned'/>",
+            "<address bus='1' slot='1'/>",
+            "<source><address type='pci' bus='1' slot='1'/></source>",
+        ] {
+            assert_eq!(read(unassigned), None, "{unassigned}");
+        }
+    }
+
+    #[test]
+    fn roots() {
+        let count = |controllers: &str| {
+            let text = format!("<domain><devices>{controllers}</devices></domain>");
+            count_roots(xml::parse(text.as_bytes()).unwrap().root().child("devices"))
+        };
+        assert_eq!(count(""), 1);
+        assert_eq!(count(ROOT), 1);
+        assert_eq!(count("<controller type='pci' model='pci-root'/><controller type='pci' model='pci-root'/>"), 2);
+        assert_eq!(count_roots(None), 1);
+    }
+}

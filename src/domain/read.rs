@@ -1,0 +1,216 @@
+//! From a document to the facts of a domain.
+
+use super::bypass::Bypass;
+use super::pci::{Buses, count_roots};
+use super::vfio::{Passthrough, count, nvme_disks, virtio_ats};
+use super::{Domain, Iommu, Memory, Metadata, NovaMetadata, Vcpus, cpu, metadata};
+use crate::note::{Code, Note};
+use crate::xml::{Document, Element};
+
+/// The namespace of `<qemu:commandline>` and `<qemu:override>`, which users may give any prefix.
+pub(super) const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+
+/// Documents of libvirt's that hold a domain without being one.
+const CONTAINERS: [&str; 4] = ["domstatus", "domainsnapshot", "domaincheckpoint", "domainbackup"];
+
+/// Longest element name that a message quotes, characters.
+const QUOTED: usize = 40;
+
+impl Domain {
+    /// Reads a domain.
+    ///
+    /// Lenient below the root: what is missing or makes no sense is absent here, because libvirt refuses such a domain by
+    /// itself. Where an element stands twice the first counts, as for libvirt.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::XmlNotADomain`] if the root is not a `<domain>` without a namespace.
+    pub fn read(document: &Document<'_>) -> Result<Domain, Note> {
+        let root = document.root();
+        if !root.is("domain") {
+            return Err(not_a_domain(root));
+        }
+        let devices = root.child("devices");
+        let metadata = root.child("metadata");
+        let nova = metadata.and_then(NovaMetadata::read);
+        let commandline = commandline(root);
+        let buses = Buses::read(devices, &Bypass::read(root, &commandline));
+        let passthrough = Passthrough::read(root, &buses);
+        let os_type = root.path(&["os", "type"]);
+        Ok(Domain {
+            virt_type: attribute(Some(root), "type").unwrap_or_default(),
+            name: text(root.child("name")).unwrap_or_default(),
+            uuid: text(root.child("uuid")).and_then(|uuid| uuid.parse().ok()),
+            arch: attribute(os_type, "arch"),
+            machine: attribute(os_type, "machine"),
+            emulator: text(root.path(&["devices", "emulator"])),
+            acpi: root.path(&["features", "acpi"]).is_some(),
+            uefi: is_uefi(root),
+            windows: metadata.is_some_and(|element| metadata::is_windows(element, nova.as_ref())),
+            launch_security: attribute(root.child("launchSecurity"), "type"),
+            vcpus: Vcpus::read(root),
+            amd_cpu: cpu::is_amd(root),
+            memory: Memory::read(root),
+            ioapic: attribute(root.path(&["features", "ioapic"]), "driver"),
+            iommus: devices.into_iter().flat_map(|devices| devices.children("iommu")).map(Iommu::read).collect(),
+            vfio: passthrough.devices,
+            unassigned: passthrough.unassigned,
+            nvme_disks: nvme_disks(devices),
+            vdpa_interfaces: count(devices, "interface", "vdpa"),
+            vdpa_disks: count(devices, "disk", "vhostvdpa"),
+            virtio_ats: virtio_ats(devices),
+            pci_roots: count_roots(devices),
+            commandline,
+            metadata: metadata.and_then(Metadata::read),
+            nova,
+        })
+    }
+}
+
+impl Iommu {
+    /// Children such as `<granule>`, `<address>` and `<alias>` are for whoever rewrites the element.
+    fn read(iommu: Element<'_, '_>) -> Iommu {
+        let driver = iommu.child("driver").into_iter().flat_map(Element::attributes);
+        Iommu {
+            model: attribute(Some(iommu), "model").unwrap_or_default(),
+            driver: driver
+                .filter(|attribute| attribute.namespace.is_none())
+                .map(|attribute| (attribute.name.to_owned(), attribute.value.to_owned()))
+                .collect(),
+        }
+    }
+}
+
+fn not_a_domain(root: Element<'_, '_>) -> Note {
+    let name = root.name();
+    let message = if root.namespace().is_none() && CONTAINERS.contains(&name) {
+        format!("A <{name}> holds a libvirt domain but is none: give the <domain> in it, as 'virsh dumpxml' prints it.")
+    } else if name == "domain" {
+        "The root element <domain> is in a namespace, where libvirt's has none: give what 'virsh dumpxml' prints."
+            .to_owned()
+    } else {
+        let name: String = name.chars().take(QUOTED).collect();
+        format!("The root element is <{name}>, not a libvirt <domain>: give what 'virsh dumpxml' prints.")
+    };
+    Note::error(Code::XmlNotADomain, message)
+}
+
+fn attribute(element: Option<Element<'_, '_>>, name: &str) -> Option<String> {
+    element?.attr(name).map(str::to_owned)
+}
+
+fn text(element: Option<Element<'_, '_>>) -> Option<String> {
+    element?.text().map(std::borrow::Cow::into_owned)
+}
+
+/// libvirt picks the firmware for `firmware='efi'`; a flash image as the loader is how it was written before, and what it
+/// becomes when the guest starts.
+fn is_uefi(root: Element<'_, '_>) -> bool {
+    let Some(os) = root.child("os") else { return false };
+    let loader = os.child("loader").and_then(|loader| loader.attr("type"));
+    os.attr("firmware") == Some("efi") || loader == Some("pflash")
+}
+
+fn commandline(root: Element<'_, '_>) -> Vec<String> {
+    let arguments = root.child_ns(QEMU_NAMESPACE, "commandline").into_iter();
+    arguments
+        .flat_map(|commandline| commandline.children_ns(QEMU_NAMESPACE, "arg"))
+        .filter_map(|argument| attribute(Some(argument), "value"))
+        .collect()
+}
+
+/// The domain in a test's document.
+#[cfg(test)]
+pub(super) fn from_text(text: &str) -> Domain {
+    Domain::read(&crate::xml::parse(text.as_bytes()).unwrap()).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        let note = Domain::read(&crate::xml::parse(text.as_bytes()).unwrap()).unwrap_err();
+        assert_eq!(note.code, Code::XmlNotADomain);
+        note.message
+    }
+
+    #[test]
+    fn only_a_domain_is_a_domain() {
+        assert!(refusal("<network/>").contains("<network>"));
+        assert!(refusal("<domstatus><domain/></domstatus>").contains("'virsh dumpxml'"));
+        assert!(refusal("<domainsnapshot/>").starts_with("A <domainsnapshot> holds"));
+        assert!(refusal("<domain xmlns='urn:x'/>").contains("namespace"));
+        assert!(refusal("<domstatus xmlns='urn:x'/>").contains("root element is <domstatus>"));
+        assert!(refusal(&format!("<{}/>", "x".repeat(10_000))).len() < 200);
+    }
+
+    #[test]
+    fn an_empty_domain_has_defaults() {
+        let expected = Domain { vcpus: Vcpus { maximum: 1, topology: None }, pci_roots: 1, ..Domain::default() };
+        assert_eq!(from_text("<domain/>"), expected);
+    }
+
+    #[test]
+    fn the_plain_facts() {
+        let domain = from_text(
+            "<domain type='kvm' id='7'><name>a &amp; b</name><uuid>3A21C2EE-5ece-4225-baa4-9a11258f601e</uuid>
+             <os firmware='efi'><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
+             <features><acpi/><ioapic driver='qemu'/></features><launchSecurity type='sev'/>
+             <devices><emulator>/usr/bin/qemu-system-x86_64</emulator></devices></domain>",
+        );
+        assert_eq!(domain.virt_type, "kvm");
+        assert_eq!(domain.name, "a & b");
+        assert_eq!(domain.uuid.unwrap().to_string(), "3a21c2ee-5ece-4225-baa4-9a11258f601e");
+        assert_eq!(domain.arch.as_deref(), Some("x86_64"));
+        assert_eq!(domain.machine.as_deref(), Some("pc-q35-7.2"));
+        assert_eq!(domain.emulator.as_deref(), Some("/usr/bin/qemu-system-x86_64"));
+        assert_eq!(domain.ioapic.as_deref(), Some("qemu"));
+        assert_eq!(domain.launch_security.as_deref(), Some("sev"));
+        assert!(domain.acpi && domain.uefi);
+        assert_eq!(from_text("<domain><uuid>../../x</uuid></domain>").uuid, None);
+    }
+
+    #[test]
+    fn firmware() {
+        let uefi = |os: &str| from_text(&format!("<domain>{os}</domain>")).uefi;
+        assert!(uefi("<os><loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE.fd</loader></os>"));
+        assert!(!uefi("<os firmware='bios'/>"));
+        assert!(!uefi("<os><loader type='rom'>/x</loader></os>"));
+        assert!(!uefi("<os><loader>/x</loader></os>"));
+    }
+
+    #[test]
+    fn every_iommu_with_every_attribute() {
+        let domain = from_text(
+            "<domain><devices>
+               <iommu model='intel'><driver intremap='on' caching_mode='on' eim='on' iotlb='on' aw_bits='48'/></iommu>
+               <iommu model='virtio'><driver aw_bits='39'><granule mode='host'/></driver><alias name='iommu0'/>
+                 <address type='pci' domain='0x0000' bus='0x00' slot='0x01' function='0x0'/></iommu>
+               <iommu model='smmuv3'><driver pciBus='1' accel='on' x:pciBus='9' xmlns:x='urn:x'/></iommu>
+               <iommu/></devices></domain>",
+        );
+        let models: Vec<_> = domain.iommus.iter().map(|iommu| iommu.model.as_str()).collect();
+        assert_eq!(models, ["intel", "virtio", "smmuv3", ""]);
+        let [intel, virtio, smmu, bare] = &domain.iommus[..] else { panic!("four") };
+        let names: Vec<_> = intel.driver.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["intremap", "caching_mode", "eim", "iotlb", "aw_bits"]);
+        assert_eq!(intel.driver("aw_bits"), Some("48"));
+        assert_eq!(virtio.driver("aw_bits"), Some("39"));
+        assert_eq!(smmu.driver, [("pciBus".to_owned(), "1".to_owned()), ("accel".to_owned(), "on".to_owned())]);
+        assert_eq!(bare.driver, []);
+    }
+
+    #[test]
+    fn the_command_line_by_namespace() {
+        // qemu-ns-commandline-ns0.xml, with an <env> from qemu-ns.xml.
+        let domain = from_text(
+            "<domain><ns0:commandline xmlns:ns0='http://libvirt.org/schemas/domain/qemu/1.0'>
+               <ns0:arg value='-device'/><ns0:env name='NS' value='ns'/><ns0:arg/><ns0:arg value='intel-iommu'/>
+             </ns0:commandline></domain>",
+        );
+        assert_eq!(domain.commandline, ["-device", "intel-iommu"]);
+        let foreign = from_text("<domain><commandline><arg value='-device'/></commandline></domain>");
+        assert_eq!(foreign.commandline, [""; 0]);
+    }
+}

@@ -1,0 +1,70 @@
+//! A domain's UUID, which is the only tenant-given string that ever becomes a file name.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// 16 bytes; written back in one form only, whatever the input's case or hyphens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Uuid([u8; 16]);
+
+/// The text is not a UUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a UUID")]
+pub struct UuidError;
+
+impl FromStr for Uuid {
+    type Err = UuidError;
+
+    /// Accepts what libvirt's `virUUIDParse` accepts in practice: 32 hexadecimal digits with or without hyphens between bytes.
+    fn from_str(text: &str) -> Result<Uuid, UuidError> {
+        if text.len() > 64 {
+            return Err(UuidError);
+        }
+        let mut bytes = [0; 16];
+        let mut digits = text.bytes().filter(|byte| *byte != b'-');
+        for byte in &mut bytes {
+            let mut digit = || digits.next().and_then(|b| char::from(b).to_digit(16)).ok_or(UuidError);
+            *byte = u8::try_from(digit()? << 4 | digit()?).map_err(|_| UuidError)?;
+        }
+        if digits.next().is_some() { Err(UuidError) } else { Ok(Uuid(bytes)) }
+    }
+}
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, byte) in self.0.iter().enumerate() {
+            if matches!(index, 4 | 6 | 8 | 10) {
+                f.write_str("-")?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_form_only() {
+        let uuid = "3a21c2ee-5ece-4225-baa4-9a11258f601e";
+        for text in [uuid, "3A21C2EE5ECE4225BAA49A11258F601E", "3a21c2ee-5ece4225-baa4-9a11258f601e"] {
+            assert_eq!(text.parse::<Uuid>().unwrap().to_string(), uuid);
+        }
+    }
+
+    #[test]
+    fn refuses_what_could_be_a_path() {
+        for text in [
+            "",
+            "../../etc/passwd",
+            "3a21c2ee-5ece-4225-baa4-9a11258f601",
+            "3a21c2ee-5ece-4225-baa4-9a11258f601e0",
+            "3a21c2ee-5ece-4225-baa4-9a11258f601/",
+            "３a21c2ee-5ece-4225-baa4-9a11258f601e",
+        ] {
+            assert_eq!(text.parse::<Uuid>(), Err(UuidError), "{text}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Devices that QEMU opens through VFIO: passed-through PCI functions, mediated devices, NVMe disks in user space.
+//!
+//! It does not know what pins how much memory; that is the locked-memory formula's business.
+
+use super::pci::{Buses, PciAddress, host_address};
+use super::{Requester, VfioDevice, VfioSource};
+use crate::xml::Element;
+
+/// The devices of `<devices>` behind VFIO, and the number of those that never reach the guest.
+#[derive(Debug, Default)]
+pub(super) struct Passthrough {
+    /// In document order.
+    pub(super) devices: Vec<VfioDevice>,
+    /// Those with `<address type='unassigned'/>`.
+    pub(super) unassigned: u32,
+}
+
+impl Passthrough {
+    /// Reads every `<hostdev>` and every `<interface type='hostdev'>`, which libvirt does not repeat as a `<hostdev>`.
+    pub(super) fn read(domain: Element<'_, '_>, buses: &Buses) -> Passthrough {
+        let mut found = Passthrough::default();
+        // <iommufd enabled='yes'/> speaks for every PCI device that says nothing itself (libvirt 12.2).
+        let iommufd = domain.child("iommufd").is_some_and(|iommufd| iommufd.attr("enabled") == Some("yes"));
+        for device in domain.child("devices").into_iter().flat_map(Element::elements) {
+            let Some(source) = vfio_source(device) else { continue };
+            if device.children("address").any(|address| address.attr("type") == Some("unassigned")) {
+                found.unassigned = found.unassigned.saturating_add(1);
+                continue;
+            }
+            let requester =
+                if in_pci_guest(device) { buses.requester(PciAddress::read(device)) } else { Requester::None };
+            let iommufd = match device.child("driver").and_then(|driver| driver.attr("iommufd")) {
+                Some(value) => value == "yes",
+                None => iommufd && matches!(source, VfioSource::Pci(_)),
+            };
+            found.devices.push(VfioDevice { source, requester, iommufd });
+        }
+        found
+    }
+}
+
+/// What a device passes through, if it is VFIO's.
+fn vfio_source(device: Element<'_, '_>) -> Option<VfioSource> {
+    let address = device.path(&["source", "address"]);
+    if device.is("interface") {
+        let pci = device.attr("type") == Some("hostdev") && address?.attr("type") == Some("pci");
+        return (pci && driver_is_vfio(device)).then(|| address.map(host_address).map(VfioSource::Pci)).flatten();
+    }
+    // mode='capabilities' belongs to LXC; none means subsystem (virDomainHostdevDefParseXML).
+    if !device.is("hostdev") || !matches!(device.attr("mode"), None | Some("subsystem")) {
+        return None;
+    }
+    match device.attr("type")? {
+        "pci" if driver_is_vfio(device) => Some(VfioSource::Pci(host_address(address?))),
+        "mdev" => Some(VfioSource::Mdev(address?.attr("uuid")?.to_owned())),
+        _ => None,
+    }
+}
+
+/// Whether `<driver name=…>` leaves the device to VFIO. The kernel's and Xen's own assignment are the only others.
+fn driver_is_vfio(device: Element<'_, '_>) -> bool {
+    !matches!(device.child("driver").and_then(|driver| driver.attr("name")), Some("kvm" | "xen"))
+}
+
+/// Whether the guest sees a PCI device. Mediated devices of s390 sit on its channel subsystem or are crypto adapters.
+fn in_pci_guest(device: Element<'_, '_>) -> bool {
+    !matches!(device.attr("model"), Some("vfio-ccw" | "vfio-ap"))
+}
+
+/// The host addresses of NVMe disks that QEMU drives itself: `<disk type='nvme'>`, or such a backing file of a disk.
+///
+/// QEMU opens a container for each, also for two namespaces of one device (block/nvme.c).
+pub(super) fn nvme_disks(devices: Option<Element<'_, '_>>) -> Vec<String> {
+    let mut disks = Vec::new();
+    for disk in devices.into_iter().flat_map(|devices| devices.children("disk")) {
+        let chain = std::iter::successors(Some(disk), |image| image.child("backingStore"));
+        for image in chain.filter(|image| image.attr("type") == Some("nvme")) {
+            disks.extend(image.path(&["source", "address"]).map(host_address));
+        }
+    }
+    disks
+}
+
+/// How many devices of this element name and `type` there are.
+pub(super) fn count(devices: Option<Element<'_, '_>>, name: &str, kind: &str) -> u32 {
+    let devices = devices.into_iter().flat_map(|devices| devices.children(name));
+    u32::try_from(devices.filter(|device| device.attr("type") == Some(kind)).count()).unwrap_or(u32::MAX)
+}
+
+/// Whether a virtio device, of whatever kind, has `<driver ats='on'/>`.
+pub(super) fn virtio_ats(devices: Option<Element<'_, '_>>) -> bool {
+    devices.into_iter().flat_map(Element::elements).any(|device| {
+        // An SMMUv3 has an attribute of that name too, and it is no virtio device.
+        !device.is("iommu") && device.child("driver").is_some_and(|driver| driver.attr("ats") == Some("on"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Domain;
+    use super::super::read::from_text;
+    use super::*;
+
+    fn domain(devices: &str) -> Domain {
+        from_text(&format!("<domain><devices>{devices}</devices></domain>"))
+    }
+
+    /// Source, requester and iommufd of every device.
+    fn vfio(devices: &str) -> Vec<VfioDevice> {
+        domain(devices).vfio
+    }
+
+    fn pci(address: &str, requester: Requester) -> VfioDevice {
+        VfioDevice { source: VfioSource::Pci(address.into()), requester, iommufd: false }
+    }
+
+    #[test]
+    fn a_pci_function() {
+        // hostdev-vfio-multidomain.xml, whose .args say host=0021:de:1f.1.
+        let source = "<source><address domain='0x0021' bus='222' slot='31' function='1'/></source>";
+        let found = vfio(&format!(
+            "<hostdev mode='subsystem' type='pci' managed='yes'><driver name='vfio'/>{source}</hostdev>"
+        ));
+        assert_eq!(found, [pci("0021:de:1f.1", Requester::Unassigned)]);
+        assert_eq!(
+            vfio(&format!("<hostdev type='pci'>{source}</hostdev>")).len(),
+            1,
+            "vfio in a subsystem is the default"
+        );
+        // hostdev-vfio-zpci.xml, whose .args say host=0000:00:00.0, …, addr=0x8.
+        let found = vfio(
+            "<controller type='pci' index='0' model='pci-root'/>
+             <hostdev mode='subsystem' type='pci' managed='no'><driver name='vfio'/>
+               <source><address domain='0x0000' bus='0x00' slot='0x00' function='0x0'/></source>
+               <address type='pci' domain='0x0000' bus='0x00' slot='0x08' function='0x0'><zpci uid='0x19'/></address></hostdev>",
+        );
+        assert_eq!(found, [pci("0000:00:00.0", Requester::Function { bus: 0, slot: 8, function: 0 })]);
+    }
+
+    #[test]
+    fn functions_of_one_slot_are_requesters_of_their_own() {
+        let gpu = |function| {
+            format!(
+                "<hostdev mode='subsystem' type='pci'><source><address domain='0' bus='1' slot='0' function='{function}'/></source>
+                   <address type='pci' bus='5' slot='0' function='{function}' multifunction='on'/></hostdev>"
+            )
+        };
+        let [video, audio] = &vfio(&(gpu(0) + &gpu(1)))[..] else { panic!("two devices") };
+        assert_eq!(video.source.name(), "0000:01:00.0");
+        assert_eq!(audio.source.name(), "0000:01:00.1");
+        assert_ne!(video.requester, audio.requester);
+    }
+
+    #[test]
+    fn an_interface() {
+        // net-hostdev-vfio-multidomain.xml
+        let address = "<address type='pci' domain='0x0021' bus='0xde' slot='0x1f' function='0x1'/>";
+        let guest = "<address type='pci' domain='0x0000' bus='0x00' slot='0x02' function='0x0'/>";
+        let interface = |driver: &str, address: &str| {
+            vfio(&format!("<interface type='hostdev'>{driver}<source>{address}</source>{guest}</interface>"))
+        };
+        let found = interface("<driver name='vfio'/>", address);
+        assert_eq!(found, [pci("0021:de:1f.1", Requester::Function { bus: 0, slot: 2, function: 0 })]);
+        assert_eq!(interface("", address).len(), 1);
+        assert_eq!(interface("<driver name='kvm'/>", address), []);
+        assert_eq!(interface("", "<address type='usb' bus='0' device='2'/>"), []);
+        let pool = format!("<interface type='network'><source network='pool'/>{guest}</interface>");
+        assert_eq!(vfio(&pool), [], "realised only at 'start begin'");
+    }
+
+    #[test]
+    fn mediated_devices() {
+        let uuid = "53764d0e-85a0-42b4-af5c-2046b460b1dc";
+        let mdev = |model: &str, address: &str| {
+            vfio(&format!(
+                "<hostdev mode='subsystem' type='mdev' model='{model}' display='on'>
+                   <source><address uuid='{uuid}'/></source>{address}</hostdev>"
+            ))
+        };
+        let device = |requester| VfioDevice { source: VfioSource::Mdev(uuid.into()), requester, iommufd: false };
+        assert_eq!(mdev("vfio-pci", ""), [device(Requester::Unassigned)]);
+        let function = Requester::Function { bus: 1, slot: 0, function: 0 };
+        assert_eq!(mdev("vfio-pci", "<address type='pci' bus='1'/>"), [device(function)]);
+        assert_eq!(
+            mdev("vfio-ccw", "<address type='ccw' cssid='0xfe' ssid='0x0' devno='0x1'/>"),
+            [device(Requester::None)]
+        );
+        assert_eq!(mdev("vfio-ap", ""), [device(Requester::None)]);
+    }
+
+    #[test]
+    fn other_devices_are_not_vfio() {
+        let source = "<source><address domain='0' bus='1' slot='0' function='0'/></source>";
+        assert_eq!(vfio(&format!("<hostdev mode='subsystem' type='pci'><driver name='kvm'/>{source}</hostdev>")), []);
+        assert_eq!(vfio(&format!("<hostdev mode='subsystem' type='pci'><driver name='xen'/>{source}</hostdev>")), []);
+        assert_eq!(vfio(&format!("<hostdev mode='capabilities' type='pci'>{source}</hostdev>")), []);
+        assert_eq!(vfio(&format!("<hostdev mode='subsystem'>{source}</hostdev>")), []);
+        assert_eq!(
+            vfio("<hostdev mode='subsystem' type='pci'/><hostdev type='mdev'><source><address/></source></hostdev>"),
+            []
+        );
+        assert_eq!(
+            vfio("<hostdev mode='subsystem' type='usb'><source><address bus='1' device='2'/></source></hostdev>"),
+            []
+        );
+        let foreign = format!("<hostdev xmlns='urn:x' mode='subsystem' type='pci'>{source}</hostdev>");
+        assert_eq!(vfio(&foreign), []);
+    }
+
+    #[test]
+    fn unassigned_devices_stay_outside() {
+        // hostdev-pci-address-unassigned.xml: four functions, of which QEMU gets three.
+        let hostdev = |function: u32, address: &str| {
+            format!(
+                "<hostdev mode='subsystem' type='pci' managed='yes'><driver name='vfio'/>
+                   <source><address domain='0x0005' bus='0x90' slot='0x01' function='0x{function}'/></source>{address}</hostdev>"
+            )
+        };
+        let unassigned = "<address type='unassigned'/>";
+        let domain = domain(&(hostdev(0, "") + &hostdev(1, unassigned) + &hostdev(2, "") + &hostdev(3, "")));
+        let names: Vec<_> = domain.vfio.iter().map(|device| device.source.name()).collect();
+        assert_eq!(names, ["0005:90:01.0", "0005:90:01.2", "0005:90:01.3"]);
+        assert_eq!(domain.unassigned, 1);
+    }
+
+    #[test]
+    fn iommufd() {
+        let hostdev =
+            |driver: &str| format!("<hostdev type='pci'>{driver}<source><address bus='1'/></source></hostdev>");
+        let devices = hostdev("<driver iommufd='yes'/>") + &hostdev("<driver iommufd='no'/>") + &hostdev("");
+        let mdev = "<hostdev type='mdev' model='vfio-pci'><source><address uuid='u'/></source></hostdev>";
+        let read = |iommufd: &str| {
+            let domain = from_text(&format!("<domain>{iommufd}<devices>{devices}{mdev}</devices></domain>"));
+            domain.vfio.iter().map(|device| device.iommufd).collect::<Vec<_>>()
+        };
+        assert_eq!(read(""), [true, false, false, false]);
+        assert_eq!(read("<iommufd enabled='no'/>"), [true, false, false, false]);
+        assert_eq!(read("<iommufd enabled='yes' fdgroup='iommu'/>"), [true, false, true, false]);
+    }
+
+    #[test]
+    fn nvme_and_vdpa() {
+        // disk-nvme.xml: two namespaces of one device, and two more devices.
+        let disk = |address: &str, namespace: u32| {
+            format!("<disk type='nvme'><source type='pci' namespace='{namespace}'><address {address}/></source></disk>")
+        };
+        let one = "domain='0x0000' bus='0x01' slot='0x00' function='0x0'";
+        let other = "domain='0x0001' bus='0x02' slot='0x00' function='0x0'";
+        let overlay = format!(
+            "<disk type='file'><source file='/x'/><backingStore type='file'><source file='/y'/>
+               <backingStore type='nvme'><source type='pci' namespace='1'><address {other}/></source><backingStore/></backingStore>
+             </backingStore></disk>"
+        );
+        let vdpa = "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface><interface type='user'/>
+            <disk type='vhostvdpa'><source dev='/dev/vhost-vdpa-1'/></disk><disk type='vhostvdpa'/>";
+        let domain = domain(&(disk(one, 1) + &disk(one, 2) + &overlay + vdpa));
+        assert_eq!(domain.nvme_disks, ["0000:01:00.0", "0000:01:00.0", "0001:02:00.0"]);
+        assert_eq!((domain.vdpa_interfaces, domain.vdpa_disks), (1, 2));
+    }
+
+    #[test]
+    fn ats() {
+        for (devices, ats) in [
+            ("<interface type='user'><model type='virtio'/><driver ats='on'/></interface>", true),
+            ("<disk type='file'><driver name='qemu' ats='on'/></disk>", true),
+            ("<controller type='scsi' model='virtio-scsi'><driver iommu='on' ats='on'/></controller>", true),
+            ("<memballoon model='virtio'><driver ats='off'/></memballoon>", false),
+            ("<iommu model='smmuv3'><driver ats='on'/></iommu>", false),
+            ("", false),
+        ] {
+            assert_eq!(domain(devices).virtio_ats, ats, "{devices}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Facts about the host: versions, emulators, the IOMMU, IOMMU groups, memory.
+//!
+//! This module is pure: what is known of a host, from wherever it comes. `probe` reads it from files of a running host,
+//! `capcache` understands libvirt's capability cache. A fact that is not known is `None`, never a guess; the decision says
+//! what it assumes (`host-fact-assumed`).
+
+mod capcache;
+pub mod probe;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Domain;
+use crate::version::Version;
+
+pub use capcache::{CACHE_HEAD, parse as parse_capability_cache};
+
+/// What is known about a host. Printed by `viommu capabilities --format json`, read back by `--host FILE`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Host {
+    /// The processor's architecture, in libvirt's words (`x86_64`, `aarch64`).
+    pub arch: Option<String>,
+    /// libvirt's version.
+    pub libvirt: Option<Version>,
+    /// The emulators that libvirt has probed.
+    pub emulators: Vec<Emulator>,
+    /// Whether the kernel has an IOMMU at work (`/sys/class/iommu` is not empty).
+    pub iommu: Option<bool>,
+    /// Narrowest address width of the host's IOMMUs, bits (VT-d: MGAW + 1 of the capability register).
+    pub aw_bits: Option<u8>,
+    /// IOMMU group of each host PCI function.
+    pub iommu_groups: BTreeMap<String, u32>,
+    /// Installed memory, bytes (`MemTotal`).
+    pub memory_bytes: Option<u64>,
+    /// `vfio_iommu_type1.allow_unsafe_interrupts`.
+    pub allow_unsafe_interrupts: Option<bool>,
+}
+
+/// A QEMU as libvirt knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Emulator {
+    /// Absolute path; empty for one that was only described on the command line, which then stands for every path.
+    pub path: String,
+    /// The guest architecture it emulates.
+    pub arch: Option<String>,
+    /// QEMU's version.
+    pub version: Option<Version>,
+    /// libvirt's capability flags that speak of a vIOMMU; `None` where they are not known.
+    pub flags: Option<Vec<String>>,
+}
+
+impl Emulator {
+    /// Whether libvirt found a capability; `None` where nobody knows.
+    #[must_use]
+    pub fn has(&self, flag: &str) -> Option<bool> {
+        self.flags.as_ref().map(|flags| flags.iter().any(|known| known == flag))
+    }
+}
+
+impl Host {
+    /// The emulator of a domain: that of its `<emulator>` path, else any of its architecture.
+    #[must_use]
+    pub fn emulator_of(&self, domain: &Domain) -> Option<&Emulator> {
+        let path = domain.emulator.as_deref().unwrap_or_default();
+        let named = self.emulators.iter().find(|emulator| emulator.path.is_empty() || emulator.path == path);
+        let arch = domain.arch.as_ref().or(self.arch.as_ref());
+        named.or_else(|| {
+            self.emulators.iter().find(|emulator| emulator.arch.is_some() && emulator.arch.as_ref() == arch)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn emulator(path: &str, arch: &str) -> Emulator {
+        Emulator { path: path.to_owned(), arch: Some(arch.to_owned()), ..Emulator::default() }
+    }
+
+    fn path_of(host: &Host, emulator: Option<&str>, arch: Option<&str>) -> Option<String> {
+        let own = |text: Option<&str>| text.map(str::to_owned);
+        let domain = Domain { emulator: own(emulator), arch: own(arch), ..Domain::default() };
+        host.emulator_of(&domain).map(|emulator| emulator.path.clone())
+    }
+
+    #[test]
+    fn the_emulator_is_that_of_the_path_else_of_the_architecture() {
+        let host = Host {
+            arch: Some("aarch64".to_owned()),
+            emulators: vec![emulator("/a", "aarch64"), emulator("/i", "i686"), emulator("/x", "x86_64")],
+            ..Host::default()
+        };
+        assert_eq!(path_of(&host, Some("/x"), Some("i686")).as_deref(), Some("/x"), "it runs both");
+        assert_eq!(path_of(&host, None, Some("i686")).as_deref(), Some("/i"));
+        assert_eq!(path_of(&host, Some("/other"), Some("x86_64")).as_deref(), Some("/x"));
+        assert_eq!(path_of(&host, None, None).as_deref(), Some("/a"), "the host's architecture");
+        assert_eq!(path_of(&host, Some("/other"), Some("s390x")), None);
+        assert_eq!(path_of(&Host::default(), None, None), None);
+    }
+
+    #[test]
+    fn one_that_was_described_stands_for_every_path() {
+        let host = Host { emulators: vec![Emulator::default()], ..Host::default() };
+        assert_eq!(path_of(&host, Some("/x"), Some("x86_64")).as_deref(), Some(""));
+        assert_eq!(path_of(&host, None, None).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn an_unknown_flag_is_not_a_missing_one() {
+        assert_eq!(Emulator::default().has("intel-iommu"), None);
+        assert_eq!(Emulator { flags: Some(Vec::new()), ..Emulator::default() }.has("intel-iommu"), Some(false));
+    }
+
+    #[test]
+    fn a_host_comes_back_from_json() {
+        let mut host = Host { libvirt: Some(Version::new(9, 0)), aw_bits: Some(39), ..Host::default() };
+        host.iommu_groups.insert("0000:01:00.0".to_owned(), 12);
+        host.emulators.push(Emulator { flags: Some(vec!["intel-iommu".to_owned()]), ..emulator("/x", "x86_64") });
+        let json = serde_json::to_string(&host).unwrap();
+        assert_eq!(serde_json::from_str::<Host>(&json).unwrap(), host);
+        // Written by hand, with what one knows.
+        let some: Host = serde_json::from_str(r#"{"libvirt": "8.0.0", "unheard_of": 1}"#).unwrap();
+        assert_eq!(some, Host { libvirt: Some(Version::new(8, 0)), ..Host::default() });
+    }
+}

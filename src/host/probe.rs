@@ -1,0 +1,276 @@
+//! Reads host facts from files of the running host. Starts no program, asks no daemon.
+//!
+//! Every fact is optional: a file that is missing or not readable only leaves its fact unknown.
+
+use std::path::{Path, PathBuf};
+
+use super::{CACHE_HEAD, Host, parse_capability_cache};
+use crate::domain::{Domain, VfioSource};
+use crate::sys::fs;
+
+/// More emulators than any host has; libvirt probes a dozen.
+const MOST_EMULATORS: usize = 64;
+
+/// Where the files are.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The sysfs mount point.
+    pub sysfs: PathBuf,
+    /// libvirt's capability cache.
+    pub capabilities: PathBuf,
+    /// `/proc/meminfo`.
+    pub meminfo: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places {
+            sysfs: "/sys".into(),
+            capabilities: "/var/cache/libvirt/qemu/capabilities".into(),
+            meminfo: "/proc/meminfo".into(),
+        }
+    }
+}
+
+impl Places {
+    /// What the decision needs to know for one domain: only the groups of its own devices are looked up, because a host can
+    /// have thousands of PCI functions and the hook runs with the domain lock held.
+    #[must_use]
+    pub fn host_for(&self, domain: &Domain) -> Host {
+        let mut host = self.host();
+        for device in &domain.vfio {
+            if let VfioSource::Pci(address) = &device.source {
+                host.iommu_groups.extend(self.iommu_group(address).map(|group| (address.clone(), group)));
+            }
+        }
+        host
+    }
+
+    /// Everything that can be known, for `viommu capabilities`.
+    #[must_use]
+    pub fn whole_host(&self) -> Host {
+        let mut host = self.host();
+        for address in fs::names(&self.sysfs.join("bus/pci/devices")) {
+            host.iommu_groups.extend(self.iommu_group(&address).map(|group| (address, group)));
+        }
+        host
+    }
+
+    fn host(&self) -> Host {
+        let (emulators, libvirt) = self.emulators();
+        let (iommu, aw_bits) = self.iommu();
+        Host {
+            arch: Some(std::env::consts::ARCH.to_owned()),
+            libvirt,
+            emulators,
+            iommu,
+            aw_bits,
+            memory_bytes: fs::head(&self.meminfo, 4096).as_deref().and_then(mem_total),
+            allow_unsafe_interrupts: self.unsafe_interrupts(),
+            ..Host::default()
+        }
+    }
+
+    /// Several files are there when several emulators were probed. The newest libvirt wins: files of an older one are
+    /// leftovers that the next probe replaces (`virQEMUCapsIsValid` compares the libvirt version too).
+    fn emulators(&self) -> (Vec<super::Emulator>, Option<crate::version::Version>) {
+        let mut emulators = Vec::new();
+        let mut newest = None;
+        // The directory above can belong to QEMU's user, who could put anything in place of it.
+        for name in fs::names(&self.capabilities).into_iter().take(MOST_EMULATORS) {
+            let cache = fs::head_trusted(&self.capabilities.join(name), CACHE_HEAD);
+            if let Some((emulator, libvirt)) = cache.as_deref().and_then(parse_capability_cache) {
+                newest = newest.max(libvirt);
+                emulators.push((emulator, libvirt));
+            }
+        }
+        emulators.retain(|(_, libvirt)| *libvirt == newest);
+        let mut emulators: Vec<_> = emulators.into_iter().map(|(emulator, _)| emulator).collect();
+        emulators.sort_by(|a, b| a.path.cmp(&b.path));
+        (emulators, newest)
+    }
+
+    fn iommu(&self) -> (Option<bool>, Option<u8>) {
+        let class = self.sysfs.join("class/iommu");
+        if !self.sysfs.join("class").is_dir() {
+            return (None, None);
+        }
+        let units = fs::names(&class);
+        let widths = units.iter().filter_map(|unit| {
+            let register = fs::head(&class.join(unit).join("intel-iommu/cap"), 64)?;
+            vtd_width(&register)
+        });
+        (Some(!units.is_empty()), widths.min())
+    }
+
+    fn iommu_group(&self, address: &str) -> Option<u32> {
+        // The address comes from a tenant's XML, normalised by domain::vfio; it still must not be able to leave the directory.
+        if address.contains('/') {
+            return None;
+        }
+        let link = self.sysfs.join("bus/pci/devices").join(address).join("iommu_group");
+        fs::link_name(&link)?.parse().ok()
+    }
+
+    fn unsafe_interrupts(&self) -> Option<bool> {
+        let parameter = Path::new("module/vfio_iommu_type1/parameters/allow_unsafe_interrupts");
+        fs::head(&self.sysfs.join(parameter), 8).map(|text| text.starts_with('Y'))
+    }
+}
+
+fn mem_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// VT-d capability register: bits 21:16 are the maximum guest address width minus 1 (VT-d specification 11.4.2).
+fn vtd_width(register: &str) -> Option<u8> {
+    let value = u64::from_str_radix(register.trim().trim_start_matches("0x"), 16).ok()?;
+    u8::try_from((value >> 16 & 0x3f) + 1).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "a host of files has to be made before it can be read")]
+
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::domain::{Requester, VfioDevice};
+    use crate::version::Version;
+
+    /// A host that is a directory of its own, and goes with the test.
+    struct Tree(PathBuf);
+
+    impl Tree {
+        fn new(name: &str) -> Tree {
+            let root = std::env::temp_dir().join(format!("viommu-probe-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&root).unwrap();
+            Tree(root)
+        }
+
+        fn file(&self, path: &str, content: &str) -> &Tree {
+            let path = self.0.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+            self
+        }
+
+        /// A PCI function, as sysfs has it: a link to its IOMMU group.
+        fn function(&self, address: &str, group: &str) -> &Tree {
+            let directory = self.0.join("sys/bus/pci/devices").join(address);
+            std::fs::create_dir_all(&directory).unwrap();
+            symlink(format!("../../../../kernel/iommu_groups/{group}"), directory.join("iommu_group")).unwrap();
+            self
+        }
+
+        fn places(&self) -> Places {
+            Places { sysfs: self.0.join("sys"), capabilities: self.0.join("cache"), meminfo: self.0.join("meminfo") }
+        }
+    }
+
+    impl Drop for Tree {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn cache(path: &str, libvirt: u32, arch: &str) -> String {
+        format!(
+            "<qemuCaps>\n  <emulator>{path}</emulator>\n  <selfvers>{libvirt}</selfvers>\n  <flag name='intel-iommu'/>\n  \
+             <version>10000013</version>\n  <arch>{arch}</arch>\n"
+        )
+    }
+
+    #[test]
+    fn reads_a_whole_host() {
+        let tree = Tree::new("whole");
+        tree.file("sys/class/iommu/dmar0/intel-iommu/cap", "d2078c106f0466\n")
+            .file("sys/class/iommu/dmar1/intel-iommu/cap", "1c0000c40660462\n")
+            .file("sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "Y\n")
+            .function("0000:01:00.0", "11")
+            .function("0000:01:00.1", "11")
+            .file("sys/bus/pci/devices/0000:02:00.0/vendor", "0x8086\n")
+            .file("meminfo", "MemTotal:       24577348 kB\n")
+            .file("cache/b.xml", &cache("/usr/bin/qemu-system-x86_64", 11_003_000, "x86_64"))
+            .file("cache/a.xml", &cache("/usr/bin/viommu-qemu-system-x86_64", 11_003_000, "x86_64"))
+            .file("cache/c.xml", "not a cache");
+        let host = tree.places().whole_host();
+        assert_eq!(host.arch.as_deref(), Some(std::env::consts::ARCH));
+        assert_eq!(host.libvirt, Some(Version::new(11, 3)));
+        let paths: Vec<_> = host.emulators.iter().map(|emulator| emulator.path.as_str()).collect();
+        assert_eq!(paths, ["/usr/bin/qemu-system-x86_64", "/usr/bin/viommu-qemu-system-x86_64"]);
+        assert_eq!((host.iommu, host.aw_bits), (Some(true), Some(39)), "the narrowest unit decides");
+        let groups: Vec<_> = host.iommu_groups.iter().map(|(address, group)| (address.as_str(), *group)).collect();
+        assert_eq!(groups, [("0000:01:00.0", 11), ("0000:01:00.1", 11)]);
+        assert_eq!(host.memory_bytes, Some(25_167_204_352));
+        assert_eq!(host.allow_unsafe_interrupts, Some(true));
+    }
+
+    #[test]
+    fn looks_up_only_what_the_domain_has() {
+        let tree = Tree::new("domain");
+        tree.function("0000:01:00.0", "11").function("0000:02:00.0", "12").function("0000:03:00.0", "none");
+        let device = |source| VfioDevice { source, requester: Requester::Unassigned, iommufd: false };
+        let pci = |address: &str| device(VfioSource::Pci(address.to_owned()));
+        let domain = Domain {
+            vfio: vec![
+                pci("0000:01:00.0"),
+                pci("0000:03:00.0"),
+                pci("0000:09:00.0"),
+                pci("../devices/0000:02:00.0"),
+                device(VfioSource::Mdev("0000:02:00.0".to_owned())),
+            ],
+            ..Domain::default()
+        };
+        let groups = tree.places().host_for(&domain).iommu_groups;
+        assert_eq!(groups.into_iter().collect::<Vec<_>>(), [("0000:01:00.0".to_owned(), 11)]);
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_known() {
+        let tree = Tree::new("nothing");
+        let host = tree.places().whole_host();
+        assert_eq!(host, Host { arch: Some(std::env::consts::ARCH.to_owned()), ..Host::default() });
+    }
+
+    #[test]
+    fn an_iommu_that_is_off_or_not_intels() {
+        let tree = Tree::new("off");
+        tree.file("sys/class/mem/null/dev", "1:3\n");
+        let host = tree.places().whole_host();
+        assert_eq!((host.iommu, host.aw_bits), (Some(false), None));
+        tree.file("sys/class/iommu/ivhd0/amd-iommu/cap", "190b640f\n")
+            .file("sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "N\n");
+        let host = tree.places().whole_host();
+        assert_eq!((host.iommu, host.aw_bits, host.allow_unsafe_interrupts), (Some(true), None, Some(false)));
+    }
+
+    #[test]
+    fn leftovers_of_an_older_libvirt_do_not_count() {
+        let tree = Tree::new("leftovers");
+        tree.file("cache/a.xml", &cache("/usr/bin/qemu-system-x86_64", 11_003_000, "x86_64"))
+            .file("cache/b.xml", &cache("/usr/bin/qemu-old", 9_000_000, "x86_64"))
+            .file("cache/c.xml", "<qemuCaps>\n  <emulator>/usr/bin/qemu-odd</emulator>\n");
+        let host = tree.places().whole_host();
+        assert_eq!(host.libvirt, Some(Version::new(11, 3)));
+        assert_eq!(host.emulators.len(), 1);
+    }
+
+    #[test]
+    fn reads_the_address_width_of_vt_d() {
+        // Capability registers as /sys shows them: a client CPU's 39-bit unit, a server's 48-bit one.
+        assert_eq!(vtd_width("1c0000c40660462\n"), Some(39));
+        assert_eq!(vtd_width("d2078c106f0466\n"), Some(48));
+        assert_eq!(vtd_width("0xd2078c106f0466"), Some(48));
+        assert_eq!(vtd_width("none"), None);
+    }
+
+    #[test]
+    fn reads_installed_memory() {
+        assert_eq!(mem_total("MemTotal:       24577348 kB\nMemFree: 1 kB\n"), Some(24_577_348 * 1024));
+        assert_eq!(mem_total("MemFree: 1 kB\n"), None);
+        assert_eq!(mem_total("MemTotal: 24577348 MB\n"), None);
+        assert_eq!(mem_total("MemTotal: 18446744073709551615 kB\n"), None);
+    }
+}

@@ -1,0 +1,202 @@
+//! The `<driver>` attributes of an intel vIOMMU, and the I/O APIC beside it.
+
+use crate::note::{Code, Note};
+use crate::version::Version;
+
+use super::{Decision, Guest, Ioapic, Iommu, Origin, model};
+
+/// Decides about every attribute, and keeps what the user wrote.
+pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
+    let existing = guest.domain.iommus.first();
+    let written = Written(existing);
+    check(guest, &written)?;
+    let aw_bits = aw_bits(guest, &written)?;
+
+    let intremap = written.intremap();
+    let on = |name, wanted: bool| wanted.then(|| (name, "on".to_owned()));
+    let wanted = [
+        on("intremap", true),
+        on("caching_mode", needs_caching_mode(guest)),
+        on("eim", intremap && has_eim(guest)),
+        on("iotlb", guest.domain.virtio_ats),
+        Some(("aw_bits", aw_bits.to_string())),
+    ];
+    let added: Vec<_> = wanted.into_iter().flatten().filter(|(name, _)| written.get(name).is_none()).collect();
+    let mut driver: Vec<(String, String)> = existing.map(|iommu| iommu.driver.clone()).unwrap_or_default();
+    driver.extend(added.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    let origin = match (existing, added.is_empty()) {
+        (None, _) => Origin::Added,
+        (Some(_), true) => Origin::Existing,
+        (Some(_), false) => Origin::Completed,
+    };
+    let ioapic = match &guest.domain.ioapic {
+        Some(driver) => Some(Ioapic { driver: driver.clone(), origin: Origin::Existing }),
+        None => intremap.then(|| Ioapic { driver: "qemu".to_owned(), origin: Origin::Added }),
+    };
+    let iommu = Iommu { model: "intel".to_owned(), origin, driver };
+    Ok(Decision { iommu: Some(iommu), added, ioapic, reasons: Vec::new() })
+}
+
+/// What the user wrote into the `<driver>`, if there is one.
+struct Written<'a>(Option<&'a crate::domain::Iommu>);
+
+impl<'a> Written<'a> {
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.0.and_then(|iommu| iommu.driver(name))
+    }
+
+    /// On, unless it was switched off.
+    fn intremap(&self) -> bool {
+        self.get("intremap").is_none_or(|value| value == "on")
+    }
+}
+
+/// Refuses what the user wrote where it contradicts what the guest needs.
+fn check(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
+    if written.intremap() && guest.domain.ioapic.as_deref() == Some("kvm") {
+        return Err(Note::error(
+            Code::IrqchipConflict,
+            "interrupt remapping needs the split irqchip, but the domain has <ioapic driver='kvm'/>: set driver='qemu' or remove \
+             it (QEMU: \"Interrupt Remapping cannot work with kernel-irqchip=on, please use 'split|off'.\")",
+        ));
+    }
+    if model::needs_eim(guest) && !(written.intremap() && has_eim(guest) && written.get("eim") != Some("off")) {
+        return Err(eim_impossible(guest));
+    }
+    if written.get("eim") == Some("on") && !has_eim(guest) {
+        let message = format!(
+            "the <iommu> has eim='on', which QEMU {} gives with KVM only: remove the attribute, or use type='kvm' or QEMU 9.0 (QEMU: \
+             \"eim=on requires accel=kvm,kernel-irqchip=split\")",
+            guest.qemu
+        );
+        return Err(Note::error(Code::IommuConflict, message));
+    }
+    if written.get("caching_mode") == Some("off") && needs_caching_mode(guest) {
+        return Err(Note::error(
+            Code::IommuConflict,
+            "the <iommu> has caching_mode='off', and the guest has or expects VFIO or vDPA devices: remove the attribute (QEMU: \
+             \"We need to set caching-mode=on for intel-iommu to enable device assignment with IOMMU protection.\")",
+        ));
+    }
+    Ok(())
+}
+
+/// Extended interrupt mode costs nothing, so it is on wherever QEMU can: with KVM always, under TCG from 9.0 on (before:
+/// "eim=on requires accel=kvm,kernel-irqchip=split").
+fn has_eim(guest: &Guest<'_>) -> bool {
+    guest.domain.virt_type == "kvm" || guest.qemu >= Version::new(9, 0)
+}
+
+fn eim_impossible(guest: &Guest<'_>) -> Note {
+    let vcpus = &guest.domain.vcpus;
+    let remedy = if has_eim(guest) {
+        "let the <iommu> have intremap='on' and eim='on', or leave both out (libvirt: \"more than 255 vCPUs require extended \
+         interrupt mode enabled on the iommu device\")"
+            .to_owned()
+    } else {
+        format!(
+            "QEMU {} can do that with KVM only, so use type='kvm', fewer vCPUs or QEMU 9.0 (QEMU: \"eim=on requires \
+             accel=kvm,kernel-irqchip=split\")",
+            guest.qemu
+        )
+    };
+    let message = format!(
+        "{} vCPUs (highest APIC id {}) need interrupt remapping with eim='on': {remedy}",
+        vcpus.maximum,
+        vcpus.highest_apic_id()
+    );
+    Note::error(Code::VcpusNeedEim, message)
+}
+
+/// Without caching mode QEMU cannot follow the guest's mappings into a VFIO container (hw/i386/intel_iommu.c
+/// `vtd_iommu_notify_flag_changed`); vDPA needs the same MAP notifier and swallows the error. QEMU asks for it for every
+/// VFIO device, also one on a bus that bypasses the vIOMMU (`vtd_machine_done_notify_one`).
+fn needs_caching_mode(guest: &Guest<'_>) -> bool {
+    let vfio = guest.request.hotplug || !guest.domain.vfio.is_empty();
+    vfio || guest.domain.vdpa_interfaces > 0 || guest.domain.vdpa_disks > 0
+}
+
+/// Whether the guest does not work, or not as it was asked for, without an attribute that its `<iommu>` lacks.
+pub(super) fn is_essential(guest: &Guest<'_>, attribute: &str) -> bool {
+    match attribute {
+        "caching_mode" => !guest.domain.vfio.is_empty(),
+        "intremap" | "eim" => model::needs_eim(guest),
+        "aw_bits" => guest.request.aw_bits.is_some(),
+        _ => false,
+    }
+}
+
+/// 48 bits, or 39 where a VFIO device has to live with a host IOMMU that is narrower than 48. Always written: QEMU's
+/// default depends on binary and machine type, and a migration does not notice a difference.
+fn aw_bits(guest: &Guest<'_>, written: &Written<'_>) -> Result<u8, Note> {
+    // Only VFIO devices go through the host's IOMMU.
+    let host = guest.host.aw_bits.filter(|_| model::has_or_expects_vfio(guest));
+    let fitting = host.map_or(48, |host| if host >= 48 { 48 } else { 39 });
+    let bits = match (written.get("aw_bits"), guest.request.aw_bits) {
+        (Some(text), asked) => written_width(text, asked)?,
+        (None, asked) => asked.unwrap_or(fitting),
+    };
+    if let Some(host) = host.filter(|host| bits > *host) {
+        let remedy = if host >= 39 { "leave the width out, or make it 39" } else { "use a host with a wider IOMMU" };
+        let message = format!(
+            "a vIOMMU of {bits} bits is wider than the host IOMMU's {host}: {remedy} (QEMU: \"Failed to set vIOMMU: aw-bits \
+             {bits} > host aw-bits {host}\")"
+        );
+        return Err(Note::error(Code::AwBitsExceedHost, message));
+    }
+    let top = guest_memory_top(guest);
+    if top > 1 << bits {
+        let gib = |bytes: u64| bytes.div_ceil(1 << 30);
+        let wider = if bits < 48 { "use 48 bits on a host whose IOMMU has as many, or " } else { "" };
+        let message = format!(
+            "guest memory reaches {} GiB, beyond the {} GiB that a vIOMMU of {bits} bits can address: {wider}give the guest less \
+             memory",
+            gib(top),
+            gib(1 << bits)
+        );
+        return Err(Note::error(Code::AwBitsTooSmall, message));
+    }
+    Ok(bits)
+}
+
+/// The width in the `<iommu>`: libvirt takes any number there, and QEMU two.
+fn written_width(text: &str, asked: Option<u8>) -> Result<u8, Note> {
+    let Some(bits) = text.parse().ok().filter(|bits| matches!(bits, 39 | 48)) else {
+        let message = format!(
+            "the <iommu> has aw_bits='{text}': make it 39 or 48, or leave it out (QEMU: \"supported values for aw-bits are: 39, \
+             48\")"
+        );
+        return Err(Note::error(Code::IommuConflict, message));
+    };
+    match asked.filter(|asked| *asked != bits) {
+        Some(asked) => {
+            let message = format!(
+                "aw-bits={asked} is asked for, and the <iommu> already has aw_bits='{bits}': remove one of the two"
+            );
+            Err(Note::error(Code::IommuConflict, message))
+        }
+        None => Ok(bits),
+    }
+}
+
+/// The guest physical address where memory ends, bytes: RAM is split around the PCI hole (hw/i386/pc_q35.c: 2 GiB below it
+/// once there are 2.75), pluggable memory follows, aligned to 1 GiB a slot (`pc_get_device_memory_range`), and on AMD CPU
+/// models everything above 4 GiB moves beyond 1 TiB when it would touch the HyperTransport range (hw/i386/pc.c).
+pub(super) fn guest_memory_top(guest: &Guest<'_>) -> u64 {
+    const GIB: u64 = 1 << 30;
+    let memory = &guest.domain.memory;
+    // At least 2 GiB below the largest number, so rounding it up to a GiB cannot overflow.
+    let above = if memory.total < 0xb000_0000 { 0 } else { memory.total - 2 * GIB };
+    let size = match memory.maximum {
+        Some(maximum) => {
+            let pluggable = maximum.saturating_sub(memory.total).saturating_add(u64::from(memory.slots) * GIB);
+            above.next_multiple_of(GIB).saturating_add(pluggable)
+        }
+        None => above,
+    };
+    if size == 0 {
+        return memory.total;
+    }
+    let start = if guest.domain.amd_cpu && size.saturating_add(4 * GIB) >= 0xfd_0000_0000 { 1 << 40 } else { 4 * GIB };
+    size.saturating_add(start)
+}

@@ -1,0 +1,226 @@
+//! Locked memory. Numbers are libvirt's own (tests/qemumemlocktest.c) or were measured on real libvirts with guests of 384 MiB.
+
+use super::*;
+
+fn limits(case: &Case) -> (Option<Limit>, Option<Limit>, bool) {
+    let memlock = case.plan().memlock;
+    (memlock.required_bytes, memlock.libvirt_bytes, memlock.raise)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "read beside None and UNLIMITED")]
+fn bytes(bytes: u64) -> Option<Limit> {
+    Some(Limit::Bytes(bytes))
+}
+
+#[track_caller]
+fn enough(case: &Case, limit: u64) {
+    assert_eq!(limits(case), (bytes(limit), bytes(limit), false));
+}
+
+#[track_caller]
+fn too_low(case: &Case, required: u64, libvirt: u64) {
+    assert_eq!(limits(case), (bytes(required), bytes(libvirt), true));
+}
+
+const NVME: &str = "<disk type='nvme'><source><address domain='0' bus='9' slot='0' function='0'/></source></disk>";
+const UNLIMITED: Option<Limit> = Some(Limit::Unlimited);
+
+fn devices(case: Case, number: u8) -> Case {
+    (1..=number).fold(case, Case::vfio)
+}
+
+#[test]
+fn libvirts_own_cases() {
+    let pc = || q35().memory("<memory unit='KiB'>1048576</memory>");
+    let limit = "<memtune><hard_limit unit='KiB'>2097152</hard_limit></memtune>";
+    let locked = "<memoryBacking><locked/></memoryBacking>";
+    let device = |case: Case| case.vfio_at(1, "");
+    let libvirt = |case: Case| limits(&case).1;
+    assert_eq!(libvirt(pc()), None);
+    assert_eq!(libvirt(pc().kind("qemu")), None);
+    assert_eq!(libvirt(device(pc())), bytes(2_147_483_648));
+    assert_eq!(libvirt(device(pc()).device(NVME)), bytes(3_221_225_472));
+    assert_eq!(libvirt(device(pc()).device(NVME).libvirt("9.2.0")), bytes(2_147_483_648));
+    for case in [pc(), pc().child(locked), device(pc()), device(pc()).child(locked)] {
+        assert_eq!(libvirt(case.child(limit)), bytes(2_147_483_648));
+    }
+    assert_eq!(libvirt(pc().child(locked)), UNLIMITED);
+    assert_eq!(libvirt(device(pc()).child(locked)), UNLIMITED);
+
+    let pseries = || pc().os("<type arch='ppc64' machine='pseries'>hvm</type>");
+    assert_eq!(libvirt(pseries()), bytes(20_971_520));
+    assert_eq!(libvirt(pseries().kind("qemu")), None);
+    // libvirt gives the host device a host bridge of its own, which the guest's XML shows from its definition on.
+    let root = |index| format!("<controller type='pci' index='{index}' model='pci-root'/>");
+    let passthrough = || device(pseries()).device(&root(0)).device(&root(1));
+    assert_eq!(libvirt(passthrough()), bytes(4_320_133_120));
+    assert_eq!(libvirt(passthrough().child(limit)), bytes(2_147_483_648));
+    assert_eq!(libvirt(passthrough().child(locked)), UNLIMITED);
+    assert!(!passthrough().plan().memlock.raise);
+}
+
+#[test]
+fn without_a_viommu_all_devices_share_one_address_space() {
+    for number in [1, 2, 4] {
+        enough(&devices(q35(), number), 1_476_395_008);
+    }
+    assert_eq!(devices(q35(), 2).plan().memlock.address_spaces.len(), 1);
+    assert_eq!(limits(&q35().asks("intel")), (None, None, false), "nothing to lock");
+}
+
+#[test]
+fn with_a_viommu_every_device_has_its_own() {
+    for (number, limit) in [(2, 1_879_048_192), (3, 2_281_701_376), (4, 2_684_354_560)] {
+        for model in ["intel", "virtio"] {
+            enough(&devices(q35(), number).asks(model), limit);
+            let amd = devices(q35(), number).device("<iommu model='amd'/>");
+            enough(&amd, limit);
+        }
+    }
+    let spaces = devices(q35(), 2).group(1, 11).asks("intel").plan().memlock.address_spaces;
+    let space =
+        |device: &str, groups: &[u32]| AddressSpace { devices: vec![device.to_owned()], iommu_groups: groups.to_vec() };
+    assert_eq!(spaces, [space("0000:01:00.0", &[11]), space("0000:02:00.0", &[])]);
+}
+
+#[test]
+fn libvirt_counts_the_viommu_from_8_7_on() {
+    let four = || devices(q35(), 4).asks("intel");
+    enough(&four().libvirt("8.7.0"), 2_684_354_560);
+    too_low(&four().libvirt("8.6.9"), 2_684_354_560, 1_476_395_008);
+    let mut unknown = four();
+    unknown.host.libvirt = None;
+    enough(&unknown, 2_684_354_560);
+    enough(&devices(q35(), 1).asks("intel").libvirt("7.0.0"), 1_476_395_008);
+}
+
+#[test]
+fn libvirt_never_counts_one_that_it_does_not_know() {
+    let four = || devices(q35(), 4);
+    too_low(&four().asks("intel").wrapped(), 2_684_354_560, 1_476_395_008);
+    too_low(&four().argument("-device", "intel-iommu,caching-mode=on"), 2_684_354_560, 1_476_395_008);
+    enough(&four().asks("intel").wrapped().device("<iommu model='intel'/>"), 2_684_354_560);
+    let other = four().asks("intel").device("<emulator>/usr/local/bin/viommu-test</emulator>");
+    assert_eq!(other.plan().route, Route::Native, "no name of the wrapper's");
+    enough(&other, 2_684_354_560);
+}
+
+#[test]
+fn nvme_disks_count_by_themselves_from_9_3_on() {
+    let one = || q35().device(NVME);
+    enough(&one(), 1_476_395_008);
+    let both = || devices(q35(), 2).device(NVME);
+    // 2 + 1 spaces behind a vIOMMU: in every version from 8.7 on.
+    enough(&both().asks("intel"), 2_281_701_376);
+    enough(&both().asks("intel").libvirt("9.2.9"), 2_281_701_376);
+    // Without one: 1 + 1 needed.
+    enough(&both().libvirt("9.3.0"), 1_879_048_192);
+    assert_eq!(limits(&both().libvirt("9.2.9")), (bytes(1_879_048_192), bytes(1_476_395_008), false), "nobody asks");
+    too_low(&both().libvirt("9.2.9").asks("intel").wrapped(), 2_281_701_376, 1_476_395_008);
+}
+
+#[test]
+fn vdpa_devices_count_from_7_2_on() {
+    let vdpa = || q35().device("<interface type='vdpa'/>").asks("intel");
+    enough(&vdpa(), 1_476_395_008);
+    enough(&vdpa().libvirt("7.2.0"), 1_476_395_008);
+    assert_eq!(limits(&vdpa().libvirt("7.1.9")), (bytes(1_476_395_008), None, true));
+    enough(&vdpa().device("<disk type='vhostvdpa'/>"), 1_879_048_192);
+    enough(&devices(vdpa(), 2), 2_281_701_376);
+}
+
+#[test]
+fn memory_that_can_be_plugged_is_needed_and_not_counted() {
+    let pluggable = || q35().vfio(1).child("<maxMemory slots='4' unit='GiB'>2</maxMemory>");
+    too_low(&pluggable().asks("intel"), 3 << 30, 1_476_395_008);
+    assert!(!pluggable().plan().memlock.raise, "a guest that asks for nothing is libvirt's business");
+    let smaller = q35().vfio(1).child("<maxMemory slots='4' unit='MiB'>100</maxMemory>");
+    enough(&smaller.asks("intel"), 1_476_395_008);
+}
+
+#[test]
+fn devices_behind_one_bridge_share_an_address_space() {
+    // libvirt counts devices, which is more than enough.
+    let case = q35().aliased().asks("intel");
+    assert_eq!(limits(&case), (bytes(1_476_395_008), bytes(1_879_048_192), false));
+    let space =
+        AddressSpace { devices: vec!["0000:01:00.0".to_owned(), "0000:02:00.0".to_owned()], iommu_groups: vec![11] };
+    assert_eq!(case.group(1, 11).group(2, 11).plan().memlock.address_spaces, [space]);
+}
+
+#[test]
+fn devices_that_bypass_share_the_common_address_space() {
+    let case = devices(q35(), 3).argument("-machine", "default_bus_bypass_iommu=on").asks("intel");
+    assert_eq!(limits(&case).0, bytes(1_476_395_008));
+}
+
+#[test]
+fn devices_that_the_guest_never_gets_count_for_libvirt_only() {
+    let case = q35().vfio(1).vfio_at(2, "<address type='unassigned'/>").asks("intel");
+    assert_eq!(limits(&case), (bytes(1_476_395_008), bytes(1_879_048_192), false));
+    let none = q35().vfio_at(2, "<address type='unassigned'/>").asks("intel");
+    assert_eq!(limits(&none), (None, bytes(1_476_395_008), false));
+}
+
+#[test]
+fn devices_without_an_address_get_one_of_their_own() {
+    enough(&q35().vfio_at(1, "").vfio_at(2, "").asks("intel"), 1_879_048_192);
+}
+
+#[test]
+fn locked_memory_is_unlimited() {
+    let plan = q35().locks().plan();
+    assert_eq!(
+        (plan.memlock.required_bytes, plan.memlock.libvirt_bytes, plan.memlock.raise),
+        (UNLIMITED, UNLIMITED, false)
+    );
+    assert_eq!(plan.changes.len(), 1);
+    assert!(plan.qemu.lock_memory && plan.changes[0].essential);
+    let hidden = q35().locks().wrapped().plan().memlock;
+    assert_eq!((hidden.required_bytes, hidden.libvirt_bytes, hidden.raise), (UNLIMITED, None, true));
+    let there = q35().locks().child("<memoryBacking><locked/></memoryBacking>").plan();
+    assert!(there.changes.is_empty() && !there.qemu.lock_memory && !there.memlock.raise);
+}
+
+#[test]
+fn a_hard_limit_wins() {
+    let limit = "<memtune><hard_limit unit='MiB'>2560</hard_limit></memtune>";
+    enough(&devices(q35(), 4).asks("intel").wrapped().child(limit), 2_684_354_560);
+    enough(&q35().locks().wrapped().child(limit), 2_684_354_560);
+}
+
+#[test]
+fn what_nova_implies_is_completed_and_never_enforced() {
+    let mut realtime = q35();
+    realtime.request = Request { locked_memory: true, lock_implied: true, nosharepages: true, ..Request::default() };
+    let plan = realtime.plan();
+    let paths: Vec<_> = plan.changes.iter().map(|change| change.path).collect();
+    assert_eq!(paths, ["/domain/memoryBacking/nosharepages", "/domain/memoryBacking/locked"]);
+    assert_eq!(plan.refusal_unless_rewritten(), None);
+    assert!(!plan.qemu.lock_memory && !plan.memlock.raise);
+    let wrapped = realtime.wrapped().plan();
+    assert_eq!((wrapped.memlock.required_bytes, wrapped.memlock.raise), (None, false));
+}
+
+#[test]
+fn a_refused_guest_that_runs_keeps_its_count() {
+    // A wish that cannot be met, written into the metadata of a running guest.
+    let plan = devices(q35(), 2).device("<iommu model='virtio'/>").asks("intel").plan();
+    assert!(plan.refusal().is_some());
+    assert_eq!(plan.memlock.address_spaces.len(), 2);
+    assert_eq!(plan.iommu.map(|iommu| iommu.origin), Some(Origin::Existing));
+    let old = devices(q35(), 4).device("<iommu model='virtio'/>").libvirt("8.6.9");
+    assert!(old.plan().memlock.raise && !old.asks("intel").plan().memlock.raise);
+    let broken = Note::error(Code::ModelUnknown, "x: y");
+    assert_eq!(
+        refused(&devices(q35(), 2).device("<iommu model='virtio'/>").domain(), broken).memlock.address_spaces.len(),
+        2
+    );
+}
+
+#[test]
+fn sums_saturate() {
+    let cell = "<cell memory='7' unit='EiB'/>";
+    let memory = format!("<cpu><numa>{cell}{cell}{cell}</numa></cpu>");
+    assert_eq!(limits(&devices(q35().memory(&memory), 3)).1, bytes(u64::MAX));
+}

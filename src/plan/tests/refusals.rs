@@ -1,0 +1,173 @@
+//! Refusals that belong to a model or to a device.
+
+use super::*;
+
+#[test]
+fn virtio_needs_libvirt_8_3() {
+    let message = q35().libvirt("8.2.9").asks("virtio").refused(Code::ModelUnsupportedByLibvirt);
+    assert!(message.contains("use the model intel") && message.contains("unknown IOMMU model: virtio"), "{message}");
+    assert!(
+        arm().libvirt("8.2.9").asks("virtio").refused(Code::ModelUnsupportedByLibvirt).contains("use the model smmuv3")
+    );
+    let vfio = arm().libvirt("8.2.9").vfio(1).asks("virtio").refused(Code::ModelUnsupportedByLibvirt);
+    assert!(vfio.contains("update it") && !vfio.contains("use the model"), "{vfio}");
+    assert_eq!(q35().libvirt("8.3.0").asks("virtio").model(), "virtio");
+}
+
+#[test]
+fn virtio_needs_qemu_7_0() {
+    let message = q35().qemu("6.2.9").asks("virtio").refused(Code::ModelUnsupportedByQemu);
+    assert!(message.contains("IOMMU device: 'virtio' is not supported with this QEMU binary"), "{message}");
+    assert_eq!(q35().qemu("7.0.0").asks("virtio").model(), "virtio");
+}
+
+#[test]
+fn a_model_that_qemu_was_built_without() {
+    q35().flags(&["virtio-iommu-pci"]).asks("intel").refused(Code::ModelUnsupportedByQemu);
+    assert_eq!(q35().flags(&["intel-iommu"]).asks("intel").model(), "intel");
+    arm().flags(&["virtio-iommu-pci"]).asks("smmuv3").refused(Code::ModelUnsupportedByQemu);
+    assert_eq!(arm().flags(&["machine.virt.iommu"]).asks("smmuv3").model(), "smmuv3");
+    // Nobody knows, or a libvirt that nobody has tested looks for it no more.
+    assert_eq!(q35().asks("intel").model(), "intel");
+    assert_eq!(q35().libvirt("12.9.0").flags(&[]).asks("intel").model(), "intel");
+    q35().libvirt("12.8.0").flags(&[]).asks("intel").refused(Code::ModelUnsupportedByQemu);
+}
+
+#[test]
+fn virtio_needs_acpi() {
+    let message = q35().features("").asks("virtio").refused(Code::VirtioWithoutAcpi);
+    assert!(message.contains("IOMMU device: 'virtio' requires ACPI"), "{message}");
+    assert_eq!(q35().asks("virtio").model(), "virtio");
+    arm().features("").asks("virtio").refused(Code::VirtioWithoutAcpi);
+    // libvirt: "ACPI requires UEFI on this architecture".
+    arm().os("<type arch='aarch64' machine='virt'>hvm</type>").asks("virtio").refused(Code::VirtioWithoutAcpi);
+    arm().os("").asks("virtio").refused(Code::VirtioWithoutAcpi);
+    assert_eq!(arm().asks("virtio").model(), "virtio");
+    assert_eq!(q35().features("").asks("intel").model(), "intel");
+}
+
+#[test]
+fn virtio_cannot_serve_many_vcpus() {
+    for case in [q35().asks("virtio"), q35().device("<iommu model='virtio'/>").asks("auto")] {
+        let message = case.clone().vcpus(256).refused(Code::VcpusNeedEim);
+        assert!(message.contains("use the model intel"), "{message}");
+        assert!(message.contains("more than 255 vCPUs require extended interrupt mode"), "{message}");
+        assert_eq!(case.clone().vcpus(255).model(), "virtio");
+        // APIC ids 254 and 258.
+        assert_eq!(case.clone().topology(64, 1, 3).model(), "virtio");
+        case.topology(65, 1, 3).refused(Code::VcpusNeedEim);
+    }
+    assert_eq!(arm().vcpus(256).asks("virtio").model(), "virtio");
+}
+
+#[test]
+fn virtio_cannot_serve_aliased_devices() {
+    let message = q35().aliased().asks("virtio").refused(Code::VirtioAliasedDevices);
+    assert!(
+        message.contains("does not support aliased BDF") && message.contains("or use the model intel"),
+        "{message}"
+    );
+    let message = arm().aliased().asks("auto").refused(Code::VirtioAliasedDevices);
+    assert!(!message.contains("intel"), "{message}");
+    assert_eq!(q35().aliased().asks("intel").model(), "intel");
+    assert_eq!(q35().vfio(1).vfio(2).asks("virtio").model(), "virtio");
+}
+
+#[test]
+fn smmuv3_cannot_serve_vfio() {
+    for case in [arm().vfio(1).asks("smmuv3"), arm().hotplug().asks("smmuv3")] {
+        let message = case.refused(Code::Smmuv3WithVfio);
+        assert!(
+            message.contains("requires iommu MAP notifier") && message.contains("use the model virtio"),
+            "{message}"
+        );
+    }
+    arm().device("<iommu model='smmuv3'/>").vfio(1).asks("auto").refused(Code::Smmuv3WithVfio);
+    assert_eq!(arm().asks("smmuv3").model(), "smmuv3");
+    let bypassed = arm().vfio(1).argument("-machine", "default_bus_bypass_iommu=on").asks("smmuv3");
+    assert_eq!(bypassed.model(), "smmuv3");
+    let accelerated = arm().device("<iommu model='smmuv3'><driver pciBus='1' accel='on'/></iommu>").vfio(1);
+    assert_eq!(accelerated.asks("smmuv3").model(), "smmuv3");
+}
+
+#[test]
+fn only_some_models_take_a_width() {
+    let old = q35().aw_bits(39);
+    let message = old.clone().asks("virtio").refused(Code::RequestConflict);
+    assert!(message.contains("libvirt 12.2") && message.ends_with("leave it out, or use the model intel"), "{message}");
+    let message = arm().aw_bits(39).asks("auto").refused(Code::RequestConflict);
+    assert!(message.ends_with("leave it out"), "{message}");
+    for libvirt in ["11.5.0", "12.8.0"] {
+        old.clone().libvirt(libvirt).device("<iommu model='amd'/>").asks("auto").refused(Code::RequestConflict);
+        arm().aw_bits(39).libvirt(libvirt).asks("smmuv3").refused(Code::RequestConflict);
+    }
+    old.clone().libvirt("12.1.9").asks("virtio").refused(Code::RequestConflict);
+    old.clone().libvirt("12.2.0").qemu("8.2.9").asks("virtio").refused(Code::RequestConflict);
+    let new = old.libvirt("12.2.0").qemu("9.0.0").asks("virtio");
+    assert_eq!(new.driver(), "aw_bits=39");
+    assert_eq!(new.plan().qemu.devices, ["virtio-iommu,id=ua-viommu0,bus=pcie.0,aw-bits=39"]);
+    assert_eq!(q35().libvirt("12.8.0").asks("virtio").driver(), "", "never unless asked for");
+}
+
+#[test]
+fn a_width_of_an_existing_virtio_is_what_it_is() {
+    let virtio = |driver: &str| {
+        let iommu = format!("<iommu model='virtio'><driver {driver}><granule mode='host'/></driver></iommu>");
+        q35().device(&iommu).libvirt("12.8.0").asks("auto")
+    };
+    assert_eq!(virtio("aw_bits='39'").aw_bits(39).plan().changes, []);
+    assert_eq!(virtio("aw_bits='64'").driver(), "aw_bits=64", "nobody asks");
+    let message = virtio("aw_bits='48'").aw_bits(39).refused(Code::IommuConflict);
+    assert!(message.contains("has aw_bits='48'"), "{message}");
+    assert!(virtio("").aw_bits(39).refused(Code::IommuConflict).contains("has no aw_bits"));
+}
+
+#[test]
+fn a_host_group_cannot_be_split() {
+    let same = |case: Case| case.group(1, 11).group(2, 11);
+    let two = q35().vfio(1).vfio(2);
+    for model in ["intel", "virtio"] {
+        let message = same(two.clone()).asks(model).refused(Code::IommuGroupSplit);
+        assert!(message.contains("0000:01:00.0 and 0000:02:00.0"), "{message}");
+        assert!(message.contains("group 11 used in multiple address spaces"), "{message}");
+        assert_eq!(two.clone().group(1, 11).group(2, 12).asks(model).model(), model);
+    }
+    let message = same(arm().vfio(1).vfio(2)).asks("auto").refused(Code::IommuGroupSplit);
+    assert!(!message.contains("intel"), "{message}");
+    assert_eq!(two.asks("intel").model(), "intel", "groups that nobody knows");
+    assert_eq!(same(q35().vfio(1).vfio(2)).plan().refusal(), None, "without a vIOMMU all share one address space");
+}
+
+#[test]
+fn a_group_behind_one_bridge_is_whole() {
+    assert_eq!(q35().aliased().group(1, 11).group(2, 11).asks("intel").model(), "intel");
+    let bypassed = q35().vfio(1).vfio(2).argument("-machine", "default_bus_bypass_iommu=on");
+    assert_eq!(bypassed.group(1, 11).group(2, 11).asks("intel").model(), "intel");
+}
+
+#[test]
+fn functions_of_one_guest_slot_are_different_requesters() {
+    let function = |host, function: u8| {
+        let address = format!("<address type='pci' bus='5' slot='0' function='{function}' multifunction='on'/>");
+        move |case: Case| case.vfio_at(host, &address)
+    };
+    let case = function(2, 1)(function(1, 0)(q35()));
+    case.group(1, 11).group(2, 11).asks("intel").refused(Code::IommuGroupSplit);
+}
+
+#[test]
+fn devices_that_libvirt_has_still_to_place_get_root_ports() {
+    let two = q35().vfio_at(1, "").vfio_at(2, "").group(1, 11).group(2, 11);
+    two.asks("intel").refused(Code::IommuGroupSplit);
+    // <address type='unassigned'/> keeps a device from the guest.
+    let one = q35().vfio_at(1, "").vfio_at(2, "<address type='unassigned'/>").group(1, 11).group(2, 11);
+    assert_eq!(one.asks("intel").model(), "intel");
+}
+
+#[test]
+fn devices_with_an_iommufd_are_no_exception() {
+    let iommufd = q35().child("<iommufd enabled='yes'/>").vfio(1).vfio(2);
+    iommufd.clone().group(1, 11).group(2, 11).asks("intel").refused(Code::IommuGroupSplit);
+    assert_eq!(iommufd.asks("intel").plan().memlock.address_spaces.len(), 2);
+    arm().child("<iommufd enabled='yes'/>").vfio(1).asks("smmuv3").refused(Code::Smmuv3WithVfio);
+}

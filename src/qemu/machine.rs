@@ -1,0 +1,219 @@
+//! `-machine`: what the several of them say together, and how a key is set in one of them.
+//!
+//! Knows how QEMU merges them (`system/vl.c`) and how `-accel` overrides the irqchip; does not know why a key is wanted.
+
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
+
+use super::arguments;
+use super::option::{self, Pair};
+use crate::note::{Code, Note};
+
+const OPTIONS: &[&str] = &["machine", "M"];
+/// The implied first key of `-machine`.
+const TYPE: &str = "type";
+/// The one key that `-accel` may say again, and then with the last word.
+const IRQCHIP: &str = "kernel-irqchip";
+
+/// The value that QEMU will see for a key of `-machine`: of all of them, the last counts.
+pub(super) fn get<S: AsRef<OsStr>>(arguments: &[S], key: &str) -> Option<String> {
+    arguments::values(arguments, OPTIONS)
+        .filter_map(|(_, text)| last(&option::parse(&text.to_string_lossy(), TYPE), key).map(|pair| pair.value.clone()))
+        .last()
+}
+
+/// The machine type, for example `pc-q35-10.0`.
+pub(super) fn machine_type<S: AsRef<OsStr>>(arguments: &[S]) -> Option<String> {
+    get(arguments, TYPE)
+}
+
+/// Whether the value of a `-machine` asks for help.
+pub(super) fn asks_for_help(value: &str) -> bool {
+    option::asks_for_help(value, TYPE)
+}
+
+/// Makes QEMU see `key=value`: in the place where the key stands, or else at the end of the last `-machine` that names a
+/// type. The argument count does not change.
+///
+/// # Errors
+/// `irqchip-conflict` if the in-kernel irqchip is asked for explicitly and another is wanted; `command-line-unsupported` if no
+/// `-machine` names a type, or if the argument to change is not UTF-8.
+pub(super) fn set(arguments: &mut [OsString], key: &str, value: &str) -> Result<(), Note> {
+    if key.replace('_', "-") == IRQCHIP {
+        set_irqchip_of_accelerators(arguments, value)?;
+    }
+    let Some(place) = place_of(arguments, key) else {
+        return Err(Note::error(
+            Code::CommandLineUnsupported,
+            format!("QEMU's command line names no machine type, so {key}={value} cannot be set: add -machine TYPE"),
+        ));
+    };
+    if place.value.as_deref() == Some(value) {
+        return Ok(());
+    }
+    if let Some(present) = &place.value {
+        check_irqchip(&place.key, present, value)?;
+    }
+    arguments::replace(arguments, place.at, "machine", |text| Some(option::set(text, TYPE, &place.key, value)))
+}
+
+/// Where a key of `-machine` has to be written.
+struct Place {
+    at: usize,
+    /// The key, in the spelling found: QEMU refuses to see both `kernel_irqchip` and `kernel-irqchip`.
+    key: String,
+    /// What stands there now.
+    value: Option<String>,
+}
+
+fn place_of(arguments: &[OsString], key: &str) -> Option<Place> {
+    let machines: Vec<(usize, Cow<'_, str>)> =
+        arguments::values(arguments, OPTIONS).map(|(at, text)| (at, text.to_string_lossy())).collect();
+    let last_with = |key: &str| {
+        machines.iter().rev().find_map(|(at, text)| {
+            let pairs = option::parse(text, TYPE);
+            last(&pairs, key).map(|pair| Place { at: *at, key: pair.key.to_owned(), value: Some(pair.value.clone()) })
+        })
+    };
+    last_with(key).or_else(|| Some(Place { key: key.to_owned(), value: None, ..last_with(TYPE)? }))
+}
+
+/// `-accel kvm,kernel-irqchip=…` overrides `-machine`, so it must say the same. There QEMU knows the dash only.
+fn set_irqchip_of_accelerators(arguments: &mut [OsString], value: &str) -> Result<(), Note> {
+    let accelerators: Vec<(usize, Option<String>)> = arguments::values(arguments, &["accel"])
+        .map(|(at, text)| {
+            let text = text.to_string_lossy();
+            (at, option::get(&option::parse(&text, "accel"), IRQCHIP).map(str::to_owned))
+        })
+        .collect();
+    for (at, present) in accelerators {
+        if let Some(present) = present.filter(|present| present != value) {
+            check_irqchip(IRQCHIP, &present, value)?;
+            arguments::replace(arguments, at, "accel", |text| Some(option::set(text, "accel", IRQCHIP, value)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Somebody who asks for the in-kernel irqchip by name has a reason: that is not changed behind his back. `wanted` is another.
+fn check_irqchip(key: &str, present: &str, wanted: &str) -> Result<(), Note> {
+    if !same_key(key, IRQCHIP) || present != "on" {
+        return Ok(());
+    }
+    Err(Note::error(
+        Code::IrqchipConflict,
+        format!(
+            "QEMU's command line asks for {key}=on explicitly, and interrupt remapping needs {key}={wanted}: remove \
+             <ioapic driver='kvm'/> from the domain's features, or the option from <qemu:commandline>. QEMU itself would say: \
+             Interrupt Remapping cannot work with kernel-irqchip=on, please use 'split|off'."
+        ),
+    ))
+}
+
+/// The pair that counts for a key, in either spelling of it.
+fn last<'p, 'a>(pairs: &'p [Pair<'a>], key: &str) -> Option<&'p Pair<'a>> {
+    pairs.iter().rfind(|pair| same_key(pair.key, key))
+}
+
+/// `machine_set_property` takes underscores for dashes.
+fn same_key(left: &str, right: &str) -> bool {
+    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    left.bytes().map(dashed).eq(right.bytes().map(dashed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    fn split(words: &[&str]) -> Result<Vec<OsString>, Note> {
+        let mut arguments = arguments(words);
+        set(&mut arguments, "kernel_irqchip", "split").map(|()| arguments)
+    }
+
+    fn assert_split(before: &[&str], after: &[&str]) {
+        assert_eq!(split(before).unwrap(), arguments(after));
+    }
+
+    fn assert_refused(words: &[&str], code: Code) {
+        assert_eq!(split(words).unwrap_err().code, code, "{words:?}");
+    }
+
+    #[test]
+    fn last_value_counts_over_all_machines() {
+        let words = ["-machine", "none,accel=kvm", "-M", "q35", "-machine", "accel=tcg"];
+        assert_eq!(machine_type(&words).as_deref(), Some("q35"));
+        assert_eq!(get(&words, "accel").as_deref(), Some("tcg"));
+        assert_eq!(get(&words, "usb"), None);
+        assert_eq!(machine_type(&["-name", "-machine", "q35"]), None);
+    }
+
+    #[test]
+    fn missing_key_is_appended_to_the_machine_with_a_type() {
+        assert_split(&["-machine", "q35,usb=off"], &["-machine", "q35,usb=off,kernel_irqchip=split"]);
+        assert_split(
+            &["-M", "pc", "--machine", "type=q35", "-machine", "usb=off"],
+            &["-M", "pc", "--machine", "type=q35,kernel_irqchip=split", "-machine", "usb=off"],
+        );
+        assert_refused(&["-machine", "usb=off"], Code::CommandLineUnsupported);
+        assert_refused(&[], Code::CommandLineUnsupported);
+    }
+
+    // QEMU: "Conflict between 'kernel_irqchip' and 'kernel-irqchip'" where both spellings stand.
+    #[test]
+    fn spelling_found_is_kept() {
+        assert_split(
+            &["-machine", "q35,kernel-irqchip=off,usb=off"],
+            &["-machine", "q35,kernel-irqchip=split,usb=off"],
+        );
+        assert_split(
+            &["-machine", "q35", "-machine", "kernel-irqchip=off"],
+            &["-machine", "q35", "-machine", "kernel-irqchip=split"],
+        );
+    }
+
+    #[test]
+    fn nothing_changes_where_split_wins_already() {
+        for words in [
+            &["-machine", "q35,kernel_irqchip=split,usb=off"][..],
+            &["-machine", "q35,kernel_irqchip=on", "-machine", "kernel_irqchip=split"],
+            &["-machine", "q35,kernel_irqchip=split", "-accel", "kvm,kernel-irqchip=split"],
+        ] {
+            assert_split(words, words);
+        }
+    }
+
+    #[test]
+    fn explicit_in_kernel_irqchip_is_refused() {
+        assert_refused(&["-machine", "q35,kernel_irqchip=on"], Code::IrqchipConflict);
+        assert_refused(&["-machine", "q35,kernel-irqchip=split", "-M", "kernel-irqchip=on"], Code::IrqchipConflict);
+        assert_refused(&["-machine", "q35", "-accel", "kvm,kernel-irqchip=on"], Code::IrqchipConflict);
+        let note = split(&["-machine", "q35,kernel_irqchip=on"]).unwrap_err();
+        assert!(note.message.contains("please use 'split|off'"), "{}", note.message);
+    }
+
+    #[test]
+    fn accelerator_must_say_the_same() {
+        assert_split(
+            &["-accel", "kvm,kernel-irqchip=off,dirty-ring-size=1024", "-machine", "q35", "-accel", "tcg"],
+            &[
+                "-accel",
+                "kvm,kernel-irqchip=split,dirty-ring-size=1024",
+                "-machine",
+                "q35,kernel_irqchip=split",
+                "-accel",
+                "tcg",
+            ],
+        );
+    }
+
+    #[test]
+    fn other_keys_leave_the_accelerator_alone() {
+        let mut words = arguments(&["-machine", "virt,iommu=none", "-accel", "kvm,kernel-irqchip=on"]);
+        set(&mut words, "iommu", "smmuv3").unwrap();
+        assert_eq!(words, arguments(&["-machine", "virt,iommu=smmuv3", "-accel", "kvm,kernel-irqchip=on"]));
+    }
+}

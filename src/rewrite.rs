@@ -1,0 +1,94 @@
+//! Turns a plan into new domain XML: every change of the plan becomes an edit, every other byte stays.
+//!
+//! Pure. Where an element goes is decided here; how bytes are spliced is `xml`'s business.
+
+use crate::note::{Code, Note};
+use crate::plan::{Edit as Change, Plan};
+use crate::xml::{self, Document, Edit, Element, New};
+
+/// The domain XML after the plan's changes; none where there is nothing to change.
+///
+/// # Errors
+/// The plan's own refusal, or `xml-malformed` where the document leaves no place for a change.
+pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, Note> {
+    if let Some(refusal) = plan.refusal() {
+        return Err(refusal.clone());
+    }
+    if plan.changes.is_empty() {
+        return Ok(None);
+    }
+    let domain = document.root();
+    let mut edits = Vec::new();
+    let mut backing = Vec::new();
+    for change in &plan.changes {
+        match &change.edit {
+            Change::AddIommu { model, driver } => {
+                let driver = if driver.is_empty() { Vec::new() } else { vec![driver_element(driver)] };
+                add_to(domain, "devices", &[], vec![element("iommu", &[("model", model)], driver)], &mut edits);
+            }
+            Change::CompleteIommu { driver } => complete_iommu(domain, driver, &mut edits),
+            Change::SplitIoapic => split_ioapic(domain, &mut edits),
+            Change::ForbidPageSharing => backing.push(element("nosharepages", &[], Vec::new())),
+            Change::LockMemory => backing.push(element("locked", &[], Vec::new())),
+        }
+    }
+    if !backing.is_empty() {
+        add_to(domain, "memoryBacking", &["currentMemory", "memory"], backing, &mut edits);
+    }
+    let text = xml::apply(document, &edits).map_err(|error| {
+        Note::error(Code::XmlMalformed, format!("the domain XML leaves no place for the change: {error}"))
+    })?;
+    Ok(Some(text))
+}
+
+fn complete_iommu<'d, 'a>(domain: Element<'d, 'a>, driver: &[(&'static str, String)], edits: &mut Vec<Edit<'d, 'a>>) {
+    let devices = domain.children("devices").flat_map(|devices| devices.children("iommu"));
+    let Some(iommu) = devices.into_iter().find(|iommu| iommu.attr("model") == Some("intel")) else { return };
+    match iommu.child("driver") {
+        Some(element) => {
+            edits.extend(driver.iter().map(|(name, value)| Edit::SetAttribute { element, name, value: value.clone() }));
+        }
+        None => edits.push(Edit::Append { parent: iommu, new: driver_element(driver) }),
+    }
+}
+
+fn split_ioapic<'d, 'a>(domain: Element<'d, 'a>, edits: &mut Vec<Edit<'d, 'a>>) {
+    let driver = ("driver", "qemu");
+    if let Some(element) = domain.path(&["features", "ioapic"]) {
+        // One without a driver says nothing to libvirt, and a second one would be invalid.
+        edits.push(Edit::SetAttribute { element, name: driver.0, value: driver.1.to_owned() });
+    } else {
+        add_to(domain, "features", &["os"], vec![element("ioapic", &[driver], Vec::new())], edits);
+    }
+}
+
+/// Appends to a child of the domain, or makes the child: after the first of its usual neighbours that is there, else last.
+fn add_to<'d, 'a>(
+    domain: Element<'d, 'a>,
+    name: &'static str,
+    neighbours: &[&str],
+    children: Vec<New>,
+    edits: &mut Vec<Edit<'d, 'a>>,
+) {
+    if let Some(parent) = domain.child(name) {
+        edits.extend(children.into_iter().map(|new| Edit::Append { parent, new }));
+        return;
+    }
+    let new = element(name, &[], children);
+    edits.push(match neighbours.iter().find_map(|neighbour| domain.child(neighbour)) {
+        Some(sibling) => Edit::InsertAfter { sibling, new },
+        None => Edit::Append { parent: domain, new },
+    });
+}
+
+fn driver_element(driver: &[(&'static str, String)]) -> New {
+    New { name: "driver", attributes: driver.to_vec(), children: Vec::new() }
+}
+
+fn element(name: &'static str, attributes: &[(&'static str, &str)], children: Vec<New>) -> New {
+    let attributes = attributes.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    New { name, attributes, children }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! What the hook leaves for the wrapper and the guard of one guest: `/run/viommu/UUID.json`.
+//!
+//! Pure: the format and its rules. The file is root's, in a directory of root's; a guest can read it and nothing else. It
+//! holds no number or name that the wrapper could get from a weaker place.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Domain, Uuid};
+use crate::note::{Code, Note};
+use crate::qemu::Edits;
+
+/// The directory of all state files.
+pub const DIRECTORY: &str = "/run/viommu";
+
+/// The directory of the plans of guests that may come back from a saved image; it outlives a reboot.
+pub const RECORDS: &str = "/var/lib/viommu";
+
+/// A file larger than this is not one of ours, bytes.
+pub const MAX_BYTES: u64 = 64 * 1024;
+
+/// How long after the hook a guest's emulator may still be started, seconds of the boot clock. libvirt relabels disks in
+/// between, which takes minutes on slow storage; an older file is a leftover of a start that never came to an end.
+pub const MAX_AGE: u64 = 15 * 60;
+
+const FORMAT: u32 = 1;
+
+/// The state of one guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    format: u32,
+    /// The guest.
+    pub uuid: String,
+    /// When the hook wrote it, seconds of the boot clock.
+    pub written: u64,
+    /// The real QEMU, by absolute path.
+    pub emulator: String,
+    /// What to change on the command line of a guest that boots.
+    pub boot: Edits,
+    /// The same for one that is restored or migrated in; none where its vIOMMU cannot be reproduced.
+    pub incoming: Option<Edits>,
+    /// The locked-memory limit to wait for.
+    pub memlock: Option<Memlock>,
+}
+
+/// A locked-memory limit in a state file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Memlock {
+    /// A number of bytes.
+    Bytes(u64),
+    /// No limit.
+    Unlimited,
+}
+
+impl Memlock {
+    /// As the kernel counts: RLIM_INFINITY for no limit.
+    #[must_use]
+    pub fn rlimit(self) -> u64 {
+        match self {
+            Memlock::Bytes(bytes) => bytes,
+            Memlock::Unlimited => u64::MAX,
+        }
+    }
+}
+
+impl State {
+    /// A new state.
+    #[must_use]
+    pub fn new(uuid: Uuid, written: u64, emulator: String, boot: Edits, incoming: Option<Edits>) -> State {
+        State { format: FORMAT, uuid: uuid.to_string(), written, emulator, boot, incoming, memlock: None }
+    }
+
+    /// The file's content.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Strings, numbers and maps with string keys always become JSON.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads a state for the guest of this UUID, `now` seconds into the boot clock.
+    ///
+    /// # Errors
+    /// `state-invalid` where the content is not ours, belongs to another guest, or is a leftover.
+    pub fn parse(text: &str, uuid: Uuid, now: u64) -> Result<State, Note> {
+        let invalid = |what: &str| {
+            let message = format!("{DIRECTORY}/{uuid}.json {what}: start the guest again through libvirt");
+            Note::error(Code::StateInvalid, message)
+        };
+        let state: State =
+            serde_json::from_str(text).map_err(|error| invalid(&format!("cannot be understood ({error})")))?;
+        if state.format != FORMAT {
+            return Err(invalid("was written by another version of viommu"));
+        }
+        if state.uuid != uuid.to_string() {
+            return Err(invalid("belongs to another guest"));
+        }
+        if now < state.written || now - state.written > MAX_AGE {
+            return Err(invalid("is a leftover of an earlier start"));
+        }
+        Ok(state)
+    }
+}
+
+/// What a guest runs with, kept for the day when it is restored: QEMU loads a stream into a vIOMMU with other attributes
+/// without a word. Bound to what the guest looked like, so that an image of another life does not get it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    machine: Option<String>,
+    vfio: Vec<String>,
+    edits: Edits,
+}
+
+impl Record {
+    /// What a running guest of this shape was started with.
+    #[must_use]
+    pub fn new(domain: &Domain, edits: Edits) -> Record {
+        Record { machine: domain.machine.clone(), vfio: shape(domain), edits }
+    }
+
+    /// The edits, if the record speaks of a guest like this one.
+    #[must_use]
+    pub fn edits_for(self, domain: &Domain) -> Option<Edits> {
+        (self.machine == domain.machine && self.vfio == shape(domain)).then_some(self.edits)
+    }
+}
+
+fn shape(domain: &Domain) -> Vec<String> {
+    domain.vfio.iter().map(|device| device.source.name().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> (State, Uuid) {
+        let uuid: Uuid = "3a21c2ee-5ece-4225-baa4-9a11258f601e".parse().unwrap();
+        let boot = Edits { devices: vec!["intel-iommu,id=ua-viommu0".into()], ..Edits::default() };
+        let mut state = State::new(uuid, 100, "/usr/bin/qemu-system-x86_64".into(), boot, None);
+        state.memlock = Some(Memlock::Bytes(2_684_354_560));
+        (state, uuid)
+    }
+
+    #[test]
+    fn comes_back_as_it_was_written() {
+        let (state, uuid) = state();
+        assert_eq!(State::parse(&state.to_json(), uuid, 100).unwrap(), state);
+        assert_eq!(State::parse(&state.to_json(), uuid, 100 + MAX_AGE).unwrap(), state);
+    }
+
+    #[test]
+    fn a_record_is_for_the_guest_that_it_was_made_of() {
+        let mut domain = Domain { machine: Some("pc-q35-7.2".into()), ..Domain::default() };
+        let edits = state().0.boot;
+        let record = Record::new(&domain, edits.clone());
+        assert_eq!(record.clone().edits_for(&domain), Some(edits));
+        domain.machine = Some("pc-q35-10.0".into());
+        assert_eq!(record.edits_for(&domain), None);
+    }
+
+    #[test]
+    fn refuses_what_is_not_this_guests_own() {
+        let (state, uuid) = state();
+        let json = state.to_json();
+        let other: Uuid = "00000000-0000-4000-8000-000000000000".parse().unwrap();
+        for (text, uuid, now) in [
+            (json.clone(), other, 100),
+            (json.clone(), uuid, 99),
+            (json.clone(), uuid, 101 + MAX_AGE),
+            (json.replace("\"format\":1", "\"format\":2"), uuid, 100),
+            (json.replace("\"boot\"", "\"boots\""), uuid, 100),
+            (String::new(), uuid, 100),
+        ] {
+            assert_eq!(State::parse(&text, uuid, now).unwrap_err().code, Code::StateInvalid, "{text}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Reading files that may be missing, huge, or somebody else's.
+#![expect(clippy::disallowed_methods, reason = "this module is where files are touched")]
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// The first `limit` bytes of a file as text; `None` where it cannot be read. Cut UTF-8 at the end is dropped.
+#[must_use]
+pub fn head(path: &Path, limit: usize) -> Option<String> {
+    text_of(File::open(path).ok()?, limit)
+}
+
+fn text_of(file: File, limit: usize) -> Option<String> {
+    let mut bytes = Vec::with_capacity(limit.min(64 * 1024));
+    file.take(limit as u64).read_to_end(&mut bytes).ok()?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        Err(error) => {
+            let valid = error.utf8_error().valid_up_to();
+            String::from_utf8(error.into_bytes().get(..valid)?.to_vec()).ok()
+        }
+    }
+}
+
+/// The names in a directory, sorted; none where it cannot be read. Names that are not UTF-8 are left out.
+#[must_use]
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// The last component of what a symbolic link points to.
+#[must_use]
+pub fn link_name(link: &Path) -> Option<String> {
+    std::fs::read_link(link).ok()?.file_name()?.to_str().map(str::to_owned)
+}
+
+/// Reads a whole file that only root may have written: a regular file, owned by uid 0, not writable by others, one name,
+/// at most `limit` bytes. Checked on the open descriptor, so that nobody can exchange the file in between.
+///
+/// # Errors
+/// What the kernel says, or `InvalidData` with what is wrong about the file.
+pub fn read_trusted(path: &Path, limit: u64) -> io::Result<String> {
+    let mut text = String::new();
+    open_trusted(path)?.take(limit + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > limit { Err(untrusted("it is too large")) } else { Ok(text) }
+}
+
+/// The first `limit` bytes of a file that only root may have written; see [`read_trusted`].
+#[must_use]
+pub fn head_trusted(path: &Path, limit: usize) -> Option<String> {
+    text_of(open_trusted(path).ok()?, limit)
+}
+
+fn open_trusted(path: &Path) -> io::Result<File> {
+    // O_NONBLOCK: a FIFO put in place must not hang the hook.
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(untrusted("it is not a regular file"));
+    }
+    if metadata.uid() != 0 {
+        return Err(untrusted("it does not belong to root"));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(untrusted("others than root may write to it"));
+    }
+    if metadata.nlink() > 1 {
+        return Err(untrusted("it has several names"));
+    }
+    Ok(file)
+}
+
+fn untrusted(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// What the kernel says.
+pub fn open(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
+/// Opens a file for reading and writing.
+///
+/// # Errors
+/// What the kernel says.
+pub fn open_for_update(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).open(path)
+}
+
+/// Makes a directory of root's that everybody may read, if it is not there yet.
+///
+/// # Errors
+/// What the kernel says, or `InvalidData` where somebody else could write to what is there.
+pub fn trusted_directory(path: &Path) -> io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o755).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    check_trusted_directory(path)?;
+    // A umask, or whoever made it, may have taken bits away that QEMU needs.
+    if std::fs::symlink_metadata(path)?.mode() & 0o755 != 0o755 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+/// Whether nobody but root can change what a directory holds.
+///
+/// # Errors
+/// What the kernel says, or `InvalidData` where somebody else could.
+pub fn check_trusted_directory(path: &Path) -> io::Result<()> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    if metadata.is_dir() && metadata.uid() == 0 && metadata.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(untrusted("others than root may write to the directory, or it is none"))
+}
+
+/// Writes a file in one step: whoever reads sees the old content or the new, and a full disk leaves the old.
+///
+/// # Errors
+/// What the kernel says.
+pub fn replace(path: &Path, content: &str, mode: u32) -> io::Result<()> {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let result = write_new(&temporary, content, mode).and_then(|()| std::fs::rename(&temporary, path));
+    if result.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    result
+}
+
+fn write_new(path: &Path, content: &str, mode: u32) -> io::Result<()> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC;
+    // A file of this name can only be left over from a process of our pid that was killed.
+    let _ = std::fs::remove_file(path);
+    let mut file = File::options().write(true).create_new(true).mode(mode).custom_flags(flags).open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    // Not synced: the disk could take longer than the domain's lock may be held, and a file that a crash has emptied is
+    // refused by its reader.
+    file.write_all(content.as_bytes())
+}
+
+/// Removes a file; one that is not there is fine.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,5 @@
+//! The effects: files, limits, processes, the log. Knows nothing of domains or plans.
+
+pub mod fs;
+pub mod journal;
+pub mod process;

@@ -1,0 +1,215 @@
+//! Processes: pidfds, limits, the boot clock, what a process executes.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, prlimit, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+/// RLIMIT_MEMLOCK of a process, bytes; `u64::MAX` stands for no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockLimit {
+    /// What the kernel enforces.
+    pub soft: u64,
+    /// Up to where the process itself may raise it.
+    pub hard: u64,
+}
+
+impl From<Rlimit> for LockLimit {
+    fn from(limit: Rlimit) -> LockLimit {
+        LockLimit { soft: limit.current.unwrap_or(u64::MAX), hard: limit.maximum.unwrap_or(u64::MAX) }
+    }
+}
+
+impl From<LockLimit> for Rlimit {
+    fn from(limit: LockLimit) -> Rlimit {
+        let finite = |bytes: u64| (bytes != u64::MAX).then_some(bytes);
+        Rlimit { current: finite(limit.soft), maximum: finite(limit.hard) }
+    }
+}
+
+/// This process's own limit.
+#[must_use]
+pub fn own_lock_limit() -> LockLimit {
+    getrlimit(Resource::Memlock).into()
+}
+
+/// Raises this process's own soft limit to its hard one.
+///
+/// # Errors
+/// What the kernel says.
+pub fn use_hard_lock_limit() -> io::Result<()> {
+    let hard = own_lock_limit().hard;
+    Ok(setrlimit(Resource::Memlock, LockLimit { soft: hard, hard }.into())?)
+}
+
+/// The limit of another process.
+///
+/// # Errors
+/// What the kernel says; ESRCH where the process is gone.
+pub fn lock_limit(pid: Pid) -> io::Result<LockLimit> {
+    let text = super::fs::head(Path::new(&format!("/proc/{}/limits", pid.as_raw_nonzero())), 4096)
+        .ok_or(io::ErrorKind::NotFound)?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("Max locked memory")).ok_or(io::ErrorKind::InvalidData)?;
+    let mut numbers = line.split_whitespace().map(|word| if word == "unlimited" { Ok(u64::MAX) } else { word.parse() });
+    let mut next = || numbers.next().and_then(Result::ok).ok_or(io::ErrorKind::InvalidData);
+    Ok(LockLimit { soft: next()?, hard: next()? })
+}
+
+/// Raises soft and hard limit of another process to at least `bytes`; never lowers either.
+///
+/// # Errors
+/// What the kernel says: EPERM without CAP_SYS_RESOURCE, ESRCH where the process is gone.
+pub fn raise_lock_limit(pid: Pid, bytes: u64) -> io::Result<LockLimit> {
+    let old = lock_limit(pid)?;
+    let new = LockLimit { soft: old.soft.max(bytes), hard: old.hard.max(bytes) };
+    if new != old {
+        prlimit(Some(pid), Resource::Memlock, new.into())?;
+    }
+    Ok(new)
+}
+
+/// Pins a process: its pid cannot be given to another one while this descriptor has not become readable.
+///
+/// # Errors
+/// What the kernel says.
+pub fn pin(pid: Pid) -> io::Result<OwnedFd> {
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Whether a pinned process has ended.
+#[must_use]
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+/// Sleeps until a pinned process ends, `timeout` at most.
+pub fn wait_for_end(pidfd: &OwnedFd, timeout: Duration) {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+    let timeout = Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // A signal ends the sleep early, which a polling caller does not notice.
+    let _ = poll(&mut fds, Some(&timeout));
+}
+
+/// A file, by what the kernel knows it by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// The file that a path leads to.
+///
+/// # Errors
+/// What the kernel says.
+pub fn file_id(path: &Path) -> io::Result<FileId> {
+    let metadata = std::fs::metadata(path)?;
+    Ok(FileId { device: metadata.dev(), inode: metadata.ino() })
+}
+
+/// The file that a process executes.
+///
+/// # Errors
+/// What the kernel says: EACCES without CAP_SYS_PTRACE, ENOENT where the process is gone.
+pub fn executable(pid: Pid) -> io::Result<FileId> {
+    file_id(Path::new(&format!("/proc/{}/exe", pid.as_raw_nonzero())))
+}
+
+/// Seconds since the machine booted, suspended time included. No administrator and no NTP can set it back.
+#[must_use]
+pub fn boot_clock() -> u64 {
+    u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(0)
+}
+
+/// Whether this process can raise the limit of another user's process to `bytes`. The capabilities alone do not tell: in a
+/// user namespace they are all there and count for nothing. So this process raises its own hard limit, which harms nobody.
+#[must_use]
+pub fn may_raise_limits(bytes: u64) -> bool {
+    let has = |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(false);
+    let own = own_lock_limit();
+    let higher = LockLimit { hard: bytes.max(own.hard.saturating_add(1)), ..own };
+    has(caps::Capability::CAP_SYS_RESOURCE)
+        && has(caps::Capability::CAP_SYS_PTRACE)
+        && setrlimit(Resource::Memlock, higher.into()).is_ok()
+}
+
+/// The process that holds libvirt's lock on a pidfile, if it is the one whose pid the file holds.
+///
+/// libvirt's child locks the file's first byte before it writes its pid, and QEMU keeps the lock to its end
+/// (`virPidFileAcquirePathFull`, `virFileLock`). QEMU has inherited the descriptor and can write any number into the file;
+/// the lock is the kernel's word.
+#[must_use]
+pub fn locked_pid(pidfile: &Path) -> Option<Pid> {
+    let file = super::fs::open(pidfile).ok()?;
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut std::io::Read::take(&file, 32), &mut text).ok()?;
+    let written: i32 = text.trim().parse().ok()?;
+    let mut lock = nix::libc::flock {
+        l_type: i16::try_from(nix::libc::F_WRLCK).ok()?,
+        l_whence: i16::try_from(nix::libc::SEEK_SET).ok()?,
+        l_start: 0,
+        l_len: 1,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETLK(&mut lock)).ok()?;
+    let held = i32::from(lock.l_type) != nix::libc::F_UNLCK && lock.l_pid == written;
+    held.then(|| Pid::from_raw(written)).flatten()
+}
+
+/// The daemon that runs this hook: the nearest ancestor that is one. A hook may be called through a shell script, whose own
+/// executable says nothing about when libvirt's child has left the daemon's.
+#[must_use]
+pub fn daemon() -> Option<Pid> {
+    let mut pid = rustix::process::getppid()?;
+    for _ in 0..8 {
+        let link = super::fs::link_name(Path::new(&format!("/proc/{}/exe", pid.as_raw_nonzero())))?;
+        if matches!(link.trim_end_matches(" (deleted)"), "libvirtd" | "virtqemud") {
+            return Some(pid);
+        }
+        pid = parent(pid)?;
+    }
+    None
+}
+
+/// The parent of a process: the second field after the name, which may itself hold blanks and parentheses (proc(5)).
+fn parent(pid: Pid) -> Option<Pid> {
+    let stat = super::fs::head(Path::new(&format!("/proc/{}/stat", pid.as_raw_nonzero())), 1024)?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(1)?.parse().ok().and_then(Pid::from_raw)
+}
+
+/// The arguments of a process, without `argv[0]`; none where it is gone.
+#[must_use]
+pub fn arguments(pid: Pid) -> Vec<std::ffi::OsString> {
+    let line = super::fs::head(Path::new(&format!("/proc/{}/cmdline", pid.as_raw_nonzero())), 4 << 20);
+    line.unwrap_or_default().split('\0').skip(1).map(Into::into).collect()
+}
+
+/// Asks for the processor ahead of everybody else: a real-time slice, else the best nice value. Whoever is refused goes on
+/// at his usual pace.
+pub fn hurry() {
+    let parameter = nix::libc::sched_param { sched_priority: 1 };
+    // SAFETY: pid 0 is this process, and the parameter lives until the call returns.
+    #[expect(unsafe_code, reason = "neither nix nor rustix has sched_setscheduler")]
+    let refused = unsafe { nix::libc::sched_setscheduler(0, nix::libc::SCHED_RR, &raw const parameter) } != 0;
+    if refused {
+        let _ = rustix::process::setpriority_process(None, -20);
+    }
+}
+
+/// The file that this process executes.
+///
+/// # Errors
+/// What the kernel says.
+pub fn own_file() -> io::Result<FileId> {
+    file_id(Path::new("/proc/self/exe"))
+}

@@ -1,0 +1,80 @@
+//! Words for people: tenant-given strings made harmless, byte counts made readable.
+
+use std::borrow::Cow;
+
+/// A string that cannot command a terminal or break a log line: control characters (and the Unicode characters that turn
+/// the direction of text) become `\u{…}`.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    escaped(text, is_harmful, |c| c.escape_unicode().to_string())
+}
+
+/// The same for JSON, which stays the same JSON: its strings may hold such characters in every form, and between strings
+/// only line ends occur.
+#[must_use]
+pub fn printable_json(json: &str) -> Cow<'_, str> {
+    let harmful = |c: char| c != '\n' && is_harmful(c);
+    // None of them is above U+FFFF, where JSON would want two escapes.
+    escaped(json, harmful, |c| format!("\\u{:04x}", u32::from(c)))
+}
+
+/// Control characters, and Unicode's Bidi_Control.
+fn is_harmful(c: char) -> bool {
+    let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns
+}
+
+fn escaped(text: &str, harmful: impl Fn(char) -> bool, escape: impl Fn(char) -> String) -> Cow<'_, str> {
+    if !text.contains(&harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if harmful(c) { escaped.push_str(&escape(c)) } else { escaped.push(c) }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Bytes as people say them: `9 GiB`, `1.4 GiB`, `384 MiB`.
+#[must_use]
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    for (unit, size) in UNITS {
+        if bytes >= size {
+            let tenths = (u128::from(bytes) * 10 + u128::from(size) / 2) / u128::from(size);
+            let (whole, tenth) = (tenths / 10, tenths % 10);
+            return if tenth == 0 { format!("{whole} {unit}") } else { format!("{whole}.{tenth} {unit}") };
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_never_reach_a_terminal() {
+        assert_eq!(printable("web-1 ä"), "web-1 ä");
+        assert_eq!(printable("a\x1b[2Jb\nc\u{9b}d\u{202e}e"), "a\\u{1b}[2Jb\\u{a}c\\u{9b}d\\u{202e}e");
+        assert_eq!(printable("a\u{61c}b"), "a\\u{61c}b");
+        assert_eq!(
+            printable_json("{\n  \"ä\": \"\u{9b}\u{7f}\u{2066}\"\n}"),
+            "{\n  \"ä\": \"\\u009b\\u007f\\u2066\"\n}"
+        );
+    }
+
+    #[test]
+    fn bytes_are_readable() {
+        for (number, text) in [
+            (0, "0 bytes"),
+            (1 << 30, "1 GiB"),
+            (1_476_395_008, "1.4 GiB"),
+            (402_653_184, "384 MiB"),
+            (9_663_676_416, "9 GiB"),
+            (u64::MAX, "16777216 TiB"),
+        ] {
+            assert_eq!(bytes(number), text);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The emulator wrapper: what libvirt executes as `<emulator>` and what becomes QEMU, in the same process.
+//!
+//! Should: pass probes through untouched; give a guest exactly what the hook wrote down for it; wait until the guest may
+//! lock what it needs; leave descriptors, environment, signals, pid and `argv[0]` as they were.
+//! Mustn't: start a guest that the hook did not prepare; look at anything that a guest could have written.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::config;
+use crate::domain::Uuid;
+use crate::hook;
+use crate::note::{Code, Note};
+use crate::plan::WRAPPER_PREFIX;
+use crate::qemu::{self, Invocation};
+use crate::state::{self, State};
+use crate::sys::{fs, process};
+
+/// How long the wrapper waits for its limit. The guard needs a millisecond; a starved host was seen to need three seconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_millis(1);
+
+/// Becomes QEMU. Comes back only to say why it could not.
+#[must_use]
+pub fn run(argv0: &OsStr, arguments: Vec<OsString>) -> Note {
+    match prepare(argv0, arguments) {
+        Ok((emulator, arguments)) => execute(&emulator, argv0, &arguments),
+        Err(refusal) => refusal,
+    }
+}
+
+fn prepare(argv0: &OsStr, arguments: Vec<OsString>) -> Result<(String, Vec<OsString>), Note> {
+    match qemu::classify(&arguments) {
+        Invocation::Other => {
+            // A probe runs for every guest of the host: a broken configuration must not make libvirt forget QEMU.
+            let config = hook::configuration(Path::new(config::PATH)).unwrap_or_default();
+            Ok((config.emulator_behind(real_name(argv0)?), arguments))
+        }
+        Invocation::Guest { uuid, incoming, .. } => {
+            let state = state(&uuid)?;
+            let edits = if incoming { state.incoming.as_ref().ok_or_else(unreproducible)? } else { &state.boot };
+            let arguments = if edits.is_empty() { arguments } else { qemu::rewrite(&arguments, edits)?.arguments };
+            if let Some(limit) = state.memlock {
+                wait_for_limit(limit.rlimit())?;
+            }
+            Ok((state.emulator, arguments))
+        }
+    }
+}
+
+/// `viommu-qemu-system-x86_64` stands for `qemu-system-x86_64`. Only the last component counts, and it names no directory.
+fn real_name(argv0: &OsStr) -> Result<&str, Note> {
+    let name = Path::new(argv0).file_name().and_then(OsStr::to_str).and_then(|name| name.strip_prefix(WRAPPER_PREFIX));
+    name.filter(|name| !name.is_empty()).ok_or_else(|| {
+        let message = "the wrapper is not called viommu-qemu-system-ARCH, so the real QEMU behind it is unknown";
+        Note::error(Code::EmulatorMissing, message)
+    })
+}
+
+fn state(uuid: &str) -> Result<State, Note> {
+    let Ok(uuid) = uuid.parse::<Uuid>() else {
+        return Err(Note::error(Code::StateMissing, "the guest's -uuid is not a UUID"));
+    };
+    let path = Path::new(state::DIRECTORY).join(format!("{uuid}.json"));
+    let read = || {
+        fs::check_trusted_directory(Path::new(state::DIRECTORY))?;
+        fs::read_trusted(&path, state::MAX_BYTES)
+    };
+    match read() {
+        Ok(text) => State::parse(&text, uuid, process::boot_clock()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Note::error(
+            Code::StateMissing,
+            "the libvirt hook did not run for this guest: install /etc/libvirt/hooks/qemu and reload libvirtd (systemctl reload \
+             libvirtd), or set <emulator> back to QEMU",
+        )),
+        // Every other error is fatal too: a guest must never start silently without its vIOMMU.
+        Err(error) => {
+            let message = format!(
+                "{} cannot be read: {error}; an AppArmor or SELinux rule of viommu may be missing",
+                path.display()
+            );
+            Err(Note::error(Code::StateInvalid, message))
+        }
+    }
+}
+
+fn unreproducible() -> Note {
+    let message = "the vIOMMU that this guest ran with is not recorded on this host, and its request does not tell which one it was: \
+                   name the model instead of auto (and aw-bits if it has VFIO devices) in the metadata of the saved image (virsh \
+                   managedsave-edit, virsh save-image-edit), or give the image up and start the guest afresh";
+    Note::error(Code::MigrationMismatch, message)
+}
+
+fn wait_for_limit(bytes: u64) -> Result<(), Note> {
+    let mut waited = Duration::ZERO;
+    while process::own_lock_limit().hard < bytes {
+        if waited >= PATIENCE {
+            let message = format!(
+                "the locked-memory limit is {} bytes and was not raised to the {bytes} that this guest needs within {} seconds: see \
+                 the log of viommu's guard (journalctl -t viommu)",
+                process::own_lock_limit().hard,
+                PATIENCE.as_secs()
+            );
+            return Err(Note::error(Code::MemlockTimeout, message));
+        }
+        std::thread::sleep(INTERVAL);
+        waited += INTERVAL;
+    }
+    process::use_hard_lock_limit()
+        .map_err(|error| Note::error(Code::MemlockTimeout, format!("the locked-memory limit cannot be used: {error}")))
+}
+
+fn execute(emulator: &str, argv0: &OsStr, arguments: &[OsString]) -> Note {
+    let path = Path::new(emulator);
+    if process::file_id(path).is_ok_and(|real| process::own_file().is_ok_and(|own| real == own)) {
+        let message = format!("{emulator} is viommu itself: name the real QEMU under [emulators] in {}", config::PATH);
+        return Note::error(Code::EmulatorMissing, message);
+    }
+    // std's exec, because it gives QEMU the default SIGPIPE that Rust's runtime has taken away.
+    #[expect(clippy::disallowed_methods, reason = "the wrapper becomes QEMU; nothing is spawned")]
+    let error = Command::new(path).arg0(argv0).args(arguments).exec();
+    Note::error(Code::EmulatorMissing, format!("the real QEMU cannot be executed: {emulator}: {error}"))
+}

@@ -1,0 +1,286 @@
+//! From bytes to a [`Document`]: size, shape, encoding, grammar, in this order, each with its own refusal.
+//!
+//! The messages name a place and quote next to nothing: they end up in logs and in libvirt's error, and the document
+//! belongs to a tenant.
+
+use roxmltree::{Error, ParsingOptions, TextPos};
+
+use super::{BLANKS, Document, guard};
+use crate::note::{Code, Note};
+
+/// Encodings under which the bytes mean what they mean in UTF-8, in the spellings that libxml2 knows.
+const ENCODINGS: [&str; 4] = ["UTF-8", "UTF8", "US-ASCII", "ASCII"];
+
+/// Longest piece of the document that a message quotes, bytes.
+const QUOTE_BYTES: usize = 40;
+
+/// Nodes a document may have. Reached only by megabytes of empty elements, where it bounds memory to about 100 MB.
+const MAX_NODES: u32 = 1_000_000;
+
+/// Parses a document, in time linear in its length.
+///
+/// # Errors
+///
+/// A note of level error: [`Code::XmlTooLarge`], [`Code::XmlTooComplex`] and [`Code::XmlDoctype`] for input whose shape
+/// no domain has, [`Code::XmlMalformed`] for everything that is not well-formed UTF-8 XML.
+pub fn parse(bytes: &[u8]) -> Result<Document<'_>, Note> {
+    guard::check(bytes)?;
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = guard::line(bytes, error.valid_up_to());
+        malformed(format!("The XML is not UTF-8 (line {line}); libvirt's XML always is."))
+    })?;
+    let unknown = |encoding: &&str| !ENCODINGS.iter().any(|known| known.eq_ignore_ascii_case(encoding));
+    if let Some(encoding) = declared_encoding(text).filter(unknown) {
+        let encoding = excerpt(encoding);
+        return Err(malformed(format!("The XML declares the encoding '{encoding}'; only UTF-8 is understood.")));
+    }
+    let options = ParsingOptions { allow_dtd: false, nodes_limit: MAX_NODES, ..ParsingOptions::default() };
+    match roxmltree::Document::parse_with_options(text, options) {
+        Ok(tree) => Ok(Document { tree }),
+        Err(error) => Err(refusal(error, text)),
+    }
+}
+
+fn malformed(message: String) -> Note {
+    Note::error(Code::XmlMalformed, message)
+}
+
+/// The encoding that the XML declaration names. The parser ignores it, and Latin-1 read as UTF-8 is another document.
+fn declared_encoding(text: &str) -> Option<&str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut rest = text.strip_prefix("<?xml")?.split_once("?>")?.0;
+    if !rest.starts_with(BLANKS) {
+        return None; // <?xml-stylesheet …?>
+    }
+    loop {
+        let (name, value) = rest.split_once('=')?;
+        let value = value.trim_start_matches(BLANKS);
+        let quote = value.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
+        let (value, after) = value.get(1..)?.split_once(quote)?;
+        if name.trim_matches(BLANKS) == "encoding" {
+            return Some(value);
+        }
+        rest = after;
+    }
+}
+
+/// The parser's error in one sentence.
+fn refusal(error: Error, text: &str) -> Note {
+    match error {
+        Error::DtdDetected => return guard::doctype(text.as_bytes(), 0),
+        Error::NodesLimitReached | Error::AttributesLimitReached | Error::NamespacesLimitReached => {
+            let message = format!("The XML has more than {MAX_NODES} elements, comments and texts; no domain has.");
+            return Note::error(Code::XmlTooComplex, message);
+        }
+        _ => {}
+    }
+    let error = shortened(error);
+    // These three carry no position; what they miss is missing at the end.
+    let ends_early = matches!(error, Error::NoRootNode | Error::UnclosedRootNode | Error::UnexpectedEndOfStream);
+    let position = if ends_early { end_of(text) } else { error.pos() };
+    let what = error.to_string().replacen(&format!(" at {}", error.pos()), "", 1);
+    let TextPos { row, col } = position;
+    malformed(format!("The XML is not well-formed: {} (line {row}, column {col}).", escaped(&what)))
+}
+
+/// The same error with the names that it quotes cut to a bearable length.
+fn shortened(error: Error) -> Error {
+    match error {
+        Error::DuplicatedNamespace(name, pos) => Error::DuplicatedNamespace(excerpt(&name), pos),
+        Error::UnknownNamespace(name, pos) => Error::UnknownNamespace(excerpt(&name), pos),
+        Error::UnexpectedCloseTag(open, close, pos) => Error::UnexpectedCloseTag(excerpt(&open), excerpt(&close), pos),
+        Error::UnknownEntityReference(name, pos) => Error::UnknownEntityReference(excerpt(&name), pos),
+        Error::DuplicatedAttribute(name, pos) => Error::DuplicatedAttribute(excerpt(&name), pos),
+        other => other,
+    }
+}
+
+/// At most [`QUOTE_BYTES`] of a piece of the document, printable.
+fn excerpt(piece: &str) -> String {
+    let mut end = QUOTE_BYTES.min(piece.len());
+    while !piece.is_char_boundary(end) {
+        end -= 1;
+    }
+    match piece.get(..end) {
+        Some(start) if end < piece.len() => escaped(start) + "…",
+        _ => escaped(piece),
+    }
+}
+
+fn escaped(piece: &str) -> String {
+    let mut out = String::with_capacity(piece.len());
+    for c in piece.chars() {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+fn end_of(text: &str) -> TextPos {
+    let last = text.rsplit('\n').next().unwrap_or(text);
+    let column = last.chars().count() + 1;
+    // The input is at most 10 MiB, so both fit.
+    let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    TextPos::new(narrow(guard::line(text.as_bytes(), text.len())), narrow(column))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MAX_BYTES;
+    use super::*;
+
+    fn refused(input: impl AsRef<[u8]>) -> Note {
+        let note = parse(input.as_ref()).unwrap_err();
+        assert_eq!(note.level, crate::note::Level::Error);
+        assert!(note.message.len() < 250, "{}", note.message);
+        assert!(!note.message.contains(char::is_control), "{:?}", note.message);
+        assert!(note.message.ends_with('.'), "{}", note.message);
+        note
+    }
+
+    fn malformed(input: impl AsRef<[u8]>) -> String {
+        let note = refused(input);
+        assert_eq!(note.code, Code::XmlMalformed, "{}", note.message);
+        note.message
+    }
+
+    #[test]
+    fn accepts_a_byte_order_mark_and_keeps_offsets() {
+        let text = "\u{feff}<?xml version='1.0' encoding='utf-8'?>\n<a/>";
+        let document = parse(text.as_bytes()).unwrap();
+        assert_eq!(document.text(), text);
+        assert_eq!(document.root().0.range(), text.len() - 4..text.len());
+    }
+
+    #[test]
+    fn refuses_other_encodings() {
+        for accepted in ["UTF-8", "utf-8", "US-ASCII", "ascii"] {
+            assert!(parse(format!("<?xml version='1.0' encoding='{accepted}'?><a/>").as_bytes()).is_ok(), "{accepted}");
+        }
+        assert!(parse(b"<?xml version='1.0' standalone='yes'?><a/>").is_ok());
+        assert!(parse(b"<?xml-stylesheet href='x' encoding='latin1'?><a/>").is_ok(), "not a declaration");
+        assert!(parse(b"<a><!-- <?xml version='1.0' encoding='latin1'?> --></a>").is_ok());
+        for declaration in [
+            "<?xml version='1.0' encoding='ISO-8859-1'?>",
+            "<?xml version=\"1.0\" encoding = \"UTF-16\" ?>",
+            "<?xml\nversion='1.0'\nencoding='latin1'?>",
+            "\u{feff}<?xml version='1.0' encoding='UTF-7'?>",
+        ] {
+            let message = malformed(format!("{declaration}<a/>"));
+            assert!(message.contains("encoding"), "{message}");
+        }
+    }
+
+    #[test]
+    fn refuses_other_bytes() {
+        assert!(malformed(b"<a>\n\xe9</a>").contains("not UTF-8 (line 2)"));
+        let utf16: Vec<u8> = "\u{feff}<a/>".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(malformed(utf16).contains("not UTF-8"));
+        malformed("<a/>".encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>());
+        assert!(malformed("<a>\n <b>\0</b></a>").contains("line 2, column 5"));
+        for control in ["\u{1}", "\u{1b}", "\u{ffff}"] {
+            malformed(format!("<a>{control}</a>"));
+            malformed(format!("<a b='{control}'/>"));
+            malformed(format!("<a {control}='x'/>"));
+            malformed(format!("<a><!--{control}--></a>"));
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_not_well_formed() {
+        for text in [
+            "",
+            " ",
+            "x",
+            "<",
+            "<a",
+            "<a b",
+            "<a b=",
+            "<a b='",
+            "<a b='c",
+            "<a/",
+            "<a></a",
+            "<a></b>",
+            "<a><b></a></b>",
+            "<a/><b/>",
+            "<a/>x",
+            "x<a/>",
+            "</a>",
+            "<a b='1' b='2'/>",
+            "<a b=1/>",
+            "<a b='<'/>",
+            "<a b='1'c='2'/>",
+            "<a>&x;</a>",
+            "<a>&</a>",
+            "<a>&#0;</a>",
+            "<p:a/>",
+            "<a p:b='c'/>",
+            "<a xmlns:p='1' xmlns:p='2'/>",
+            "<a>]]></a>",
+            "<a><!-- -- --></a>",
+            "<a><!--",
+            "<a><![CDATA[",
+            "<a><?pi",
+            "<a><!x></a>",
+            " <?xml version='1.0'?><a/>",
+            "<a><?xml version='1.0'?></a>",
+            "<!-- no element -->",
+            "<a xmlns:p='u' xmlns:q='u' p:b='1' q:b='2'/>",
+        ] {
+            let message = malformed(text);
+            assert!(message.contains("(line 1, column "), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn says_where_and_what() {
+        assert_eq!(
+            malformed("<a>\n  <b>\n  </c>\n</a>"),
+            "The XML is not well-formed: expected 'b' tag, not 'c' (line 3, column 3)."
+        );
+        assert_eq!(
+            malformed("<a>\n <b>\n"),
+            "The XML is not well-formed: the root node was opened but never closed (line 3, column 1)."
+        );
+    }
+
+    #[test]
+    fn quotes_little() {
+        let name = "é".repeat(5_000);
+        for text in [
+            format!("<{name}></a>"),
+            format!("<a></{name}>"),
+            format!("<a>&{name};</a>"),
+            format!("<a {name}='' {name}=''/>"),
+            format!("<{name}:a/>"),
+            format!("<a xmlns:{name}='1' xmlns:{name}='2'/>"),
+            format!("<?xml version='1.0' encoding='\u{1b}]0;{name}'?><a/>"),
+        ] {
+            let message = malformed(text);
+            assert!(message.matches('é').count() <= QUOTE_BYTES / 2, "{message}");
+        }
+        malformed("<a \u{1b}[31m/>");
+    }
+
+    #[test]
+    fn entities_and_document_types_are_refused() {
+        let laughs = "<?xml version='1.0'?>\n<!DOCTYPE l [<!ENTITY a 'ha'><!ENTITY b '&a;&a;'>]>\n<l>&b;</l>";
+        assert_eq!(refused(laughs).code, Code::XmlDoctype);
+        assert!(malformed("<a>&lol;</a>").contains("'lol'"));
+        assert_eq!(parse(b"<a b='&lt;&#65;'/>").unwrap().root().attr("b"), Some("<A"));
+    }
+
+    #[test]
+    fn bounds_size_and_nodes() {
+        let mut text = String::from("<a>");
+        text.extend(std::iter::repeat_n(' ', MAX_BYTES - 7));
+        text += "</a>";
+        assert!(parse(text.as_bytes()).is_ok());
+        text.push(' ');
+        assert_eq!(refused(text).code, Code::XmlTooLarge);
+        assert_eq!(refused(format!("<a>{}</a>", "<b/>".repeat(1_000_000))).code, Code::XmlTooComplex);
+    }
+}

@@ -1,0 +1,49 @@
+//! The release binary is what packages ship and hosts run: static, small, and telling nothing about who built it.
+#![expect(clippy::disallowed_methods, reason = "tests have effects")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "what fails here fails the test")]
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Built by `tests/run`; `cargo test` alone builds the debug binary only.
+fn release() -> Option<PathBuf> {
+    let debug = PathBuf::from(env!("CARGO_BIN_EXE_viommu"));
+    let release = debug.parent().unwrap().with_file_name("release").join("viommu");
+    if release.exists() {
+        return Some(release);
+    }
+    assert!(std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "{} is missing", release.display());
+    println!("SKIPPED: no release binary; run cargo build --release first");
+    None
+}
+
+fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {arguments:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn is_static_and_position_independent() {
+    let Some(binary) = release() else { return };
+    let binary = binary.to_str().unwrap();
+    assert!(output("file", &["-L", binary]).contains("static-pie linked"));
+    assert!(!output("readelf", &["-d", binary]).contains("NEEDED"));
+    assert!(!output("readelf", &["-l", binary]).contains("INTERP"));
+}
+
+#[test]
+fn is_small() {
+    let Some(binary) = release() else { return };
+    let bytes = std::fs::metadata(&binary).unwrap().len();
+    println!("{bytes} bytes");
+    assert!(bytes <= 2_500_000, "{bytes} bytes");
+}
+
+/// A static glibc that loads NSS modules of the host crashes where the versions differ.
+#[test]
+fn loads_no_name_service() {
+    let Some(binary) = release() else { return };
+    let bytes = std::fs::read(binary).unwrap();
+    assert!(!bytes.windows(7).any(|window| window == b"libnss_"));
+}

@@ -1,0 +1,346 @@
+//! The command line as scripts see it: exit statuses, streams, forms, and input of every unfriendly kind.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test program that starts the binary and writes files for it"
+)]
+
+#[path = "cli/host.rs"]
+mod host;
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/sandbox.rs"]
+mod sandbox;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use program::{Ran, VIOMMU, feed, run};
+use serde_json::Value;
+
+const EXAMPLE: &str = "examples/domains/dpdk-gateway.xml";
+/// A recorded host: libvirt 11.3, QEMU 10.0, an IOMMU of 39 bits.
+const HOST: &str = "tests/data/host.json";
+/// Nobody's configuration.
+const NO_CONFIG: &str = "/dev/null";
+
+fn example() -> String {
+    fs::read_to_string(EXAMPLE).unwrap()
+}
+
+/// Runs a verb that knows nothing of this machine.
+fn viommu(verb: &str, arguments: &[&str], stdin: impl AsRef<[u8]>) -> Ran {
+    let mut all = vec![verb, "--config", NO_CONFIG, "--host", HOST];
+    all.extend(arguments);
+    run(VIOMMU, &all, stdin.as_ref())
+}
+
+/// One line that names a code, and nothing that a script could take for a result.
+fn assert_refused(ran: &Ran, code: &str) {
+    assert_eq!(ran.status, 1, "{ran:?}");
+    let sentence =
+        ran.stderr.strip_prefix(&format!("viommu: error[{code}]: ")).unwrap_or_else(|| panic!("{code}: {ran:?}"));
+    assert!(sentence.ends_with('\n') && sentence.matches('\n').count() == 1 && sentence.len() > 20, "{ran:?}");
+}
+
+fn assert_unusable(ran: &Ran, words: &str) {
+    assert_eq!(ran.status, 2, "{ran:?}");
+    assert!(ran.stdout.is_empty() && ran.stderr.contains(words), "{ran:?}");
+}
+
+#[test]
+fn exit_statuses() {
+    let example = example();
+    for verb in ["plan", "rewrite"] {
+        assert_eq!(viommu(verb, &[EXAMPLE], "").status, 0);
+        assert_refused(&viommu(verb, &["--model", "smmuv3", EXAMPLE], ""), "model-arch-mismatch");
+        assert_refused(&viommu(verb, &["--model", "Intel", EXAMPLE], ""), "model-unknown");
+        assert_unusable(&viommu(verb, &["--no-such-option"], ""), "--no-such-option");
+        assert_unusable(&viommu(verb, &[EXAMPLE, "more"], ""), "more");
+    }
+    assert_eq!(viommu("plan", &["--exit-code", EXAMPLE], "").status, 3);
+    assert_eq!(viommu("plan", &["--exit-code", "--model", "none", EXAMPLE], "").status, 0);
+    let rewritten = viommu("rewrite", &[], &example).stdout;
+    assert_eq!(viommu("plan", &["--exit-code"], &rewritten).status, 0, "nothing is left to change");
+    assert_refused(&viommu("plan", &["--exit-code", "--model", "smmuv3", EXAMPLE], ""), "model-arch-mismatch");
+    for (arguments, status) in [
+        (&["--help"][..], 0),
+        (&["--version"], 0),
+        (&["plan", "--help"], 0),
+        (&[], 2),
+        (&["dance"], 2),
+        (&["memlock"], 2),
+    ] {
+        assert_eq!(run(VIOMMU, arguments, b"").status, status, "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_domain_comes_from_a_file_or_from_stdin() {
+    let example = example();
+    for verb in ["plan", "rewrite"] {
+        let from_file = viommu(verb, &[EXAMPLE], "");
+        assert!(
+            from_file.status == 0 && from_file.stderr.is_empty() && from_file.stdout.contains("<iommu"),
+            "{from_file:?}"
+        );
+        assert_eq!(viommu(verb, &[], &example).stdout, from_file.stdout);
+        assert_eq!(viommu(verb, &["-"], &example).stdout, from_file.stdout);
+        assert_unusable(&viommu(verb, &["./nowhere.xml"], ""), "./nowhere.xml");
+        assert_unusable(&viommu(verb, &["tests"], ""), "cannot read tests");
+    }
+}
+
+#[test]
+fn a_rewritten_domain_is_the_same_but_for_the_change() {
+    let example = example();
+    let rewritten = viommu("rewrite", &[], &example);
+    assert_eq!(rewritten.stdout.replace("    <iommu model='virtio'/>\n", ""), example);
+    assert_eq!(viommu("rewrite", &["--model", "none"], &example).stdout, example);
+    let crlf = example.replace('\n', "\r\n");
+    assert_eq!(viommu("rewrite", &[], &crlf).stdout, rewritten.stdout.replace('\n', "\r\n"));
+}
+
+#[test]
+fn a_diff_is_all_that_it_prints() {
+    let ran = viommu("plan", &["--format", "diff", EXAMPLE], "");
+    let lines: Vec<_> = ran.stdout.lines().collect();
+    assert!(ran.status == 0 && ran.stderr.is_empty(), "{ran:?}");
+    assert_eq!(lines[..2], ["--- domain", "+++ domain, rewritten"]);
+    assert!(lines[2].starts_with("@@ -"), "{lines:?}");
+    let changed: Vec<_> = lines[3..].iter().filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!(changed, [&"+    <iommu model='virtio'/>"]);
+    let unchanged = viommu("plan", &["--format", "diff", "--model", "none", EXAMPLE], "");
+    assert!(unchanged.status == 0 && unchanged.stdout.is_empty() && unchanged.stderr.is_empty(), "{unchanged:?}");
+}
+
+/// Looks a value up by a path like `memlock/address_spaces/0/devices`.
+fn at<'a>(json: &'a Value, path: &str) -> &'a Value {
+    json.pointer(&format!("/{path}")).unwrap_or_else(|| panic!("no {path} in {json:#}"))
+}
+
+#[test]
+fn json_has_every_promised_key() {
+    let plan = |arguments: &[&str]| {
+        let ran = viommu("plan", &[&["--format", "json", EXAMPLE], arguments].concat(), "");
+        assert!(ran.status == 0 && ran.stderr.is_empty(), "{ran:?}");
+        serde_json::from_str::<Value>(&ran.stdout).unwrap()
+    };
+    for json in [plan(&[]), plan(&["--model", "intel"]), plan(&["--model", "none"])] {
+        for path in [
+            "domain/name",
+            "domain/uuid",
+            "domain/type",
+            "domain/arch",
+            "domain/machine",
+            "request/model",
+            "request/source",
+        ] {
+            assert!(at(&json, path).is_string(), "{path}");
+        }
+        for path in [
+            "domain/vcpus",
+            "domain/memory_bytes",
+            "domain/max_memory_bytes",
+            "memlock/nvme_disks",
+            "memlock/vdpa_devices",
+            "memlock/required_bytes",
+            "memlock/libvirt_bytes",
+            "memlock/address_spaces/0/iommu_groups/0",
+        ] {
+            assert!(at(&json, path).is_u64(), "{path}");
+        }
+        for path in ["request/locked_memory", "memlock/raise"] {
+            assert!(at(&json, path).is_boolean(), "{path}");
+        }
+        for path in ["memlock/address_spaces", "memlock/address_spaces/0/devices", "qemu/devices", "changes", "notes"] {
+            assert!(at(&json, path).is_array(), "{path}");
+        }
+        assert!(at(&json, "qemu/machine").is_object());
+        for key in ["iommu", "ioapic"] {
+            assert!(at(&json, key).is_object() || at(&json, key).is_null(), "{key}");
+        }
+        for note in at(&json, "notes").as_array().unwrap() {
+            assert!(["error", "warning", "info"].contains(&at(note, "level").as_str().unwrap()), "{note}");
+            assert!(at(note, "code").is_string() && at(note, "message").is_string(), "{note}");
+        }
+        for change in at(&json, "changes").as_array().unwrap() {
+            assert!(["action", "path", "reason"].iter().all(|key| at(change, key).is_string()), "{change}");
+        }
+    }
+
+    let json = plan(&["--model", "intel"]);
+    for (path, value) in [
+        ("domain/name", Value::from("dpdk-gateway")),
+        ("domain/uuid", "8d6f2c4e-3b0a-4f7e-9a51-2f6f0c1d7e93".into()),
+        ("domain/type", "kvm".into()),
+        ("domain/vcpus", 8.into()),
+        ("domain/memory_bytes", 8_589_934_592_u64.into()),
+        ("request/model", "intel".into()),
+        ("request/source", "cli".into()),
+        ("iommu/model", "intel".into()),
+        ("iommu/origin", "added".into()),
+        ("iommu/driver/intremap", "on".into()),
+        ("iommu/driver/caching_mode", "on".into()),
+        ("iommu/driver/eim", "on".into()),
+        ("iommu/driver/aw_bits", "39".into()),
+        ("ioapic/driver", "qemu".into()),
+        ("ioapic/origin", "added".into()),
+        ("memlock/address_spaces/1/devices/0", "0000:3b:00.1".into()),
+        ("memlock/address_spaces/1/iommu_groups/0", 41.into()),
+        // Two address spaces of 8 GiB, and 1 GiB.
+        ("memlock/required_bytes", 18_253_611_008_u64.into()),
+        ("memlock/libvirt_bytes", 18_253_611_008_u64.into()),
+        ("memlock/raise", false.into()),
+        ("qemu/machine/kernel_irqchip", "split".into()),
+        ("changes/0/action", "add".into()),
+        ("changes/0/path", "/domain/devices/iommu".into()),
+    ] {
+        assert_eq!(at(&json, path), &value, "{path}");
+    }
+    assert!(at(&json, "qemu/devices/0").as_str().unwrap().starts_with("intel-iommu,id="), "{json:#}");
+    let json = plan(&["--model", "none"]);
+    assert!(
+        json["iommu"].is_null() && json["ioapic"].is_null() && json["changes"] == serde_json::json!([]),
+        "{json:#}"
+    );
+    assert_eq!(plan(&[])["request"]["source"], "metadata");
+
+    // A refusal is a plan too, for a program that reads it, and a sentence for whoever looks.
+    let ran = viommu("plan", &["--format", "json", "--model", "smmuv3", EXAMPLE], "");
+    assert_refused(&ran, "model-arch-mismatch");
+    let json: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let refusal = at(&json, "notes").as_array().unwrap().iter().find(|note| note["level"] == "error").unwrap();
+    assert_eq!(refusal["code"], "model-arch-mismatch");
+    assert!(json["changes"] == serde_json::json!([]) && json["iommu"].is_null(), "{json:#}");
+}
+
+#[test]
+fn unfriendly_input_is_refused_by_its_code() {
+    let large = vec![b' '; 11 << 20];
+    let deep = "<a>".repeat(300) + &"</a>".repeat(300);
+    let wide = format!("<domain{}/>", (0..1000).fold(String::new(), |text, n| text + &format!(" a{n}=''")));
+    let cases: [(&[u8], &str); 11] = [
+        (&large, "xml-too-large"),
+        (deep.as_bytes(), "xml-too-complex"),
+        (wide.as_bytes(), "xml-too-complex"),
+        (b"<!DOCTYPE domain [<!ENTITY a 'b'>]><domain type='kvm'/>", "xml-doctype"),
+        (b"<network/>", "xml-not-a-domain"),
+        (b"<domstatus><domain type='kvm'/></domstatus>", "xml-not-a-domain"),
+        (b"<domain xmlns='urn:x'/>", "xml-not-a-domain"),
+        (b"<domain><name>\xff\xfe</name></domain>", "xml-malformed"),
+        (b"<domain><name>a</nome></domain>", "xml-malformed"),
+        (b"no XML\nat all", "xml-malformed"),
+        (b"", "xml-malformed"),
+    ];
+    for (input, code) in cases {
+        for arguments in [&["--format", "text"][..], &["--format", "json"], &["--format", "diff"]] {
+            let ran = viommu("plan", arguments, input);
+            assert_refused(&ran, code);
+            assert!(ran.stdout.is_empty(), "{ran:?}");
+        }
+        let ran = viommu("rewrite", &[], input);
+        assert_refused(&ran, code);
+        assert!(ran.stdout.is_empty(), "half a document is worse than none: {ran:?}");
+    }
+}
+
+/// Strings that a tenant chose, with all that a terminal obeys: ESC cannot stand in XML, but its 8-bit forms can, and what
+/// turns the direction of text.
+const HOSTILE: &str = "a\u{9b}2J\u{7f}\u{85}\u{202e}\u{2066}\u{61c}b";
+
+/// Whether something in a text could command a terminal; line ends may stand in it.
+fn is_harmless(text: &str) -> bool {
+    !text.chars().any(|c| c != '\n' && (c.is_control() || HOSTILE.contains(c) && !c.is_ascii()))
+}
+
+#[test]
+fn names_cannot_command_a_terminal() {
+    let example = example()
+        .replace("<name>dpdk-gateway</name>", &format!("<name>{HOSTILE}&#10;x</name><title>{HOSTILE}</title>"))
+        .replace("machine='q35'", &format!("machine='pc-q35-{HOSTILE}'"))
+        .replace("<memballoon model='none'/>", &format!("<!-- {HOSTILE} --><memballoon model='none'/>"));
+    for arguments in [&["--format", "text"][..], &["--format", "json"], &["--format", "diff"], &["--model", "smmuv3"]] {
+        let ran = viommu("plan", arguments, &example);
+        assert!(is_harmless(&ran.stdout) && is_harmless(&ran.stderr), "{arguments:?}: {ran:?}");
+    }
+    // Escaped, not lost: a program reads the name as it is.
+    let ran = viommu("plan", &["--format", "json"], &example);
+    let json: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(json["domain"]["name"], format!("{HOSTILE}\nx"));
+    // Nor can a value make a second line of an error.
+    let broken = example.replace("model='auto'", &format!("model='{HOSTILE}&#10;viommu: all is well'"));
+    let ran = viommu("plan", &[], &broken);
+    assert_refused(&ran, "model-unknown");
+    assert!(is_harmless(&ran.stderr) && is_harmless(&ran.stdout), "{ran:?}");
+    // The filter's output is for a program and keeps every byte.
+    assert!(viommu("rewrite", &[], &example).stdout.contains(HOSTILE));
+}
+
+#[test]
+fn colours_are_for_terminals_only() {
+    let colours = |no_color: Option<&str>, terminal: bool| {
+        let plan = format!("'{VIOMMU}' plan --config {NO_CONFIG} --host {HOST} {EXAMPLE}");
+        let mut command = Command::new(if terminal { "script" } else { "sh" });
+        if terminal {
+            command.args(["--quiet", "--return", "--command", &plan, "/dev/null"]);
+        } else {
+            command.args(["-c", &plan]);
+        }
+        command.env_remove("NO_COLOR").envs(no_color.map(|value| ("NO_COLOR", value)));
+        let ran = feed(&mut command, b"");
+        assert!(ran.status == 0 && ran.stdout.contains("dpdk-gateway"), "{ran:?}");
+        ran.stdout.contains('\x1b')
+    };
+    assert!(!colours(None, false));
+    assert!(!colours(Some("1"), false));
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("SKIPPED: script(1) is not installed, so nothing was tried on a terminal");
+        return;
+    }
+    assert!(colours(None, true));
+    assert!(colours(Some(""), true), "an empty NO_COLOR counts as none");
+    assert!(!colours(Some("1"), true));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    for arguments in [&["plan"][..], &["plan", "--format", "json"], &["plan", "--format", "diff"], &["rewrite"]] {
+        let mut command = Command::new(VIOMMU);
+        command.args(arguments).args(["--config", NO_CONFIG, "--host", HOST]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // The reader is gone before there is anything to read.
+        drop(child.stdout.take());
+        child.stdin.take().unwrap().write_all(example().as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+        assert!(output.stderr.is_empty(), "{output:?}");
+    }
+    let mut command = Command::new("bash");
+    command.args(["-o", "pipefail", "-c", &format!("'{VIOMMU}' plan --config {NO_CONFIG} {EXAMPLE} | head -1")]);
+    assert_eq!(feed(&mut command, b"").status, 0);
+    // A full disk is one.
+    for verb in ["plan", "rewrite"] {
+        let mut command = Command::new(VIOMMU);
+        command
+            .args([verb, "--config", NO_CONFIG, "--host", HOST, EXAMPLE])
+            .stdout(File::options().write(true).open("/dev/full").unwrap());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).starts_with("viommu: cannot write"), "{output:?}");
+    }
+}
+
+#[test]
+fn an_option_does_not_swallow_the_file() {
+    let hugepages = viommu("rewrite", &["--locked-memory", EXAMPLE], "");
+    assert!(hugepages.status == 0 && hugepages.stdout.contains("<locked/>"), "{hugepages:?}");
+    let not = viommu("rewrite", &["--locked-memory=false", EXAMPLE], "");
+    assert!(not.status == 0 && !not.stdout.contains("<locked/>"), "{not:?}");
+    assert_unusable(&viommu("plan", &["--locked-memory=maybe", EXAMPLE], ""), "maybe");
+}

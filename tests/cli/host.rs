@@ -1,0 +1,190 @@
+//! What the command line takes from elsewhere: configuration, facts about a host, domains that virsh knows, processes.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::program::{VIOMMU, feed, run};
+use crate::sandbox;
+use crate::{EXAMPLE, HOST, NO_CONFIG, assert_refused, assert_unusable, example};
+
+/// A directory for one test's files.
+fn directory(test: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli").join(test);
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+#[test]
+fn a_named_configuration_counts() {
+    let directory = directory("configuration");
+    let file = directory.join("other.toml");
+    let path = file.to_str().unwrap();
+    let plan = |path: &str, domain: &str| run(VIOMMU, &["plan", "--host", HOST, "--config", path], domain.as_bytes());
+    let silent = example().replace(" model='auto'", "");
+
+    fs::write(&file, "[[domain]]\nname = 'dpdk-*'\nmodel = 'intel'\n").unwrap();
+    let ran = plan(path, &silent);
+    assert!(ran.status == 0 && ran.stdout.contains("the host configuration asks for 'intel'"), "{ran:?}");
+    if rustix::process::geteuid().is_root() {
+        // Whoever names a file trusts it, and need not be root: only the one that the hook reads must be root's.
+        chown(&file, Some(65534), None).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+        assert_eq!(plan(path, &silent).stdout, ran.stdout);
+    }
+
+    for broken in ["[default]\nmodel = 'Intel'\n", "modell = 'intel'\n", "no TOML", "[default]\nlocked-memory = 3\n"] {
+        fs::write(&file, broken).unwrap();
+        let ran = plan(path, &silent);
+        assert_refused(&ran, "config-invalid");
+        assert!(ran.stderr.contains(path), "the sentence names the file that is broken: {ran:?}");
+    }
+    assert_unusable(&plan(directory.join("missing.toml").to_str().unwrap(), &silent), "missing.toml");
+    assert_unusable(&plan(directory.to_str().unwrap(), &silent), path.strip_suffix("/other.toml").unwrap());
+}
+
+/// A sysfs with an IOMMU of 39 bits (a client CPU's capability register) and the two devices of the example.
+fn sysfs(directory: &Path) -> PathBuf {
+    let sysfs = directory.join("sys");
+    fs::create_dir_all(sysfs.join("class/iommu/dmar0/intel-iommu")).unwrap();
+    fs::write(sysfs.join("class/iommu/dmar0/intel-iommu/cap"), "1c0000c40660462\n").unwrap();
+    for (function, group) in [(0, 40), (1, 41)] {
+        let device = sysfs.join(format!("bus/pci/devices/0000:3b:00.{function}"));
+        fs::create_dir_all(&device).unwrap();
+        symlink(format!("../../../../kernel/iommu_groups/{group}"), device.join("iommu_group")).unwrap();
+    }
+    sysfs
+}
+
+#[test]
+fn a_plan_for_another_host_is_the_plan_there() {
+    let directory = directory("host");
+    let sysfs = sysfs(&directory);
+    let sysfs = sysfs.to_str().unwrap();
+    let host = run(VIOMMU, &["capabilities", "--format", "json", "--sysfs", sysfs], b"");
+    let facts: Value = serde_json::from_str(&host.stdout).unwrap();
+    assert_eq!((&facts["aw_bits"], &facts["iommu"]), (&39.into(), &true.into()));
+    assert_eq!(facts["iommu_groups"], serde_json::json!({"0000:3b:00.0": 40, "0000:3b:00.1": 41}));
+
+    let file = directory.join("host.json");
+    fs::write(&file, &host.stdout).unwrap();
+    let plan = |arguments: &[&str]| {
+        let common = ["plan", "--config", NO_CONFIG, "--format", "json", "--model", "intel", EXAMPLE];
+        let ran = run(VIOMMU, &[&common, arguments].concat(), b"");
+        assert_eq!(ran.status, 0, "{ran:?}");
+        serde_json::from_str::<Value>(&ran.stdout).unwrap()
+    };
+    let there = plan(&["--sysfs", sysfs]);
+    assert_eq!(plan(&["--host", file.to_str().unwrap()]), there);
+    assert_eq!(there["iommu"]["driver"]["aw_bits"], "39");
+    assert_eq!(there["memlock"]["address_spaces"][1]["iommu_groups"], serde_json::json!([41]));
+
+    // What is said on the command line is stronger than what was recorded.
+    let host = ["--host", file.to_str().unwrap()];
+    assert_eq!(plan(&[&host[..], &["--host-aw-bits", "48"]].concat())["iommu"]["driver"]["aw_bits"], "48");
+    let old = plan(&[&host[..], &["--libvirt-version", "7.0.0"]].concat());
+    assert_eq!((&old["memlock"]["libvirt_bytes"], &old["memlock"]["raise"]), (&9_663_676_416_u64.into(), &true.into()));
+
+    for (content, words) in [("{", "host.json"), ("{\"libvirt\": \"new\"}", "host.json"), ("3", "host.json")] {
+        fs::write(&file, content).unwrap();
+        assert_unusable(&run(VIOMMU, &["plan", "--host", file.to_str().unwrap(), EXAMPLE], b""), words);
+    }
+    assert_unusable(&run(VIOMMU, &["plan", "--host", "./missing.json", EXAMPLE], b""), "missing.json");
+    let text = run(VIOMMU, &["capabilities", "--sysfs", sysfs], b"");
+    assert!(text.status == 0 && text.stdout.contains("39 bits"), "{text:?}");
+}
+
+/// A virsh that prints its arguments where it was asked to, and the example for a domain that it knows.
+fn virsh(directory: &Path) -> PathBuf {
+    let virsh = directory.join("virsh");
+    let script = format!(
+        "#!/bin/sh\nprintf '%s|' \"$@\" >> '{}'\nfor last; do :; done\n\
+         [ \"$last\" = known ] || [ \"$last\" = -known ] && exec cat '{}'\n\
+         printf 'error: failed to get domain\\nerror: not found\\n' >&2\nexit 1\n",
+        directory.join("asked").display(),
+        directory.join("known.xml").display(),
+    );
+    fs::write(&virsh, script).unwrap();
+    fs::set_permissions(&virsh, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(directory.join("known.xml"), example()).unwrap();
+    virsh
+}
+
+#[test]
+fn a_domain_that_virsh_knows() {
+    let directory = directory("virsh");
+    virsh(&directory);
+    let asked = || fs::read_to_string(directory.join("asked")).unwrap_or_default();
+    let path = format!("{}:/usr/bin:/bin", directory.display());
+    let viommu = |arguments: &[&str]| {
+        let _ = fs::remove_file(directory.join("asked"));
+        feed(Command::new(VIOMMU).args(arguments).env("PATH", &path), b"")
+    };
+    let ran = viommu(&["plan", "--config", NO_CONFIG, "--connect", "qemu:///system", "known"]);
+    assert!(ran.status == 0 && ran.stdout.contains("dpdk-gateway"), "{ran:?}");
+    assert_eq!(asked(), "--connect|qemu:///system|--quiet|dumpxml|--inactive|--domain|known|");
+    assert_eq!(viommu(&["plan", "--config", NO_CONFIG, "--", "-known"]).status, 0);
+
+    let ran = viommu(&["plan", "--config", NO_CONFIG, "unknown"]);
+    assert_unusable(&ran, "error: failed to get domain; error: not found");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+    // The filter reads a file or stdin. A misspelt file is no reason to ask anybody.
+    assert_unusable(&viommu(&["rewrite", "--config", NO_CONFIG, "known"]), "known");
+    assert_eq!(asked(), "");
+    // Without virsh the sentence says so.
+    let ran = feed(Command::new(VIOMMU).args(["plan", "known"]).env("PATH", "/nonexistent"), b"");
+    assert_unusable(&ran, "virsh");
+}
+
+#[test]
+fn the_limit_of_a_running_guest() {
+    if !sandbox::inside("host::the_limit_of_a_running_guest") {
+        return;
+    }
+    let directory = directory("memlock");
+    virsh(&directory);
+    // virsh knows dpdk-gateway by the name `known`.
+    let arguments = ["-name", "guest=dpdk-gateway", "-uuid", "known"];
+    let mut qemu = sandbox::qemu("dpdk-gateway", &arguments);
+    let pid = qemu.id().to_string();
+    let path = format!("{}:/usr/bin:/bin", directory.display());
+    let memlock = |arguments: &[&str]| {
+        let mut command = Command::new(VIOMMU);
+        feed(command.args(["memlock", "--config", NO_CONFIG, "--host", HOST]).args(arguments).env("PATH", &path), b"")
+    };
+    // Two devices of 8 GiB and 1 GiB; a third one needs 8 more.
+    let ran = memlock(&["--pid", &pid]);
+    assert_refused(&ran, "memlock-timeout");
+    for words in ["65536 bytes", "18253611008 bytes", "26843545600 bytes", "0000:3b:00.1"] {
+        assert!(ran.stdout.contains(words), "{words}: {ran:?}");
+    }
+    let ran = memlock(&["--pid", &pid, "--raise"]);
+    if viommu::sys::process::may_raise_limits(1) {
+        assert!(ran.status == 0 && ran.stdout.contains("26843545600"), "{ran:?}");
+    } else {
+        assert_refused(&ran, "memlock-no-privilege");
+    }
+    // Anybody can have a command line; what libvirt started is known by the lock on its pidfile.
+    let mut other = Command::new("bash")
+        .args(["-c", "read -r line", "qemu"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert_unusable(&memlock(&["--pid", &other.id().to_string()]), "is not the QEMU of known");
+    // QEMU can write to its pidfile, but it cannot give the lock away.
+    fs::write("/run/libvirt/qemu/dpdk-gateway.pid", other.id().to_string()).unwrap();
+    assert_unusable(&memlock(&["known", "--raise"]), "is not running");
+    for process in [&mut other, &mut qemu] {
+        drop(process.stdin.take());
+        process.wait().unwrap();
+    }
+    assert_unusable(&memlock(&["--pid", &std::process::id().to_string()]), "not a guest");
+    assert_unusable(&memlock(&["known"]), "is not running");
+    assert_unusable(&memlock(&["--pid", "0"]), "0");
+    assert_unusable(&memlock(&["--pid", "1", "known"]), "cannot be used with");
+}

@@ -1,0 +1,204 @@
+//! libvirt's own domains through the whole program: nobody is harmed who asks for nothing, and who asks gets XML in which
+//! every original byte still stands.
+
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a test program that says what it counted")]
+
+#[path = "support/corpus.rs"]
+mod corpus;
+#[path = "support/kept.rs"]
+mod kept;
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/sandbox.rs"]
+mod sandbox;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use corpus::documents;
+use kept::is_kept;
+use program::{VIOMMU, run};
+use viommu::config::Config;
+use viommu::domain::Domain;
+use viommu::hook::{self, Effect, Event};
+use viommu::host::probe::Places;
+use viommu::host::{Emulator, Host};
+use viommu::plan::{Origin, Plan, plan};
+use viommu::request::{Request, Wishes};
+use viommu::rewrite::rewrite;
+use viommu::version::Version;
+use viommu::xml::{self, Document};
+
+/// Every event of the hook, and two that libvirt does not have.
+const EVENTS: [(&str, &str, &str); 10] = [
+    ("prepare", "begin", "-"),
+    ("start", "begin", "-"),
+    ("started", "begin", "-"),
+    ("stopped", "end", "-"),
+    ("release", "end", "destroyed"),
+    ("migrate", "begin", "-"),
+    ("restore", "begin", "-"),
+    ("reconnect", "begin", "-"),
+    ("attach", "begin", "-"),
+    ("dance", "begin", "-"),
+];
+
+/// Files of a host that tells nothing.
+fn nowhere() -> Places {
+    let nowhere = PathBuf::from("/nonexistent");
+    Places { sysfs: nowhere.clone(), capabilities: nowhere.clone(), meminfo: nowhere }
+}
+
+#[test]
+fn who_asks_for_nothing_is_left_alone() {
+    let mut effects = BTreeMap::new();
+    let documents = documents();
+    for (path, text) in &documents {
+        for (operation, sub_operation, extra) in EVENTS {
+            let event = Event::of(operation, sub_operation);
+            let outcome = hook::decide(event, extra, text.as_bytes(), Ok(Config::default()), &nowhere());
+            let what = format!("{} at {operation}: {outcome:?}", path.display());
+            assert!(outcome.refusal.is_none() && outcome.print.is_none(), "{what}");
+            for effect in &outcome.effects {
+                // A start leaves nothing behind, and an end takes away what somebody else may have left.
+                assert!(matches!(effect, Effect::RemoveState(_) | Effect::Forget(_)), "{what}");
+                *effects.entry((operation, matches!(effect, Effect::Forget(_)))).or_insert(0) += 1;
+            }
+        }
+    }
+    println!("{} domains at {} events; removals: {effects:?}", documents.len(), EVENTS.len());
+}
+
+#[test]
+fn the_hook_is_silent_without_a_request() {
+    if !sandbox::inside("the_hook_is_silent_without_a_request") {
+        return;
+    }
+    let hook = sandbox::hook();
+    let documents = documents();
+    // A process for each domain and event takes its time, so every processor gets a share.
+    let share = documents.len().div_ceil(thread::available_parallelism().unwrap().get()).max(1);
+    thread::scope(|scope| {
+        let hook = &hook;
+        for documents in documents.chunks(share) {
+            scope.spawn(move || {
+                for (path, text) in documents {
+                    for (operation, sub_operation, extra) in EVENTS {
+                        let ran = run(hook, &["corpus", operation, sub_operation, extra], text.as_bytes());
+                        let silent = ran.status == 0 && ran.stdout.is_empty() && ran.stderr.is_empty();
+                        assert!(silent, "{} at {operation}: {ran:?}", path.display());
+                    }
+                }
+            });
+        }
+    });
+    assert!(!Path::new("/run/viommu").exists() && !Path::new("/var/lib/viommu").exists());
+    println!("{} domains at {} events", documents.len(), EVENTS.len());
+}
+
+/// The oldest host that is supported, and the newest, by their versions.
+fn hosts() -> [(&'static str, Host); 2] {
+    let host = |libvirt, qemu| Host {
+        libvirt: Some(libvirt),
+        emulators: vec![Emulator { version: Some(qemu), ..Emulator::default() }],
+        ..Host::default()
+    };
+    [
+        ("libvirt 7.0", host(Version::new(7, 0), Version::new(5, 2))),
+        ("libvirt 12.8", host(Version::new(12, 8), Version::new(11, 1))),
+    ]
+}
+
+fn decide(document: &Document<'_>, wishes: &Wishes, host: &Host) -> Option<(Domain, Plan)> {
+    let domain = Domain::read(document).unwrap();
+    let request = Request::of(&domain, wishes, &Config::default()).ok()?;
+    let plan = plan(&domain, &request, host);
+    Some((domain, plan))
+}
+
+/// Rewrites once and looks at everything that must be so; what came of it, in a word.
+fn rewritten(what: &str, text: &str, wishes: &Wishes, host: &Host) -> String {
+    let document = xml::parse(text.as_bytes()).unwrap();
+    let Some((domain, plan)) = decide(&document, wishes, host) else { return "the request is refused".to_owned() };
+    serde_json::to_string(&plan).unwrap();
+    if let Some(refusal) = plan.refusal() {
+        assert!(plan.changes.is_empty(), "{what}: refused, and changed");
+        assert_eq!(rewrite(&document, &plan).unwrap_err(), *refusal, "{what}");
+        return refusal.code.to_string();
+    }
+    let Some(out) = rewrite(&document, &plan).unwrap() else {
+        assert!(plan.changes.is_empty(), "{what}: {:?}", plan.changes);
+        return "unchanged".to_owned();
+    };
+    assert!(is_kept(text, &out) && out.len() > text.len(), "{what}\n{out}");
+
+    let again = xml::parse(out.as_bytes()).unwrap();
+    let (after, second) = decide(&again, wishes, host).unwrap();
+    assert!(second.refusal().is_none() && second.changes.is_empty(), "{what}: {second:?}\n{out}");
+    // libvirt reads what the plan promised, and nothing else of the domain changed.
+    let promised = plan.iommu.as_ref().map(|iommu| (&iommu.model, &iommu.driver));
+    let found = second.iommu.as_ref().map(|iommu| (&iommu.model, &iommu.driver));
+    assert_eq!(found, promised, "{what}\n{out}");
+    assert!(second.iommu.is_none_or(|iommu| matches!(iommu.origin, Origin::Existing | Origin::Commandline)), "{what}");
+    assert_eq!(second.memlock.required_bytes, plan.memlock.required_bytes, "{what}");
+    let mut expected = domain;
+    expected.iommus.clone_from(&after.iommus);
+    expected.ioapic.clone_from(&after.ioapic);
+    expected.memory.locked = after.memory.locked;
+    assert_eq!(after, expected, "{what}");
+    "rewritten".to_owned()
+}
+
+#[test]
+fn who_asks_gets_the_same_bytes_and_more() {
+    let documents = documents();
+    let mut counted: BTreeMap<(&str, &str, String), usize> = BTreeMap::new();
+    for (path, text) in &documents {
+        for (host_name, host) in &hosts() {
+            for (wish, locked_memory) in
+                [("intel", None), ("virtio", None), ("smmuv3", None), ("auto", None), ("auto", Some(true))]
+            {
+                let wishes = Wishes { model: Some(wish.to_owned()), locked_memory, ..Wishes::default() };
+                let what = format!("{} with {wish} on {host_name}", path.display());
+                let wish = if locked_memory.is_some() { "auto, locked" } else { wish };
+                *counted.entry((host_name, wish, rewritten(&what, text, &wishes, host))).or_default() += 1;
+            }
+        }
+    }
+    for ((host, wish, result), number) in &counted {
+        println!("{host:13} {wish:13} {result:32} {number:5}");
+    }
+    // The corpus has 85 q35 and 56 Arm virt domains; had all been refused, nothing would have been shown.
+    for (wish, least) in [("intel", 60), ("virtio", 20), ("smmuv3", 40), ("auto", 110), ("auto, locked", 1)] {
+        let rewritten = counted.get(&("libvirt 12.8", wish, "rewritten".to_owned())).copied().unwrap_or(0);
+        assert!(documents.is_empty() || rewritten >= least, "{rewritten} rewritten for {wish}");
+    }
+}
+
+#[test]
+fn the_program_does_the_same() {
+    let mut counted: BTreeMap<i32, usize> = BTreeMap::new();
+    for (path, text) in documents().iter().step_by(24) {
+        let what = path.display();
+        let same = run(VIOMMU, &["rewrite", "--model", "none"], text.as_bytes());
+        assert!(same.status == 0 && same.stdout == *text && same.stderr.is_empty(), "{what}: {}", same.stderr);
+        for model in ["intel", "virtio", "smmuv3", "auto"] {
+            let first = run(VIOMMU, &["rewrite", "--model", model], text.as_bytes());
+            *counted.entry(first.status).or_default() += 1;
+            match first.status {
+                0 => {
+                    assert!(is_kept(text, &first.stdout) && first.stderr.is_empty(), "{what}: {first:?}");
+                    let second = run(VIOMMU, &["rewrite", "--model", model], first.stdout.as_bytes());
+                    assert!(second.status == 0 && second.stdout == first.stdout, "{what}: {second:?}");
+                }
+                1 => {
+                    assert!(first.stdout.is_empty() && first.stderr.starts_with("viommu: error["), "{what}: {first:?}");
+                    assert_eq!(first.stderr.lines().count(), 1, "{what}: {first:?}");
+                }
+                _ => panic!("{what}: {first:?}"),
+            }
+        }
+    }
+    println!("exit status and how often: {counted:?}");
+}

@@ -1,0 +1,340 @@
+//! libvirt's hook, event by event, as the binary that libvirt runs: what each event may do, and that nothing else happens.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test program that runs the hook in a sandbox"
+)]
+
+#[path = "hook/effects.rs"]
+mod effects;
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/sandbox.rs"]
+mod sandbox;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
+
+use program::{Ran, VIOMMU, feed, run};
+
+const CONFIG: &str = "/etc/viommu.toml";
+const NAME: &str = "dpdk-gateway";
+const UUID: &str = "8d6f2c4e-3b0a-4f7e-9a51-2f6f0c1d7e93";
+
+const PREPARE: [&str; 3] = ["prepare", "begin", "-"];
+const START: [&str; 3] = ["start", "begin", "-"];
+const STARTED: [&str; 3] = ["started", "begin", "-"];
+const STOPPED: [&str; 3] = ["stopped", "end", "-"];
+const RELEASE: [&str; 3] = ["release", "end", "destroyed"];
+const MIGRATE: [&str; 3] = ["migrate", "begin", "-"];
+
+/// Events at which nothing may ever go wrong: what libvirt has besides, what it does not call, and what may come one day.
+const OTHERS: [[&str; 3]; 8] = [
+    ["restore", "begin", "-"],
+    ["reconnect", "begin", "-"],
+    ["attach", "begin", "-"],
+    ["prepare", "end", "-"],
+    ["start", "end", "-"],
+    ["release", "begin", "-"],
+    ["backup", "begin", "-"],
+    ["-", "-", "-"],
+];
+
+/// The hook, as libvirt calls it.
+fn hook(event: [&str; 3], xml: impl AsRef<[u8]>) -> Ran {
+    let [operation, sub_operation, extra] = event;
+    run(sandbox::hook(), &[NAME, operation, sub_operation, extra], xml.as_ref())
+}
+
+/// What libvirt 9.0 found out about QEMU 7.2, shortened to what is read of it; another libvirt, if need be.
+fn write_host(libvirt: u32) {
+    let directory = "/var/cache/libvirt/qemu/capabilities";
+    fs::create_dir_all(directory).unwrap();
+    let flags = ["intel-iommu", "intel-iommu.eim", "virtio-iommu-pci", "virtio-iommu.boot-bypass"];
+    let flags = flags.map(|flag| format!("  <flag name='{flag}'/>\n")).concat();
+    let cache = format!(
+        "<qemuCaps>\n  <emulator>/usr/bin/qemu-system-x86_64</emulator>\n  <selfvers>{libvirt}</selfvers>\n{flags}  \
+         <version>7002022</version>\n  <arch>x86_64</arch>\n</qemuCaps>\n"
+    );
+    fs::write(format!("{directory}/0123.xml"), cache).unwrap();
+}
+
+/// Guests, made from the example: it asks for a vIOMMU, has none, and QEMU is its emulator.
+struct Guests {
+    asks: String,
+    silent: String,
+    native: String,
+    wrapper: String,
+    broken: String,
+    broken_silent: String,
+}
+
+fn guests() -> Guests {
+    sandbox::hook();
+    write_host(9_000_000);
+    let asks = fs::read_to_string("examples/domains/dpdk-gateway.xml").unwrap();
+    let change = |text: &str, from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        text.replace(from, to)
+    };
+    let silent = change(&asks, "<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto'/>", "");
+    let native = run(VIOMMU, &["rewrite", "--model", "intel"], asks.as_bytes()).stdout;
+    assert!(native.contains("<iommu model='intel'>"), "{native}");
+    // One device only, so that libvirt's own limit is enough, and a model that every host decides alike.
+    let second = asks.rfind("    <hostdev").unwrap()..asks.rfind("    <serial").unwrap();
+    let mut wrapper = asks.clone();
+    wrapper.replace_range(second, "");
+    let wrapper = change(&wrapper, "/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
+    let wrapper = change(&wrapper, "model='auto'", "model='virtio'");
+    let half = |text: &str| text.split("<features>").next().unwrap().to_owned();
+    Guests { broken: half(&asks), broken_silent: half(&silent), asks, silent, native, wrapper }
+}
+
+/// Exit status and streams: a refusal is one line with its code, and everything else is silent.
+fn assert_event(what: &str, ran: &Ran, refusal: Option<&str>) {
+    match refusal {
+        None => assert!(ran.status == 0 && ran.stderr.is_empty(), "{what}: {ran:?}"),
+        Some(code) => {
+            assert_eq!(ran.status, 1, "{what}: {ran:?}");
+            assert!(ran.stderr.starts_with(&format!("viommu: error[{code}]: ")), "{what}: {ran:?}");
+            assert!(ran.stderr.ends_with('\n') && ran.stderr.lines().count() == 1, "{what}: {ran:?}");
+        }
+    }
+}
+
+#[test]
+fn every_event_with_every_guest() {
+    if !sandbox::inside("every_event_with_every_guest") {
+        return;
+    }
+    let guests = guests();
+    let (missing, malformed) = (Some("wrapper-missing"), Some("xml-malformed"));
+    // silent, native, asks without a vIOMMU, wrapper, broken that speaks of us, broken that does not.
+    let table = [
+        (PREPARE, [None, None, missing, None, malformed, None]),
+        (START, [None, None, missing, None, malformed, None]),
+        (STARTED, [None; 6]),
+        (MIGRATE, [None, None, None, None, malformed, None]),
+        (STOPPED, [None; 6]),
+        (RELEASE, [None; 6]),
+    ];
+    let xmls = [&guests.silent, &guests.native, &guests.asks, &guests.wrapper, &guests.broken, &guests.broken_silent];
+    for (event, refusals) in table.into_iter().chain(OTHERS.map(|event| (event, [None; 6]))) {
+        for (xml, refusal) in xmls.iter().zip(refusals) {
+            let ran = hook(event, xml);
+            assert_event(&format!("{event:?} with\n{xml}"), &ran, refusal);
+            // libvirt reads what is printed at `migrate` and `restore`, and nothing may change there.
+            let rewritten = event == PREPARE && [&guests.asks, &guests.wrapper].contains(xml);
+            assert_eq!(ran.stdout.contains("<iommu model="), rewritten, "{event:?}: {ran:?}");
+            assert_eq!(ran.stdout.is_empty(), !rewritten, "{event:?}: {ran:?}");
+        }
+    }
+    // The other place of hooks, where they have names of their own.
+    fs::create_dir("/run/test/qemu.d").unwrap();
+    symlink(VIOMMU, "/run/test/qemu.d/50-viommu").unwrap();
+    let ran = run("/run/test/qemu.d/50-viommu", &[&[NAME][..], &PREPARE].concat(), guests.asks.as_bytes());
+    assert_event("qemu.d", &ran, missing);
+}
+
+#[test]
+fn a_broken_configuration_harms_only_who_asks() {
+    if !sandbox::inside("a_broken_configuration_harms_only_who_asks") {
+        return;
+    }
+    let guests = guests();
+    let write = |text: &str| fs::write(CONFIG, text).unwrap();
+    let breakages: [(&str, &dyn Fn()); 8] = [
+        ("no TOML", &|| write("no TOML")),
+        ("an unknown key", &|| write("modell = 'intel'")),
+        ("a wrong value", &|| write("[default]\nmodel = 'Intel'")),
+        ("others may write", &|| {
+            write("");
+            fs::set_permissions(CONFIG, fs::Permissions::from_mode(0o666)).unwrap();
+        }),
+        ("a directory", &|| fs::create_dir(CONFIG).unwrap()),
+        ("a symbolic link", &|| symlink("/etc/other.toml", CONFIG).unwrap()),
+        ("a pipe that nobody writes to", &|| {
+            assert!(Command::new("mkfifo").arg(CONFIG).status().unwrap().success());
+        }),
+        ("huge", &|| write(&"# long\n".repeat(1 << 20))),
+    ];
+    for (what, breakage) in breakages {
+        breakage();
+        for event in [PREPARE, START, MIGRATE] {
+            for xml in [&guests.native, &guests.asks, &guests.wrapper] {
+                assert_event(what, &hook(event, xml), Some("config-invalid"));
+            }
+            assert_event(what, &hook(event, &guests.silent), None);
+            assert_event(what, &hook(event, &guests.broken_silent), None);
+        }
+        for event in [STARTED, STOPPED, RELEASE].into_iter().chain(OTHERS) {
+            assert_event(what, &hook(event, &guests.asks), None);
+        }
+        fs::remove_file(CONFIG).or_else(|_| fs::remove_dir(CONFIG)).unwrap();
+    }
+    for xml in [&guests.native, &guests.silent, &guests.wrapper] {
+        assert_event("no configuration", &hook(PREPARE, xml), None);
+    }
+}
+
+#[test]
+fn a_request_that_cannot_be_understood_is_refused() {
+    if !sandbox::inside("a_request_that_cannot_be_understood_is_refused") {
+        return;
+    }
+    let guests = guests();
+    let nova = |specs: &str| {
+        let metadata = format!(
+            "<metadata><nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'><nova:flavor name='f'>
+               <nova:extraSpecs>{specs}</nova:extraSpecs></nova:flavor></nova:instance>"
+        );
+        let silent = guests.silent.replace("<hugepages>", "<!--").replace("</hugepages>", "-->");
+        silent.replace("<metadata>", &metadata)
+    };
+    let locked = nova("<nova:extraSpec name='hw:locked_memory'>true</nova:extraSpec>");
+    let model = nova("<nova:extraSpec name='hw:viommu_model'>Intel</nova:extraSpec>");
+    assert!(!locked.replace("vIOMMU", "").contains("viommu"), "the refusal must not depend on this word");
+    for event in [PREPARE, START] {
+        assert_event("locked memory", &hook(event, &locked), Some("locked-memory-without-page-size"));
+        assert_event("a model", &hook(event, &model), Some("model-unknown"));
+    }
+    for event in [STARTED, STOPPED, RELEASE].into_iter().chain(OTHERS) {
+        assert_event("a running guest", &hook(event, &locked), None);
+        assert_event("a running guest", &hook(event, &model), None);
+    }
+}
+
+#[test]
+fn a_running_guest_is_never_harmed() {
+    if !sandbox::inside("a_running_guest_is_never_harmed") {
+        return;
+    }
+    let guests = guests();
+    fs::write(CONFIG, "broken").unwrap();
+    fs::write("/run/viommu", "not a directory").unwrap();
+    let huge = vec![b'<'; 11 << 20];
+    let garbage: [&[u8]; 6] = [b"", b"\0\xff viommu", b"viommu", b"<viommu", &huge, guests.broken.as_bytes()];
+    for event in OTHERS.into_iter().chain([STARTED, STOPPED, RELEASE]) {
+        for xml in garbage {
+            let ran = hook(event, xml);
+            assert_event(&format!("{event:?}"), &ran, None);
+            assert!(ran.stdout.is_empty());
+        }
+    }
+    // Fewer arguments than libvirt gives, or more, are not libvirt's call; a name can be anything.
+    for arguments in
+        [&[][..], &["a"], &["a", "start"], &["a", "start", "begin"], &["--help", "reconnect", "begin", "-", "x"]]
+    {
+        let ran = run(sandbox::hook(), arguments, guests.broken.as_bytes());
+        assert!(ran.status == 0 && ran.stdout.is_empty() && ran.stderr.is_empty(), "{arguments:?}: {ran:?}");
+    }
+    for name in ["-x", "--model", "--", "a b", "ä", ""] {
+        for event in OTHERS {
+            let ran = run(VIOMMU, &[&["hook", name][..], &event].concat(), b"garbage");
+            assert_event(&format!("a script that calls 'viommu hook {name:?} {event:?}'"), &ran, None);
+        }
+    }
+}
+
+#[test]
+fn closed_streams_change_nothing() {
+    if !sandbox::inside("closed_streams_change_nothing") {
+        return;
+    }
+    let guests = guests();
+    let with = |redirections: &str, event: [&str; 3], xml: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec \"$0\" \"$@\" {redirections}")]).arg(sandbox::hook()).arg(NAME).args(event);
+        feed(&mut command, xml.as_bytes()).status
+    };
+    for redirections in [">&-", "2>&-", ">&- 2>&-", ">/dev/full", "2>/dev/full", ">/dev/full 2>&1"] {
+        for event in [PREPARE, START] {
+            assert_eq!(with(redirections, event, &guests.asks), 1, "{redirections} {event:?}");
+            assert_eq!(with(redirections, event, &guests.native), 0, "{redirections} {event:?}");
+            assert_eq!(with(redirections, event, &guests.wrapper), 0, "{redirections} {event:?}");
+        }
+        for event in [STARTED, STOPPED, RELEASE].into_iter().chain(OTHERS) {
+            assert_eq!(with(redirections, event, &guests.asks), 0, "{redirections} {event:?}");
+        }
+    }
+    for redirections in ["<&-", "<&- >&- 2>&-", "</dev/null"] {
+        for event in [PREPARE, START, STARTED, MIGRATE, STOPPED, RELEASE].into_iter().chain(OTHERS) {
+            assert_eq!(with(redirections, event, ""), 0, "{redirections} {event:?}: nobody asks for anything");
+        }
+    }
+}
+
+#[test]
+fn who_comes_back_needs_the_same_viommu() {
+    if !sandbox::inside("who_comes_back_needs_the_same_viommu") {
+        return;
+    }
+    let guests = guests();
+    let model = |model: &str| guests.wrapper.replace("model='virtio'", model);
+    let (auto, narrow) = (model("model='auto'"), model("model='intel' aw-bits='39'"));
+    let mismatch = Some("migration-mismatch");
+    assert_event("what auto was elsewhere is not known", &hook(MIGRATE, &auto), mismatch);
+    assert_event("the width depends on the host", &hook(MIGRATE, model("model='intel'")), mismatch);
+    assert_event("the width is named", &hook(MIGRATE, &narrow), None);
+    assert_event("a native guest carries its vIOMMU", &hook(MIGRATE, &guests.native), None);
+    // A guest from a saved image is not told from one that boots before the wrapper sees QEMU's command line.
+    let comes_back = |xml: &str| {
+        assert_event("a start", &hook(START, xml), None);
+        incoming_devices().is_some()
+    };
+    assert!(!comes_back(&auto) && !comes_back(&model("model='intel'")) && comes_back(&narrow));
+    // A guest that was started here, saved, and comes back; its record outlives the state.
+    assert_event("a start", &hook(START, &auto), None);
+    let qemu = sandbox::qemu(NAME, &["-uuid", UUID]);
+    assert_event("it runs", &hook(STARTED, &auto), None);
+    assert_event("saved", &hook(["release", "end", "saved"], &auto), None);
+    assert!(comes_back(&auto), "recorded");
+    // libvirt 9.0 gives no reason, so that may have been a save as well.
+    assert_event("no reason", &hook(["release", "end", "-"], &auto), None);
+    assert!(comes_back(&auto), "recorded");
+    assert_event("what it ran with here says nothing about there", &hook(MIGRATE, &auto), mismatch);
+    // The image is still there after a restore that failed, and after the guest that came of it was destroyed.
+    for reason in ["failed", "destroyed"] {
+        assert_event(reason, &hook(["release", "end", reason], &auto), None);
+        assert!(comes_back(&auto), "recorded");
+    }
+    let other_machine = auto.replace("machine='q35'", "machine='pc-q35-7.2'");
+    assert!(!comes_back(&other_machine), "an image of another life");
+    assert_event("migrated", &hook(["release", "end", "migrated"], &auto), None);
+    assert!(!comes_back(&auto), "forgotten");
+    end(qemu);
+
+    // A later life without a request: what comes back then has no vIOMMU.
+    let unasked = auto.replace("model='auto'", "model='none'");
+    for (xml, what) in [(&auto, "with"), (&unasked, "without")] {
+        assert_event(what, &hook(START, xml), None);
+        let qemu = sandbox::qemu(NAME, &["-uuid", UUID]);
+        assert_event(what, &hook(STARTED, xml), None);
+        end(qemu);
+        assert_event(what, &hook(["release", "end", "-"], xml), None);
+    }
+    assert_event("restored", &hook(START, &auto), None);
+    assert_eq!(incoming_devices(), Some(0), "what ran last had no vIOMMU");
+    // It comes in without one, so that is what it runs with, whatever a fresh start would get.
+    let qemu = sandbox::qemu(NAME, &["-uuid", UUID, "-incoming", "defer"]);
+    assert_event("it runs", &hook(STARTED, &auto), None);
+    end(qemu);
+    assert_event("saved again", &hook(["release", "end", "saved"], &auto), None);
+    assert_event("restored again", &hook(START, &auto), None);
+    assert_eq!(incoming_devices(), Some(0));
+}
+
+/// How many devices the wrapper would add to a guest that comes in.
+fn incoming_devices() -> Option<usize> {
+    let text = fs::read_to_string(format!("/run/viommu/{UUID}.json")).unwrap();
+    let state = viommu::state::State::parse(&text, UUID.parse().unwrap(), viommu::sys::process::boot_clock()).unwrap();
+    state.incoming.map(|edits| edits.devices.len())
+}
+
+fn end(mut qemu: std::process::Child) {
+    drop(qemu.stdin.take());
+    qemu.wait().unwrap();
+}

@@ -1,0 +1,351 @@
+//! What the hook leaves on the host, and takes away again.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use viommu::hook::{Effect, Outcome, perform};
+use viommu::note::Code;
+use viommu::qemu::Edits;
+use viommu::state::State;
+use viommu::sys::process;
+
+use crate::program::{VIOMMU, feed, run};
+use crate::{
+    CONFIG, NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event, guests, hook, sandbox,
+    write_host,
+};
+
+fn state_file() -> PathBuf {
+    Path::new("/run/viommu").join(UUID).with_extension("json")
+}
+
+fn record_file() -> PathBuf {
+    Path::new("/var/lib/viommu").join(UUID).with_extension("json")
+}
+
+/// Everything below the directories that the hook could change: kind, mode, time, and content of each file.
+fn listing() -> BTreeMap<PathBuf, String> {
+    fn walk(path: &Path, into: &mut BTreeMap<PathBuf, String>) {
+        let metadata = fs::symlink_metadata(path).unwrap();
+        let content = if metadata.is_file() { fs::read_to_string(path).unwrap() } else { String::new() };
+        let facts = format!("{:o} {}.{} {content:?}", metadata.mode(), metadata.mtime(), metadata.mtime_nsec());
+        into.insert(path.to_owned(), facts);
+        if metadata.is_dir() {
+            for entry in fs::read_dir(path).unwrap() {
+                walk(&entry.unwrap().path(), into);
+            }
+        }
+    }
+    let mut listing = BTreeMap::new();
+    for path in ["/run", "/etc", "/var/lib", "/var/cache"] {
+        walk(Path::new(path), &mut listing);
+    }
+    listing
+}
+
+#[test]
+fn a_start_leaves_a_state_and_an_end_takes_it_away() {
+    if !sandbox::inside("effects::a_start_leaves_a_state_and_an_end_takes_it_away") {
+        return;
+    }
+    let guests = guests();
+    let before = listing();
+    for event in [PREPARE, STARTED].into_iter().chain(OTHERS) {
+        hook(event, &guests.wrapper);
+    }
+    assert_eq!(listing(), before, "only `start` writes");
+    // A guest without the wrapper whose limit is high enough needs no state, whether it asks or not.
+    for xml in [&guests.native, &guests.silent, &guests.asks] {
+        hook(START, xml);
+        assert_eq!(listing(), before);
+    }
+
+    assert_event("start", &hook(START, &guests.wrapper), None);
+    let mode = |path: &Path| {
+        let metadata = fs::symlink_metadata(path).unwrap();
+        (metadata.uid(), metadata.mode() & 0o7777)
+    };
+    assert_eq!((mode(Path::new("/run/viommu")), mode(&state_file())), ((0, 0o755), (0, 0o644)));
+    let text = fs::read_to_string(state_file()).unwrap();
+    let state = State::parse(&text, UUID.parse().unwrap(), process::boot_clock()).unwrap();
+    assert_eq!(state.emulator, "/usr/bin/qemu-system-x86_64");
+    assert_eq!(state.boot.devices, ["virtio-iommu,id=ua-viommu0,bus=pcie.0"]);
+    assert_eq!((state.incoming, state.memlock), (Some(state.boot), None));
+    let names = |directory: &str| fs::read_dir(directory).unwrap().count();
+    assert_eq!(names("/run/viommu"), 1, "no temporary file stays");
+
+    // Every start writes it afresh.
+    let inode = fs::metadata(state_file()).unwrap().ino();
+    assert_event("start again", &hook(START, &guests.wrapper), None);
+    assert_ne!(fs::metadata(state_file()).unwrap().ino(), inode);
+
+    // What it runs with is recorded once it runs.
+    assert_event("started", &hook(STARTED, &guests.wrapper), None);
+    assert!(!record_file().exists(), "nothing runs");
+    let mut qemu = sandbox::qemu(NAME, &["-uuid", UUID]);
+    assert_event("started", &hook(STARTED, &guests.wrapper), None);
+    assert_eq!((mode(&record_file()), names("/var/lib/viommu")), ((0, 0o600), 1));
+    drop(qemu.stdin.take());
+    qemu.wait().unwrap();
+    assert_event("stopped", &hook(STOPPED, &guests.wrapper), None);
+    assert!(!state_file().exists() && record_file().exists());
+    assert_event("start", &hook(START, &guests.wrapper), None);
+    assert_event("release", &hook(RELEASE, &guests.wrapper), None);
+    assert!(!state_file().exists() && record_file().exists());
+    assert_event("migrated", &hook(["release", "end", "migrated"], &guests.wrapper), None);
+    assert!(!record_file().exists());
+    assert_event("release again", &hook(RELEASE, &guests.wrapper), None);
+}
+
+#[test]
+fn a_place_that_is_not_roots_is_not_written_to() {
+    if !sandbox::inside("effects::a_place_that_is_not_roots_is_not_written_to") {
+        return;
+    }
+    let guests = guests();
+    fs::create_dir("/run/elsewhere").unwrap();
+    let open = |path: &str| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    let places: [(&str, &dyn Fn()); 3] = [
+        ("others may write", &|| {
+            fs::create_dir("/run/viommu").unwrap();
+            open("/run/viommu");
+        }),
+        ("a symbolic link", &|| symlink("/run/elsewhere", "/run/viommu").unwrap()),
+        ("a file", &|| fs::write("/run/viommu", "").unwrap()),
+    ];
+    for (what, make) in places {
+        make();
+        assert_event(what, &hook(START, &guests.wrapper), Some("state-unwritable"));
+        assert_event(what, &hook(START, &guests.silent), None);
+        assert_event(what, &hook(STOPPED, &guests.wrapper), None);
+        assert!(fs::read_dir("/run/elsewhere").unwrap().next().is_none());
+
+        // A guest that did not ask starts as it would without us.
+        let state = State::new(UUID.parse().unwrap(), process::boot_clock(), String::new(), Edits::default(), None);
+        let written = |asks| {
+            let effects = vec![Effect::WriteState(Box::new(state.clone()))];
+            let mut outcome = Outcome { effects, asks, ..Outcome::default() };
+            perform(&mut outcome);
+            (outcome.refusal.map(|note| note.code), outcome.log.first().map(|note| note.code))
+        };
+        assert_eq!(written(true), (Some(Code::StateUnwritable), None), "{what}");
+        assert_eq!(written(false), (None, Some(Code::StateUnwritable)), "{what}");
+        fs::remove_file("/run/viommu").or_else(|_| fs::remove_dir("/run/viommu")).unwrap();
+    }
+}
+
+/// System calls that change something or reach somebody. A dry run may use none of them; `open` depends on its flags.
+const CHANGES: [&str; 26] = [
+    "unlink",
+    "unlinkat",
+    "rename",
+    "renameat",
+    "renameat2",
+    "mkdir",
+    "mkdirat",
+    "rmdir",
+    "chmod",
+    "fchmod",
+    "fchmodat",
+    "chown",
+    "fchown",
+    "truncate",
+    "ftruncate",
+    "link",
+    "symlink",
+    "mknod",
+    "socket",
+    "connect",
+    "sendto",
+    "sendmsg",
+    "fork",
+    "vfork",
+    "clone",
+    "clone3",
+];
+
+/// The calls of a program that change something, by strace.
+fn changes(arguments: &[&str], xml: &str) -> Vec<String> {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hook.trace");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o"]).arg(&file).arg(VIOMMU).args(arguments);
+    feed(&mut command, xml.as_bytes());
+    let trace = fs::read_to_string(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    assert!(trace.contains("execve("), "{trace}");
+    let changes = trace.lines().filter(|line| {
+        let call = line.split_once(' ').map_or(*line, |(_pid, call)| call.trim_start());
+        let name = call.split('(').next().unwrap_or_default();
+        let opened = ["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"].iter().any(|flag| call.contains(flag));
+        let written = name.contains("write") && !call.contains("write(1,") && !call.contains("write(2,");
+        name.starts_with("open") && opened
+            || written
+            || CHANGES.contains(&name)
+            || name == "prlimit64" && !call.contains(", NULL, ")
+    });
+    changes.map(str::to_owned).collect()
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    if !sandbox::inside("effects::a_dry_run_changes_nothing") {
+        return;
+    }
+    let guests = guests();
+    let traced = Command::new("strace").arg("-V").output().is_ok();
+    if !traced {
+        assert!(std::env::var_os("VIOMMU_REQUIRE_STRACE").is_none(), "strace is not installed");
+        println!("SKIPPED: strace is not installed, so only the files were compared");
+    }
+    // Something to remove, and something to forget.
+    assert_event("start", &hook(START, &guests.wrapper), None);
+    let before = listing();
+    for (event, xml, words) in [
+        (PREPARE, &guests.asks, "would refuse: wrapper-missing"),
+        (PREPARE, &guests.wrapper, "would print the rewritten XML"),
+        (START, &guests.wrapper, "would write the state"),
+        (START, &guests.asks, "would refuse: wrapper-missing"),
+        (STARTED, &guests.wrapper, "would let the guest pass"),
+        (STOPPED, &guests.wrapper, "would remove the state"),
+        (["release", "end", "migrated"], &guests.wrapper, "would forget"),
+        (OTHERS[0], &guests.broken, "would let the guest pass"),
+    ] {
+        let arguments = [&["hook", "--dry-run", NAME][..], &event].concat();
+        let ran = run(VIOMMU, &arguments, xml.as_bytes());
+        assert!(ran.stdout.contains(words), "{event:?}: {ran:?}");
+        assert_eq!(ran.status, i32::from(words.contains("refuse")), "the status is the real one: {ran:?}");
+        assert_eq!(listing(), before, "{event:?}");
+        if traced {
+            assert_eq!(changes(&arguments, xml), [""; 0], "{event:?}");
+            assert_eq!(listing(), before, "{event:?}");
+        }
+    }
+    if traced {
+        // The same without --dry-run: what is looked for above can be found.
+        let real = changes(&["hook", NAME, "start", "begin"], &guests.wrapper).join("\n");
+        assert!(real.contains("rename") && real.contains("O_CREAT") && real.contains("write("), "{real}");
+    }
+}
+
+/// Processes of the hook's binary that the hook has left behind.
+fn guards() -> Vec<i32> {
+    let own = process::file_id(Path::new(VIOMMU)).unwrap();
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let parent = std::process::id();
+    processes
+        .filter(|pid| {
+            let executable = process::file_id(Path::new(&format!("/proc/{pid}/exe")));
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let ours = format!("VIOMMU_TEST_PARENT={parent}\0");
+            executable.is_ok_and(|file| file == own)
+                && environment.windows(ours.len()).any(|bytes| bytes == ours.as_bytes())
+        })
+        .collect()
+}
+
+fn soon(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}: not within 10 s");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_guard_comes_and_goes() {
+    if !sandbox::inside("effects::the_guard_comes_and_goes") {
+        return;
+    }
+    let guests = guests();
+    let two_devices = guests.asks.replace("/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
+    if !process::may_raise_limits(18_253_611_008) {
+        // A guard that could do nothing is not started; the nested lab shows one that can.
+        let refused = hook(START, &two_devices);
+        assert_event("start", &refused, Some("memlock-no-privilege"));
+        println!("SKIPPED: no limit can be raised on this machine, so no guard's life was looked at");
+        return;
+    }
+    // The guard looks for the daemon among the ancestors of the hook: a shell of that name, which waits for the hook.
+    let daemon = Path::new("/run/test/libvirtd");
+    fs::copy("/bin/sh", daemon).unwrap();
+    let start = || {
+        let mut command = Command::new(daemon);
+        command.args(["-c", "\"$0\" \"$@\"; exit $?"]).arg(sandbox::hook());
+        let parent = std::process::id().to_string();
+        let began = Instant::now();
+        let ran = feed(command.arg(NAME).args(START).env("VIOMMU_TEST_PARENT", parent), two_devices.as_bytes());
+        assert_event("start", &ran, None);
+        // libvirt waits for the end of the hook's streams, so the guard must hold none of them.
+        assert!(began.elapsed() < Duration::from_secs(5));
+        assert_eq!(guards().len(), 1);
+        let text = fs::read_to_string(state_file()).unwrap();
+        // Two address spaces of 8 GiB, and 1 GiB.
+        assert!(text.contains("\"memlock\":{\"bytes\":18253611008}"), "{text}");
+    };
+    start();
+    let pid = guards()[0];
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    // Nothing but CAP_SYS_PTRACE (bit 19) and CAP_SYS_RESOURCE (bit 24) is left, and nothing can be gained.
+    soon("the guard drops its capabilities", || read("status").contains("CapPrm:\t0000000001080000\n"));
+    assert!(
+        read("status").contains("CapEff:\t0000000001080000\n")
+            && read("status").contains("CapInh:\t0000000000000000\n")
+    );
+    let streams = [0, 1, 2].map(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap());
+    assert!(streams.iter().all(|stream| stream == Path::new("/dev/null")), "{streams:?}");
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().path());
+    assert_eq!(links.filter_map(|link| fs::read_link(link).ok()).count(), 5, "streams, state, daemon");
+    assert_event("stopped", &hook(STOPPED, &two_devices), None);
+    soon("the guard of a stopped guest ends", || guards().is_empty());
+}
+
+#[test]
+fn a_limit_that_may_not_be_raised_refuses_only_who_asks() {
+    if !sandbox::inside("effects::a_limit_that_may_not_be_raised_refuses_only_who_asks") {
+        return;
+    }
+    let guests = guests();
+    // libvirt before 8.7.0 does not count the vIOMMU that it knows.
+    write_host(8_000_000);
+    let unasked = guests.native.replace("<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto'/>", "");
+    let without_the_privilege = |xml: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-sys_resource"]).arg(sandbox::hook()).arg(NAME).args(START);
+        feed(&mut command, xml.as_bytes())
+    };
+    assert_event("asks", &without_the_privilege(&guests.native), Some("memlock-no-privilege"));
+    assert_event("does not ask", &without_the_privilege(&unasked), None);
+    assert!(!state_file().exists());
+}
+
+#[test]
+fn the_wrapper_becomes_qemu_as_the_hook_said() {
+    if !sandbox::inside("effects::the_wrapper_becomes_qemu_as_the_hook_said") {
+        return;
+    }
+    let guests = guests();
+    // A QEMU that says how it was started.
+    fs::write("/run/qemu", "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
+    fs::set_permissions("/run/qemu", fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(CONFIG, "[emulators]\nx86_64 = '/run/qemu'\n").unwrap();
+    let wrapper = Path::new("/run/viommu-qemu-system-x86_64");
+    symlink(VIOMMU, wrapper).unwrap();
+    let start = ["-name", "guest=g", "-machine", "pc-q35-7.2", "-uuid", UUID, "-device", "vfio-pci,host=0000:3b:00.0"];
+
+    let ran = run(wrapper, &["-version"], b"");
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, "-version\n"), "a probe passes");
+    assert_event("the hook did not run", &run(wrapper, &start, b""), Some("state-missing"));
+    assert_event("start", &hook(START, &guests.wrapper), None);
+    let ran = run(wrapper, &start, b"");
+    assert_event("QEMU", &ran, None);
+    let arguments: Vec<_> = ran.stdout.lines().collect();
+    let expected = "-device\nvirtio-iommu,id=ua-viommu0,bus=pcie.0,addr=";
+    assert!(ran.stdout.contains(expected), "{ran:?}");
+    assert_eq!(arguments.len(), start.len() + 2, "{ran:?}");
+    assert_event("stopped", &hook(STOPPED, &guests.wrapper), None);
+    assert_event("a start that is over", &run(wrapper, &start, b""), Some("state-missing"));
+}

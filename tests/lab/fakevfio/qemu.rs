@@ -1,0 +1,198 @@
+//! Real QEMUs of two Debian suites on a host whose VFIO is made up: see `fakevfio.c` for what is real, and `qemu.sh`.
+//!
+//! Each QEMU is started paused, is given commands, and is told to quit. What it did with VFIO is in the [`Outcome`].
+
+#![expect(clippy::disallowed_methods, reason = "tests have effects")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails the test")]
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use crate::support::libvirt::Suite;
+
+/// Mediated devices of the made-up host.
+pub(crate) const MDEVS: [&str; 2] = ["c2177883-f1bb-47f0-914d-32a22e3a8804", "01b81dce-0f2c-4a55-a7a5-1d3d5e36b7ff"];
+/// Two functions in one IOMMU group, as of a graphics card and its sound.
+pub(crate) const GROUP_OF_TWO: [&str; 2] = ["0000:0a:00.0", "0000:0a:00.1"];
+
+/// The made-up host, and where to find the QEMUs.
+pub(crate) struct Fake {
+    roots: PathBuf,
+    library: PathBuf,
+    /// Its sysfs. The functions 0000:01:00.0 to 0000:09:00.1 are each in a group of their own.
+    pub(crate) sysfs: PathBuf,
+}
+
+/// What a QEMU did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// It ran until it was told to quit.
+    pub(crate) started: bool,
+    /// What it said on standard error.
+    pub(crate) says: String,
+    /// What it answered to the commands.
+    pub(crate) answers: String,
+    /// The VFIO containers in the order in which they were opened.
+    pub(crate) containers: Vec<Container>,
+    /// Bytes that were mapped in all containers together, at most.
+    pub(crate) peak: u64,
+}
+
+/// A VFIO container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Container {
+    /// By host address or mediated device's UUID.
+    pub(crate) devices: BTreeSet<String>,
+    /// IOMMU groups.
+    pub(crate) groups: BTreeSet<u32>,
+}
+
+/// The host that all tests of this program share.
+///
+/// Where it cannot be had (not root, no Debian roots, no C compiler), says so and gives nothing, and the test should pass;
+/// with `VIOMMU_REQUIRE_LAB=1` in the environment it panics instead.
+#[track_caller]
+pub(crate) fn fake() -> Option<&'static Fake> {
+    static FAKE: OnceLock<Result<Fake, String>> = OnceLock::new();
+    match FAKE.get_or_init(Fake::new) {
+        Ok(fake) => Some(fake),
+        Err(reason) => {
+            let required = std::env::var_os("VIOMMU_REQUIRE_LAB").is_some_and(|value| value == "1");
+            assert!(!required, "VIOMMU_REQUIRE_LAB is set, but: {reason}");
+            // Not eprintln!, which the test harness keeps for itself when a test passes.
+            let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
+            None
+        }
+    }
+}
+
+impl Fake {
+    fn new() -> Result<Fake, String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err("only root can start a QEMU of another root".to_owned());
+        }
+        let lab = std::env::var_os("VIOMMU_LAB").map_or_else(|| PathBuf::from("target/lab"), PathBuf::from);
+        let roots = Path::new(env!("CARGO_MANIFEST_DIR")).join(lab).join("roots");
+        for suite in Suite::ALL {
+            let root = roots.join(suite.name());
+            if !root.join(".complete").exists() {
+                let (suite, root) = (suite.name(), root.display());
+                return Err(format!("there is no {root}: make it with tests/lab/root.sh {suite} {root}"));
+            }
+        }
+        let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fakevfio");
+        let _ = fs::remove_dir_all(&own);
+        fs::create_dir_all(&own).unwrap();
+        let library = compile(&own)?;
+        Ok(Fake { roots, library, sysfs: sysfs(&own.join("sys")) })
+    }
+
+    /// Starts the suite's QEMU of this architecture. The settings are those of `fakevfio.c`, the commands QMP's.
+    pub(crate) fn run(
+        &self,
+        suite: Suite,
+        arch: &str,
+        arguments: &[OsString],
+        settings: &[(&str, u64)],
+        commands: &[&str],
+    ) -> Outcome {
+        let mut child = Command::new("bash")
+            .arg("tests/lab/fakevfio/qemu.sh")
+            .args([&self.roots.join(suite.name()), &self.sysfs, &self.library])
+            .arg(format!("qemu-system-{arch}"))
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .envs(settings.iter().map(|(name, value)| (name, value.to_string())))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let commands = ["qmp_capabilities"].iter().chain(commands).chain(&["quit"]);
+        for command in commands {
+            let command =
+                if command.starts_with('{') { (*command).to_owned() } else { format!(r#"{{"execute":"{command}"}}"#) };
+            // A QEMU that refuses its command line does not wait to be told.
+            let _ = writeln!(stdin, "{command}");
+        }
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let (log, says): (Vec<_>, Vec<_>) = stderr.lines().partition(|line| line.starts_with(LOG));
+        let mut outcome = Outcome {
+            started: output.status.success(),
+            says: says.join("\n"),
+            answers: String::from_utf8_lossy(&output.stdout).into_owned(),
+            containers: Vec::new(),
+            peak: 0,
+        };
+        for line in log {
+            outcome.enter(&line[LOG.len()..].split(' ').collect::<Vec<_>>());
+        }
+        outcome
+    }
+}
+
+/// What lines of `fakevfio.c` begin with.
+const LOG: &str = "fakevfio: ";
+
+impl Outcome {
+    fn enter(&mut self, words: &[&str]) {
+        match words {
+            ["peak", bytes] => self.peak = bytes.parse().unwrap(),
+            // They are counted from 1.
+            ["container", _] => self.containers.push(Container::default()),
+            ["container", number, kind, name] => {
+                let container = &mut self.containers[number.parse::<usize>().unwrap() - 1];
+                match *kind {
+                    "group" => container.groups.insert(name.parse().unwrap()),
+                    _ => container.devices.insert((*name).to_owned()),
+                };
+            }
+            _ => unreachable!("{words:?}"),
+        }
+    }
+}
+
+fn compile(directory: &Path) -> Result<PathBuf, String> {
+    let library = directory.join("fakevfio.so");
+    let output = Command::new("gcc")
+        .args(["-std=gnu11", "-O2", "-U_FORTIFY_SOURCE", "-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/fakevfio/fakevfio.c"))
+        .output()
+        .map_err(|error| format!("gcc cannot be started: {error}"))?;
+    if output.status.success() {
+        return Ok(library);
+    }
+    Err(format!("fakevfio.c cannot be compiled: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// Makes the sysfs of the made-up host.
+fn sysfs(sysfs: &Path) -> PathBuf {
+    let device = |bus: &str, name: &str, group: u32| {
+        let device = sysfs.join("bus").join(bus).join("devices").join(name);
+        fs::create_dir_all(&device).unwrap();
+        symlink(format!("../../../../kernel/iommu_groups/{group}"), device.join("iommu_group")).unwrap();
+        device
+    };
+    for bus in 1..=9 {
+        for function in 0..=1 {
+            device("pci", &format!("0000:{bus:02x}:00.{function}"), 10 * bus + function);
+        }
+    }
+    for name in GROUP_OF_TWO {
+        device("pci", name, 100);
+    }
+    for (name, group) in MDEVS.into_iter().zip(201..) {
+        symlink("/sys/bus/mdev", device("mdev", name, group).join("subsystem")).unwrap();
+    }
+    sysfs.to_owned()
+}

@@ -1,0 +1,22 @@
+#!/bin/bash
+# The QEMU of a Debian root, on a host whose VFIO is made up by fakevfio.c. Needs root, leaves nothing behind.
+#
+#   tests/lab/fakevfio/qemu.sh ROOT SYSFS LIBRARY QEMU ARGUMENT...
+#
+# ROOT was made by root.sh, and is not written to. SYSFS is what QEMU sees as /sys: a directory with
+# bus/pci/devices/ADDRESS/iommu_group, a link whose last component is the number of the group, and for mediated devices
+# bus/mdev/devices/UUID with that link and another, subsystem, to /sys/bus/mdev. LIBRARY is fakevfio.c, compiled; what it
+# reads from the environment can be given to this script.
+set -euo pipefail
+if [ "$1" != --inside ]; then
+    # Mounts are private to this namespace and go with it.
+    exec unshare --mount bash "$0" --inside "$@"
+fi
+root=$2 sysfs=$3 library=$4
+shift 4
+mount --bind "$root" "$root"
+mount -o remount,bind,ro "$root"
+mount --bind "$sysfs" "$root/sys"
+mount -t tmpfs -o mode=755,size=1m fakevfio "$root/mnt"
+cp "$library" "$root/mnt/fakevfio.so"
+exec chroot "$root" timeout 60 env LD_PRELOAD=/mnt/fakevfio.so "$@"

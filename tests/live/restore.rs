@@ -1,0 +1,263 @@
+//! A wrapped guest that comes back from a saved image has the vIOMMU that it ran with, whatever would be decided now.
+
+use crate::guests::{Arch, CONFIG, MODELS, RECORD, STATE, Viommu, domain, refused_with, viommu, viommus, wrapped};
+use crate::support::libvirt::{Guest, Libvirt, Suite, shared};
+use crate::support::on_both_suites;
+
+on_both_suites! {
+    restored_guests_keep_their_viommu
+    what_is_decided_later_does_not_matter
+    a_restored_guest_is_recorded_as_it_runs
+    a_guest_that_ran_without_comes_back_without
+    without_a_record_only_a_named_model_comes_back
+    a_failed_restore_can_be_tried_again
+    migration_needs_a_named_model
+    a_guest_that_runs_is_not_refused_any_more
+    snapshots_come_back_with_what_they_ran_with
+}
+
+const IMAGE: &str = "/tmp/live.save";
+
+/// Both ways to save a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    File,
+    Managed,
+}
+
+fn save(guest: &Guest<'_>, way: Way) {
+    match way {
+        Way::File => guest.virsh("save", &[IMAGE]).ok(),
+        Way::Managed => guest.virsh("managedsave", &[]).ok(),
+    };
+    assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "shut off");
+}
+
+fn restore(lab: &Libvirt, guest: &Guest<'_>, way: Way) {
+    match way {
+        Way::File => lab.virsh(&["restore", IMAGE]).ok(),
+        Way::Managed => guest.virsh("start", &[]).ok(),
+    };
+    assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "running");
+}
+
+fn restored_guests_keep_their_viommu(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    for (arch, model) in MODELS {
+        let guest = lab.guest(&wrapped(arch, model));
+        guest.virsh("start", &[]).ok();
+        let had = viommu(&guest);
+        for way in [Way::File, Way::Managed] {
+            save(&guest, way);
+            restore(&lab, &guest, way);
+            assert_eq!(viommu(&guest), had, "{model} {way:?} on {}", suite.name());
+        }
+    }
+}
+
+/// A restore that must be refused with this code; the guest does not run, and its image is still there.
+#[track_caller]
+fn not_restored(lab: &Libvirt, guest: &Guest<'_>, way: Way, code: &str) {
+    match way {
+        Way::File => {
+            let output = lab.virsh(&["restore", IMAGE]);
+            assert_ne!(output.status, 0);
+            assert!(output.stderr.contains(&format!("viommu: error[{code}]: ")), "{}", output.stderr);
+            assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "shut off");
+        }
+        Way::Managed => {
+            refused_with(guest, "start", &[], code);
+            assert!(guest.virsh("dominfo", &[]).ok().lines().any(|line| line == "Managed save:   yes"));
+        }
+    }
+}
+
+/// Starts a guest as the configuration wishes, and saves it.
+fn saved_under(lab: &Libvirt, guest: &Guest<'_>, config: &str, way: Way) -> Vec<Viommu> {
+    let _config = lab.file(CONFIG, config);
+    guest.virsh("start", &[]).ok();
+    let had = viommus(guest);
+    save(guest, way);
+    had
+}
+
+const INTEL: &str = "[default]\nmodel = 'intel'\n";
+const NARROW: &str = "[default]\nmodel = 'intel'\naw-bits = 39\n";
+const VIRTIO: &str = "[default]\nmodel = 'virtio'\n";
+const AUTO: &str = "[default]\nmodel = 'auto'\n";
+const NOTHING: &str = "";
+
+fn what_is_decided_later_does_not_matter(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    let guest = lab.guest(&domain(Arch::X86, Arch::X86.wrapper(), ""));
+    for way in [Way::File, Way::Managed] {
+        for (then, now) in
+            [(INTEL, NARROW), (NARROW, INTEL), (INTEL, VIRTIO), (VIRTIO, INTEL), (AUTO, INTEL), (INTEL, NOTHING)]
+        {
+            let had = saved_under(&lab, &guest, then, way);
+            assert_eq!(had.len(), 1);
+            let _config = lab.file(CONFIG, now);
+            restore(&lab, &guest, way);
+            assert_eq!(viommus(&guest), had, "{then}, now {now}, {way:?} on {}", suite.name());
+            guest.virsh("destroy", &[]).ok();
+        }
+    }
+}
+
+fn a_restored_guest_is_recorded_as_it_runs(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    let guest = lab.guest(&domain(Arch::X86, Arch::X86.wrapper(), ""));
+    let had = saved_under(&lab, &guest, INTEL, Way::File);
+    let _config = lab.file(CONFIG, NARROW);
+    // What was decided at the first restore, and not used, must not come into play at the second.
+    for _ in 0..3 {
+        restore(&lab, &guest, Way::File);
+        assert_eq!(viommus(&guest), had, "{}", suite.name());
+        save(&guest, Way::File);
+    }
+}
+
+fn a_guest_that_ran_without_comes_back_without(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    let guest = lab.guest(&domain(Arch::X86, Arch::X86.wrapper(), ""));
+    for now in [INTEL, VIRTIO, NOTHING] {
+        // The run with a vIOMMU before it is over, and says nothing about the run that is saved.
+        let _ = saved_under(&lab, &guest, INTEL, Way::File);
+        assert_eq!(saved_under(&lab, &guest, NOTHING, Way::File), []);
+        let _config = lab.file(CONFIG, now);
+        restore(&lab, &guest, Way::File);
+        assert_eq!(viommus(&guest), [], "now {now} on {}", suite.name());
+        guest.virsh("destroy", &[]).ok();
+    }
+}
+
+fn without_a_record_only_a_named_model_comes_back(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    for way in [Way::File, Way::Managed] {
+        let guest = lab.guest(&wrapped(Arch::X86, "auto"));
+        guest.virsh("start", &[]).ok();
+        let had = viommu(&guest);
+        save(&guest, way);
+        lab.run(&format!("mv {RECORD} /tmp/record")).ok();
+        not_restored(&lab, &guest, way, "migration-mismatch");
+        // The image is as good as before.
+        lab.run(&format!("mv /tmp/record {RECORD}")).ok();
+        restore(&lab, &guest, way);
+        assert_eq!(viommu(&guest), had);
+        drop(guest);
+
+        for (arch, model) in MODELS {
+            let guest = lab.guest(&wrapped(arch, model));
+            guest.virsh("start", &[]).ok();
+            let had = viommu(&guest);
+            save(&guest, way);
+            lab.run(&format!("rm {RECORD}")).ok();
+            if model == "intel" {
+                // Without KVM QEMU's version decides about eim, and it may have been another one then.
+                not_restored(&lab, &guest, way, "migration-mismatch");
+                continue;
+            }
+            restore(&lab, &guest, way);
+            assert_eq!(viommu(&guest), had, "{model} {way:?} on {}", suite.name());
+        }
+    }
+}
+
+/// A restore that fails for a passing reason must cost neither the image nor the knowledge that the next one needs.
+fn a_failed_restore_can_be_tried_again(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    let guest = lab.guest(&wrapped(Arch::X86, "auto"));
+    guest.virsh("start", &[]).ok();
+    let had = viommu(&guest);
+    for way in [Way::File, Way::Managed] {
+        save(&guest, way);
+        {
+            // Seen at every event of the hook that can refuse.
+            let _config = lab.file(CONFIG, "[broken");
+            not_restored(&lab, &guest, way, "config-invalid");
+        }
+        {
+            // Seen by the wrapper only.
+            let damaging = format!("#!/bin/bash\n[ $2 != start ] || rm {STATE}\n");
+            let _damaging = lab.file("/etc/libvirt/hooks/qemu.d/90-damage", damaging);
+            not_restored(&lab, &guest, way, "state-missing");
+        }
+        restore(&lab, &guest, way);
+        assert_eq!(viommu(&guest), had, "{}", suite.name());
+    }
+}
+
+/// There is one libvirt here, so the hook is called by hand as the destination would call it.
+fn migration_needs_a_named_model(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    for (arch, model) in [(Arch::X86, "auto"), (Arch::Arm, "auto")].into_iter().chain(MODELS) {
+        let guest = lab.guest(&wrapped(arch, model));
+        guest.virsh("start", &[]).ok();
+        // A destination has no state of a guest that does not run there. With KVM every QEMU has eim.
+        let output = lab.run(&format!(
+            "rm {STATE}
+             virsh dumpxml --migratable live | sed \"s/ type='qemu'/ type='kvm'/\" | viommu hook live migrate begin -
+             status=$?
+             ls {RECORD}
+             exit $status"
+        ));
+        if model == "auto" {
+            assert_eq!(output.status, 1);
+            assert!(output.stderr.contains("viommu: error[migration-mismatch]: "), "{output:?}");
+        } else {
+            assert_eq!(output.status, 0, "{output:?}");
+            // Printed XML would be taken for the guest's; and what this host knew of it is of yesterday.
+            assert_eq!(output.stdout, "");
+        }
+    }
+}
+
+/// Whatever is wrong when a guest has started, libvirt would kill it for a complaint.
+fn a_guest_that_runs_is_not_refused_any_more(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    let guest = lab.guest(&wrapped(Arch::X86, "intel"));
+    guest.virsh("start", &[]).ok();
+    lab.virsh(&["dumpxml", "live"]).ok();
+    for damage in [
+        format!("echo garbage >{STATE}"),
+        format!("rm {STATE}"),
+        format!("mkdir {STATE}"),
+        "rm -rf /var/lib/viommu; touch /var/lib/viommu".to_owned(),
+        format!("echo '[broken' >{CONFIG}"),
+        "rm /run/libvirt/qemu/live.pid".to_owned(),
+    ] {
+        let output = lab.run(&format!(
+            "cp -a {STATE} /tmp/state; cp -a /run/libvirt/qemu/live.pid /tmp/pid
+             {damage}
+             virsh dumpxml live | viommu hook live started begin -
+             status=$?
+             rm -rf {STATE} /var/lib/viommu {CONFIG}; cp -a /tmp/state {STATE}; cp -a /tmp/pid /run/libvirt/qemu/live.pid
+             exit $status"
+        ));
+        assert_eq!((output.status, output.stdout.as_str()), (0, ""), "{damage}: {}", output.stderr);
+    }
+}
+
+/// A snapshot inside a disk image comes back as QEMU's `-loadvm`, where libvirt uses that, as 9.0 does; 11.3 loads it
+/// through the monitor, of which the wrapper knows nothing.
+fn snapshots_come_back_with_what_they_ran_with(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    if suite != Suite::Bookworm {
+        return;
+    }
+    lab.run("qemu-img create -q -f qcow2 /tmp/live.qcow2 64M && chmod 666 /tmp/live.qcow2").ok();
+    let disk = "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/tmp/live.qcow2'/>
+                  <target dev='vda' bus='virtio'/></disk></devices>";
+    let guest = lab.guest(&domain(Arch::X86, Arch::X86.wrapper(), "").replace("</devices>", disk));
+    let config = lab.file(CONFIG, INTEL);
+    guest.virsh("start", &[]).ok();
+    let had = viommus(&guest);
+    guest.virsh("snapshot-create-as", &["before"]).ok();
+    guest.virsh("destroy", &[]).ok();
+    drop(config);
+    let _config = lab.file(CONFIG, NARROW);
+    guest.virsh("snapshot-revert", &["before"]).ok();
+    assert_eq!(viommus(&guest), had);
+    guest.virsh("destroy", &[]).ok();
+    guest.virsh("snapshot-delete", &["before"]).ok();
+}

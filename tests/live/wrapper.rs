@@ -1,0 +1,156 @@
+//! The wrapper: it becomes the very QEMU that libvirt would have started, with the vIOMMU in it.
+
+use crate::guests::{
+    Arch, CONFIG, MODELS, RECORD, STATE, UUID, command_line, domain, driver_of, pid, values, viommu, viommus,
+    without_numbers, wrapped,
+};
+use crate::support::libvirt::{Libvirt, Suite, shared};
+use crate::support::on_both_suites;
+
+on_both_suites! {
+    a_wrapped_guest_has_its_viommu
+    a_wrapped_guest_that_asks_for_nothing_has_none
+    the_process_is_the_one_that_libvirt_started
+    qemu_finds_everything_as_libvirt_left_it
+    the_state_lasts_as_long_as_the_guest
+}
+
+fn a_wrapped_guest_has_its_viommu(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    for (arch, model) in MODELS {
+        let guest = lab.guest(&wrapped(arch, model));
+        guest.virsh("start", &[]).ok();
+        assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "running");
+        let found = viommu(&guest);
+        assert_eq!(found.driver, driver_of(model), "{}", suite.name());
+        if model == "intel" {
+            assert_eq!(found.properties["intremap"], "\"on\"");
+            assert_eq!(found.properties["aw-bits"], "48 (0x30)");
+            // QEMU 7.2 has no eim under TCG.
+            assert_eq!(found.properties["eim"] == "\"on\"", suite == Suite::Trixie, "{found:?}");
+        }
+        // No device of the guest stands before its vIOMMU, so none can bypass it.
+        let words = command_line(&lab);
+        let devices = values(&words, "-device");
+        if model == "smmuv3" {
+            assert!(values(&words, "-machine")[0].contains(",iommu=smmuv3"), "{words:?}");
+        } else {
+            assert!(devices[0].contains("-iommu"), "{devices:?}");
+        }
+        assert!(devices.last().unwrap().contains("virtio-"), "{devices:?}");
+        // libvirt does not know of it.
+        assert!(!guest.virsh("dumpxml", &[]).ok().contains("<iommu"));
+    }
+}
+
+fn a_wrapped_guest_that_asks_for_nothing_has_none(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    for arch in [Arch::X86, Arch::Arm] {
+        let start = |emulator: &str| {
+            let guest = lab.guest(&domain(arch, emulator, ""));
+            guest.virsh("start", &[]).ok();
+            assert_eq!(viommus(&guest), []);
+            without_numbers(&command_line(&lab))
+        };
+        assert_eq!(start(arch.wrapper())[1..], start(arch.real())[1..], "{}", suite.name());
+    }
+}
+
+/// What QEMU does with its own process differs from nothing but the wrapper; what it was given is looked at below.
+fn the_process_is_the_one_that_libvirt_started(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    let start = |emulator: &str| {
+        let guest = lab.guest(&domain(Arch::X86, emulator, "model='virtio'"));
+        // As a native guest it would be vetoed.
+        lab.run("virsh dumpxml --inactive live | sed s,/viommu-qemu,/qemu, | viommu rewrite >/tmp/native.xml").ok();
+        if emulator == Arch::X86.real() {
+            lab.virsh(&["define", "/tmp/native.xml"]).ok();
+        }
+        guest.virsh("start", &["--paused"]).ok();
+        let pid = pid(&lab);
+        assert_eq!(lab.run(&format!("readlink /proc/{pid}/exe")).ok(), "/usr/bin/qemu-system-x86_64\n");
+        assert_eq!(command_line(&lab)[0], emulator);
+        // libvirt's own record of the guest names the same pid, and the process is libvirt's child no more.
+        let status = lab.get("/run/libvirt/qemu/live.xml");
+        assert!(status.contains(&format!(" pid='{pid}'")), "{status}");
+        lab.run(&format!(
+            "cd /proc/{pid}; tr '\\0' '\\n' <environ | sed 's,/domain-[0-9]*-,/domain-#-,' | sort
+             for fd in fd/*; do readlink $fd; done | sed 's,[0-9]*,,g' | sort
+             grep -E '^(Umask|Uid|Gid|Groups|NSpid|SigBlk|SigIgn|SigCgt|Cap...|NoNewPrivs|Seccomp):' status | grep -v NSpid
+             cat oom_score_adj; readlink cwd root; cat limits"
+        ))
+        .ok()
+    };
+    assert_eq!(start(Arch::X86.wrapper()), start(Arch::X86.real()), "{}", suite.name());
+}
+
+/// A stand-in for QEMU that writes down what it was started with, and then is QEMU.
+const RECORDER: &str = r#"#!/bin/bash
+for word; do
+    if [ "$word" = -uuid ]; then
+        { echo "pid $$"
+          for fd in /proc/$$/fd/*; do
+              number=${fd##*/}
+              # bash's own: the script, and what it writes here.
+              [ "$number" = 255 ] && continue
+              [ "$number" = 99 ] && continue
+              echo "fd $number $(readlink "$fd" | sed 's,[0-9]\+,,g') $(grep flags "/proc/$$/fdinfo/$number")"
+          done
+          tr '\0' '\n' </proc/$$/environ | sed 's,/domain-[0-9]*-,/domain-#-,' | sort
+          grep -E '^(Umask|Uid|Gid|Groups|SigBlk|SigIgn|Cap...|NoNewPrivs|Seccomp):' /proc/$$/status
+          cat /proc/$$/limits /proc/$$/oom_score_adj; nice; readlink /proc/$$/cwd; chrt -p $$ | sed 's,.*:,,'
+          [ "$(ps -o sid=,pgid= -p $$ | tr -d ' ')" = $$$$ ] && echo 'leads its session'
+        } 99>&- >/tmp/recorded.$$ 2>&1
+        mv /tmp/recorded.$$ /tmp/recorded
+    fi
+done
+exec /usr/bin/qemu-system-x86_64 "$@"
+"#;
+
+fn qemu_finds_everything_as_libvirt_left_it(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    lab.put("/usr/bin/qemu-system-recorder", RECORDER);
+    let _config = lab.file(CONFIG, "[emulators]\nx86_64 = '/usr/bin/qemu-system-recorder'\n");
+    let start = |emulator: &str, asks: &str| {
+        let guest = lab.guest(&domain(Arch::X86, emulator, asks));
+        guest.virsh("start", &["--paused"]).ok();
+        let recorded = lab.get("/tmp/recorded");
+        let (pid_line, rest) = recorded.split_once('\n').unwrap();
+        // The process that was QEMU's stand-in is the one that libvirt knows.
+        assert_eq!(pid_line, format!("pid {}", pid(&lab)));
+        (rest.to_owned(), viommus(&guest).len())
+    };
+    let (native, none) = start("/usr/bin/qemu-system-recorder", "");
+    let (wrapped, one) = start(Arch::X86.wrapper(), "model='intel'");
+    assert_eq!((none, one), (0, 1));
+    assert_eq!(wrapped, native, "{}", suite.name());
+    let ignored = native.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
+    let sigpipe = 1u64 << (13 - 1);
+    assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & sigpipe, 0, "{native}");
+    assert!(
+        native.contains("fd 0 /dev/null") && native.contains("HOME=/var/lib/libvirt/qemu/domain-#-live"),
+        "{native}"
+    );
+}
+
+fn the_state_lasts_as_long_as_the_guest(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    let state =
+        |lab: &Libvirt| lab.run(&format!("stat -c '%U %G %a %F' {STATE} /run/viommu; ls -A /run/viommu")).stdout;
+    let guest = lab.guest(&wrapped(Arch::X86, "intel"));
+    guest.virsh("start", &[]).ok();
+    let running = format!("root root 644 regular file\nroot root 755 directory\n{UUID}.json\n");
+    assert_eq!(state(&lab), running);
+    assert_eq!(lab.run(&format!("stat -c '%U %a' {RECORD} /var/lib/viommu")).ok(), "root 600\nroot 755\n");
+    lab.restart_libvirtd();
+    assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "running");
+    assert_eq!(state(&lab), running);
+    guest.virsh("destroy", &[]).ok();
+    assert_eq!(state(&lab), "root root 755 directory\n");
+    // A start that comes to nothing leaves nothing.
+    lab.put("/etc/libvirt/hooks/qemu.d/90-veto", "#!/bin/bash\n[ $2 != start ]\n");
+    let output = guest.virsh("start", &[]);
+    lab.run("rm /etc/libvirt/hooks/qemu.d/90-veto").ok();
+    assert_ne!(output.status, 0);
+    assert_eq!(state(&lab), "root root 755 directory\n");
+}

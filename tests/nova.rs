@@ -1,0 +1,454 @@
+//! Nova's own test cases, decided by us: the same model, the same precedence, the same refusals; and XML that libvirt takes,
+//! which Nova's often is not.
+//!
+//! The cases are data taken from Nova's source and runs of it (Apache-2.0), not part of this repository. `VIOMMU_CASES` names
+//! the file; without it `../shared/cases/nova_cases.json` beside the repository is tried. Where there is none, the tests say
+//! so and pass, unless `VIOMMU_REQUIRE_CORPUS` is set. `docs/nova-conformance.md` shows what came of each case.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test program that reads the cases and shows its table"
+)]
+
+#[path = "support/instance.rs"]
+mod instance;
+#[path = "support/page.rs"]
+mod page;
+
+use std::fmt::Write;
+use std::path::Path;
+use std::{env, fs};
+
+use instance::{Instance, pairs, written};
+use serde_json::Value;
+use viommu::config::Config;
+use viommu::domain::Domain;
+use viommu::host::{Emulator, Host};
+use viommu::note::{Code, Note};
+use viommu::plan::{Plan, plan};
+use viommu::request::{Request, Wishes};
+use viommu::rewrite::rewrite;
+use viommu::version::Version;
+use viommu::xml;
+
+/// Nova counts versions up in its namespace, and both are in use.
+const NAMESPACES: [&str; 2] =
+    ["http://openstack.org/xmlns/libvirt/nova/1.0", "http://openstack.org/xmlns/libvirt/nova/1.1"];
+
+/// The cases of one layer.
+fn cases(layer: &str) -> Vec<Value> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/cases/nova_cases.json");
+    let named = env::var_os("VIOMMU_CASES").map(Into::into);
+    let required = named.is_some() || env::var_os("VIOMMU_REQUIRE_CORPUS").is_some();
+    let path = named.unwrap_or(beside);
+    if !path.is_file() {
+        assert!(!required, "there are no cases at {}", path.display());
+        println!("SKIPPED: no cases of Nova's; VIOMMU_CASES can name them");
+        return Vec::new();
+    }
+    let cases: Vec<Value> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let cases: Vec<Value> = cases.into_iter().filter(|case| case["layer"] == layer).collect();
+    assert!(!cases.is_empty(), "no case of the layer {layer}");
+    cases
+}
+
+fn id(case: &Value) -> &str {
+    case["id"].as_str().unwrap()
+}
+
+/// The host of a case: the cases only tell libvirt with virtio-iommu from libvirt without (8.3.0).
+fn host(case: &Value) -> Host {
+    let libvirt = case["input"]["libvirt"].as_str().unwrap_or_default();
+    let old = libvirt.contains("< 8.3.0");
+    let (libvirt, qemu) = if old { ((8, 2), (6, 2)) } else { ((11, 3), (10, 0)) };
+    let emulator = Emulator { version: Some(Version::new(qemu.0, qemu.1)), ..Emulator::default() };
+    Host { libvirt: Some(Version::new(libvirt.0, libvirt.1)), emulators: vec![emulator], ..Host::default() }
+}
+
+/// The request of a domain, and what is done about it.
+fn decide(text: &str, host: &Host) -> Result<(Request, Plan), Note> {
+    let document = xml::parse(text.as_bytes()).unwrap();
+    let domain = Domain::read(&document).unwrap();
+    let request = Request::of(&domain, &Wishes::default(), &Config::default())?;
+    let plan = plan(&domain, &request, host);
+    match plan.refusal() {
+        Some(refusal) => Err(refusal.clone()),
+        None => Ok((request, plan)),
+    }
+}
+
+/// The XML after the plan, which may be the same.
+fn rewritten(text: &str, plan: &Plan) -> String {
+    let document = xml::parse(text.as_bytes()).unwrap();
+    rewrite(&document, plan).unwrap().unwrap_or_else(|| text.to_owned())
+}
+
+/// Our code for what Nova raises, and Nova's reason in our words.
+fn refusal(exception: &str) -> (Code, &'static str) {
+    match exception {
+        "InvalidVIOMMUMachineType" => (Code::MachineUnsupported, "refuses the machine type"),
+        "InvalidVIOMMUArchitecture" => (Code::ArchUnsupported, "refuses the architecture"),
+        "LockMemoryForbidden" => (Code::LockedMemoryWithoutPageSize, "refuses locked memory without a page size"),
+        "FlavorImageLockedMemoryConflict" => (Code::RequestConflict, "refuses a flavor and an image that differ"),
+        "ValidationError" | "ValueError" => (Code::ModelUnknown, "refuses the value"),
+        other => panic!("Nova raises {other}, which has no code here"),
+    }
+}
+
+fn nova_refuses(case: &Value) -> Option<(Code, &'static str)> {
+    (case["expect"]["outcome"] == "error").then(|| refusal(case["expect"]["error"].as_str().unwrap()))
+}
+
+fn libvirt_refused(case: &Value) -> bool {
+    case["libvirt_11_3_verdict"].as_str().is_some_and(|verdict| verdict != "ok")
+}
+
+/// Why libvirt 11.3 refuses an `<iommu>` and the `<ioapic>` with it; none where it takes them. `virDomainIOMMUDefValidate`
+/// and `qemuValidateDomainDefFeatures`, tried with libvirt 7.0, 11.3 and 12.8. That this says the same as libvirt did about
+/// Nova's XML is asserted below, so it can be believed about ours.
+fn libvirt_refuses(text: &str) -> Option<&'static str> {
+    let document = xml::parse(text.as_bytes()).unwrap();
+    let domain = Domain::read(&document).unwrap();
+    let [iommu] = domain.iommus.as_slice() else { return None };
+    let arm = domain.arch.as_deref() == Some("aarch64");
+    if domain.ioapic.is_some() && arm {
+        return Some("refuses the I/O APIC");
+    }
+    if matches!(iommu.model.as_str(), "virtio" | "smmuv3") && !iommu.driver.is_empty() {
+        return Some("refuses the driver attributes");
+    }
+    if iommu.driver("intremap") == Some("on") && domain.ioapic.as_deref() == Some("kvm") {
+        return Some("refuses the kernel's irqchip");
+    }
+    (arm && iommu.model == "intel" || !arm && iommu.model == "smmuv3").then_some("refuses the model")
+}
+
+/// One line of the page.
+struct Line {
+    case: String,
+    nova: String,
+    libvirt: &'static str,
+    ours: String,
+}
+
+fn attributes(driver: &Value) -> Vec<(String, String)> {
+    let mut attributes = pairs(driver);
+    attributes.sort();
+    attributes
+}
+
+fn spelled(attributes: &[(String, String)], quote: &str) -> String {
+    attributes.iter().fold(String::new(), |text, (name, value)| text + &format!(" {name}={quote}{value}{quote}"))
+}
+
+/// What the model does not take, or what nobody would need: the deliberate differences from Nova's one set of attributes for
+/// every guest. What is left must be as in Nova, for a guest with passed-through devices and virtio devices with ATS.
+fn expected_driver(nova: &Value, vfio: bool, ats: bool) -> Vec<(String, String)> {
+    if nova["model"] != "intel" {
+        // libvirt refuses every attribute for virtio and smmuv3 (before 12.2, and these of Nova's for ever).
+        return Vec::new();
+    }
+    let mut driver = attributes(&nova["driver"]);
+    // caching_mode costs an exit for every mapping, and only VFIO and vDPA devices need it.
+    driver.retain(|(name, _)| name != "caching_mode" || vfio);
+    // iotlb announces ATS to the guest, and helps virtio devices only that use it.
+    driver.retain(|(name, _)| name != "iotlb" || ats);
+    driver
+}
+
+const VFIO: &str = "<hostdev mode='subsystem' type='pci' managed='yes'><source>
+    <address domain='0x0000' bus='0x3b' slot='0x00' function='0x0'/></source></hostdev>";
+const ATS: &str = "<interface type='bridge'><source bridge='br0'/><model type='virtio'/><driver ats='on'/></interface>";
+
+/// The requests for a vIOMMU: model, machine, architecture.
+fn guest_config() -> Vec<Line> {
+    let mut lines = Vec::new();
+    for case in cases("guest-config") {
+        let what = id(&case);
+        let mut line = None;
+        for namespace in NAMESPACES {
+            let instance = Instance::of(&case, namespace);
+            let ours = decide(&instance.xml(), &host(&case));
+            line = Some(match nova_refuses(&case) {
+                Some((code, words)) => {
+                    assert_eq!(ours.unwrap_err().code, code, "{what}");
+                    (words.to_owned(), "", format!("refused: {code}"))
+                }
+                // On purpose: what libvirt refuses late and at length is refused at once, with the remedy.
+                None if ours.is_err() && libvirt_refused(&case) => {
+                    let model = case["expect"]["iommu"]["model"].as_str().unwrap().to_owned();
+                    (model, "refuses", format!("refused: {}", ours.unwrap_err().code))
+                }
+                None => model_choice(&case, &instance, &ours.unwrap()),
+            });
+
+            // A flavor that asks in a namespace that Nova lets through gets the same, without Nova's own XML.
+            let mut unseen = Instance::of(&case, namespace);
+            for (key, _) in unseen.extra_specs.iter_mut().flatten() {
+                *key = key.replace("hw:viommu_model", "viommu:model");
+            }
+            let codes =
+                |decided: Result<(Request, Plan), Note>| decided.map(|(_, plan)| plan.iommu).map_err(|note| note.code);
+            let by_hw = codes(decide(&instance.xml(), &host(&case)));
+            assert_eq!(codes(decide(&unseen.xml(), &host(&case))), by_hw, "{what}");
+        }
+        let (nova, libvirt, ours) = line.unwrap();
+        lines.push(Line { case: what.to_owned(), nova, libvirt, ours });
+    }
+    lines
+}
+
+/// A case in which Nova gives a vIOMMU, or none because nobody asked.
+fn model_choice(case: &Value, instance: &Instance, (_, plan): &(Request, Plan)) -> (String, &'static str, String) {
+    let what = id(case);
+    let nova = &case["expect"]["iommu"];
+    let model = nova["model"].as_str();
+    assert_eq!(plan.iommu.as_ref().map(|iommu| iommu.model.as_str()), model, "{what}");
+    let Some(model) = model else { return ("no vIOMMU".to_owned(), "", "no vIOMMU".to_owned()) };
+
+    let driver = |plan: &Plan| {
+        let mut driver = plan.iommu.as_ref().map(|iommu| iommu.driver.clone()).unwrap_or_default();
+        driver.sort();
+        driver
+    };
+    assert_eq!(driver(plan), expected_driver(nova, false, false), "{what}");
+    // The I/O APIC belongs to intel's interrupt remapping; AArch64 has none, and Nova asks for one everywhere.
+    let ioapic = (model == "intel").then_some("qemu");
+    assert_eq!(case["expect"]["ioapic"]["driver"], "qemu", "{what}");
+    assert_eq!(plan.ioapic.as_ref().map(|ioapic| ioapic.driver.as_str()), ioapic, "{what}");
+
+    // Nova's own XML, and what libvirt said about it.
+    let of_nova = spelled(&attributes(&nova["driver"]), "'");
+    let devices = format!("<iommu model='{model}'><driver{of_nova}/></iommu>");
+    let novas = Instance { devices, features: "<ioapic driver='qemu'/>", ..Instance::of(case, instance.namespace) };
+    let verdict = libvirt_refuses(&novas.xml());
+    assert_eq!(verdict.is_some(), libvirt_refused(case), "{what}: {}", case["libvirt_11_3_verdict"]);
+    assert_eq!(libvirt_refuses(&rewritten(&instance.xml(), plan)), None, "{what}");
+
+    with_devices(case, instance);
+    let driver = spelled(&driver(plan), "");
+    (model.to_owned(), verdict.unwrap_or("accepts"), format!("{model}{driver}"))
+}
+
+/// The same guest with a passed-through device and a virtio device that uses ATS.
+fn with_devices(case: &Value, instance: &Instance) {
+    let what = id(case);
+    let nova = &case["expect"]["iommu"];
+    let instance = Instance { devices: format!("{VFIO}{ATS}"), ..Instance::of(case, instance.namespace) };
+    let decided = decide(&instance.xml(), &host(case));
+    if nova["model"] == "smmuv3" {
+        // On purpose: QEMU's SMMUv3 cannot serve a passed-through device, and this libvirt has no other model.
+        assert_eq!(decided.unwrap_err().code, Code::ModelUnsupportedByLibvirt, "{what}");
+        return;
+    }
+    let iommu = decided.unwrap().1.iommu.unwrap();
+    assert_eq!(nova["model"], *iommu.model, "{what}");
+    let mut driver = iommu.driver;
+    driver.sort();
+    assert_eq!(driver, expected_driver(nova, true, true), "{what}: with devices");
+}
+
+/// Who gets locked memory.
+fn locked_memory() -> Vec<Line> {
+    let mut lines = Vec::new();
+    for case in cases("locked-memory") {
+        let what = id(&case);
+        let mut ours = Vec::new();
+        for namespace in NAMESPACES {
+            ours.push(decide(&Instance::of(&case, namespace).xml(), &host(&case)));
+        }
+        let expect = &case["expect"];
+        let expected = expect.get("locked").or(expect.get("needs_locked_memory")).and_then(Value::as_bool);
+        let words = |locked: bool| if locked { "locked" } else { "not locked" }.to_owned();
+        for ours in &ours {
+            match (nova_refuses(&case), ours) {
+                (Some((code, _)), Err(note)) => assert_eq!(note.code, code, "{what}"),
+                (None, Ok((request, _))) => assert_eq!(Some(request.locked_memory), expected, "{what}"),
+                (nova, ours) => panic!("{what}: {nova:?} and {ours:?}"),
+            }
+        }
+        lines.push(Line {
+            case: what.to_owned(),
+            nova: nova_refuses(&case).map_or_else(|| words(expected.unwrap()), |(_, words)| words.to_owned()),
+            libvirt: "",
+            ours: match &ours[0] {
+                Ok((request, _)) => words(request.locked_memory),
+                Err(note) => format!("refused: {}", note.code),
+            },
+        });
+    }
+    lines
+}
+
+/// What stands in `<memoryBacking>` in the end, be it that Nova has written it or that nobody has.
+fn memory_backing() -> Vec<Line> {
+    let mut lines = Vec::new();
+    for case in cases("memory-backing") {
+        let what = id(&case);
+        let nova = &case["expect"]["memory_backing"];
+        let (locked, nosharepages) = (nova["locked"] == true, nova["sharedpages"] == false);
+        let of_nova = match (locked, nosharepages) {
+            (true, true) => "<memoryBacking><nosharepages/><locked/></memoryBacking>",
+            (true, false) => "<memoryBacking><locked/></memoryBacking>",
+            (false, _) => "",
+        };
+        for namespace in NAMESPACES {
+            for backing in ["", of_nova] {
+                let text = Instance { backing, ..Instance::of(&case, namespace) }.xml();
+                let (_, plan) = decide(&text, &host(&case)).unwrap();
+                let text = rewritten(&text, &plan);
+                let document = xml::parse(text.as_bytes()).unwrap();
+                let memory = Domain::read(&document).unwrap().memory;
+                assert_eq!((memory.locked, memory.nosharepages), (locked, nosharepages), "{what}:\n{text}");
+                assert_eq!(plan.changes.is_empty(), backing == of_nova, "{what}: {:?}", plan.changes);
+            }
+        }
+        let words = match (locked, nosharepages) {
+            (true, true) => "locked, no shared pages",
+            (true, false) => "locked",
+            (false, _) => "nothing",
+        };
+        lines.push(Line { case: what.to_owned(), nova: words.to_owned(), libvirt: "", ours: words.to_owned() });
+    }
+    lines
+}
+
+/// Values of `hw:viommu_model`. `none` is one of ours and not of Nova's.
+fn extra_spec_validation() -> Vec<Line> {
+    let mut lines = Vec::new();
+    for case in cases("extra-spec-validation") {
+        let what = id(&case);
+        let value = written(&case["input"]["extra_specs"]["hw:viommu_model"]);
+        let (arch, machine) = if value == "smmuv3" { ("aarch64", "virt") } else { ("x86_64", "q35") };
+        let mut instance = Instance::of(&case, NAMESPACES[1]);
+        (instance.arch, instance.machine, instance.uefi) = (arch.to_owned(), machine.to_owned(), true);
+        let ours = decide(&instance.xml(), &host(&case)).map(|(request, _)| request.model.as_str());
+        let ours = ours.map_err(|note| note.code);
+        assert_eq!(ours, nova_refuses(&case).map_or(Ok(value.as_str()), |(code, _)| Err(code)), "{what}");
+        lines.push(Line {
+            case: what.to_owned(),
+            nova: nova_refuses(&case).map_or_else(|| "accepts".to_owned(), |(_, words)| words.to_owned()),
+            libvirt: "",
+            ours: ours.map_or_else(|code| format!("refused: {code}"), |_| "accepted".to_owned()),
+        });
+    }
+    // On purpose: a stronger source needs a word against a weaker one, so `none` is a value.
+    if let Some(case) = cases("extra-spec-validation").first() {
+        let none = vec![("hw:viommu_model".to_owned(), "none".to_owned())];
+        let instance = Instance { extra_specs: Some(none), ..Instance::of(case, NAMESPACES[1]) };
+        assert_eq!(decide(&instance.xml(), &host(case)).unwrap().1.iommu, None);
+    }
+    lines
+}
+
+/// What Nova must have written, by the place that a case names.
+fn found_in(case: &Value, place: &str) -> Vec<(String, String)> {
+    let at = format!("{place}[@name='");
+    let named = |(path, value): (String, String)| Some((path.split_once(&at)?.1.strip_suffix("']")?.to_owned(), value));
+    pairs(&case["expect"]["xpath"]).into_iter().filter_map(named).collect()
+}
+
+/// What is read from `<nova:instance>` in all its shapes.
+fn metadata() -> Vec<Line> {
+    let mut lines = Vec::new();
+    for case in cases("metadata") {
+        let what = id(&case);
+        let (input, expect) = (&case["input"], &case["expect"]);
+        for namespace in NAMESPACES {
+            let mut instance = Instance::of(&case, namespace);
+            let mut extra_specs = found_in(&case, "nova:extraSpec");
+            let mut properties = found_in(&case, "nova:property");
+            if expect.get("image_properties").is_some() {
+                // These name the properties once only, and the flavor of Nova's test has no extra specs.
+                properties = pairs(&expect["image_properties"]);
+                instance.properties = Some(properties.clone());
+            }
+            let uuid = expect.get("image_uuid").or(input.get("image_uuid"));
+            instance.image = uuid.map(|uuid| uuid.as_str().unwrap_or_default().to_owned());
+            let read = |instance: &Instance| {
+                let text = instance.xml();
+                let nova = Domain::read(&xml::parse(text.as_bytes()).unwrap()).unwrap().nova.unwrap();
+                let sorted = |mut pairs: Vec<(String, String)>| {
+                    pairs.sort();
+                    pairs
+                };
+                (sorted(nova.extra_specs), sorted(nova.properties))
+            };
+            extra_specs.sort();
+            properties.sort();
+            if instance.image.is_none() {
+                properties.clear();
+            }
+            let (found_specs, found_properties) = read(&instance);
+            assert_eq!(found_specs, extra_specs, "{what}");
+            // A case may look at some of the properties only, but never at one that is not there.
+            assert!(
+                properties.iter().all(|property| found_properties.contains(property)),
+                "{what}: {found_properties:?}"
+            );
+            assert_eq!(found_properties.is_empty(), properties.is_empty(), "{what}");
+
+            // A request is found in the same shape, on either side.
+            let asks = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
+            "q35".clone_into(&mut instance.machine);
+            instance.extra_specs.get_or_insert_default().extend(asks("hw:viommu_model", "intel"));
+            let (request, _) = decide(&instance.xml(), &host(&case)).unwrap();
+            assert_eq!(request.model.as_str(), "intel", "{what}");
+            if instance.image.is_some() {
+                instance.extra_specs = None;
+                instance.properties.get_or_insert_default().extend(asks("hw_viommu_model", "virtio"));
+                let (request, _) = decide(&instance.xml(), &host(&case)).unwrap();
+                assert_eq!(request.model.as_str(), "virtio", "{what}");
+            }
+            // Nova before 32.0.0: neither extra specs nor properties, and so nobody asks.
+            let old = Instance { extra_specs: None, properties: None, ..instance };
+            assert_eq!(read(&old), (Vec::new(), Vec::new()), "{what}");
+            assert!(!decide(&old.xml(), &host(&case)).unwrap().0.asks(), "{what}");
+        }
+        let line = |words: &str| words.to_owned();
+        lines.push(Line { case: line(what), nova: line("writes it"), libvirt: "", ours: line("read") });
+    }
+    lines
+}
+
+#[test]
+fn decides_as_nova_does() {
+    let mut page = String::new();
+    let mut requests = Vec::new();
+    let layers = [
+        ("Requests for a vIOMMU", guest_config()),
+        ("Values of the request", extra_spec_validation()),
+        ("Locked memory", locked_memory()),
+        ("Memory backing", memory_backing()),
+        ("Metadata", metadata()),
+    ];
+    for (title, lines) in layers {
+        writeln!(page, "\n## {title}\n\n| case | Nova | libvirt 11.3 on Nova's XML | viommu |\n|---|---|---|---|")
+            .unwrap();
+        for Line { case, nova, libvirt, ours } in &lines {
+            writeln!(page, "| {case} | {nova} | {libvirt} | {ours} |").unwrap();
+        }
+        if title == "Requests for a vIOMMU" {
+            requests = lines;
+        }
+    }
+    requests.retain(|line| line.nova != "no vIOMMU");
+    let all = requests.len();
+    let refused = requests.iter().filter(|line| line.ours.starts_with("refused")).count();
+    let accepted = requests.iter().filter(|line| line.libvirt == "accepts").count();
+    writeln!(
+        page,
+        "\nlibvirt accepts Nova's XML for {accepted} of {all} requests for a vIOMMU, and ours for {} of {all}; {refused} are refused \
+         with the reason, by Nova as by us.\n",
+        all - refused
+    )
+    .unwrap();
+    println!("{page}");
+    if all > 0 {
+        page::check("nova-conformance.md", "nova", &page);
+    }
+}

@@ -1,0 +1,75 @@
+//! libvirt's own test domains, where they are at hand.
+//!
+//! They are data of libvirt's source (LGPL), not part of this repository. `VIOMMU_CORPUS` names the archive, or a
+//! directory with its contents; without it `../shared/corpus/libvirt-9.0.0.tar.xz` beside the repository is tried. Where
+//! there is none, a test says so and passes, unless `VIOMMU_REQUIRE_CORPUS` is set.
+
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "finds and unpacks files for tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::{env, fs, process};
+
+/// Every domain of the corpus by its path, sorted. None, with a line that begins with `SKIPPED:`, where there is no corpus;
+/// a broken one panics.
+pub(crate) fn documents() -> Vec<(PathBuf, String)> {
+    fn collect(directory: &Path, into: &mut Vec<(PathBuf, String)>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "xml") {
+                into.push((path.clone(), fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    let Some(directory) = corpus() else { return Vec::new() };
+    let mut documents = Vec::new();
+    collect(&directory, &mut documents);
+    documents.sort();
+    assert!(documents.len() > 1000, "{} documents in {}", documents.len(), directory.display());
+    documents
+}
+
+/// The directory that holds `qemuxml2argvdata/`, `genericxml2xmlindata/` and `qemumemlockdata/`.
+fn corpus() -> Option<PathBuf> {
+    // One of this program's threads unpacks, the others wait.
+    static UNPACKED: OnceLock<PathBuf> = OnceLock::new();
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus/libvirt-9.0.0.tar.xz");
+    let named = env::var_os("VIOMMU_CORPUS").map(PathBuf::from);
+    let source = named.clone().unwrap_or(beside);
+    if source.is_dir() {
+        return Some(source);
+    }
+    if !source.is_file() {
+        assert!(named.is_none(), "VIOMMU_CORPUS names {}, which does not exist", source.display());
+        assert!(env::var_os("VIOMMU_REQUIRE_CORPUS").is_none(), "there is no corpus at {}", source.display());
+        skipped();
+        return None;
+    }
+    Some(UNPACKED.get_or_init(|| unpacked(&source)).clone())
+}
+
+#[expect(clippy::print_stdout, reason = "the word to whoever reads the test's output")]
+fn skipped() {
+    println!("SKIPPED: no corpus; VIOMMU_CORPUS can name one");
+}
+
+/// Unpacks once, safely against other test programs that do the same at the same time.
+fn unpacked(archive: &Path) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let done = target.join("corpus");
+    if done.is_dir() {
+        return done;
+    }
+    let own = target.join(format!("corpus.{}", process::id()));
+    fs::create_dir_all(&own).unwrap();
+    let status = Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(&own).status().unwrap();
+    assert!(status.success(), "tar could not unpack {}", archive.display());
+    if fs::rename(&own, &done).is_err() {
+        // Another one was faster; its copy is as good.
+        fs::remove_dir_all(&own).unwrap();
+    }
+    done
+}

@@ -1,0 +1,88 @@
+//! A place where the hook may write, and where nothing of this machine can be seen: each test runs again as a process in a
+//! mount namespace of its own, with empty file systems over the directories that the hook reads and writes.
+
+#![allow(dead_code, reason = "no test program uses everything")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "starts the test program again and shows its words"
+)]
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::{env, fs};
+
+/// Set in the process that runs inside.
+const INSIDE: &str = "VIOMMU_TEST_INSIDE";
+
+/// What is hidden: state, configuration, host facts, records, the capability cache.
+const HIDDEN: &str = "/run /etc /sys /var/lib /var/cache";
+
+const ENTER: &str = "set -e; mount --make-rprivate /
+    for directory in $HIDDEN; do mount -t tmpfs -o mode=755 tmpfs $directory; done
+    exec \"$0\" \"$@\"";
+
+/// Whether this process is inside. If it is not, runs the test of this name inside and fails as it fails.
+///
+/// Who may not raise limits gets a user namespace too, where nobody else's root is root. Where the machine allows no such
+/// thing the test is skipped, unless `VIOMMU_REQUIRE_SANDBOX` is set.
+pub(crate) fn inside(test: &str) -> bool {
+    if env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let program = env::current_exe().unwrap();
+    let hidden = HIDDEN.split(' ').find(|directory| program.starts_with(directory));
+    assert_eq!(hidden, None, "{} would hide itself", program.display());
+    let own_root = !viommu::sys::process::may_raise_limits(1);
+    let unshare = || {
+        let mut unshare = Command::new("unshare");
+        unshare.arg("--mount").args(own_root.then_some("--map-root-user"));
+        unshare
+    };
+    if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+        assert!(env::var_os("VIOMMU_REQUIRE_SANDBOX").is_none(), "{test} needs a mount namespace");
+        println!("SKIPPED: {test} needs root, or user namespaces");
+        return false;
+    }
+    let mut command = unshare();
+    command.args(["sh", "-c", ENTER]).arg(program).args(["--exact", test, "--nocapture"]);
+    let output = command.env(INSIDE, "1").env("HIDDEN", HIDDEN).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    println!("{words}");
+    assert!(output.status.success() && words.contains("1 passed"), "{test} failed inside");
+    false
+}
+
+/// Locks a pidfile as libvirt's child does (fcntl, first byte, inherited by what it executes), writes its pid, and becomes a
+/// shell that waits for the end of its stdin under a command line of QEMU's.
+const QEMU: &str = "use Fcntl qw(F_SETLK F_WRLCK SEEK_SET); $^F = 255; my $file = shift;
+    open(my $pidfile, '>', $file) or die; $pidfile->autoflush(1);
+    my $lock = pack('s s x4 q q i x4', F_WRLCK, SEEK_SET, 0, 1, 0);
+    fcntl($pidfile, F_SETLK, $lock) or die; print $pidfile $$;
+    exec { 'bash' } 'qemu', '-c', 'ulimit -l 64; read -r line', 'qemu', @ARGV;";
+
+/// A process that stands for the QEMU of a domain, with a locked-memory limit of 64 KiB, as soon as it has that limit.
+pub(crate) fn qemu(domain: &str, arguments: &[&str]) -> Child {
+    let pidfile = viommu::guard::pidfile(domain);
+    fs::create_dir_all(pidfile.parent().unwrap()).unwrap();
+    let mut command = Command::new("perl");
+    command.args(["-MIO::Handle", "-e", QEMU]).arg(pidfile).args(arguments);
+    let mut qemu = command.stdin(Stdio::piped()).spawn().unwrap();
+    let limits = format!("/proc/{}/limits", qemu.id());
+    while fs::read_to_string(&limits).unwrap().lines().all(|line| !line.contains(" 65536 ")) {
+        assert_eq!(qemu.try_wait().unwrap(), None, "the stand-in for QEMU ended");
+        std::thread::yield_now();
+    }
+    qemu
+}
+
+/// The binary under the name by which libvirt runs a hook.
+pub(crate) fn hook() -> PathBuf {
+    let directory = PathBuf::from("/run/test/hooks");
+    fs::create_dir_all(&directory).unwrap();
+    let hook = directory.join("qemu");
+    if !hook.exists() {
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_viommu"), &hook).unwrap();
+    }
+    hook
+}

@@ -1,0 +1,375 @@
+//! Is what viommu writes what libvirt takes, and does it refuse only what libvirt or QEMU would refuse?
+//!
+//! The oracle is libvirt itself: 9.0.0 with QEMU 7.2 and 11.3.0 with QEMU 10.0, asked about every combination of machine,
+//! VFIO devices, vCPUs and ACPI with each model of IOMMU.
+
+#![expect(clippy::disallowed_methods, reason = "tests have effects")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "what fails here fails the test"
+)]
+
+mod support;
+
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use support::libvirt::{Libvirt, Suite, shared};
+
+/// The machines that differ in what IOMMU they can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Machine {
+    Q35,
+    I440fx,
+    Virt,
+}
+
+/// A domain without an IOMMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Base {
+    machine: Machine,
+    /// PCI host devices.
+    vfio: u8,
+    vcpus: u32,
+    acpi: bool,
+}
+
+/// 288 and 300 are more than xAPIC can number (255); 288 is the most that q35 of QEMU 7.2 has.
+const VCPUS: [u32; 3] = [4, 288, 300];
+
+/// The models that can be written into a domain.
+const MODELS: [&str; 3] = ["intel", "virtio", "smmuv3"];
+
+fn base_domains() -> Vec<Base> {
+    let mut all = Vec::new();
+    for machine in [Machine::Q35, Machine::I440fx, Machine::Virt] {
+        for vfio in [0, 1, 3] {
+            for vcpus in VCPUS {
+                all.extend([true, false].map(|acpi| Base { machine, vfio, vcpus, acpi }));
+            }
+        }
+    }
+    all
+}
+
+/// The domain's XML.
+fn base_domain(base: Base) -> String {
+    domain(base, "", "")
+}
+
+/// The base domain with this model written into it by hand, in the least form that any libvirt takes.
+fn with_iommu(base: Base, model: &str) -> String {
+    if model == "intel" && base.machine == Machine::Q35 && base.vcpus > 255 {
+        // 9.0.0 adds neither by itself; 11.3.0 does.
+        domain(base, "<ioapic driver='qemu'/>", "<iommu model='intel'><driver intremap='on' eim='on'/></iommu>")
+    } else {
+        domain(base, "", &format!("<iommu model='{model}'/>"))
+    }
+}
+
+fn domain(base: Base, more_features: &str, more_devices: &str) -> String {
+    let Base { machine, vfio, vcpus, acpi } = base;
+    let (arch, machine_type) = match machine {
+        Machine::Q35 => ("x86_64", "q35"),
+        Machine::I440fx => ("x86_64", "pc"),
+        Machine::Virt => ("aarch64", "virt"),
+    };
+    // On AArch64 ACPI tables come from UEFI only, and more than 8 vCPUs take a GICv3.
+    let arm = machine == Machine::Virt;
+    let firmware = if arm && acpi { " firmware='efi'" } else { "" };
+    let gic = if arm { "<gic version='3'/>" } else { "" };
+    let cpu = if arm { "<cpu mode='custom'><model>cortex-a57</model></cpu>" } else { "" };
+    let acpi = if acpi { "<acpi/>" } else { "" };
+    let mut hostdevs = String::new();
+    for bus in 1..=vfio {
+        writeln!(
+            hostdevs,
+            "    <hostdev mode='subsystem' type='pci' managed='no'>\
+             <source><address domain='0x0000' bus='0x{bus:02x}' slot='0x00' function='0x0'/></source></hostdev>"
+        )
+        .unwrap();
+    }
+    format!(
+        "<domain type='qemu'>
+  <name>verdict</name>
+  <memory unit='MiB'>1024</memory>
+  <vcpu>{vcpus}</vcpu>
+  <os{firmware}><type arch='{arch}' machine='{machine_type}'>hvm</type></os>
+  <features>{acpi}{gic}{more_features}</features>
+  {cpu}
+  <devices>
+{hostdevs}    {more_devices}
+  </devices>
+</domain>
+"
+    )
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let machine = match self.machine {
+            Machine::Q35 => "q35",
+            Machine::I440fx => "i440fx",
+            Machine::Virt => "AArch64 virt",
+        };
+        let acpi = if self.acpi { "yes" } else { "no" };
+        write!(f, "{machine} | {} | {} | {acpi}", self.vfio, self.vcpus)
+    }
+}
+
+/// Why a guest cannot be, though libvirt takes its definition.
+struct Fact {
+    /// The code with which viommu refuses it.
+    code: &'static str,
+    model: &'static str,
+    applies: fn(Base, Suite) -> bool,
+    /// What QEMU says when it is started.
+    qemu: &'static str,
+}
+
+const FACTS: [Fact; 2] = [
+    Fact {
+        code: "smmuv3-with-vfio",
+        model: "smmuv3",
+        applies: |base, _| base.vfio > 0,
+        qemu: "requires iommu MAP notifier which is not currently supported",
+    },
+    // Without KVM until QEMU 9.0; the test below sees it.
+    Fact {
+        code: "vcpus-need-eim",
+        model: "intel",
+        applies: |base, suite| base.vcpus > 255 && suite == Suite::Bookworm,
+        qemu: "eim=on requires accel=kvm,kernel-irqchip=split",
+    },
+];
+
+/// What `viommu rewrite` makes of a domain: the new XML, or the code with which it refuses.
+fn rewrite(xml: &str, model: &str, suite: Suite) -> Result<String, String> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_viommu"))
+        .args(["rewrite", "--model", model, "--libvirt-version", suite.libvirt(), "--qemu-version", suite.qemu()])
+        // The devices of the machine that runs the tests must not count.
+        .args(["--sysfs", "/nonexistent"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The domain is smaller than a pipe's buffer, so this cannot block. A refusal may come before it is read.
+    let _ = child.stdin.take().unwrap().write_all(xml.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    match output.status.code() {
+        Some(0) => Ok(String::from_utf8(output.stdout).unwrap()),
+        Some(1) => {
+            let code = stderr.lines().find_map(|line| line.strip_prefix("viommu: error[")?.split_once("]: "));
+            Err(code.unwrap_or_else(|| panic!("a refusal without a code: {stderr}")).0.to_owned())
+        }
+        status => panic!("viommu rewrite --model {model}: {status:?}: {stderr}\n{xml}"),
+    }
+}
+
+/// What libvirt is known to say about a model in a domain, in the order of its checks (qemuValidateDomainDef and
+/// qemuValidateDomainDeviceDefIOMMU); nothing if it takes it. The model may be `none`.
+fn known_refusal(base: Base, model: &str, suite: Suite) -> Option<String> {
+    let message = match (base.machine, model) {
+        (Machine::Q35, _) if base.vcpus > 288 && suite == Suite::Bookworm => {
+            "Maximum CPUs greater than specified machine type limit 288"
+        }
+        (Machine::I440fx, _) if base.vcpus > 255 => "Maximum CPUs greater than specified machine type limit 255",
+        // Since 10.10.0 libvirt adds an IOMMU to a domain that has none and needs one.
+        (Machine::Q35, "none") if base.vcpus > 255 && suite == Suite::Trixie => return None,
+        (Machine::Q35, "none" | "virtio" | "smmuv3") if base.vcpus > 255 => {
+            "more than 255 vCPUs require extended interrupt mode enabled on the iommu device"
+        }
+        (_, "none") | (Machine::Q35, "intel") | (Machine::Virt, "smmuv3") => return None,
+        (_, "intel") => "IOMMU device: 'intel' is only supported with Q35 machines",
+        (_, "smmuv3") => "IOMMU device: 'smmuv3' is only supported with ARM Virt machines",
+        (Machine::I440fx, _) => "IOMMU device: 'virtio' is only supported with Q35 and ARM Virt machines",
+        _ if base.acpi => return None,
+        _ => "IOMMU device: 'virtio' requires ACPI",
+    };
+    Some(format!("unsupported configuration: {message}"))
+}
+
+/// What libvirt says about a base domain, as it is and with each of [`MODELS`].
+type Says = [Result<(), String>; 4];
+
+/// What libvirt says about each base domain.
+fn oracle(lab: &Libvirt) -> Vec<Says> {
+    let domains: Vec<String> = base_domains()
+        .into_iter()
+        .flat_map(|base| std::iter::once(base_domain(base)).chain(MODELS.map(|model| with_iommu(base, model))))
+        .collect();
+    lab.define_many(&domains).chunks(4).map(|says| says.to_vec().try_into().unwrap()).collect()
+}
+
+#[test]
+fn libvirt_says_what_is_known() {
+    for suite in Suite::ALL {
+        let Some(lab) = shared(suite) else { return };
+        for (base, says) in base_domains().into_iter().zip(oracle(&lab)) {
+            for (model, says) in ["none"].into_iter().chain(MODELS).zip(says) {
+                assert_eq!(says.err(), known_refusal(base, model, suite), "{} | {base} | {model}", suite.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn qemu_7_2_has_no_eim_without_kvm() {
+    let eim = Base { machine: Machine::Q35, vfio: 0, vcpus: 4, acpi: true };
+    let iommu = "<iommu model='intel'><driver intremap='on' eim='on'/></iommu>";
+    for suite in Suite::ALL {
+        let Some(lab) = shared(suite) else { return };
+        let guest = lab.guest(&domain(eim, "<ioapic driver='qemu'/>", iommu));
+        let start = guest.virsh("start", &[]);
+        assert_eq!(start.stderr.contains(FACTS[1].qemu), suite == Suite::Bookworm, "{}", start.stderr);
+        assert_eq!(start.status == 0, suite == Suite::Trixie, "{}", start.stderr);
+    }
+}
+
+/// Numbers the texts that many rows of the table have in common.
+#[derive(Default)]
+struct Footnotes(Vec<String>);
+
+impl Footnotes {
+    fn mark(&mut self, text: String) -> String {
+        let index = self.0.iter().position(|known| *known == text).unwrap_or_else(|| {
+            self.0.push(text);
+            self.0.len() - 1
+        });
+        format!("[{}]", index + 1)
+    }
+}
+
+/// By whose word a model cannot be in a domain, and the code that says so, where only one does.
+fn impossible(base: Base, model: &str, suite: Suite, says: &Says) -> Option<(String, Option<&'static str>)> {
+    if let Err(message) = &says[1 + MODELS.iter().position(|known| *known == model).unwrap()] {
+        return Some((format!("libvirt: {message}"), None));
+    }
+    let fact = FACTS.iter().find(|fact| fact.model == model && (fact.applies)(base, suite))?;
+    Some((format!("QEMU: {}", fact.qemu), Some(fact.code)))
+}
+
+/// What libvirt makes of a model, for the table.
+fn theirs(base: Base, model: &str, suite: Suite, says: &Says, notes: &mut Footnotes) -> String {
+    match impossible(base, model, suite, says) {
+        None => "accepts".to_owned(),
+        Some((reason, None)) => format!("refuses {}", notes.mark(reason)),
+        Some((reason, Some(_))) => format!("accepts, but {}", notes.mark(reason)),
+    }
+}
+
+/// The two cells of the table that one libvirt gets in one row, and what is wrong with them, if anything.
+fn judge(
+    (base, model, suite): (Base, &str, Suite),
+    says: &Says,
+    ours: &Result<String, String>,
+    verdict: &Result<(), String>,
+    notes: &mut Footnotes,
+) -> (String, Option<String>) {
+    if model == "none" {
+        let theirs = says[0].as_ref().err().map_or_else(
+            || "accepts".to_owned(),
+            |message| format!("refuses {}", notes.mark(format!("libvirt: {message}"))),
+        );
+        let unchanged = ours.as_deref() == Ok(&base_domain(base));
+        return (format!("unchanged | {theirs}"), (!unchanged).then(|| format!("changed into {ours:?}")));
+    }
+    let candidates: Vec<&str> = MODELS.into_iter().filter(|candidate| [candidate, "auto"].contains(&model)).collect();
+    let cell = |candidate: &&str| {
+        let theirs = theirs(base, candidate, suite, says, notes);
+        if model == "auto" { format!("{candidate} {theirs}") } else { theirs }
+    };
+    let theirs: Vec<String> = candidates.iter().map(cell).collect();
+    let theirs = theirs.join(", ");
+    match ours {
+        Ok(xml) => {
+            let added = xml.split_once("<iommu model=").and_then(|(_, rest)| rest.get(1..)?.split(['\'', '"']).next());
+            let added = added.unwrap_or("nothing");
+            let wrong = match verdict {
+                Err(message) => Some(format!("libvirt refuses it: {message}\n{xml}")),
+                Ok(()) => (!candidates.contains(&added)).then(|| format!("{added} was added")),
+            };
+            (format!("{added} | {theirs}"), wrong)
+        }
+        Err(code) => {
+            let justified = candidates.iter().all(|candidate| match impossible(base, candidate, suite, says) {
+                None => false,
+                Some((_, only)) => model == "auto" || only.is_none_or(|only| only == code),
+            });
+            (format!("`{code}` | {theirs}"), (!justified).then(|| format!("refused as {code} without need: {theirs}")))
+        }
+    }
+}
+
+const INTRODUCTION: &str = "\
+# What viommu decides, against what libvirt decides
+
+Written by `tests/verdict.rs` (`VIOMMU_REGENERATE=1` writes it anew), which asks a real libvirt 9.0.0 with QEMU 7.2 and a
+real 11.3.0 with QEMU 10.0, both without KVM.
+
+- *viommu*: the model that `viommu rewrite` adds to the domain, or the code with which it refuses. libvirt accepts every
+  domain that was rewritten.
+- *libvirt*: what libvirt says to `<iommu model='...'/>` written into the same domain by hand; with model `none`, to the
+  domain as it is. Where viommu refuses, libvirt does too, or QEMU cannot start the guest.
+
+";
+
+#[test]
+fn rewritten_domains_are_accepted_and_refusals_are_justified() {
+    let (Some(bookworm), Some(trixie)) = (shared(Suite::Bookworm), shared(Suite::Trixie)) else { return };
+    let models = ["auto", "intel", "virtio", "smmuv3", "none"];
+    let rows: Vec<(Base, &str)> =
+        base_domains().into_iter().flat_map(|base| models.map(|model| (base, model))).collect();
+    let mut notes = Footnotes::default();
+    let mut wrong = Vec::new();
+    let mut columns = Vec::new();
+    for (suite, lab) in [(Suite::Bookworm, &bookworm), (Suite::Trixie, &trixie)] {
+        let ours: Vec<_> = rows.iter().map(|(base, model)| rewrite(&base_domain(*base), model, suite)).collect();
+        let says = oracle(lab);
+        // A refusal has no XML to define; an empty one keeps the answers in step.
+        let verdicts = lab.define_many(&ours.iter().map(|ours| ours.as_deref().unwrap_or("")).collect::<Vec<_>>());
+        let mut column = Vec::new();
+        for (index, ((base, model), ours)) in rows.iter().zip(&ours).enumerate() {
+            let says = &says[index / models.len()];
+            let (cells, problem) = judge((*base, model, suite), says, ours, &verdicts[index], &mut notes);
+            wrong.extend(problem.map(|problem| format!("{} | {base} | {model}: {problem}", suite.name())));
+            column.push(cells);
+        }
+        columns.push(column);
+    }
+
+    let mut table = INTRODUCTION.to_owned();
+    table += "| machine | VFIO devices | vCPUs | ACPI | model | viommu, 9.0.0 | libvirt 9.0.0 | viommu, 11.3.0 | libvirt 11.3.0 |\n";
+    writeln!(table, "{}|", "|---".repeat(9)).unwrap();
+    for (index, (base, model)) in rows.iter().enumerate() {
+        writeln!(table, "| {base} | {model} | {} | {} |", columns[0][index], columns[1][index]).unwrap();
+    }
+    table += "\n";
+    for (index, note) in notes.0.iter().enumerate() {
+        writeln!(table, "[{}] {note}  ", index + 1).unwrap();
+    }
+    print!("{table}");
+    fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("verdict.md"), &table).unwrap();
+    assert!(wrong.is_empty(), "{} of {} are wrong:\n{}", wrong.len(), 2 * rows.len(), wrong.join("\n"));
+    compare(&table);
+}
+
+/// Holds the table in the documentation against this one, or makes it this one.
+fn compare(table: &str) {
+    let documented = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/verdict.md");
+    if std::env::var_os("VIOMMU_REGENERATE").is_some_and(|value| value == "1") {
+        fs::create_dir_all(documented.parent().unwrap()).unwrap();
+        fs::write(&documented, table).unwrap();
+    } else if let Ok(old) = fs::read_to_string(&documented) {
+        let changed = old.lines().zip(table.lines()).find(|(old, new)| old != new);
+        assert!(old == table, "docs/verdict.md is out of date, first here: {changed:#?}");
+    }
+}
