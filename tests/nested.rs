@@ -38,29 +38,18 @@ on_every_suite! {
     two_devices_without_a_viommu_lock_ram_once;
     two_devices_behind_a_native_viommu_lock_ram_twice;
     four_devices_behind_a_hidden_viommu_exceed_the_limit;
-    #[ignore = "needs the wrapper and guard"]
     wrapper_starts_what_exceeded_the_limit;
-    #[ignore = "needs the wrapper and guard"]
     devices_behind_one_bridge_count_once;
-    #[ignore = "needs the wrapper and guard"]
     raised_limit_lets_a_device_be_plugged_in;
-    #[ignore = "needs the wrapper and guard"]
     rewritten_xml_gets_what_a_native_viommu_gets;
-    #[ignore = "needs the wrapper and guard"]
     hidden_viommu_gets_its_limit_without_a_wrapper;
-    #[ignore = "needs the wrapper and guard"]
     restored_guest_has_its_viommu_again;
-    #[ignore = "needs the wrapper and guard"]
     twenty_guests_start_at_once;
-    #[ignore = "needs the wrapper and guard"]
     killed_libvirtd_leaves_no_guard_and_no_broken_guest;
-    #[ignore = "needs the wrapper and guard"]
     guest_destroyed_before_its_exec_leaves_nothing;
-    #[ignore = "needs the wrapper and guard"]
     no_room_for_the_state_refuses_the_start;
-    #[ignore = "needs the wrapper and guard"]
     what_cannot_be_met_is_refused;
-    #[ignore = "needs the wrapper and guard; minutes"]
+
     linux_guest_uses_the_viommu;
 }
 
