@@ -133,7 +133,7 @@ struct Fact {
     qemu: &'static str,
 }
 
-const FACTS: [Fact; 2] = [
+const FACTS: [Fact; 3] = [
     Fact {
         code: "smmuv3-with-vfio",
         model: "smmuv3",
@@ -146,6 +146,13 @@ const FACTS: [Fact; 2] = [
         model: "intel",
         applies: |base, suite| base.vcpus > 255 && matches!(suite, Suite::Bullseye | Suite::Bookworm),
         qemu: "eim=on requires accel=kvm,kernel-irqchip=split",
+    },
+    // libvirt 12 checks the models that have the attribute only.
+    Fact {
+        code: "vcpus-need-eim",
+        model: "virtio",
+        applies: |base, suite| base.machine == Machine::Q35 && base.vcpus > 255 && suite == Suite::Sid,
+        qemu: "no message; without interrupt remapping no device can interrupt a vCPU with an APIC id above 255",
     },
 ];
 
