@@ -266,17 +266,81 @@ impl Libvirt {
     /// What libvirt says.
     pub(crate) fn domxml_to_native(&self, xml: &str) -> Result<Vec<String>, String> {
         fs::write(self.share.join("native.xml"), xml).unwrap();
+        self.domxml_to_native_many(&[xml]).remove(0)
+    }
+
+    /// [`Libvirt::domxml_to_native`] for many domains, in milliseconds each.
+    pub(crate) fn domxml_to_native_many(&self, domains: &[impl AsRef<str>]) -> Vec<Result<Vec<String>, String>> {
+        let lines = self.batch(domains, |_, path| format!("domxml-to-native qemu-argv --xml {path}"));
         // libvirt quotes the words for a shell, so a shell takes them apart. The environment comes first.
-        let output = self.run(
-            "words=$(virsh -q domxml-to-native qemu-argv --xml /share/native.xml) || exit 1
-            eval \"set -- $words\"
-            while [[ $1 == [A-Z]*=* ]]; do shift; done
-            printf '%s\\0' \"$@\"",
-        );
-        if output.status != 0 {
-            return Err(output.stderr.trim().trim_start_matches("error: ").to_owned());
+        let directory = self.share.join("lines");
+        fs::create_dir_all(&directory).unwrap();
+        for (index, line) in lines.iter().enumerate() {
+            fs::write(directory.join(index.to_string()), line.as_deref().unwrap_or_default()).unwrap();
         }
-        Ok(output.stdout.split_terminator('\0').map(str::to_owned).collect())
+        let words = self.run(&format!(
+            "for ((line = 0; line < {}; line++)); do
+                eval \"set -- $(<\"/share/lines/$line\")\"
+                while [[ ${{1-}} == [A-Z]*=* ]]; do shift; done
+                printf '%s\\0' $# \"$@\"
+            done",
+            lines.len()
+        ));
+        fs::remove_dir_all(&directory).unwrap();
+        let words = words.ok();
+        let mut words = words.split_terminator('\0').map(str::to_owned);
+        let mut own = || {
+            let count = words.next().unwrap().parse().unwrap();
+            words.by_ref().take(count).collect()
+        };
+        lines.into_iter().map(|line| (line, own())).map(|(line, words)| line.map(|_| words)).collect()
+    }
+
+    /// The domains as libvirt would write them down: with the address of every device, and all that it adds by itself.
+    ///
+    /// # Errors
+    /// What libvirt says.
+    pub(crate) fn settled_many(&self, domains: &[impl AsRef<str>]) -> Vec<Result<String, String>> {
+        self.batch(domains, |xml, path| {
+            let name = quote(&domain_name(xml));
+            format!("define {path}\ndumpxml --inactive {name}\n{UNDEFINE} {name}")
+        })
+    }
+
+    /// What one virsh prints for the commands of each domain, or its first complaint.
+    fn batch(
+        &self,
+        domains: &[impl AsRef<str>],
+        commands: impl Fn(&str, &str) -> String,
+    ) -> Vec<Result<String, String>> {
+        const MARK: &str = "echo --err ====";
+        let directory = self.share.join("batch");
+        fs::create_dir_all(&directory).unwrap();
+        let mut script = String::new();
+        for (index, xml) in domains.iter().enumerate() {
+            fs::write(directory.join(index.to_string()), xml.as_ref()).unwrap();
+            let commands = commands(xml.as_ref(), &format!("/share/batch/{index}"));
+            writeln!(script, "{MARK}\n{commands}").unwrap();
+        }
+        fs::write(directory.join("commands"), script).unwrap();
+        let output = self.run("virsh -q </share/batch/commands");
+        fs::remove_dir_all(&directory).unwrap();
+        // virsh repeats each command behind its prompt.
+        let printed: Vec<&str> = output.stdout.split(&format!("virsh # {MARK}\n")).skip(1).collect();
+        let complaints: Vec<&str> = output.stderr.split("error: ====\n").skip(1).collect();
+        assert_eq!((printed.len(), complaints.len()), (domains.len(), domains.len()), "{}", output.stderr);
+        let answer = |(printed, complaint): (&str, &str)| match complaint
+            .lines()
+            .find_map(|line| line.strip_prefix("error: "))
+        {
+            // The first line of two says which file could not be defined.
+            Some(first) if first.starts_with("Failed to define domain") => {
+                Err(complaint.lines().nth(1).unwrap_or(first).trim_start_matches("error: ").to_owned())
+            }
+            Some(first) => Err(first.to_owned()),
+            None => Ok(printed.split_inclusive('\n').filter(|line| !line.starts_with("virsh # ")).collect()),
+        };
+        printed.into_iter().zip(complaints).map(answer).collect()
     }
 
     /// Ends libvirtd and starts it again. Guests stay.
