@@ -307,40 +307,39 @@ impl Libvirt {
         })
     }
 
-    /// What one virsh prints for the commands of each domain, or its first complaint.
+    /// What virsh prints for the commands of each domain, or its first complaint.
     fn batch(
         &self,
         domains: &[impl AsRef<str>],
         commands: impl Fn(&str, &str) -> String,
     ) -> Vec<Result<String, String>> {
-        const MARK: &str = "echo --err ====";
+        const CRASHED: &str = "libvirtd crashes";
         let directory = self.share.join("batch");
         fs::create_dir_all(&directory).unwrap();
-        let mut script = String::new();
+        let mut all = Vec::new();
         for (index, xml) in domains.iter().enumerate() {
             fs::write(directory.join(index.to_string()), xml.as_ref()).unwrap();
             let commands = commands(xml.as_ref(), &format!("/share/batch/{index}"));
-            writeln!(script, "{MARK}\n{commands}").unwrap();
+            all.push(format!("{MARK}\n{commands}\n"));
         }
-        fs::write(directory.join("commands"), script).unwrap();
-        let output = self.run("virsh -q </share/batch/commands");
-        fs::remove_dir_all(&directory).unwrap();
-        // virsh repeats each command behind its prompt.
-        let printed: Vec<&str> = output.stdout.split(&format!("virsh # {MARK}\n")).skip(1).collect();
-        let complaints: Vec<&str> = output.stderr.split("error: ====\n").skip(1).collect();
-        assert_eq!((printed.len(), complaints.len()), (domains.len(), domains.len()), "{}", output.stderr);
-        let answer = |(printed, complaint): (&str, &str)| match complaint
-            .lines()
-            .find_map(|line| line.strip_prefix("error: "))
-        {
-            // The first line of two says which file could not be defined.
-            Some(first) if first.starts_with("Failed to define domain") => {
-                Err(complaint.lines().nth(1).unwrap_or(first).trim_start_matches("error: ").to_owned())
+        // One virsh for all of them: starting and connecting one takes longer than most answers.
+        let mut answers = Vec::new();
+        while answers.len() < domains.len() {
+            fs::write(directory.join("commands"), all[answers.len()..].concat()).unwrap();
+            let output = self.run("virsh -q </share/batch/commands");
+            let lost =
+                |answer: &Result<String, String>| answer.as_ref().is_err_and(|error| error.contains(DISCONNECTED));
+            let new = answers_of(&output);
+            assert_eq!(new.len(), domains.len() - answers.len(), "{}", output.stderr);
+            let good = new.iter().position(lost).unwrap_or(new.len());
+            answers.extend(new.into_iter().take(good));
+            if answers.len() < domains.len() {
+                answers.push(Err(CRASHED.to_owned()));
+                self.run("source /run/lab.sh; stop_libvirtd; start_libvirtd").ok();
             }
-            Some(first) => Err(first.to_owned()),
-            None => Ok(printed.split_inclusive('\n').filter(|line| !line.starts_with("virsh # ")).collect()),
-        };
-        printed.into_iter().zip(complaints).map(answer).collect()
+        }
+        fs::remove_dir_all(&directory).unwrap();
+        answers
     }
 
     /// Ends libvirtd and starts it again. Guests stay.
@@ -450,6 +449,36 @@ fn verdicts(count: usize, output: &Output) -> Vec<Result<(), String>> {
     }
     let complete: Option<Vec<_>> = verdicts.into_iter().collect();
     complete.unwrap_or_else(|| panic!("virsh says nothing about some of the domains: {output:?}"))
+}
+
+/// Tells the answers of a batch apart, on both streams.
+const MARK: &str = "echo --err ====";
+
+/// What virsh says when libvirtd has gone away under it.
+const DISCONNECTED: &str = "Disconnected from ";
+
+/// What virsh printed behind each mark, or its first complaint.
+fn answers_of(output: &Output) -> Vec<Result<String, String>> {
+    // virsh repeats each command behind its prompt.
+    let prompt = format!("virsh # {MARK}\n");
+    let printed = output.stdout.split(&prompt).skip(1);
+    let complaints = output.stderr.split("error: ====\n").skip(1);
+    let own = |text: &str| {
+        let text = text.strip_suffix("virsh # \n").unwrap_or(text);
+        text.split_inclusive('\n').filter(|line| !line.starts_with("virsh # ")).collect()
+    };
+    let answer = |(printed, complaint): (&str, &str)| {
+        let mut errors = complaint.lines().filter_map(|line| line.strip_prefix("error: "));
+        match errors.next() {
+            None => Ok(own(printed)),
+            // Only the second line says why.
+            Some(first) if first.starts_with("Failed to define domain") => {
+                Err(errors.next().unwrap_or(first).to_owned())
+            }
+            Some(first) => Err(first.to_owned()),
+        }
+    };
+    printed.zip(complaints).map(answer).collect()
 }
 
 /// A word as bash and virsh read it.
