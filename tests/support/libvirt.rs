@@ -274,17 +274,80 @@ impl Libvirt {
     /// What libvirt says.
     pub(crate) fn domxml_to_native(&self, xml: &str) -> Result<Vec<String>, String> {
         fs::write(self.share.join("native.xml"), xml).unwrap();
+        self.domxml_to_native_many(&[xml]).remove(0)
+    }
+
+    /// [`Libvirt::domxml_to_native`] for many domains, in milliseconds each.
+    pub(crate) fn domxml_to_native_many(&self, domains: &[impl AsRef<str>]) -> Vec<Result<Vec<String>, String>> {
+        let lines = self.batch(domains, |_, path| format!("domxml-to-native qemu-argv --xml {path}"));
         // libvirt quotes the words for a shell, so a shell takes them apart. The environment comes first.
-        let output = self.run(
-            "words=$(virsh -q domxml-to-native qemu-argv --xml /share/native.xml) || exit 1
-            eval \"set -- $words\"
-            while [[ $1 == [A-Z]*=* ]]; do shift; done
-            printf '%s\\0' \"$@\"",
-        );
-        if output.status != 0 {
-            return Err(output.stderr.trim().trim_start_matches("error: ").to_owned());
+        let directory = self.share.join("lines");
+        fs::create_dir_all(&directory).unwrap();
+        for (index, line) in lines.iter().enumerate() {
+            fs::write(directory.join(index.to_string()), line.as_deref().unwrap_or_default()).unwrap();
         }
-        Ok(output.stdout.split_terminator('\0').map(str::to_owned).collect())
+        let words = self.run(&format!(
+            "for ((line = 0; line < {}; line++)); do
+                eval \"set -- $(<\"/share/lines/$line\")\"
+                while [[ ${{1-}} == [A-Z]*=* ]]; do shift; done
+                printf '%s\\0' $# \"$@\"
+            done",
+            lines.len()
+        ));
+        fs::remove_dir_all(&directory).unwrap();
+        let words = words.ok();
+        let mut words = words.split_terminator('\0').map(str::to_owned);
+        let mut own = || {
+            let count = words.next().unwrap().parse().unwrap();
+            words.by_ref().take(count).collect()
+        };
+        lines.into_iter().map(|line| (line, own())).map(|(line, words)| line.map(|_| words)).collect()
+    }
+
+    /// The domains as libvirt would write them down: with the address of every device, and all that it adds by itself.
+    ///
+    /// # Errors
+    /// What libvirt says.
+    pub(crate) fn settled_many(&self, domains: &[impl AsRef<str>]) -> Vec<Result<String, String>> {
+        self.batch(domains, |xml, path| {
+            let name = quote(&domain_name(xml));
+            format!("define {path}\ndumpxml --inactive {name}\n{UNDEFINE} {name}")
+        })
+    }
+
+    /// What virsh prints for the commands of each domain, or its first complaint.
+    fn batch(
+        &self,
+        domains: &[impl AsRef<str>],
+        commands: impl Fn(&str, &str) -> String,
+    ) -> Vec<Result<String, String>> {
+        const CRASHED: &str = "libvirtd crashes";
+        let directory = self.share.join("batch");
+        fs::create_dir_all(&directory).unwrap();
+        let mut all = Vec::new();
+        for (index, xml) in domains.iter().enumerate() {
+            fs::write(directory.join(index.to_string()), xml.as_ref()).unwrap();
+            let commands = commands(xml.as_ref(), &format!("/share/batch/{index}"));
+            all.push(format!("{MARK}\n{commands}\n"));
+        }
+        // One virsh for all of them: starting and connecting one takes longer than most answers.
+        let mut answers = Vec::new();
+        while answers.len() < domains.len() {
+            fs::write(directory.join("commands"), all[answers.len()..].concat()).unwrap();
+            let output = self.run("virsh -q </share/batch/commands");
+            let lost =
+                |answer: &Result<String, String>| answer.as_ref().is_err_and(|error| error.contains(DISCONNECTED));
+            let new = answers_of(&output);
+            assert_eq!(new.len(), domains.len() - answers.len(), "{}", output.stderr);
+            let good = new.iter().position(lost).unwrap_or(new.len());
+            answers.extend(new.into_iter().take(good));
+            if answers.len() < domains.len() {
+                answers.push(Err(CRASHED.to_owned()));
+                self.run("source /run/lab.sh; stop_libvirtd; start_libvirtd").ok();
+            }
+        }
+        fs::remove_dir_all(&directory).unwrap();
+        answers
     }
 
     /// Ends libvirtd and starts it again. Guests stay.
@@ -394,6 +457,36 @@ fn verdicts(count: usize, output: &Output) -> Vec<Result<(), String>> {
     }
     let complete: Option<Vec<_>> = verdicts.into_iter().collect();
     complete.unwrap_or_else(|| panic!("virsh says nothing about some of the domains: {output:?}"))
+}
+
+/// Tells the answers of a batch apart, on both streams.
+const MARK: &str = "echo --err ====";
+
+/// What virsh says when libvirtd has gone away under it.
+const DISCONNECTED: &str = "Disconnected from ";
+
+/// What virsh printed behind each mark, or its first complaint.
+fn answers_of(output: &Output) -> Vec<Result<String, String>> {
+    // virsh repeats each command behind its prompt.
+    let prompt = format!("virsh # {MARK}\n");
+    let printed = output.stdout.split(&prompt).skip(1);
+    let complaints = output.stderr.split("error: ====\n").skip(1);
+    let own = |text: &str| {
+        let text = text.strip_suffix("virsh # \n").unwrap_or(text);
+        text.split_inclusive('\n').filter(|line| !line.starts_with("virsh # ")).collect()
+    };
+    let answer = |(printed, complaint): (&str, &str)| {
+        let mut errors = complaint.lines().filter_map(|line| line.strip_prefix("error: "));
+        match errors.next() {
+            None => Ok(own(printed)),
+            // Only the second line says why.
+            Some(first) if first.starts_with("Failed to define domain") => {
+                Err(errors.next().unwrap_or(first).to_owned())
+            }
+            Some(first) => Err(first.to_owned()),
+        }
+    };
+    printed.zip(complaints).map(answer).collect()
 }
 
 /// A word as bash and virsh read it.

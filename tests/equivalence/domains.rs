@@ -1,0 +1,248 @@
+//! The domains to compare: libvirt's own, the examples, and some made for the purpose.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use crate::support::corpus;
+
+/// A domain, fit for a host without KVM.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) xml: String,
+}
+
+pub(crate) fn all() -> Vec<Case> {
+    let mut all = made();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/domains");
+    for entry in fs::read_dir(examples).unwrap() {
+        let path = entry.unwrap().path();
+        all.push(case(&path, &fs::read_to_string(&path).unwrap()));
+    }
+    for (path, text) in corpus::documents() {
+        let here = case(&path, &text);
+        // What was made for i440fx has devices of its own, which are as good on q35.
+        all.extend(on_q35(&here));
+        // And most of AArch64's have no firmware.
+        all.extend(with_uefi(&here));
+        all.push(here);
+    }
+    all
+}
+
+fn case(path: &Path, text: &str) -> Case {
+    let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+    let text = text.replacen("type='kvm'", "type='qemu'", 1).replacen("type=\"kvm\"", "type=\"qemu\"", 1);
+    // Only KVM has the host's processor to give.
+    let text = ["host-passthrough", "host-model"].into_iter().fold(text, |text, mode| {
+        text.replace(&format!("mode='{mode}'"), "mode='maximum'").replace(&format!("mode=\"{mode}\""), "mode='maximum'")
+    });
+    let text = text.replace("<cache mode='passthrough'/>", "");
+    Case { name, xml: text }
+}
+
+/// A domain of the old machine on q35, where libvirt finds a place for every PCI device anew.
+fn on_q35(case: &Case) -> Option<Case> {
+    let (head, rest) = case.xml.split_once(" machine='pc")?;
+    let (_, tail) = rest.split_once('\'')?;
+    let xml = format!("{head} machine='q35'{tail}").replace("arch='i686'", "arch='x86_64'");
+    let xml = xml.replace("qemu-system-i386", "qemu-system-x86_64").replace("<acpi/>", "");
+    let xml = if xml.contains("<features>") {
+        xml.replacen("<features>", "<features><acpi/>", 1)
+    } else {
+        xml.replacen("</os>", "</os><features><acpi/></features>", 1)
+    };
+    // What q35 does not have, and what it has at home.
+    let xml = xml.replace("bus='ide'", "bus='sata'").replace("model='pci-root'", "model='pcie-root'");
+    let mut result = String::new();
+    let mut before = "";
+    let mut lines = xml.lines();
+    while let Some(line) = lines.next() {
+        let begins = |element: &str| line.trim_start().starts_with(element);
+        if begins("<controller type='pci'") || begins("<controller type='ide'") {
+            if !line.ends_with("/>") {
+                lines.by_ref().take_while(|line| !line.contains("</controller>")).for_each(drop);
+            }
+        // Addresses of the host's devices stay.
+        } else if before.trim() == "<source>" || !(begins("<address type='pci'") || begins("<address type='drive'")) {
+            let ide = begins("<target dev='hd") && !line.contains(" bus=");
+            result += &if ide { line.replace("/>", " bus='sata'/>") } else { line.to_owned() };
+            result.push('\n');
+        }
+        before = line;
+    }
+    Some(Case { name: format!("{} on q35", case.name), xml: result })
+}
+
+/// A domain of AArch64 with the firmware that ACPI needs there.
+fn with_uefi(case: &Case) -> Option<Case> {
+    let old = [" firmware=", "<loader", "<nvram", "<acpi/>"].iter().any(|part| case.xml.contains(part));
+    if old || !case.xml.contains("arch='aarch64' machine='virt") {
+        return None;
+    }
+    let xml = case.xml.replacen("<os>", "<os firmware='efi'>", 1);
+    let xml = if xml.contains("<features>") {
+        xml.replacen("<features>", "<features><acpi/>", 1)
+    } else {
+        xml.replacen("</os>", "</os><features><acpi/></features>", 1)
+    };
+    Some(Case { name: format!("{} with UEFI", case.name), xml })
+}
+
+/// A domain as libvirt wrote it down, so that it can make a command line of it here.
+pub(crate) fn askable(xml: &str) -> String {
+    with_vfio_driver(&with_interfaces_as_hostdevs(xml))
+}
+
+const HOSTDEV: &str = "<hostdev mode='subsystem' type='pci'";
+
+/// libvirt 9.0 wants to be told on a host whose VFIO is there in name only.
+fn with_vfio_driver(xml: &str) -> String {
+    let mut pieces = xml.split(HOSTDEV);
+    let mut result = pieces.next().unwrap().to_owned();
+    for piece in pieces {
+        let (attributes, rest) = piece.split_once('>').unwrap();
+        let has_one = rest.split("</hostdev>").next().unwrap().contains("<driver");
+        let driver = if has_one { "" } else { "<driver name='vfio'/>" };
+        write!(result, "{HOSTDEV}{attributes}>{driver}{rest}").unwrap();
+    }
+    result
+}
+
+/// On `<interface type='hostdev'>` `domxml-to-native` of both libvirts crashes or makes nonsense, because it takes it for a
+/// plain interface. When it starts a guest, libvirt makes the same `-device` of it as of a `<hostdev>`.
+fn with_interfaces_as_hostdevs(xml: &str) -> String {
+    let mut pieces = xml.split("<interface type='hostdev'");
+    let mut result = pieces.next().unwrap().to_owned();
+    for piece in pieces {
+        let (attributes, rest) = piece.split_once('>').unwrap();
+        let (own, rest) = rest.split_once("</interface>").unwrap();
+        let part = |open: &str, close: &str| {
+            own.split_once(open)
+                .map_or(String::new(), |(_, rest)| open.to_owned() + rest.split(close).next().unwrap() + close)
+        };
+        let (source, driver, boot) = (part("<source", "</source>"), part("<driver", "/>"), part("<boot ", "/>"));
+        let address = own.rsplit_once("</source>").map_or("", |(_, after)| after);
+        let address = address.split_once("<address").map_or("", |(_, rest)| rest.split("/>").next().unwrap());
+        write!(result, "{HOSTDEV}{attributes}>{driver}{source}{boot}<address{address}/></hostdev>{rest}").unwrap();
+    }
+    result
+}
+
+/// What the corpus may not have, or not in this combination.
+fn made() -> Vec<Case> {
+    let q35 = Made::default();
+    let virt = Made { virt: true, ..q35 };
+    let key_value = "<qemu:capabilities><qemu:del capability='device.json+hotplug'/></qemu:capabilities>";
+    let huge = "<memoryBacking><hugepages/></memoryBacking>";
+    let all = [
+        ("q35", q35),
+        ("q35, 1 hostdev", Made { devices: HOSTDEV_1, ..q35 }),
+        ("q35, 3 hostdevs", Made { devices: HOSTDEV_3, ..q35 }),
+        ("q35, interface", Made { devices: INTERFACE, ..q35 }),
+        ("q35, key=value", Made { capabilities: key_value, ..q35 }),
+        ("q35, 3 hostdevs, key=value", Made { capabilities: key_value, devices: HOSTDEV_3, ..q35 }),
+        ("q35, ats", Made { devices: ATS, ..q35 }),
+        ("q35, ats, key=value", Made { capabilities: key_value, devices: ATS, ..q35 }),
+        ("q35, huge pages, hostdev", Made { memory: huge, devices: HOSTDEV_1, ..q35 }),
+        ("q35, 255 vCPUs", Made { vcpus: 255, ..q35 }),
+        ("q35, 288 vCPUs", Made { vcpus: 288, ..q35 }),
+        ("q35, 300 vCPUs", Made { vcpus: 300, ..q35 }),
+        ("q35, 300 vCPUs, hostdev", Made { vcpus: 300, devices: HOSTDEV_1, ..q35 }),
+        ("q35, bare intel iommu", Made { devices: BARE_INTEL, ..q35 }),
+        (
+            "q35, bare intel iommu, hostdev, key=value",
+            Made { devices: BARE_INTEL_HOSTDEV, capabilities: key_value, ..q35 },
+        ),
+        ("q35, ioapic", Made { features: "<ioapic driver='qemu'/>", ..q35 }),
+        ("q35, full bus", Made { devices: FULL_BUS, ..q35 }),
+        ("virt", virt),
+        ("virt, 1 hostdev", Made { devices: HOSTDEV_1, ..virt }),
+        ("virt, 3 hostdevs", Made { devices: HOSTDEV_3, ..virt }),
+        ("virt, interface", Made { devices: INTERFACE, ..virt }),
+        ("virt, key=value", Made { capabilities: key_value, ..virt }),
+        ("virt, 3 hostdevs, key=value", Made { capabilities: key_value, devices: HOSTDEV_3, ..virt }),
+        ("virt, ats", Made { devices: ATS, ..virt }),
+        ("virt, huge pages", Made { memory: huge, ..virt }),
+        ("virt, 64 vCPUs", Made { vcpus: 64, ..virt }),
+    ];
+    all.into_iter().map(|(name, made)| Case { name: name.to_owned(), xml: made.xml() }).collect()
+}
+
+#[derive(Clone, Copy)]
+struct Made {
+    virt: bool,
+    vcpus: u32,
+    memory: &'static str,
+    features: &'static str,
+    devices: &'static str,
+    capabilities: &'static str,
+}
+
+impl Default for Made {
+    fn default() -> Made {
+        Made { virt: false, vcpus: 4, memory: "", features: "", devices: "", capabilities: "" }
+    }
+}
+
+const HOSTDEV_1: &str = "<hostdev mode='subsystem' type='pci' managed='no'>
+    <source><address domain='0' bus='1' slot='0' function='0'/></source></hostdev>";
+const HOSTDEV_3: &str = "<hostdev mode='subsystem' type='pci' managed='yes'>
+    <source><address domain='0' bus='1' slot='0' function='0'/></source></hostdev>
+  <hostdev mode='subsystem' type='pci' managed='yes'>
+    <source><address domain='0' bus='2' slot='0' function='0'/></source></hostdev>
+  <hostdev mode='subsystem' type='pci' managed='yes'>
+    <source><address domain='0' bus='2' slot='0' function='1'/></source></hostdev>";
+const INTERFACE: &str = "<interface type='hostdev' managed='yes'><mac address='52:54:00:00:00:01'/>
+    <source><address type='pci' domain='0' bus='3' slot='2' function='1'/></source></interface>";
+const ATS: &str = "<interface type='user'><mac address='52:54:00:00:00:02'/><model type='virtio'/>
+    <driver iommu='on' ats='on'/></interface>
+  <rng model='virtio'><driver iommu='on' ats='on'/><backend model='random'>/dev/urandom</backend></rng>";
+const BARE_INTEL: &str = "<iommu model='intel'/>";
+const BARE_INTEL_HOSTDEV: &str = "<iommu model='intel'><driver aw_bits='39'/></iommu>
+  <hostdev mode='subsystem' type='pci' managed='no'>
+    <source><address domain='0' bus='1' slot='0' function='0'/></source></hostdev>";
+/// The slots where a search from above would look first.
+const FULL_BUS: &str = "<controller type='pci' index='0' model='pcie-root'/>
+  <controller type='usb' model='ich9-ehci1'><address type='pci' domain='0' bus='0' slot='0x1d' function='7'/></controller>
+  <controller type='usb' model='ich9-uhci1'><master startport='0'/>
+    <address type='pci' domain='0' bus='0' slot='0x1d' function='0' multifunction='on'/></controller>
+  <controller type='pci' index='1' model='dmi-to-pci-bridge'>
+    <address type='pci' domain='0' bus='0' slot='0x1e' function='0'/></controller>
+  <sound model='ich9'><address type='pci' domain='0' bus='0' slot='0x1c' function='0'/></sound>";
+
+impl Made {
+    fn xml(self) -> String {
+        let Made { virt, vcpus, memory, features, devices, capabilities } = self;
+        let (firmware, kind, own, cpu, emulator) = if virt {
+            (
+                " firmware='efi'",
+                "arch='aarch64' machine='virt'",
+                "<gic version='3'/>",
+                "<cpu mode='custom'><model>cortex-a57</model></cpu>",
+                "/usr/bin/qemu-system-aarch64",
+            )
+        } else {
+            ("", "arch='x86_64' machine='q35'", "", "", "/usr/bin/qemu-system-x86_64")
+        };
+        format!(
+            "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>made</name>
+  <uuid>5b3ac9a1-78a5-4e3f-9b43-a5a1b4a8f6c2</uuid>
+  <memory unit='MiB'>1024</memory>
+  {memory}
+  <vcpu>{vcpus}</vcpu>
+  <os{firmware}><type {kind}>hvm</type></os>
+  <features><acpi/>{own}{features}</features>
+  {cpu}
+  <devices>
+  <emulator>{emulator}</emulator>
+  {devices}
+  </devices>
+  {capabilities}
+</domain>
+"
+        )
+    }
+}

@@ -1,0 +1,144 @@
+//! QEMU's command line, as far as two of them are the same to QEMU.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A vIOMMU's `-device`.
+#[derive(Debug, PartialEq, Eq)]
+struct Viommu {
+    /// How many devices stand before it.
+    devices_before: usize,
+    /// The driver and every property, values as key=value writes them.
+    properties: BTreeMap<String, String>,
+}
+
+/// A command line without `argv[0]`.
+#[derive(Debug)]
+pub(crate) struct Line {
+    viommus: Vec<Viommu>,
+    /// Every other option in its place, byte for byte, but for the order of keys in `-machine`.
+    rest: Vec<(String, Option<String>)>,
+    /// The slots of the root bus that other devices have.
+    slots: BTreeSet<u8>,
+    /// How many devices stand before the first that is passed through.
+    before_vfio: Option<usize>,
+}
+
+impl Line {
+    pub(crate) fn read(words: &[String]) -> Line {
+        let mut line = Line { viommus: vec![], rest: vec![], slots: BTreeSet::new(), before_vfio: None };
+        let mut devices = 0;
+        let mut words = words.iter().peekable();
+        while let Some(option) = words.next() {
+            let value = words.next_if(|value| !value.starts_with('-')).cloned();
+            match (option.as_str(), value) {
+                ("-device", Some(text)) => {
+                    let properties = properties(&text);
+                    let driver = properties["driver"].clone();
+                    if driver == "intel-iommu" || driver.starts_with("virtio-iommu") {
+                        line.viommus.push(Viommu { devices_before: devices, properties });
+                    } else {
+                        if driver.starts_with("vfio-pci") {
+                            line.before_vfio.get_or_insert(devices);
+                        }
+                        line.slots.extend(root_slot(&properties));
+                        line.rest.push((option.clone(), Some(text)));
+                    }
+                    devices += 1;
+                }
+                ("-machine", Some(text)) => {
+                    let mut keys: Vec<&str> = text.split(',').collect();
+                    keys[1..].sort_unstable();
+                    line.rest.push((option.clone(), Some(keys.join(","))));
+                }
+                // A clock that is set off from now moves between two questions.
+                ("-rtc", Some(text)) if text.starts_with("base=20") => {
+                    let rest = text.split_once(',').map_or("", |(_, rest)| rest);
+                    line.rest.push((option.clone(), Some(format!("base=some time,{rest}"))));
+                }
+                (_, value) => line.rest.push((option.clone(), value.map(|text| without_descriptors(&text)))),
+            }
+        }
+        line
+    }
+}
+
+/// Numbers of descriptors are libvirt's own at that moment.
+fn without_descriptors(text: &str) -> String {
+    let mut result = text.to_owned();
+    for key in ["fd\":\"", "fd=", "fds\":\"", "fds="] {
+        let mut pieces = result.split(key);
+        let mut masked = pieces.next().unwrap().to_owned();
+        for piece in pieces {
+            masked += key;
+            masked += piece.trim_start_matches(|c: char| c.is_ascii_digit() || c == ':');
+        }
+        result = masked;
+    }
+    result
+}
+
+/// The driver and the properties in either spelling of a `-device`.
+fn properties(text: &str) -> BTreeMap<String, String> {
+    if text.starts_with('{') {
+        let object: BTreeMap<String, serde_json::Value> = serde_json::from_str(text).unwrap();
+        let plain = |value: serde_json::Value| match value {
+            serde_json::Value::Bool(true) => "on".to_owned(),
+            serde_json::Value::Bool(false) => "off".to_owned(),
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        };
+        return object.into_iter().map(|(key, value)| (key, plain(value))).collect();
+    }
+    let (driver, rest) = text.split_once(',').unwrap_or((text, ""));
+    let pairs = rest.split(',').filter_map(|pair| pair.split_once('='));
+    let pairs = pairs.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    pairs.chain([("driver".to_owned(), driver.to_owned())]).collect()
+}
+
+fn root_slot(properties: &BTreeMap<String, String>) -> Option<u8> {
+    if properties.get("bus").is_some_and(|bus| bus != "pcie.0") {
+        return None;
+    }
+    let slot = properties.get("addr")?.split('.').next()?;
+    u8::from_str_radix(slot.trim_start_matches("0x"), 16).ok()
+}
+
+/// # Errors
+/// In what the wrapper's command line does not do what libvirt's own does.
+pub(crate) fn compare(native: &Line, wrapped: &Line) -> Result<(), String> {
+    if native.rest != wrapped.rest {
+        let differ = native.rest.iter().zip(&wrapped.rest).find(|(native, wrapped)| native != wrapped);
+        let lengths = (native.rest.len(), wrapped.rest.len());
+        return Err(format!("other options differ, {lengths:?} of them, first here: {differ:#?}"));
+    }
+    let mut both = [&native.viommus, &wrapped.viommus]
+        .map(|viommus| viommus.iter().map(|viommu| viommu.properties.clone()).collect::<Vec<_>>());
+    if both.iter().any(|viommus| viommus.len() > 1) {
+        return Err(format!("two vIOMMUs: {both:#?}"));
+    }
+    for (line, viommus) in [native, wrapped].into_iter().zip(&mut both) {
+        for viommu in viommus {
+            viommu.remove("id");
+            if viommu["driver"].starts_with("virtio-iommu") {
+                // libvirt takes the first free slot, the wrapper the last, out of the way of what QEMU adds by itself.
+                let slot = root_slot(viommu).ok_or_else(|| format!("no slot on the root bus: {viommu:?}"))?;
+                if line.slots.contains(&slot) {
+                    return Err(format!("slot {slot:#x} is taken: {viommu:?}"));
+                }
+                viommu.remove("addr");
+            }
+        }
+    }
+    let [native_has, wrapped_has] = both;
+    if native_has != wrapped_has {
+        return Err(format!("natively {native_has:?}, wrapped {wrapped_has:?}"));
+    }
+    // Whatever else is said above, a device that is passed through must find its vIOMMU there.
+    for line in [native, wrapped] {
+        let late = line.viommus.iter().find(|viommu| line.before_vfio.is_some_and(|vfio| viommu.devices_before > vfio));
+        if let Some(viommu) = late {
+            return Err(format!("a vfio-pci stands before {viommu:?}"));
+        }
+    }
+    Ok(())
+}

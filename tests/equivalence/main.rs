@@ -1,0 +1,166 @@
+//! The measure of the wrapper: its command line is the one that libvirt makes of the natively rewritten domain.
+//!
+//! Both begin with one domain, whose addresses libvirt has settled before. *Native*: `viommu rewrite`, and then libvirt makes
+//! a command line of it. *Wrapped*: libvirt makes a command line of it, and then the wrapper edits that. What may differ is
+//! said in `line.rs`, and nothing else may.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "what fails here fails the test, which says what it counted"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod domains;
+mod line;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use viommu::config::Config;
+use viommu::domain::Domain;
+use viommu::host::Host;
+use viommu::plan::{Route, plan};
+use viommu::qemu::{self, Edits};
+use viommu::request::{Request, Wishes};
+use viommu::rewrite::rewrite;
+use viommu::xml;
+
+use domains::Case;
+use line::Line;
+use support::libvirt::{Suite, shared};
+use support::on_both_suites;
+
+on_both_suites! {
+    the_wrapper_does_what_libvirt_does_natively
+}
+
+const MODELS: [&str; 3] = ["intel", "virtio", "smmuv3"];
+
+/// One domain with one model.
+struct Pair<'a> {
+    case: &'a Case,
+    /// The command line of the domain as it is.
+    base: &'a [String],
+    model: &'static str,
+    /// What viommu makes of the domain natively.
+    rewritten: String,
+    /// What viommu tells the wrapper.
+    edits: Edits,
+}
+
+/// Why a domain or a pair has no part in the comparison, with the names.
+type Skipped = BTreeMap<String, Vec<String>>;
+
+fn the_wrapper_does_what_libvirt_does_natively(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    // libvirt looks for huge pages when it starts; none are taken.
+    // For an interface it makes a tap device, which lives in the lab's own network and goes at once.
+    lab.run(
+        "mkdir -p /dev/huge-2M /dev/huge-1G; mknod -m 666 /dev/net/tun c 10 200
+         mount -t hugetlbfs -o pagesize=2M huge /dev/huge-2M; mount -t hugetlbfs -o pagesize=1G huge /dev/huge-1G",
+    );
+    lab.restart_libvirtd();
+    // Only what the emulators are: this machine's own IOMMU must not count.
+    let known: Host = serde_json::from_str(&lab.run("viommu capabilities --format json").ok()).unwrap();
+    let host = Host { arch: known.arch, libvirt: known.libvirt, emulators: known.emulators, ..Host::default() };
+
+    let mut skipped = Skipped::new();
+    let cases: Vec<Case> = domains::all().into_iter().filter(|case| can_have_one(&case.xml, &host)).collect();
+    let answers = lab.settled_many(&xmls(&cases));
+    let settled = taken(cases, answers, &mut skipped).into_iter();
+    let cases: Vec<Case> = settled.map(|(case, xml)| Case { xml: domains::askable(&xml), ..case }).collect();
+    let answers = lab.domxml_to_native_many(&xmls(&cases));
+    let cases = taken(cases, answers, &mut skipped);
+
+    let mut pairs = Vec::new();
+    for (case, base) in &cases {
+        for model in MODELS {
+            match decided(&case.xml, model, &host) {
+                Ok(Some((rewritten, edits))) => pairs.push(Pair { case, base, model, rewritten, edits }),
+                // Not worth a line: one of two architectures.
+                Err(code) if code == "model-arch-mismatch" => {}
+                Ok(None) => skip(&mut skipped, "has this vIOMMU already, complete", case, model),
+                Err(code) => skip(&mut skipped, &format!("viommu refuses: {code}"), case, model),
+            }
+        }
+    }
+
+    let native = lab.domxml_to_native_many(&pairs.iter().map(|pair| pair.rewritten.as_str()).collect::<Vec<_>>());
+    let mut compared: BTreeMap<&str, usize> = MODELS.map(|model| (model, 0)).into();
+    let mut wrong = Vec::new();
+    for (pair, native) in pairs.iter().zip(native) {
+        *compared.get_mut(pair.model).unwrap() += 1;
+        let difference = native.and_then(|native| compare(&native, pair.base, &pair.edits));
+        wrong.extend(difference.err().map(|what| format!("{} {}: {what}", pair.case.name, pair.model)));
+    }
+    report(suite, cases.len(), &compared, &skipped);
+    assert!(wrong.is_empty(), "{} of {} differ on {}:\n{}", wrong.len(), pairs.len(), suite.name(), wrong.join("\n"));
+    assert!(compared.values().all(|count| *count > 0), "{compared:?}");
+}
+
+fn xmls(cases: &[Case]) -> Vec<&str> {
+    cases.iter().map(|case| case.xml.as_str()).collect()
+}
+
+/// Whether there is a model that the domain could have, so that libvirt need not be asked about all the others.
+fn can_have_one(text: &str, host: &Host) -> bool {
+    MODELS.iter().any(|model| matches!(decided(text, model, host), Ok(Some(_))))
+}
+
+/// What viommu makes of a domain natively, and what it tells the wrapper; nothing where nothing is to be done.
+///
+/// # Errors
+/// The code of the refusal.
+fn decided(text: &str, model: &str, host: &Host) -> Result<Option<(String, Edits)>, String> {
+    let code = |note: viommu::note::Note| note.code.to_string();
+    let wishes = Wishes { model: Some(model.to_owned()), ..Wishes::default() };
+    let planned = |text: &str| {
+        let document = xml::parse(text.as_bytes()).map_err(code)?;
+        let domain = Domain::read(&document).map_err(code)?;
+        let request = Request::of(&domain, &wishes, &Config::default()).map_err(code)?;
+        let plan = plan(&domain, &request, host);
+        Ok::<_, String>((rewrite(&document, &plan).map_err(code)?, plan))
+    };
+    let (rewritten, _) = planned(text)?;
+    let (_, plan) = planned(&text.replace("<emulator>/usr/bin/qemu-", "<emulator>/usr/bin/viommu-qemu-"))?;
+    assert_eq!(plan.route == Route::Wrapper, text.contains("<emulator>/usr/bin/qemu-"), "{text}");
+    assert_eq!(rewritten.is_none(), plan.qemu.is_empty(), "{model}: {:?} in\n{text}", plan.qemu);
+    Ok(rewritten.map(|rewritten| (rewritten, plan.qemu)))
+}
+
+/// The cases for which libvirt has an answer, with it.
+fn taken<T>(cases: Vec<Case>, answers: Vec<Result<T, String>>, skipped: &mut Skipped) -> Vec<(Case, T)> {
+    let mut taken = Vec::new();
+    for (case, answer) in cases.into_iter().zip(answers) {
+        match answer {
+            Ok(answer) => taken.push((case, answer)),
+            Err(reason) => skip(skipped, &format!("libvirt refuses: {reason}"), &case, ""),
+        }
+    }
+    taken
+}
+
+fn skip(skipped: &mut Skipped, reason: &str, case: &Case, model: &str) {
+    let name = format!("{} {model}", case.name);
+    skipped.entry(reason.to_owned()).or_default().push(name.trim_end().to_owned());
+}
+
+/// # Errors
+/// How the two command lines differ.
+fn compare(native: &[String], base: &[String], edits: &Edits) -> Result<(), String> {
+    let words: Vec<OsString> = base[1..].iter().map(OsString::from).collect();
+    let wrapped = qemu::rewrite(&words, edits).map_err(|note| format!("{}: {}", note.code, note.message))?.arguments;
+    let wrapped: Vec<String> = wrapped.into_iter().map(|word| word.into_string().unwrap()).collect();
+    line::compare(&Line::read(&native[1..]), &Line::read(&wrapped))
+}
+
+fn report(suite: Suite, domains: usize, compared: &BTreeMap<&str, usize>, skipped: &Skipped) {
+    println!("{}: {domains} domains, pairs compared: {compared:?}", suite.name());
+    for (reason, names) in skipped {
+        println!("{}: {} skipped, because {reason}: {}", suite.name(), names.len(), names.join(", "));
+    }
+}
