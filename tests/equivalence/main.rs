@@ -5,6 +5,7 @@
 //! said in `line.rs`, and nothing else may.
 
 #![expect(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
