@@ -9,6 +9,7 @@
 mod support;
 
 mod guests;
+mod hostile;
 mod native;
 mod probes;
 mod refusals;

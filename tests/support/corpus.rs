@@ -65,7 +65,8 @@ fn unpacked(archive: &Path) -> PathBuf {
     }
     let own = target.join(format!("corpus.{}", process::id()));
     fs::create_dir_all(&own).unwrap();
-    let status = Command::new("tar").args(["--no-same-owner", "-xf"]).arg(archive).arg("-C").arg(&own).status().unwrap();
+    let status =
+        Command::new("tar").args(["--no-same-owner", "-xf"]).arg(archive).arg("-C").arg(&own).status().unwrap();
     assert!(status.success(), "tar could not unpack {}", archive.display());
     if fs::rename(&own, &done).is_err() {
         // Another one was faster; its copy is as good.

@@ -1,0 +1,82 @@
+//! What neither an unprivileged user nor a process under the guests' own uid can do to a guest: change its plan, or get a
+//! limit raised.
+
+use crate::guests::{Arch, RECORD, STATE, UUID, pid, viommu, wrapped};
+use crate::support::libvirt::{Suite, shared};
+use crate::support::on_both_suites;
+
+on_both_suites! {
+    nobody_changes_a_guests_plan
+    nobody_gets_a_limit_raised
+}
+
+const USERS: [&str; 2] = ["nobody", "libvirt-qemu"];
+
+/// Attempts on the files of a guest that runs, as bash; `$state`, `$record` and `$pidfile` are the guest's.
+const ATTEMPTS: [&str; 12] = [
+    "echo forged >$state",
+    "echo forged >>$record",
+    "rm -f $state",
+    "mv $state $state.gone",
+    "ln -sf /dev/null $state",
+    "cp /etc/passwd /run/viommu/00000000-0000-4000-8000-000000000000.json",
+    "cp /etc/passwd /var/lib/viommu/00000000-0000-4000-8000-000000000000.json",
+    "mv /run/viommu /run/other",
+    "rm -rf /var/lib/viommu",
+    "echo 1 >$pidfile",
+    "chmod 777 /run/viommu",
+    // The hook, by hand, with the guest's own XML: it may not write either.
+    "/usr/bin/viommu hook live start begin - </tmp/live.xml",
+];
+
+fn nobody_changes_a_guests_plan(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    let guest = lab.guest(&wrapped(Arch::X86, "intel"));
+    guest.virsh("start", &[]).ok();
+    lab.wait_for(&format!("[ -e {RECORD} ]"));
+    let xml = guest.virsh("dumpxml", &[]).ok();
+    lab.put("/tmp/live.xml", &xml);
+    let listing = || lab.run(&format!("cat {STATE} {RECORD}; ls -lnR /run/viommu /var/lib/viommu")).ok();
+    let before = listing();
+    for user in USERS {
+        for attempt in ATTEMPTS {
+            let script = format!(
+                "state={STATE} record={RECORD} pidfile=/run/libvirt/qemu/live.pid; export state record pidfile
+                 chmod 644 /tmp/live.xml
+                 runuser -u {user} -- bash -c '{attempt}'"
+            );
+            let output = lab.run(&script);
+            assert_ne!(output.status, 0, "{user} could: {attempt}");
+            assert_eq!(listing(), before, "{user}: {attempt}");
+        }
+    }
+    assert_eq!(viommu(&guest).driver, "intel-iommu");
+}
+
+fn nobody_gets_a_limit_raised(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    let guest = lab.guest(&wrapped(Arch::X86, "intel"));
+    guest.virsh("start", &[]).ok();
+    let limits = |pid: u32| lab.run(&format!("grep 'Max locked memory' /proc/{pid}/limits")).ok();
+    let own = limits(pid(&lab));
+    for user in USERS {
+        // Who may not, may not through us either.
+        let output = lab.run(&format!("runuser -u {user} -- /usr/bin/viommu memlock --pid {} --raise", pid(&lab)));
+        assert_ne!(output.status, 0, "{user}: {output:?}");
+        assert_eq!(limits(pid(&lab)), own);
+        // A process that only looks like the guest's QEMU is not believed when root asks for it.
+        let output = lab.run(&format!(
+            "runuser -u {user} -- bash -c 'echo $$ >/tmp/forged.{user}; read -r -t 60 line < <(sleep 60)' \\
+                 qemu -name guest=live -uuid {UUID} >/dev/null 2>&1 </dev/null &
+             until [ -s /tmp/forged.{user} ]; do sleep 0.05; done
+             forged=$(cat /tmp/forged.{user})
+             grep 'Max locked memory' /proc/$forged/limits
+             /usr/bin/viommu memlock --pid $forged --raise; echo status=$?
+             grep 'Max locked memory' /proc/$forged/limits
+             kill $forged; rm /tmp/forged.{user}"
+        ));
+        assert!(output.stdout.contains("status=2") && output.stderr.contains("is not the QEMU of"), "{output:?}");
+        let limits: Vec<&str> = output.stdout.lines().filter(|line| line.starts_with("Max")).collect();
+        assert!(limits.len() == 2 && limits[0] == limits[1], "{output:?}");
+    }
+}
