@@ -4,6 +4,7 @@
 //! a command line of it. *Wrapped*: libvirt makes a command line of it, and then the wrapper edits that. What may differ is
 //! said in `line.rs`, and nothing else may.
 
+#![expect(clippy::disallowed_methods, reason = "tests have effects")]
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
