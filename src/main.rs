@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     if is_wrapper(&argv0) {
         let refusal = wrapper::run(&argv0, arguments.collect());
         cli::refuse(&refusal);
+        wrapper::linger();
         return ExitCode::FAILURE;
     }
     if is_hook(&argv0) {

@@ -32,6 +32,12 @@ pub fn run(argv0: &OsStr, arguments: Vec<OsString>) -> Note {
     }
 }
 
+/// Stays for a moment after a refusal. libvirt shows what its child has said only if the child ended after libvirt had
+/// connected to the monitor's socket; before, it says "failed to connect to monitor socket" and no more (libvirt 9.0).
+pub fn linger() {
+    std::thread::sleep(Duration::from_secs(1));
+}
+
 fn prepare(argv0: &OsStr, arguments: Vec<OsString>) -> Result<(String, Vec<OsString>), Note> {
     match qemu::classify(&arguments) {
         Invocation::Other => {

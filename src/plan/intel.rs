@@ -109,15 +109,17 @@ fn eim_impossible(guest: &Guest<'_>) -> Note {
 }
 
 /// Without caching mode QEMU cannot follow the guest's mappings into a VFIO container (hw/i386/intel_iommu.c
-/// `vtd_iommu_notify_flag_changed`); vDPA needs the same MAP notifier and swallows the error.
+/// `vtd_iommu_notify_flag_changed`); vDPA needs the same MAP notifier and swallows the error. QEMU asks for it for every
+/// VFIO device, also one on a bus that bypasses the vIOMMU (`vtd_machine_done_notify_one`).
 fn needs_caching_mode(guest: &Guest<'_>) -> bool {
-    model::has_or_expects_vfio(guest) || guest.domain.vdpa_interfaces > 0 || guest.domain.vdpa_disks > 0
+    let vfio = guest.request.hotplug || !guest.domain.vfio.is_empty();
+    vfio || guest.domain.vdpa_interfaces > 0 || guest.domain.vdpa_disks > 0
 }
 
 /// Whether the guest does not work, or not as it was asked for, without an attribute that its `<iommu>` lacks.
 pub(super) fn is_essential(guest: &Guest<'_>, attribute: &str) -> bool {
     match attribute {
-        "caching_mode" => model::has_vfio(guest),
+        "caching_mode" => !guest.domain.vfio.is_empty(),
         "intremap" | "eim" => model::needs_eim(guest),
         "aw_bits" => guest.request.aw_bits.is_some(),
         _ => false,

@@ -6,6 +6,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests have effects")]
 #![expect(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,

@@ -225,6 +225,7 @@ fn a_dry_run_changes_nothing() {
         }
     }
     if traced {
+        assert_eq!(changes(&["plan"], &guests.asks), [""; 0], "plan looks and does nothing else");
         // The same without --dry-run: what is looked for above can be found.
         let real = changes(&["hook", NAME, "start", "begin"], &guests.wrapper).join("\n");
         assert!(real.contains("rename") && real.contains("O_CREAT") && real.contains("write("), "{real}");

@@ -32,36 +32,49 @@ const START_TIMEOUT: Duration = Duration::from_secs(900);
 /// A Debian release, for the libvirt and QEMU in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Suite {
+    /// Debian 11.
+    Bullseye,
     /// Debian 12.
     Bookworm,
     /// Debian 13.
     Trixie,
+    /// Debian unstable.
+    Sid,
 }
 
 impl Suite {
+    /// Those that every run of the tests asks.
     pub(crate) const ALL: [Suite; 2] = [Suite::Bookworm, Suite::Trixie];
+    /// The oldest and the newest, which are asked by a command of their own.
+    pub(crate) const OTHERS: [Suite; 2] = [Suite::Bullseye, Suite::Sid];
 
     /// The name that Debian gives it.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Suite::Bullseye => "bullseye",
             Suite::Bookworm => "bookworm",
             Suite::Trixie => "trixie",
+            Suite::Sid => "sid",
         }
     }
 
     /// What `virsh version --daemon` calls the library.
     pub(crate) fn libvirt(self) -> &'static str {
         match self {
+            Suite::Bullseye => "7.0.0",
             Suite::Bookworm => "9.0.0",
             Suite::Trixie => "11.3.0",
+            Suite::Sid => "12.8.0",
         }
     }
 
     /// The version of QEMU, without the number of Debian's latest fix.
     pub(crate) fn qemu(self) -> &'static str {
         match self {
+            Suite::Bullseye => "5.2",
             Suite::Bookworm => "7.2",
             Suite::Trixie => "10.0",
+            Suite::Sid => "11.1",
         }
     }
 }
@@ -101,13 +114,8 @@ pub(crate) struct Libvirt {
 /// `VIOMMU_REQUIRE_LAB=1` in the environment it panics instead.
 #[track_caller]
 pub(crate) fn shared(suite: Suite) -> Option<MutexGuard<'static, Libvirt>> {
-    static BOOKWORM: OnceLock<Result<Mutex<Libvirt>, String>> = OnceLock::new();
-    static TRIXIE: OnceLock<Result<Mutex<Libvirt>, String>> = OnceLock::new();
-    let slot = match suite {
-        Suite::Bookworm => &BOOKWORM,
-        Suite::Trixie => &TRIXIE,
-    };
-    match slot.get_or_init(|| Libvirt::start(suite).map(Mutex::new)) {
+    static LABS: [OnceLock<Result<Mutex<Libvirt>, String>>; 4] = [const { OnceLock::new() }; 4];
+    match LABS[suite as usize].get_or_init(|| Libvirt::start(suite).map(Mutex::new)) {
         // A test that panicked has taken its guests with it (see Guest), so the next one may go on.
         Ok(libvirt) => Some(libvirt.lock().unwrap_or_else(PoisonError::into_inner)),
         Err(reason) => {

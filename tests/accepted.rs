@@ -1,0 +1,60 @@
+//! Every domain of libvirt's own that libvirt accepts, it accepts rewritten as well: whatever else stands in a domain, the
+//! change takes nothing away from it.
+
+#![expect(clippy::print_stdout, reason = "what fails here fails the test")]
+
+mod support;
+
+use viommu::config::Config;
+use viommu::domain::Domain;
+use viommu::host::{Emulator, Host};
+use viommu::plan::plan;
+use viommu::request::{Request, Wishes};
+use viommu::rewrite::rewrite;
+use viommu::xml;
+
+use support::corpus::documents;
+use support::libvirt::{Suite, shared};
+use support::on_both_suites;
+
+on_both_suites!(what_libvirt_accepted_it_accepts_rewritten);
+
+const MODELS: [&str; 4] = ["intel", "virtio", "smmuv3", "auto"];
+
+fn what_libvirt_accepted_it_accepts_rewritten(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    // The lab has no KVM, and libvirt defines no domain of a type that the host does not have.
+    let domains: Vec<String> = documents()
+        .into_iter()
+        .map(|(_, text)| text.replacen("type='kvm'", "type='qemu'", 1).replacen("type=\"kvm\"", "type=\"qemu\"", 1))
+        .collect();
+    let accepted = lab.define_many(&domains);
+    let accepted: Vec<&String> =
+        domains.iter().zip(&accepted).filter(|(_, verdict)| verdict.is_ok()).map(|(text, _)| text).collect();
+    println!("{}: {} of {} domains are accepted", suite.name(), accepted.len(), domains.len());
+    for model in MODELS {
+        let rewritten: Vec<String> = accepted.iter().filter_map(|text| rewritten(text, model, suite)).collect();
+        let verdicts = lab.define_many(&rewritten);
+        println!("{}: {} of them can have {model}", suite.name(), rewritten.len());
+        assert!(accepted.is_empty() || !rewritten.is_empty(), "{model}: nothing was rewritten");
+        for (text, verdict) in rewritten.iter().zip(verdicts) {
+            assert_eq!(verdict, Ok(()), "{}, {model}:\n{text}", suite.name());
+        }
+    }
+}
+
+/// The domain with this model; none where it is refused or does not change.
+fn rewritten(text: &str, model: &str, suite: Suite) -> Option<String> {
+    let document = xml::parse(text.as_bytes()).ok()?;
+    let domain = Domain::read(&document).ok()?;
+    let wishes = Wishes { model: Some(model.to_owned()), ..Wishes::default() };
+    let request = Request::of(&domain, &wishes, &Config::default()).ok()?;
+    let emulator = Emulator { version: suite.qemu().parse().ok(), ..Emulator::default() };
+    let host = Host {
+        arch: Some("x86_64".to_owned()),
+        libvirt: suite.libvirt().parse().ok(),
+        emulators: vec![emulator],
+        ..Host::default()
+    };
+    rewrite(&document, &plan(&domain, &request, &host)).ok()?
+}

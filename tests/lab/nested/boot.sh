@@ -1,0 +1,80 @@
+#!/bin/bash
+# Boots an L1 in the background and waits until it takes commands.
+#
+#   tests/lab/nested/boot.sh SUITE INSTANCE
+#
+#   VIOMMU_BIN=FILE   the viommu binary that prepare.sh installs in L1 (none: only scenarios without viommu)
+#   INIT=systemd      systemd as PID 1 in place of a shell script (slower; AppArmor needs it)
+#   CMDLINE='…'       more words for the kernel, e.g. 'apparmor=1 security=apparmor'
+#   BOOT_LIMIT=SEC    how long to wait (60)
+#   OWNER=PID         L1 is stopped when this process is gone
+#
+# The disk is never written to (snapshot=on), so each boot finds the same L1, and any number of instances share one image.
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+suite=${1:?usage: boot.sh SUITE INSTANCE} instance=${2:?usage: boot.sh SUITE INSTANCE}
+outer=$lab/roots/$outer_suite
+dir=$instances/$instance
+"$here/image.sh" "$suite"
+make_root "$outer_suite"
+"$here/stop.sh" "$instance"
+rm -rf "$dir"
+mkdir -p "$dir"/share/{in,out}
+cp -r "$here"/l1/{prepare.sh,lib.sh,scenarios} "$dir/share/"
+[ ! -e "$here/../../../hooks/apparmor/viommu" ] || cp "$here/../../../hooks/apparmor/viommu" "$dir/share/apparmor"
+cp "$kit/vmlinuz" "$kit/l2-initrd" "$dir/share/"
+[ -z "${VIOMMU_BIN:-}" ] || install -m755 "$VIOMMU_BIN" "$dir/share/viommu"
+
+# Inside QEMU's chroot the lab stands at /mnt.
+inside=/mnt/instances/$instance
+devices=()
+for number in 1 2 3 4; do
+    # A root port each: QEMU's have ACS, so each NIC is an IOMMU group of its own. igb can be reset by itself (FLR), which
+    # makes starts quick. restrict=on: DHCP and nothing beyond.
+    devices+=(
+        -device "pcie-root-port,id=port$number,chassis=$number,slot=$number,bus=pcie.0,addr=0x1$number.0"
+        -netdev "user,id=net$number,restrict=on"
+        -device "igb,bus=port$number,netdev=net$number,mac=52:54:00:aa:00:0$number"
+    )
+done
+cmdline="console=ttyS0 intel_iommu=on mitigations=off nokaslr loglevel=4 panic=-1"
+[ "${INIT:-}" != systemd ] || cmdline+=" LAB_INIT=/lib/systemd/systemd"
+case " ${CMDLINE:-} " in *' apparmor='*) ;; *) cmdline+=" apparmor=0" ;; esac
+cmdline+=" ${CMDLINE:-}"
+# shellcheck disable=SC2054 # the commas are QEMU's
+qemu=(
+    qemu-system-x86_64 -name "$instance,debug-threads=on" -nodefaults -display none -no-reboot
+    -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu max -smp 2 -m "${MEMORY:-6144}"
+    -serial "file:$inside/console.log" -monitor "unix:$inside/monitor,server=on,wait=off"
+    # Before the NICs, for those that come earlier bypass it.
+    -device intel-iommu,intremap=on,aw-bits=48
+    -drive "file=/mnt/$suite/root.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe"
+    -device virtio-blk-pci,drive=root,bus=pcie.0,addr=0x3
+    -virtfs "local,path=$inside/share,mount_tag=lab,security_model=none"
+    -object rng-random,id=random,filename=/dev/urandom -device virtio-rng-pci,rng=random
+    "${devices[@]}"
+    -kernel /mnt/kit/vmlinuz -initrd /mnt/kit/initrd -append "$cmdline"
+    -daemonize -pidfile "$inside/pid"
+)
+# The mounts are seen by this QEMU alone and go with it: the root, which is not ours, stays as it is. /proc, because QEMU's
+# 9p server changes modes through /proc/self/fd.
+# shellcheck disable=SC2016
+in_chroot='mount --bind "$1" "$2/mnt" && mount --rbind /proc "$2/proc" && shift && exec chroot "$@"'
+TMPDIR=$inside unshare --mount --propagation private sh -c "$in_chroot" sh "$nested" "$outer" "${qemu[@]}" 2>"$dir/qemu.log" ||
+    die "QEMU did not start: $(cat "$dir/qemu.log")"
+pid=$(cat "$dir/pid")
+# Without a stream of ours, for whose end our caller may wait.
+if [ -n "${OWNER:-}" ]; then
+    setsid "$here/stop.sh" "$instance" --after "$OWNER" </dev/null >/dev/null 2>&1 &
+fi
+
+deadline=$((SECONDS + ${BOOT_LIMIT:-60}))
+until [ -s "$dir/share/out/up" ]; do
+    if ! kill -0 "$pid" 2>/dev/null || [ "$SECONDS" -ge "$deadline" ]; then
+        "$here/stop.sh" "$instance"
+        tail -n 30 "$dir/console.log" "$dir/qemu.log" >&2
+        die "no L1 within ${BOOT_LIMIT:-60} s"
+    fi
+    sleep 0.1
+done
+echo "$instance ($suite) is up, $(cat "$dir/share/out/up") s after power-on"

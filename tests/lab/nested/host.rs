@@ -1,0 +1,171 @@
+//! The L1 of each suite: built and booted when the first test asks for it, stopped when the tests are over.
+
+use std::env;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use super::results::Results;
+
+/// A run is given four times what it took here: power-on to the first command, and `prepare.sh`.
+const BOOT_SECONDS: u64 = 4 * 12;
+const PREPARE_SECONDS: u64 = 4 * 10;
+
+/// A distribution release that L1 is made of. One guest at a time: scenarios share its four NICs.
+pub(super) struct Suite {
+    name: &'static str,
+    libvirt: &'static str,
+    qemu: &'static str,
+    host: Mutex<Host>,
+}
+
+enum Host {
+    Unbooted,
+    Up(String),
+    Skipped,
+    Broken(String),
+}
+
+impl Suite {
+    pub(super) const fn new(name: &'static str, libvirt: &'static str, qemu: &'static str) -> Self {
+        Self { name, libvirt, qemu, host: Mutex::new(Host::Unbooted) }
+    }
+
+    /// Runs `scenarios/NAME.sh`, which took so many seconds here; none where there is no lab.
+    ///
+    /// A run that went over its limit or lost its L1 is tried once more on a fresh one, for the machine may have been
+    /// busy; a wrong result is not.
+    pub(super) fn run(&self, scenario: &str, measured_seconds: u64) -> Option<Results> {
+        let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
+        for last in [false, true] {
+            let instance = match self.up(&mut host) {
+                Ok(instance) => instance?,
+                Err(why) => panic!("no L1 of {}: {why}", self.name),
+            };
+            let run = lab_command("run.sh", &[instance, &format!("bash /lab/scenarios/{scenario}.sh")])
+                .env("LIMIT", (4 * measured_seconds).to_string())
+                .output();
+            let run = Ran::from(run);
+            match run.status {
+                Some(124 | 125) if !last => {
+                    say(&format!(
+                        "{}: {scenario} did not come to an end, trying once more:\n{}",
+                        self.name, run.output
+                    ));
+                    *host = Host::Unbooted;
+                }
+                Some(0) => return Some(Results::parse(&run.output)),
+                status => panic!("{}: {scenario} ended with {status:?}:\n{}", self.name, run.output),
+            }
+        }
+        unreachable!("the second try returns or panics")
+    }
+
+    /// The name of the L1 that runs, booted if need be; none where there can be no lab.
+    fn up<'a>(&self, host: &'a mut Host) -> Result<Option<&'a str>, String> {
+        if matches!(host, Host::Unbooted) {
+            *host = match missing() {
+                Some(why) if env::var_os("VIOMMU_REQUIRE_LAB").is_some_and(|value| value == "1") => Host::Broken(why),
+                Some(why) => {
+                    say(&format!("SKIPPED: every nested test on {}: {why}", self.name));
+                    Host::Skipped
+                }
+                None => match self.boot().or_else(|why| {
+                    say(&format!("{}: L1 did not boot, trying once more: {why}", self.name));
+                    self.boot()
+                }) {
+                    Ok(instance) => Host::Up(instance),
+                    Err(why) => Host::Broken(why),
+                },
+            };
+        }
+        match host {
+            Host::Up(instance) => Ok(Some(instance)),
+            Host::Broken(why) => Err(why.clone()),
+            Host::Skipped | Host::Unbooted => Ok(None),
+        }
+    }
+
+    /// Builds what is missing, boots, prepares, and checks that L1 is what the scenarios take it for.
+    fn boot(&self) -> Result<String, String> {
+        // Building needs the network and may take minutes: it has no limit, and its failure is not one of the boot.
+        let build = Ran::from(lab_command("image.sh", &[self.name]).output());
+        if build.status != Some(0) {
+            return Err(build.output);
+        }
+        let owner = std::process::id().to_string();
+        let instance = format!("test-{}-{owner}", self.name);
+        let boot = lab_command("boot.sh", &[self.name, &instance])
+            .env("VIOMMU_BIN", env!("CARGO_BIN_EXE_viommu"))
+            .env("OWNER", owner)
+            .env("BOOT_LIMIT", BOOT_SECONDS.to_string())
+            .output();
+        let boot = Ran::from(boot);
+        if boot.status != Some(0) {
+            return Err(boot.output);
+        }
+        let prepare = lab_command("run.sh", &[&instance, "bash /lab/prepare.sh"])
+            .env("LIMIT", PREPARE_SECONDS.to_string())
+            .output();
+        let prepare = Ran::from(prepare);
+        let found = Results::parse(&prepare.output);
+        let Some(values) = found.find("prepare").filter(|_| prepare.status == Some(0)) else {
+            return Err(prepare.output);
+        };
+        let as_expected = values.get("libvirt").starts_with(self.libvirt)
+            && values.get("qemu").starts_with(self.qemu)
+            && values.get("iommu_groups") == "4";
+        if as_expected { Ok(instance) } else { Err(format!("not the L1 that was expected: {}", values.line)) }
+    }
+}
+
+/// What a script of the lab said, both streams, and its exit status.
+struct Ran {
+    status: Option<i32>,
+    output: String,
+}
+
+impl From<std::io::Result<Output>> for Ran {
+    fn from(result: std::io::Result<Output>) -> Self {
+        match result {
+            Ok(output) => Self {
+                status: output.status.code(),
+                output: format!(
+                    "{}{}",
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr)
+                ),
+            },
+            Err(error) => Self { status: None, output: error.to_string() },
+        }
+    }
+}
+
+fn lab_command(script: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/nested").join(script));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Why there can be no lab on this machine.
+fn missing() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("only root can build and chroot into a Debian root".to_owned());
+    }
+    let runs =
+        |program: &str, argument: &str| Command::new(program).arg(argument).output().is_ok_and(|o| o.status.success());
+    if !runs("mmdebstrap", "--version") {
+        return Some("mmdebstrap is not installed".to_owned());
+    }
+    let namespace = Command::new("unshare").args(["--mount", "true"]).output();
+    if !namespace.is_ok_and(|output| output.status.success()) {
+        return Some("this root may not make a mount namespace".to_owned());
+    }
+    None
+}
+
+/// Past the test harness, which keeps what a passing test prints to itself.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

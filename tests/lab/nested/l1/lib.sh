@@ -1,0 +1,198 @@
+# shellcheck shell=bash
+# What the scenarios are written with; sourced in L1.
+#
+# A scenario prints lines "RESULT name key=value …". Values have no blanks, save that of message=, which comes last and takes the rest.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C LIBVIRT_DEFAULT_URI=qemu:///system
+# shellcheck disable=SC2034
+DEVICES=(0000:01:00.0 0000:02:00.0 0000:03:00.0 0000:04:00.0)
+QEMU=/usr/bin/qemu-system-x86_64
+# shellcheck disable=SC2034
+WRAPPER=/usr/bin/viommu-qemu-system-x86_64
+# Where the state files of running domains are, and nothing else.
+STATE=/run/viommu
+
+now() { cut -d' ' -f1 /proc/uptime; }
+since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.1f", b - a }'; }
+
+# wait_for SECONDS COMMAND…: until it succeeds; false if it never did.
+wait_for() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ "$SECONDS" -lt $deadline ] || return 1
+        sleep 0.05
+    done
+}
+
+# ---- libvirtd, under systemd or by itself
+
+under_systemd() { [ -d /run/systemd/system ]; }
+answers() { virsh -q uri >/dev/null 2>&1; }
+gone() { [ ! -d "/proc/$1" ]; }
+daemon_pid() { cat /run/libvirtd.pid 2>/dev/null; }
+
+start_libvirtd() {
+    if under_systemd; then
+        systemctl start libvirtd
+    else
+        mkdir -p /run/libvirt /var/log/libvirt/qemu
+        pgrep -x virtlogd >/dev/null || virtlogd --daemon
+        libvirtd --daemon
+    fi
+    wait_for 60 answers
+}
+
+stop_libvirtd() {
+    local pid
+    if under_systemd; then
+        systemctl stop libvirtd
+    elif pid=$(daemon_pid) && [ -d "/proc/$pid" ]; then
+        kill "$pid"
+        wait_for 60 gone "$pid"
+    fi
+}
+
+# As a crash would, in the middle of whatever it is doing.
+kill_libvirtd() {
+    local pid
+    pid=$(daemon_pid)
+    kill -KILL "$pid"
+    wait_for 10 gone "$pid"
+}
+
+# without_hook COMMAND…: as on a host without viommu's hook. libvirtd looks for the file at each call.
+without_hook() {
+    mv /etc/libvirt/hooks/qemu /tmp/hook 2>/dev/null
+    "$@"
+    mv /tmp/hook /etc/libvirt/hooks/qemu 2>/dev/null
+}
+
+# ---- AppArmor
+
+confinement() { tr -d '\0' <"/proc/$1/attr/current"; }
+denials() { dmesg | grep -c 'apparmor="DENIED"'; }
+
+# Lets confined guests use viommu, by the file that is shipped for it. It is read at each start.
+allow_viommu() {
+    local abstractions=/etc/apparmor.d/abstractions
+    if grep -qs 'libvirt-qemu\.d' $abstractions/libvirt-qemu; then
+        install -D -m644 /lab/apparmor $abstractions/libvirt-qemu.d/viommu
+    else
+        cat /lab/apparmor >>/etc/apparmor.d/local/abstractions/libvirt-qemu
+    fi
+}
+
+# ---- domains
+
+hostdev() { # DEVICE [ADDRESS-IN-THE-GUEST]
+    local domain bus slot function
+    IFS=:. read -r domain bus slot function <<<"$1"
+    echo "<hostdev mode='subsystem' type='pci' managed='no'><driver name='vfio'/><source>"
+    echo "<address domain='0x$domain' bus='0x$bus' slot='0x$slot' function='0x$function'/></source>${2:-}</hostdev>"
+}
+
+# domain_xml NAME [key=value…]: the domain's XML
+#   ram=MiB  devices=N (the first N NICs)  emulator=FILE
+#   request=MODEL        the request to viommu, as metadata
+#   native=1             a vIOMMU in the XML
+#   hidden=1             a vIOMMU in <qemu:commandline>, which libvirt does not know of
+#   inside=XML           more devices        os=XML   more in <os>      top=XML  more in <domain>
+domain_xml() {
+    local name=$1 ram=384 devices=0 emulator=$QEMU request='' native='' hidden='' inside='' os='' top='' device
+    shift
+    [ $# -eq 0 ] || local "$@"
+    echo "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>"
+    echo "<name>$name</name><memory unit='MiB'>$ram</memory><vcpu>1</vcpu>$top"
+    [ -z "$request" ] || echo "<metadata><viommu xmlns='urn:libvirt-viommu:1' model='$request'/></metadata>"
+    echo "<os><type arch='x86_64' machine='q35'>hvm</type>$os</os>"
+    echo "<features><acpi/><apic/>${native:+<ioapic driver='qemu'/>}</features>"
+    echo "<devices><emulator>$emulator</emulator><controller type='usb' model='none'/><memballoon model='none'/>"
+    for device in "${DEVICES[@]:0:$devices}"; do hostdev "$device"; done
+    [ -z "$native" ] || echo "<iommu model='intel'><driver intremap='on' caching_mode='on' aw_bits='48'/></iommu>"
+    echo "$inside</devices>"
+    # Else libvirt asks QEMU for each of 460 CPU features in turn, which under two emulators takes longer than all the rest of a start.
+    echo "<qemu:capabilities><qemu:del capability='cpu-unavailable-features'/></qemu:capabilities>"
+    [ -z "$hidden" ] || echo "<qemu:commandline><qemu:arg value='-device'/>" \
+        "<qemu:arg value='intel-iommu,intremap=on,caching-mode=on,aw-bits=48'/></qemu:commandline>"
+    echo "</domain>"
+}
+
+define() { # NAME [key=value…], as for domain_xml
+    domain_xml "$@" >"/tmp/$1.xml"
+    define_file "$1" "/tmp/$1.xml"
+}
+
+define_file() { # NAME FILE
+    virsh -q undefine "$1" >/dev/null 2>&1
+    virsh -q define "$2"
+}
+
+pid_of() { [ ! -e "/run/libvirt/qemu/$1.pid" ] || echo "$(<"/run/libvirt/qemu/$1.pid")"; }
+limit_of() { awk '/^Max locked memory/ { print $5 }' "/proc/$(pid_of "$1")/limits"; }
+locked_of() { awk '/^VmLck:/ { print $2 }' "/proc/$(pid_of "$1")/status"; }
+state_file() { echo "$STATE/$(virsh -q domuuid "$1").json"; }
+# How many vIOMMUs stand on QEMU's command line, whichever way they are spelt.
+viommus_of() { grep -czE '^(\{"driver":")?(intel-iommu|virtio-iommu)' "/proc/$(pid_of "$1")/cmdline"; }
+
+# What a running QEMU is bound to: hard limit in bytes, locked kB, effective user id, capabilities, vIOMMUs. Nothing where none runs.
+figures() {
+    local pid
+    pid=$(pid_of "$1")
+    [ -n "$pid" ] || return
+    awk '/^Max locked memory/ { printf "limit=%s ", $5 }
+        /^VmLck:/ { printf "vmlck_kb=%s ", $2 }
+        /^Uid:/ { printf "uid=%s ", $3 }
+        /^CapEff:/ { printf "capeff=%s ", $2 }' "/proc/$pid/limits" "/proc/$pid/status"
+    echo "viommus=$(viommus_of "$1")"
+}
+
+# said COMMAND…: runs it; sets status, and message: what it said on both streams, as one line.
+said() {
+    message=$("$@" 2>&1)
+    status=$?
+    message=$(one_line <<<"$message")
+    return $status
+}
+one_line() { tr -s '\n' ' ' | cut -c1-1500; }
+
+# ---- what viommu must not leave behind
+
+# By its executable, whatever it calls itself. One program for all processes: each costs a tenth of a second here.
+guards() {
+    # shellcheck disable=SC2010,SC2012
+    ls -l /proc/[0-9]*/exe 2>/dev/null | grep -cE ' -> /usr/bin/viommu( \(deleted\))?$'
+}
+no_guards() { [ "$(guards)" = 0 ]; }
+# A guard that has done its work needs a moment to end: 5 s are ample, and more would hide one that hangs.
+leftovers() {
+    local running=0
+    wait_for 5 no_guards || running=$(guards)
+    echo "guards=$running files=$(find "$STATE" -type f 2>/dev/null | wc -l)"
+}
+
+# ---- one start, measured
+
+# start NAME: --paused, because firmware that runs maps and unmaps RAM, and VmLck with it. Sets seconds, and what said does.
+start() {
+    local begin
+    begin=$(now)
+    dmesg --clear
+    said virsh -q start "$1" --paused
+    seconds=$(since "$begin")
+    return "$status"
+}
+
+# The kernel's word on a limit that was too low: the limit that was exceeded, in bytes.
+exceeded() { dmesg | sed -n 's/.*RLIMIT_MEMLOCK (\([0-9]*\)) exceeded.*/\1/p' | tail -n 1; }
+
+# try NAME [LABEL]: starts, prints a RESULT line under LABEL, destroys.
+try() {
+    local found
+    if start "$1"; then
+        found=$(figures "$1")
+        virsh -q destroy "$1"
+    else
+        found="exceeded=$(exceeded)"
+    fi
+    echo "RESULT ${2:-$1} status=$status seconds=$seconds $found $(leftovers) message=$message"
+}

@@ -1,0 +1,24 @@
+#!/bin/bash
+# Destroyed after the hook and before the exec. libvirt's child is stopped by a signal as soon as the pidfile names it, so that there is
+# time for it; where that came too late, once more.
+. "$(dirname "$0")/../lib.sh"
+define w9 devices=2 emulator="$WRAPPER" request=intel
+daemon=$(readlink "/proc/$(daemon_pid)/exe")
+for attempt in 1 2 3 4 5; do
+    rm -f /run/libvirt/qemu/w9.pid
+    virsh -q start w9 --paused >/tmp/w9.out 2>&1 &
+    start=$!
+    deadline=$((SECONDS + 30))
+    until pid=$(pid_of w9) && [ -n "$pid" ] || [ "$SECONDS" -ge $deadline ]; do :; done
+    kill -STOP "$pid"
+    exe=$(readlink "/proc/$pid/exe")
+    virsh -q destroy w9 &
+    sleep 0.5
+    kill -CONT "$pid" 2>/dev/null
+    wait $!
+    destroyed=$?
+    wait $start
+    started=$?
+    [ "$exe" != "$daemon" ] || break
+done
+echo "RESULT w9 attempts=$attempt exe=$exe destroyed=$destroyed started=$started $(leftovers) message=$(one_line </tmp/w9.out)"

@@ -1,0 +1,103 @@
+//! What the scenarios in L1 print: lines `RESULT name key=value …`, of which `message=` comes last and takes the rest.
+
+use std::collections::HashMap;
+
+use super::{LIBVIRT_QEMU, MIB};
+
+/// The `RESULT` lines of one scenario.
+#[derive(Debug)]
+pub(super) struct Results {
+    by_name: HashMap<String, Values>,
+    output: String,
+}
+
+/// One `RESULT` line.
+#[derive(Debug, Clone)]
+pub(super) struct Values {
+    pub(super) line: String,
+    values: HashMap<String, String>,
+}
+
+impl Results {
+    pub(super) fn parse(output: &str) -> Self {
+        let by_name = output
+            .lines()
+            .filter_map(|line| {
+                let (name, rest) = line.strip_prefix("RESULT ")?.split_once(' ')?;
+                Some((name.to_owned(), Values::parse(line, rest)))
+            })
+            .collect();
+        Self { by_name, output: output.to_owned() }
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&Values> {
+        self.by_name.get(name)
+    }
+
+    #[track_caller]
+    pub(super) fn of(&self, name: &str) -> &Values {
+        self.find(name).unwrap_or_else(|| panic!("no RESULT of {name} in:\n{}", self.output))
+    }
+}
+
+impl Values {
+    fn parse(line: &str, rest: &str) -> Self {
+        let (pairs, message) = rest.split_once("message=").unwrap_or((rest, ""));
+        let mut values: HashMap<String, String> = pairs
+            .split_whitespace()
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        values.insert("message".to_owned(), message.trim().to_owned());
+        Self { line: line.to_owned(), values }
+    }
+
+    #[track_caller]
+    pub(super) fn get(&self, key: &str) -> &str {
+        self.values.get(key).unwrap_or_else(|| panic!("no {key} in: {}", self.line))
+    }
+
+    #[track_caller]
+    pub(super) fn number(&self, key: &str) -> u64 {
+        self.get(key).parse().unwrap_or_else(|_| panic!("{key} is no number in: {}", self.line))
+    }
+
+    #[track_caller]
+    pub(super) fn assert_value(&self, key: &str, expected: &str) {
+        assert_eq!(self.get(key), expected, "{key} in: {}", self.line);
+    }
+
+    #[track_caller]
+    pub(super) fn assert_message(&self, part: &str) {
+        assert!(self.get("message").contains(part), "{part:?} is not in: {}", self.line);
+    }
+
+    /// Started by libvirt as it starts every guest: as its own user, without the capability that the limit spares.
+    #[track_caller]
+    pub(super) fn assert_started(&self) {
+        self.assert_value("status", "0");
+        self.assert_value("uid", LIBVIRT_QEMU);
+        self.assert_value("capeff", "0000000000000000");
+        self.assert_clean();
+    }
+
+    /// No guard runs any more, and no state is left of a guest that is gone.
+    #[track_caller]
+    pub(super) fn assert_clean(&self) {
+        self.assert_value("guards", "0");
+        self.assert_value("files", "0");
+    }
+
+    #[track_caller]
+    pub(super) fn assert_limit(&self, bytes: u64) {
+        self.assert_value("limit", &bytes.to_string());
+    }
+
+    /// RAM is locked so many times, give or take some hundred KiB each: holes below 1 MiB that a PC does not map, ROMs.
+    #[track_caller]
+    pub(super) fn assert_locked(&self, times: u64, ram: u64) {
+        let (locked, exact) = (self.number("vmlck_kb") * 1024, times * ram);
+        let near = exact - times * MIB..=exact + times * MIB;
+        assert!(near.contains(&locked), "not {times} x {ram} bytes locked: {}", self.line);
+    }
+}
