@@ -4,7 +4,6 @@
 //! a command line of it. *Wrapped*: libvirt makes a command line of it, and then the wrapper edits that. What may differ is
 //! said in `line.rs`, and nothing else may.
 
-#![expect(clippy::disallowed_methods, reason = "tests have effects")]
 #![expect(
     clippy::disallowed_methods,
     clippy::unwrap_used,
