@@ -147,6 +147,13 @@ pub(crate) fn values<'a>(words: &'a [String], option: &str) -> Vec<&'a str> {
     words.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1].as_str()).collect()
 }
 
+/// Starts a guest up to the point where it would run. Several that do run cost more time than everything else here.
+#[track_caller]
+pub(crate) fn start(guest: &Guest<'_>) {
+    guest.virsh("start", &["--paused"]).ok();
+    assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "paused");
+}
+
 /// Starts a guest that must be refused with this code, in virsh's own words, and must not run afterwards.
 #[track_caller]
 pub(crate) fn refused_with(guest: &Guest<'_>, command: &str, arguments: &[&str], code: &str) {

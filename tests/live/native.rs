@@ -1,7 +1,7 @@
 //! The hook alone: it vetoes what is not met, leaves everything else as it is, and never harms a running guest.
 
-use crate::guests::refused_with;
 use crate::guests::{Arch, CONFIG, MODELS, command_line, domain, driver_of, pid, viommu, viommus, without_numbers};
+use crate::guests::{refused_with, start};
 use crate::support::libvirt::{Libvirt, Suite, shared};
 use crate::support::on_both_suites;
 
@@ -109,22 +109,22 @@ fn a_broken_configuration_refuses_only_who_asks(suite: Suite) {
 fn a_guest_that_asks_for_nothing_starts_as_without_the_hook(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for arch in [Arch::X86, Arch::Arm] {
-        let start = || {
+        let begin = || {
             let guest = lab.guest(&domain(arch, arch.real(), ""));
-            guest.virsh("start", &[]).ok();
+            start(&guest);
             let events = lab.hook_log();
             (without_numbers(&command_line(&lab)), lab.run("ls /run/viommu /var/lib/viommu").stdout, events)
         };
         lab.hook_log();
         let (without, ..) = {
             let _removed = lab.without_hook();
-            start()
+            begin()
         };
         assert!(without.len() > 20 && without[0] == arch.real(), "{without:?}");
         lab.hook_log();
         for config in ["", "[[domain]]\nname = 'other'\nmodel = 'intel'\n", BROKEN[0], BROKEN[1]] {
             let _config = lab.file(CONFIG, config);
-            let (with, left, events) = start();
+            let (with, left, events) = begin();
             assert_eq!(with, without, "{config}");
             assert!(!left.contains(".json"), "{left}");
             assert!(events.contains(&"live start begin -".to_owned()), "{events:?}");

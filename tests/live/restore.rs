@@ -1,6 +1,8 @@
 //! A wrapped guest that comes back from a saved image has the vIOMMU that it ran with, whatever would be decided now.
 
-use crate::guests::{Arch, CONFIG, MODELS, RECORD, STATE, Viommu, domain, refused_with, viommu, viommus, wrapped};
+use crate::guests::{
+    Arch, CONFIG, MODELS, RECORD, STATE, Viommu, domain, refused_with, start, viommu, viommus, wrapped,
+};
 use crate::support::libvirt::{Guest, Libvirt, Suite, shared};
 use crate::support::on_both_suites;
 
@@ -38,7 +40,8 @@ fn restore(lab: &Libvirt, guest: &Guest<'_>, way: Way) {
         Way::File => lab.virsh(&["restore", IMAGE]).ok(),
         Way::Managed => guest.virsh("start", &[]).ok(),
     };
-    assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "running");
+    // Running or paused, as it was when it was saved.
+    assert_ne!(guest.virsh("domstate", &[]).ok().trim(), "shut off");
 }
 
 fn restored_guests_keep_their_viommu(suite: Suite) {
@@ -75,7 +78,7 @@ fn not_restored(lab: &Libvirt, guest: &Guest<'_>, way: Way, code: &str) {
 /// Starts a guest as the configuration wishes, and saves it.
 fn saved_under(lab: &Libvirt, guest: &Guest<'_>, config: &str, way: Way) -> Vec<Viommu> {
     let _config = lab.file(CONFIG, config);
-    guest.virsh("start", &[]).ok();
+    start(guest);
     let had = viommus(guest);
     save(guest, way);
     had
@@ -135,7 +138,7 @@ fn without_a_record_only_a_named_model_comes_back(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for way in [Way::File, Way::Managed] {
         let guest = lab.guest(&wrapped(Arch::X86, "auto"));
-        guest.virsh("start", &[]).ok();
+        start(&guest);
         let had = viommu(&guest);
         save(&guest, way);
         lab.run(&format!("mv {RECORD} /tmp/record")).ok();
@@ -146,9 +149,9 @@ fn without_a_record_only_a_named_model_comes_back(suite: Suite) {
         assert_eq!(viommu(&guest), had);
         drop(guest);
 
-        for (arch, model) in MODELS {
+        for (arch, model) in MODELS.into_iter().filter(|(arch, _)| way == Way::File || *arch == Arch::X86) {
             let guest = lab.guest(&wrapped(arch, model));
-            guest.virsh("start", &[]).ok();
+            start(&guest);
             let had = viommu(&guest);
             save(&guest, way);
             lab.run(&format!("rm {RECORD}")).ok();
@@ -167,7 +170,7 @@ fn without_a_record_only_a_named_model_comes_back(suite: Suite) {
 fn a_failed_restore_can_be_tried_again(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&wrapped(Arch::X86, "auto"));
-    guest.virsh("start", &[]).ok();
+    start(&guest);
     let had = viommu(&guest);
     for way in [Way::File, Way::Managed] {
         save(&guest, way);
@@ -192,7 +195,7 @@ fn migration_needs_a_named_model(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for (arch, model) in [(Arch::X86, "auto"), (Arch::Arm, "auto")].into_iter().chain(MODELS) {
         let guest = lab.guest(&wrapped(arch, model));
-        guest.virsh("start", &[]).ok();
+        start(&guest);
         // A destination has no state of a guest that does not run there. With KVM every QEMU has eim.
         let output = lab.run(&format!(
             "rm {STATE}
@@ -216,7 +219,7 @@ fn migration_needs_a_named_model(suite: Suite) {
 fn a_guest_that_runs_is_not_refused_any_more(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&wrapped(Arch::X86, "intel"));
-    guest.virsh("start", &[]).ok();
+    start(&guest);
     lab.virsh(&["dumpxml", "live"]).ok();
     for damage in [
         format!("echo garbage >{STATE}"),
@@ -250,7 +253,7 @@ fn snapshots_come_back_with_what_they_ran_with(suite: Suite) {
                   <target dev='vda' bus='virtio'/></disk></devices>";
     let guest = lab.guest(&domain(Arch::X86, Arch::X86.wrapper(), "").replace("</devices>", disk));
     let config = lab.file(CONFIG, INTEL);
-    guest.virsh("start", &[]).ok();
+    start(&guest);
     let had = viommus(&guest);
     guest.virsh("snapshot-create-as", &["before"]).ok();
     guest.virsh("destroy", &[]).ok();

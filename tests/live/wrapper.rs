@@ -1,7 +1,7 @@
 //! The wrapper: it becomes the very QEMU that libvirt would have started, with the vIOMMU in it.
 
 use crate::guests::{
-    Arch, CONFIG, MODELS, RECORD, STATE, UUID, command_line, domain, driver_of, pid, values, viommu, viommus,
+    Arch, CONFIG, MODELS, RECORD, STATE, UUID, command_line, domain, driver_of, pid, start, values, viommu, viommus,
     without_numbers, wrapped,
 };
 use crate::support::libvirt::{Libvirt, Suite, shared};
@@ -46,20 +46,20 @@ fn a_wrapped_guest_has_its_viommu(suite: Suite) {
 fn a_wrapped_guest_that_asks_for_nothing_has_none(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for arch in [Arch::X86, Arch::Arm] {
-        let start = |emulator: &str| {
+        let begin = |emulator: &str| {
             let guest = lab.guest(&domain(arch, emulator, ""));
-            guest.virsh("start", &[]).ok();
+            start(&guest);
             assert_eq!(viommus(&guest), []);
             without_numbers(&command_line(&lab))
         };
-        assert_eq!(start(arch.wrapper())[1..], start(arch.real())[1..], "{}", suite.name());
+        assert_eq!(begin(arch.wrapper())[1..], begin(arch.real())[1..], "{}", suite.name());
     }
 }
 
 /// What QEMU does with its own process differs from nothing but the wrapper; what it was given is looked at below.
 fn the_process_is_the_one_that_libvirt_started(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
-    let start = |emulator: &str| {
+    let begin = |emulator: &str| {
         let guest = lab.guest(&domain(Arch::X86, emulator, "model='virtio'"));
         // As a native guest it would be vetoed.
         lab.run("virsh dumpxml --inactive live | sed s,/viommu-qemu,/qemu, | viommu rewrite >/tmp/native.xml").ok();
@@ -81,7 +81,7 @@ fn the_process_is_the_one_that_libvirt_started(suite: Suite) {
         ))
         .ok()
     };
-    assert_eq!(start(Arch::X86.wrapper()), start(Arch::X86.real()), "{}", suite.name());
+    assert_eq!(begin(Arch::X86.wrapper()), begin(Arch::X86.real()), "{}", suite.name());
 }
 
 /// A stand-in for QEMU that writes down what it was started with, and then is QEMU.
@@ -111,7 +111,7 @@ fn qemu_finds_everything_as_libvirt_left_it(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     lab.put("/usr/bin/qemu-system-recorder", RECORDER);
     let _config = lab.file(CONFIG, "[emulators]\nx86_64 = '/usr/bin/qemu-system-recorder'\n");
-    let start = |emulator: &str, asks: &str| {
+    let begin = |emulator: &str, asks: &str| {
         let guest = lab.guest(&domain(Arch::X86, emulator, asks));
         guest.virsh("start", &["--paused"]).ok();
         let recorded = lab.get("/tmp/recorded");
@@ -120,8 +120,8 @@ fn qemu_finds_everything_as_libvirt_left_it(suite: Suite) {
         assert_eq!(pid_line, format!("pid {}", pid(&lab)));
         (rest.to_owned(), viommus(&guest).len())
     };
-    let (native, none) = start("/usr/bin/qemu-system-recorder", "");
-    let (wrapped, one) = start(Arch::X86.wrapper(), "model='intel'");
+    let (native, none) = begin("/usr/bin/qemu-system-recorder", "");
+    let (wrapped, one) = begin(Arch::X86.wrapper(), "model='intel'");
     assert_eq!((none, one), (0, 1));
     assert_eq!(wrapped, native, "{}", suite.name());
     let ignored = native.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
