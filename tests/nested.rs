@@ -12,7 +12,7 @@ mod host;
 #[path = "lab/nested/results.rs"]
 mod results;
 
-use host::Suite;
+use host::{Security, Suite};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -21,20 +21,22 @@ const RAM: u64 = 384 * MIB;
 /// The user `libvirt-qemu` of every Debian.
 const LIBVIRT_QEMU: &str = "64055";
 
-static BOOKWORM: Suite = Suite::new("bookworm", "9.0.", "7.2.");
-static TRIXIE: Suite = Suite::new("trixie", "11.3.", "10.0.");
+static BOOKWORM: Suite = Suite::bookworm(Security::None);
+static TRIXIE: Suite = Suite::trixie(Security::None);
+static CONFINED_BOOKWORM: Suite = Suite::bookworm(Security::AppArmor);
+static CONFINED_TRIXIE: Suite = Suite::trixie(Security::AppArmor);
 
-/// Every test on every suite, as `test::suite`: neighbours in the harness's order run on different hosts at a time.
-macro_rules! on_every_suite {
-    ($($(#[$attribute:meta])* $test:ident;)+) => {
+/// Every test on both suites, as `test::suite`: neighbours in the harness's order run on different hosts at a time.
+macro_rules! on_both_suites {
+    ($bookworm:ident $trixie:ident: $($(#[$attribute:meta])* $test:ident;)+) => {
         $(mod $test {
-            #[test] $(#[$attribute])* fn bookworm() { super::$test(&super::BOOKWORM); }
-            #[test] $(#[$attribute])* fn trixie() { super::$test(&super::TRIXIE); }
+            #[test] $(#[$attribute])* fn bookworm() { super::$test(&super::$bookworm); }
+            #[test] $(#[$attribute])* fn trixie() { super::$test(&super::$trixie); }
         })+
     };
 }
 
-on_every_suite! {
+on_both_suites! { BOOKWORM TRIXIE:
     two_devices_without_a_viommu_lock_ram_once;
     two_devices_behind_a_native_viommu_lock_ram_twice;
     four_devices_behind_a_hidden_viommu_exceed_the_limit;
@@ -51,6 +53,11 @@ on_every_suite! {
     what_cannot_be_met_is_refused;
 
     linux_guest_uses_the_viommu;
+}
+
+on_both_suites! { CONFINED_BOOKWORM CONFINED_TRIXIE:
+    #[ignore = "needs the wrapper and guard; boots two more hosts"]
+    apparmor_lets_everything_work;
 }
 
 fn two_devices_without_a_viommu_lock_ram_once(suite: &Suite) {
@@ -217,4 +224,22 @@ fn linux_guest_uses_the_viommu(suite: &Suite) {
     assert!(os.number("peak_kb") > 1023 * 1024, "two address spaces of 512 MiB: {}", os.line);
     assert!(os.number("vmlck_kb") < 64 * 1024, "the guest maps what it needs and no more: {}", os.line);
     results.of("os-end").assert_clean();
+}
+
+fn apparmor_lets_everything_work(suite: &Suite) {
+    let Some(results) = suite.run("apparmor", 65) else { return };
+    results.of("apparmor-host").assert_value("libvirtd", "libvirtd-(enforce)");
+    results.of("aa-plain").assert_value("denials", "0");
+    let unprepared = results.of("aa-unprepared");
+    unprepared.assert_value("status", "1");
+    unprepared.assert_message("Permission denied");
+    unprepared.assert_clean();
+    let confined = results.of("aa");
+    confined.assert_value("status", "0");
+    confined.assert_value("denials", "0");
+    confined.assert_value("confined", "libvirt-UUID-(enforce)");
+    confined.assert_value("viommus", "1");
+    confined.assert_locked(4, RAM);
+    confined.assert_limit(4 * RAM + GIB);
+    results.of("aa-end").assert_clean();
 }
