@@ -56,7 +56,6 @@ on_both_suites! { BOOKWORM TRIXIE:
 }
 
 on_both_suites! { CONFINED_BOOKWORM CONFINED_TRIXIE:
-    #[ignore = "needs the wrapper and guard; boots two more hosts"]
     apparmor_lets_everything_work;
 }
 

@@ -40,9 +40,9 @@ impl Security {
     /// From power-on to the first command: what `boot.sh` reads from its environment, with four times what it took.
     fn boot(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Security::None => &[("BOOT_LIMIT", "64")],
+            Security::None => &[("BOOT_LIMIT", "150")],
             Security::AppArmor => {
-                &[("BOOT_LIMIT", "120"), ("INIT", "systemd"), ("CMDLINE", "apparmor=1 security=apparmor")]
+                &[("BOOT_LIMIT", "300"), ("INIT", "systemd"), ("CMDLINE", "apparmor=1 security=apparmor")]
             }
         }
     }
