@@ -45,17 +45,25 @@ on_both_suites! { BOOKWORM TRIXIE:
     raised_limit_lets_a_device_be_plugged_in;
     rewritten_xml_gets_what_a_native_viommu_gets;
     hidden_viommu_gets_its_limit_without_a_wrapper;
+    #[ignore = "minutes on two cores: cargo test --test nested -- --ignored"]
     restored_guest_has_its_viommu_again;
+    #[ignore = "minutes on two cores: cargo test --test nested -- --ignored"]
     twenty_guests_start_at_once;
+    #[ignore = "minutes on two cores: cargo test --test nested -- --ignored"]
     killed_libvirtd_leaves_no_guard_and_no_broken_guest;
+    #[ignore = "minutes on two cores: cargo test --test nested -- --ignored"]
     guest_destroyed_before_its_exec_leaves_nothing;
+    #[ignore = "minutes on two cores: cargo test --test nested -- --ignored"]
     no_room_for_the_state_refuses_the_start;
+    #[ignore = "minutes on two cores: cargo test --test nested -- --ignored"]
     what_cannot_be_met_is_refused;
 
+    #[ignore = "minutes on two cores: cargo test --test nested -- --ignored"]
     linux_guest_uses_the_viommu;
 }
 
 on_both_suites! { CONFINED_BOOKWORM CONFINED_TRIXIE:
+    #[ignore = "minutes on two cores: cargo test --test nested -- --ignored"]
     apparmor_lets_everything_work;
 }
 
