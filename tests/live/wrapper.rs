@@ -97,7 +97,8 @@ for word; do
               echo "fd $number $(readlink "$fd" | sed 's,[0-9]\+,,g') $(grep flags "/proc/$$/fdinfo/$number")"
           done
           tr '\0' '\n' </proc/$$/environ | sed 's,/domain-[0-9]*-,/domain-#-,' | sort
-          grep -E '^(Umask|Uid|Gid|Groups|SigBlk|SigIgn|Cap...|NoNewPrivs|Seccomp):' /proc/$$/status
+          # Not SigBlk: the shell itself blocks signals while it forks. The running QEMU's is compared elsewhere.
+          grep -E '^(Umask|Uid|Gid|Groups|SigIgn|Cap...|NoNewPrivs|Seccomp):' /proc/$$/status
           cat /proc/$$/limits /proc/$$/oom_score_adj; nice; readlink /proc/$$/cwd; chrt -p $$ | sed 's,.*:,,'
           [ "$(ps -o sid=,pgid= -p $$ | tr -d ' ')" = $$$$ ] && echo 'leads its session'
         } 99>&- >/tmp/recorded.$$ 2>&1
