@@ -87,6 +87,18 @@ fn hook_is_seen(lab: &Libvirt) -> String {
     refusal
 }
 
+/// Whether a confined guest may become the wrapper and read its state, as AppArmor's parser puts the profile together.
+fn apparmor_knows(lab: &Libvirt) -> bool {
+    let profile = lab.run(
+        r"printf '#include <tunables/global>\nprofile x {\n#include <abstractions/libvirt-qemu>\n}\n' >/tmp/profile
+          apparmor_parser --skip-cache --preprocess /tmp/profile && rm /tmp/profile",
+    );
+    let profile = profile.ok();
+    let rules = ["/usr/bin/viommu rmix,", "/run/viommu/*.json r,"].map(|rule| profile.contains(rule));
+    assert_eq!(rules[0], rules[1], "{profile}");
+    rules[0]
+}
+
 /// Every file that an installation could change, and what is in it. Not what libvirt, dpkg and virsh keep for themselves.
 fn files(lab: &Libvirt) -> String {
     lab.run(
@@ -139,9 +151,11 @@ fn bring(lab: &Libvirt, packages: &Packages) {
 /// The life of an installation. The commands must leave nothing but what the caller says.
 fn live(lab: &Libvirt, install: &str, upgrade: &str, uninstall: &str, purge: &str) {
     let before = files(lab);
+    assert!(!apparmor_knows(lab));
     lab.run(install).ok();
     hook_is_seen(lab);
     guests_start(lab);
+    assert!(apparmor_knows(lab));
 
     let installed = files(lab);
     lab.run(install).ok();
@@ -183,6 +197,28 @@ fn a_host_has_it_by_package_and_is_as_before(suite: Suite) {
     bring(&lab, packages);
     let newer = "dpkg -i /share/new.deb; [ $(dpkg-query -W -f '${Version}' libvirt-viommu) = 99-1 ]";
     live(&lab, "dpkg -i /share/old.deb", newer, "dpkg -r libvirt-viommu", "dpkg -P libvirt-viommu");
+
+    // A QEMU that is upgraded, and a libvirt that comes later, both without us.
+    lab.run("dpkg -i /share/old.deb && rm /etc/libvirt/hooks/qemu").ok();
+    let probed = || {
+        let ask = format!("virsh domcapabilities --emulatorbin {WRAPPER} --machine q35 >/dev/null");
+        let cache = format!("grep -l '<emulator>{WRAPPER}<' /var/cache/libvirt/qemu/capabilities/*");
+        lab.run(&format!("{ask} && sed -n 's/.*<qemuctime>\\(.*\\)<.*/\\1/p' $({cache}); stat -c %Y /usr/bin/viommu"))
+            .ok()
+    };
+    let before = probed();
+    let (before_probe, before_modified) = before.split_once('\n').unwrap();
+    let upgrade = |path: &str| format!("dpkg-trigger --no-await --by-package=qemu-system-x86 {path}");
+    // libvirt counts whole seconds.
+    lab.run(&format!("sleep 1.1; {} && dpkg --triggers-only -a", upgrade(REAL))).ok();
+    let after = probed();
+    let (after_probe, after_modified) = after.split_once('\n').unwrap();
+    assert!(before_probe < after_probe, "libvirt asked at {before_probe} and again at {after_probe}");
+    assert_eq!(before_modified, after_modified, "the binary was not written anew");
+    assert_eq!(lab.run("readlink /etc/libvirt/hooks/qemu").ok(), "/usr/bin/viommu\n");
+    lab.run("rm /etc/libvirt/hooks/qemu").ok();
+    lab.run(&format!("{} && dpkg --triggers-only -a", upgrade("/etc/libvirt/hooks"))).ok();
+    assert_eq!(lab.run("readlink /etc/libvirt/hooks/qemu").ok(), "/usr/bin/viommu\n");
 }
 
 fn a_host_has_it_by_script_and_is_as_before(suite: Suite) {
