@@ -175,6 +175,7 @@ fn a_code_a_log_or_stdin() {
         from_file.stdout[code..].contains("\n\nOne host IOMMU group, several guest address spaces\n"),
         "newest first"
     );
+    assert!(from_file.stdout.ends_with("\n  more: viommu explain iommu-group-split\n"), "{from_file:?}");
     assert_eq!(explain(&[], log).stdout, from_file.stdout);
     assert_eq!(explain(&["-"], log).stdout, from_file.stdout);
 }

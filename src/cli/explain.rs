@@ -58,6 +58,9 @@ fn log(source: Option<&str>, paint: Paint, out: &mut impl Write) -> Result<(), F
         let lines = if finding.count == 1 { "1 line".to_owned() } else { format!("{} lines, the last", finding.count) };
         write!(out, "{separator}{}\n  {lines}: {}\n\n", paint.bold(page.title), finding.line)?;
         write!(out, "{}", explain::plain(page.text, "  "))?;
+        for (number, code) in page.codes().enumerate() {
+            writeln!(out, "  {} viommu explain {code}", if number == 0 { "more:" } else { "     " })?;
+        }
         separator = "\n";
     }
     if separator.is_empty() {

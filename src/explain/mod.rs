@@ -63,6 +63,12 @@ fn sections(document: &'static str) -> impl Iterator<Item = (&'static str, &'sta
 }
 
 impl Page {
+    /// The codes whose pages this one points to.
+    pub fn codes(&self) -> impl Iterator<Item = Code> {
+        let anchors = self.text.split("](troubleshooting.md#").skip(1).filter_map(|link| link.split(')').next());
+        anchors.filter_map(Code::from_name)
+    }
+
     /// Whether this page is about the line.
     #[must_use]
     pub fn explains(&self, line: &str) -> bool {
