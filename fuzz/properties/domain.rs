@@ -21,7 +21,8 @@ pub(crate) fn check(data: &[u8]) {
         Ok(document) => {
             let [oldest, newest] = hosts();
             let host = if choice % 2 == 0 { oldest.1 } else { newest.1 };
-            let model = [None, Some("auto"), Some("intel"), Some("virtio"), Some("smmuv3")][choice / 2 % 5];
+            let models = [None, Some("auto"), Some("intel"), Some("virtio"), Some("smmuv3")];
+            let model = models.into_iter().nth(choice / 2 % 5).flatten();
             let locked_memory = (choice / 10 % 4 == 0).then_some(true);
             let wishes = Wishes { model: model.map(str::to_owned), locked_memory, ..Wishes::default() };
             rewritten("", document.text(), &wishes, &host);
