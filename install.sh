@@ -56,6 +56,8 @@ prefix=${prefix%/}
 own=$prefix/lib/libvirt-viommu
 # What was installed, a line each: "dir PATH", "link:TARGET PATH" or "SHA256 PATH".
 manifest=$own/installed
+# Debian's zsh looks for completions in another place than everybody else's. Its package is staged elsewhere and moves them.
+if [ -z "$destdir" ] && [ -f /etc/debian_version ]; then zsh=vendor-completions; else zsh=site-functions; fi
 
 # mode or "link", source or target, destination
 files() {
@@ -68,6 +70,11 @@ link viommu $prefix/bin/viommu-qemu-system-aarch64
 644 hooks/selinux/viommu.cil $prefix/share/selinux/packages/viommu.cil
 644 hooks/tmpfiles/viommu.conf $prefix/lib/tmpfiles.d/viommu.conf
 644 examples/viommu.toml $prefix/share/doc/libvirt-viommu/examples/viommu.toml
+644 man/viommu.8 $prefix/share/man/man8/viommu.8
+644 man/viommu.toml.5 $prefix/share/man/man5/viommu.toml.5
+644 completions/viommu.bash $prefix/share/bash-completion/completions/viommu
+644 completions/_viommu $prefix/share/zsh/$zsh/_viommu
+644 completions/viommu.fish $prefix/share/fish/vendor_completions.d/viommu.fish
 LIST
 }
 
