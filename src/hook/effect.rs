@@ -104,5 +104,5 @@ fn verify(pidfile: &Path, limit: u64) -> Result<(), Note> {
         Ok(_) => "the locked-memory limit was raised only after the guest had started".to_owned(),
         Err(error) => format!("the guest runs with too low a locked-memory limit, which could not be raised: {error}"),
     };
-    Err(Note::warning(Code::MemlockTimeout, message))
+    Err(Note::warning(Code::MemlockTooLow, message))
 }
