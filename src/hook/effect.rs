@@ -78,7 +78,13 @@ impl Effect {
                     Note::warning(Code::StateUnwritable, message)
                 })
             }
-            Effect::Guard(order) => guard::start(order),
+            Effect::Guard(order) => {
+                let state = order.state.clone();
+                // The start is refused; should the daemon be gone, no later event takes the state away.
+                guard::start(order).inspect_err(|_| {
+                    let _ = fs::remove(&state);
+                })
+            }
             Effect::Verify { pidfile, limit } => verify(&pidfile, limit),
             Effect::RemoveState(uuid) => remove(&state_file(uuid)),
             Effect::Forget(uuid) => remove(&record_file(uuid)),
