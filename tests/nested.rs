@@ -62,7 +62,7 @@ on_both_suites! { CONFINED_BOOKWORM CONFINED_TRIXIE:
 }
 
 fn two_devices_without_a_viommu_lock_ram_once(suite: &Suite) {
-    let Some(results) = suite.run("s1", 8) else { return };
+    let Some(results) = suite.run("s1", 10) else { return };
     let s1 = results.of("s1");
     s1.assert_started();
     s1.assert_locked(1, RAM);
@@ -71,7 +71,7 @@ fn two_devices_without_a_viommu_lock_ram_once(suite: &Suite) {
 }
 
 fn two_devices_behind_a_native_viommu_lock_ram_twice(suite: &Suite) {
-    let Some(results) = suite.run("s2", 8) else { return };
+    let Some(results) = suite.run("s2", 10) else { return };
     let s2 = results.of("s2");
     s2.assert_started();
     s2.assert_locked(2, RAM);
@@ -80,7 +80,7 @@ fn two_devices_behind_a_native_viommu_lock_ram_twice(suite: &Suite) {
 }
 
 fn four_devices_behind_a_hidden_viommu_exceed_the_limit(suite: &Suite) {
-    let Some(results) = suite.run("s3", 8) else { return };
+    let Some(results) = suite.run("s3", 10) else { return };
     let s3 = results.of("s3");
     s3.assert_value("status", "1");
     s3.assert_value("exceeded", &(RAM + GIB).to_string());
@@ -127,7 +127,7 @@ fn raised_limit_lets_a_fifth_device_be_plugged_in(suite: &Suite) {
 }
 
 fn rewritten_xml_gets_what_a_native_viommu_gets(suite: &Suite) {
-    let Some(results) = suite.run("w4", 8) else { return };
+    let Some(results) = suite.run("w4", 10) else { return };
     let w4 = results.of("w4");
     w4.assert_started();
     w4.assert_value("viommus", "1");
@@ -251,7 +251,7 @@ fn linux_guest_uses_the_viommu(suite: &Suite) {
 }
 
 fn apparmor_lets_everything_work(suite: &Suite) {
-    let Some(results) = suite.run("apparmor", 65) else { return };
+    let Some(results) = suite.run("apparmor", 90) else { return };
     results.of("aa-host").assert_value("libvirtd", "libvirtd-(enforce)");
     let unprepared = results.of("aa-unprepared");
     unprepared.assert_value("status", "1");

@@ -44,7 +44,7 @@ impl Scenario {
 fn page_has_every_scenario() {
     let path = root().join("docs/real-vfio.md");
     let scenarios = scenarios();
-    if let Some(results) = env::var_os("VIOMMU_REGENERATE") {
+    if let Some(results) = env::var_os("VIOMMU_RESULTS") {
         fs::write(&path, page(&scenarios, Path::new(&results))).unwrap();
     }
     let page = fs::read_to_string(&path).unwrap();
@@ -109,13 +109,12 @@ fn cell(values: &Values, messages: &mut Messages) -> String {
     let pairs: Vec<_> = values.pairs().collect();
     let known: HashMap<_, _> = pairs.iter().copied().collect();
     let mut parts = Vec::new();
-    let message = messages.number(values.get("message"));
-    match (known.get("status"), message) {
-        (Some(&"0"), _) => parts.push("succeeds".to_owned()),
-        (Some(_), Some(number)) => parts.push(format!("fails [{number}]")),
-        (Some(_), None) => parts.push("fails".to_owned()),
-        (None, Some(number)) => parts.push(format!("[{number}]")),
-        (None, None) => {}
+    let said = || values.get("message");
+    match known.get("status") {
+        Some(&"0") => parts.push("succeeds".to_owned()),
+        Some(_) => parts.push(format!("fails {}", messages.reference(said()))),
+        None if said().is_empty() => {}
+        None => parts.push(messages.reference(said())),
     }
     for (key, value) in pairs.into_iter().filter(|(key, value)| !OMITTED.contains(key) && !value.is_empty()) {
         parts.push(match key {
@@ -134,26 +133,30 @@ struct Messages {
 }
 
 impl Messages {
-    fn number(&mut self, message: &str) -> Option<usize> {
+    fn reference(&mut self, message: &str) -> String {
         let message = stable(message);
-        if message.is_empty() {
-            return None;
-        }
         let known = self.known.iter().position(|known| *known == message);
-        Some(
-            1 + known.unwrap_or_else(|| {
-                self.known.push(message);
-                self.known.len() - 1
-            }),
-        )
+        let index = known.unwrap_or_else(|| {
+            self.known.push(message);
+            self.known.len() - 1
+        });
+        format!("[{}]", index + 1)
     }
 }
 
-/// Without what differs from run to run: times, addresses, and libvirt's words before those of QEMU or viommu.
+/// Without what differs from run to run, which is times and addresses, and without the arguments that QEMU repeats. Of viommu's own
+/// words only the last sentence.
 fn stable(message: &str) -> String {
-    let last = message.rsplit_once("viommu: ").map_or(message, |(_, own)| own);
-    let words = last.split_whitespace().filter(|word| !word.ends_with('Z') || !word.contains("T2"));
-    let words: Vec<_> =
-        words.map(|word| if word.contains("0x55") || word.contains("0x7f") { "…" } else { word }).collect();
-    words.join(" ")
+    let last = message.rfind("error[").map_or(message, |start| &message[start..]);
+    let is_time = |word: &str| word.ends_with('Z') && word.contains("T2");
+    let words = last.split_whitespace().filter(|word| !is_time(word));
+    let words = words.map(|word| if word.starts_with('{') { "…:".to_owned() } else { without_address(word) });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// `f(0x55ed00000000,` becomes `f(…,`; what has fewer digits is a size.
+fn without_address(word: &str) -> String {
+    let Some((before, after)) = word.split_once("0x") else { return word.to_owned() };
+    let rest = after.trim_start_matches(|digit: char| digit.is_ascii_hexdigit());
+    if after.len() - rest.len() > 9 { format!("{before}…{rest}") } else { word.to_owned() }
 }

@@ -10,4 +10,4 @@ for pair in 'bullseye bookworm' 'trixie sid'; do
     for suite in $pair; do "$here/all.sh" "$suite" >"$results/$suite" & done
     wait
 done
-VIOMMU_REGENERATE=$results cargo test --test nested page_has_every_scenario
+VIOMMU_RESULTS=$results cargo test --test nested page_has_every_scenario
