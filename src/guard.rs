@@ -145,7 +145,11 @@ impl Watch {
                     Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return End::Failed(error),
                     _ => {}
                 },
-                None if process::has_ended(self.daemon.as_fd()) => return End::DaemonGone,
+                None if process::has_ended(self.daemon.as_fd()) => {
+                    // libvirt has forgotten this start, so no hook will see its end.
+                    let _ = fs::remove(&self.order.state);
+                    return End::DaemonGone;
+                }
                 None => {}
             }
             if process::boot_clock() > deadline {

@@ -97,6 +97,8 @@ codes! {
     StateUnwritable = "state-unwritable",
     /// The locked-memory limit was not raised in time.
     MemlockTimeout = "memlock-timeout",
+    /// A running guest has a lower locked-memory limit than it needs.
+    MemlockTooLow = "memlock-too-low",
     /// The real QEMU behind the wrapper cannot be executed.
     EmulatorMissing = "emulator-missing",
     /// The vIOMMU of a saved or migrated guest cannot be reproduced here.

@@ -84,7 +84,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
     writeln!(out, "  room for one    {room} ({})", size(one_more))?;
     if limit.soft < needed {
         let message = format!("the limit of {name} is {} bytes and it needs {needed}: run with --raise", limit.soft);
-        return Err(Failure::Refused(Note::error(Code::MemlockTimeout, message)));
+        return Err(Failure::Refused(Note::error(Code::MemlockTooLow, message)));
     }
     Ok(ExitCode::SUCCESS)
 }
