@@ -1,5 +1,8 @@
 //! What the hook leaves on the host, and takes away again.
 
+#[path = "faults.rs"]
+mod faults;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -16,8 +19,7 @@ use viommu::sys::process;
 
 use crate::program::{VIOMMU, feed, run};
 use crate::{
-    CONFIG, NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event, guests, hook, sandbox,
-    write_host,
+    CONFIG, NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event, guests, hook, host, sandbox,
 };
 
 fn state_file() -> PathBuf {
@@ -312,7 +314,7 @@ fn a_limit_that_may_not_be_raised_refuses_only_who_asks() {
     }
     let guests = guests();
     // libvirt before 8.7.0 does not count the vIOMMU that it knows.
-    write_host(8_000_000);
+    host::write(8_000_000);
     let unasked = guests.native.replace("<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto'/>", "");
     let without_the_privilege = |xml: &str| {
         let mut command = Command::new("setpriv");
