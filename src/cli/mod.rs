@@ -1,6 +1,7 @@
 //! The operator's command line. One file a verb; every verb asks `plan` and does one thing with the answer.
 
 mod capabilities;
+mod doctor;
 pub mod hook;
 mod input;
 mod memlock;
@@ -39,6 +40,8 @@ enum Verb {
     Memlock(memlock::Arguments),
     /// Show what is known about this host, for a plan made elsewhere
     Capabilities(capabilities::Arguments),
+    /// Check whether everything is in place on this host, and say what to do about what is not
+    Doctor(doctor::Arguments),
     /// Run libvirt's hook by hand
     Hook(hook::Arguments),
 }
@@ -82,6 +85,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Rewrite(arguments) => rewrite::run(&arguments, &mut out),
         Verb::Memlock(arguments) => memlock::run(&arguments, &mut out),
         Verb::Capabilities(arguments) => capabilities::run(&arguments, &mut out),
+        Verb::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Verb::Hook(arguments) => return hook::run(&arguments, &mut out),
     };
     match done.and_then(|status| out.flush().map(|()| status).map_err(Failure::from)) {
