@@ -32,10 +32,10 @@ use program::feed;
 fn a_healthy_host_has_nothing_red() {
     let host = Host::healthy("healthy");
     let (report, status) = host.report();
-    let states: Vec<_> =
+    let found: Vec<_> =
         report["checks"].as_array().unwrap().iter().map(|check| check["state"].as_str().unwrap()).collect();
-    assert!(states.iter().all(|state| *state == "ok") && status == 0, "{report:#}");
-    assert!(states.len() > 12, "{states:?}");
+    assert!(found.iter().all(|state| *state == "ok") && status == 0, "{report:#}");
+    assert!(found.len() > 12, "{found:?}");
     let ran = host.examine(&[]);
     assert!(ran.status == 0 && ran.stderr.is_empty(), "{ran:?}");
     assert!(ran.stdout.ends_with("\neverything is in place\n") && !ran.stdout.contains("broken"), "{ran:?}");

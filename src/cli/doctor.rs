@@ -15,14 +15,12 @@ use super::Failure;
 use super::report::{self, Paint};
 
 /// Check whether everything is in place on this host, and say what to do about what is not.
-///
-/// Changes nothing. Exits with 1 if something is broken: some guest would not get what it asks for. Run it as root.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// How to say it
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Examine the host whose file system is mounted here: an image, a chroot, the root of a container
+    /// Examine the host whose file system is mounted here: an image, a chroot
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
 }

@@ -41,6 +41,8 @@ enum Verb {
     /// Show what is known about this host, for a plan made elsewhere
     Capabilities(capabilities::Arguments),
     /// Check whether everything is in place on this host, and say what to do about what is not
+    ///
+    /// Changes nothing. Exits with 1 if something is broken: some guest would not get what it asks for. Run it as root.
     Doctor(doctor::Arguments),
     /// Run libvirt's hook by hand
     Hook(hook::Arguments),

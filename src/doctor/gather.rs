@@ -141,10 +141,10 @@ fn confinement(pid: Pid) -> Option<String> {
 
 /// When the hook last wrote the state or the record of a guest.
 fn hook_wrote() -> Option<u64> {
-    let files = [state::DIRECTORY, state::RECORDS].map(Path::new).into_iter().flat_map(|directory| {
-        let names = fs::names(directory).into_iter().filter(|name| name.ends_with(".json"));
-        names.filter_map(|name| fs::entry(&directory.join(name)))
-    });
+    let files = [state::DIRECTORY, state::RECORDS]
+        .map(Path::new)
+        .into_iter()
+        .flat_map(|directory| files(directory, "json").filter_map(|file| fs::entry(&file)));
     files.map(|file| file.changed).max()
 }
 
@@ -236,13 +236,17 @@ fn defined() -> impl Iterator<Item = Guest> {
     })
 }
 
-fn xml_files(directory: &'static str) -> impl Iterator<Item = (PathBuf, String)> {
-    let names = fs::names(Path::new(directory)).into_iter().filter(|name| name.ends_with(".xml"));
-    names.filter_map(move |name| {
-        let path = Path::new(directory).join(name);
+fn xml_files(directory: &str) -> impl Iterator<Item = (PathBuf, String)> {
+    files(Path::new(directory), "xml").filter_map(|path| {
         let text = fs::head(&path, xml::MAX_BYTES)?;
         Some((path, text))
     })
+}
+
+/// The files of a directory with this extension.
+fn files(directory: &Path, extension: &str) -> impl Iterator<Item = PathBuf> {
+    let paths = fs::names(directory).into_iter().map(|name| directory.join(name));
+    paths.filter(move |path| path.extension().is_some_and(|found| found == extension))
 }
 
 /// The domain in libvirt's status file.

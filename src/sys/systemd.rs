@@ -4,6 +4,7 @@
 //! on a socket of its own, in the D-Bus protocol (D-Bus specification, "Message Protocol"): one call, one reply, and no
 //! program started. Whatever goes wrong, the answer is "not known".
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -48,7 +49,11 @@ fn call(unit: &str) -> Vec<u8> {
     let mut path = "/org/freedesktop/systemd1/unit/".to_owned();
     for byte in unit.bytes() {
         // bus_label_escape
-        if byte.is_ascii_alphanumeric() { path.push(byte.into()) } else { path.push_str(&format!("_{byte:02x}")) }
+        let _ = if byte.is_ascii_alphanumeric() {
+            write!(path, "{}", char::from(byte))
+        } else {
+            write!(path, "_{byte:02x}")
+        };
     }
     let mut body = Vec::new();
     string(&mut body, "org.freedesktop.systemd1.Unit");

@@ -150,7 +150,7 @@ fn a_wrapper_without_its_qemu() {
 fn apparmor_refuses_the_wrapper() {
     fault("no-rules", CONFINED, "/usr/bin/viommu rmix", |host| host.remove(RULES));
     fault("half-the-rules", CONFINED, "/run/viommu", |host| {
-        host.file(RULES, "/usr/bin/viommu rmix,\n#/run/viommu/*.json r,\n")
+        host.file(RULES, "/usr/bin/viommu rmix,\n#/run/viommu/*.json r,\n");
     });
     fault("far-away", CONFINED, "/opt/viommu", |host| {
         host.program("opt/viommu", "\x7fELF urn:libvirt-viommu:1");
@@ -262,7 +262,7 @@ fn a_daemon_that_may_not_raise_limits() {
     fault("container", may_not, "no CAP_SYS_RESOURCE and no CAP_SYS_PTRACE", |host| host.capabilities(0xa804_25fb));
     fault("ptrace", may_not, "CAP_SYS_PTRACE", |host| host.capabilities(u64::MAX >> 23 & !(1 << 19)));
     fault("user-namespace", may_not, "user namespace", |host| {
-        host.daemon("uid_map", "         0     100000      65536\n")
+        host.daemon("uid_map", "         0     100000      65536\n");
     });
 }
 
@@ -312,7 +312,7 @@ fn versions_that_are_not_supported() {
     fault("old-libvirt", unsupported("broken"), "libvirt 6.9.0 is older", |host| host.versions(6_009_000, 10_000_002));
     fault("old-qemu", unsupported("broken"), "QEMU 5.1.0 is older", |host| host.versions(11_003_000, 5_001_000));
     fault("new-libvirt", unsupported("warning"), "libvirt 12.9.0 is newer", |host| {
-        host.versions(12_009_000, 10_000_002)
+        host.versions(12_009_000, 10_000_002);
     });
     fine("newest", |host| host.versions(12_008_001, 11_001_004));
 }
@@ -321,7 +321,7 @@ fn versions_that_are_not_supported() {
 fn what_is_left_of_guests_that_are_gone() {
     let other = UUID.replace("3a21", "4b32");
     fault("leftover", ("warning", "state-leftover"), &other, |host| {
-        host.file(&format!("run/viommu/{other}.json"), "{}")
+        host.file(&format!("run/viommu/{other}.json"), "{}");
     });
     fault("directory-mode", ("broken", "state-invalid"), "others than root", |host| host.mode("run/viommu", 0o777));
 }

@@ -44,6 +44,7 @@ fn a_daemon_knows_of_its_hook_or_not(suite: Suite) {
         )
     };
     let unnoticed = lab.guest(&asks("unnoticed", "qemu-system-x86_64"));
+    lab.run("sleep 5").ok();
     unnoticed.virsh("start", &[]).ok();
     let daemon = check(&lab, "daemon");
     assert_eq!((&daemon["state"], &daemon["code"]), (&"broken".into(), &"hook-not-loaded".into()), "{daemon}");
