@@ -117,7 +117,7 @@ mod tests {
         // Every length is where the specification wants it, and what it counts is there.
         let (body, fields) = (number(&message, 4).unwrap(), number(&message, 12).unwrap());
         assert_eq!(message.len(), (16 + fields).next_multiple_of(8) + body);
-        assert_eq!(message[16..24], [1, 1, b'o', 0, 50, 0, 0, 0], "the path comes first, with its length");
+        assert_eq!(message[16..24], [1, 1, b'o', 0, 49, 0, 0, 0], "the path comes first, with its length");
         assert!(message[24..].starts_with(b"/org/freedesktop/systemd1/unit/libvirtd_2eservice\0"));
         assert!(message.ends_with(b"StateChangeTimestamp\0"));
     }
