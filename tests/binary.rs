@@ -37,7 +37,8 @@ fn is_small() {
     let Some(binary) = release() else { return };
     let bytes = std::fs::metadata(&binary).unwrap().len();
     println!("{bytes} bytes");
-    assert!(bytes <= 2_500_000, "{bytes} bytes");
+    // Some 50 kB of it are the pages of `viommu explain`.
+    assert!(bytes <= 3_000_000, "{bytes} bytes");
 }
 
 /// A static glibc that loads NSS modules of the host crashes where the versions differ.

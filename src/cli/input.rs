@@ -68,15 +68,20 @@ pub(super) struct Connection {
     connect: Option<String>,
 }
 
-/// Reads a domain: a file, `-` or nothing for stdin.
-pub(super) fn file(source: Option<&str>) -> Result<Vec<u8>, Failure> {
+/// Opens what the user names: a file, `-` or nothing for stdin.
+pub(super) fn open(source: Option<&str>) -> Result<Box<dyn Read>, Failure> {
     match source {
-        None | Some("-") => limited(io::stdin().lock(), "stdin"),
+        None | Some("-") => Ok(Box::new(io::stdin().lock())),
         Some(path) => match File::open(path) {
-            Ok(file) => limited(file, path),
+            Ok(file) => Ok(Box::new(file)),
             Err(error) => Err(unreadable(path, &error)),
         },
     }
+}
+
+/// Reads a domain: a file, `-` or nothing for stdin.
+pub(super) fn file(source: Option<&str>) -> Result<Vec<u8>, Failure> {
+    limited(open(source)?, source.filter(|name| *name != "-").unwrap_or("stdin"))
 }
 
 /// Reads a domain: as [`file()`], else the name or UUID of a domain that virsh knows.
@@ -117,7 +122,7 @@ pub(super) fn limited(mut input: impl Read, name: &str) -> Result<Vec<u8>, Failu
     Ok(bytes)
 }
 
-fn unreadable(name: &str, error: &io::Error) -> Failure {
+pub(super) fn unreadable(name: &str, error: &io::Error) -> Failure {
     Failure::Usage(format!("cannot read {name}: {error}"))
 }
 

@@ -30,9 +30,9 @@ pub(super) struct Arguments {
     #[arg(long)]
     raise: bool,
     #[command(flatten)]
-    host: HostOptions,
-    #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    host: HostOptions,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {

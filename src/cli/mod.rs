@@ -2,6 +2,7 @@
 
 mod capabilities;
 mod doctor;
+mod explain;
 pub mod hook;
 mod input;
 mod memlock;
@@ -44,6 +45,8 @@ enum Verb {
     ///
     /// Changes nothing. Exits with 1 if something is broken: some guest would not get what it asks for. Run it as root.
     Doctor(doctor::Arguments),
+    /// Say what a code means, or the lines of a log, and what to do
+    Explain(explain::Arguments),
     /// Run libvirt's hook by hand
     Hook(hook::Arguments),
 }
@@ -88,6 +91,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Memlock(arguments) => memlock::run(&arguments, &mut out),
         Verb::Capabilities(arguments) => capabilities::run(&arguments, &mut out),
         Verb::Doctor(arguments) => doctor::run(&arguments, &mut out),
+        Verb::Explain(arguments) => explain::run(&arguments, &mut out),
         Verb::Hook(arguments) => return hook::run(&arguments, &mut out),
     };
     match done.and_then(|status| out.flush().map(|()| status).map_err(Failure::from)) {

@@ -25,11 +25,11 @@ pub(super) struct Arguments {
     #[arg(long)]
     exit_code: bool,
     #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
     request: RequestOptions,
     #[command(flatten)]
     host: HostOptions,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::read::QEMU_NAMESPACE;
+use super::QEMU_NAMESPACE;
 use crate::xml::Element;
 
 /// The property of `pxb-pcie`, with dashes.

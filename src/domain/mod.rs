@@ -18,6 +18,9 @@ pub use uuid::Uuid;
 /// The namespace of the request that a user writes into `<metadata>`.
 pub const METADATA_NAMESPACE: &str = "urn:libvirt-viommu:1";
 
+/// The namespace of `<qemu:commandline>` and `<qemu:override>`, which users may give any prefix.
+const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
+
 /// Facts of one domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not the states of one thing")]

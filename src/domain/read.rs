@@ -3,12 +3,9 @@
 use super::bypass::Bypass;
 use super::pci::{Buses, count_roots};
 use super::vfio::{Passthrough, count, nvme_disks, virtio_ats};
-use super::{Domain, Iommu, Memory, Metadata, NovaMetadata, Vcpus, cpu, metadata};
+use super::{Domain, Iommu, Memory, Metadata, NovaMetadata, QEMU_NAMESPACE, Vcpus, cpu, metadata};
 use crate::note::{Code, Note};
 use crate::xml::{Document, Element};
-
-/// The namespace of `<qemu:commandline>` and `<qemu:override>`, which users may give any prefix.
-pub(super) const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
 /// Documents of libvirt's that hold a domain without being one.
 const CONTAINERS: [&str; 4] = ["domstatus", "domainsnapshot", "domaincheckpoint", "domainbackup"];

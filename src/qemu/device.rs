@@ -8,7 +8,6 @@ use std::ffi::OsStr;
 use serde_json::{Map, Value};
 
 use super::option;
-use super::slots::{slot_of_devfn, slot_of_text};
 
 /// The implied first key of a `-device` list.
 const DRIVER: &str = "driver";
@@ -111,6 +110,19 @@ fn slot_of_json(addr: &Value) -> Option<u8> {
     }
 }
 
+/// The slot in `slot`, `slot.function`: both hexadecimal, with or without `0x` (`hw/core/qdev-properties-system.c`,
+/// `set_pci_devfn`).
+fn slot_of_text(addr: &str) -> Option<u8> {
+    let slot = addr.split_once('.').map_or(addr, |(slot, _)| slot);
+    let digits = slot.strip_prefix("0x").or_else(|| slot.strip_prefix("0X")).unwrap_or(slot);
+    u8::from_str_radix(digits, 16).ok().filter(|slot| *slot < 32)
+}
+
+/// The slot in a device and function number, five bits and three.
+fn slot_of_devfn(devfn: u64) -> Option<u8> {
+    u8::try_from(devfn).ok().map(|devfn| devfn >> 3)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +156,20 @@ mod tests {
         assert_eq!(parse(r#"{"driver":"e1000e","bus":"pcie.0","addr":"0x10"}"#).slot, Some(0x10));
         assert_eq!(parse(r#"{"driver":"e1000e","bus":"pcie.0","addr":16}"#).slot, Some(2));
         assert_eq!(parse(r#"{"driver":"pc-dimm","addr":4294967296}"#).slot, None);
+    }
+
+    #[test]
+    fn addresses_are_read_as_qemu_reads_them() {
+        for (text, slot) in
+            [("0x2.0x1", 2), ("2.1", 2), ("02", 2), ("0x1e", 0x1e), ("1e.0", 0x1e), ("10", 0x10), ("0X1F", 0x1f)]
+        {
+            assert_eq!(slot_of_text(text), Some(slot), "{text}");
+        }
+        for text in ["", "0x20", "20", "-1", "g", "0x", "256"] {
+            assert_eq!(slot_of_text(text), None, "{text}");
+        }
+        assert_eq!(slot_of_devfn(0xf0), Some(0x1e));
+        assert_eq!(slot_of_devfn(0x100), None);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The 32 slots of the root bus: which of them the command line has given away, and a free one.
 //!
-//! Knows QEMU's ways to write a PCI address (`hw/core/qdev-properties-system.c`, `set_pci_devfn`), and nothing of devices that
-//! QEMU adds by itself: those take the lowest free slots, far from where the search here begins.
+//! Knows nothing of devices that QEMU adds by itself: those take the lowest free slots, far from where the search here begins.
 
 use super::device::Device;
 
@@ -22,18 +21,6 @@ pub(super) fn free<'a>(devices: impl IntoIterator<Item = &'a Device>) -> Option<
     (1..=HIGHEST).rev().find(|slot| taken & (1 << slot) == 0)
 }
 
-/// The slot in `slot`, `slot.function`: both hexadecimal, with or without `0x`.
-pub(super) fn slot_of_text(addr: &str) -> Option<u8> {
-    let slot = addr.split_once('.').map_or(addr, |(slot, _)| slot);
-    let digits = slot.strip_prefix("0x").or_else(|| slot.strip_prefix("0X")).unwrap_or(slot);
-    u8::from_str_radix(digits, 16).ok().filter(|slot| *slot < 32)
-}
-
-/// The slot in a device and function number, five bits and three.
-pub(super) fn slot_of_devfn(devfn: u64) -> Option<u8> {
-    u8::try_from(devfn).ok().map(|devfn| devfn >> 3)
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -43,20 +30,6 @@ mod tests {
     fn free_beside(devices: &[&str]) -> Option<u8> {
         let devices: Vec<_> = devices.iter().filter_map(|device| Device::parse(OsStr::new(device))).collect();
         free(&devices)
-    }
-
-    #[test]
-    fn addresses_are_read_as_qemu_reads_them() {
-        for (text, slot) in
-            [("0x2.0x1", 2), ("2.1", 2), ("02", 2), ("0x1e", 0x1e), ("1e.0", 0x1e), ("10", 0x10), ("0X1F", 0x1f)]
-        {
-            assert_eq!(slot_of_text(text), Some(slot), "{text}");
-        }
-        for text in ["", "0x20", "20", "-1", "g", "0x", "256"] {
-            assert_eq!(slot_of_text(text), None, "{text}");
-        }
-        assert_eq!(slot_of_devfn(0xf0), Some(0x1e));
-        assert_eq!(slot_of_devfn(0x100), None);
     }
 
     #[test]

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, prlimit, setrlimit};
-use rustix::time::{ClockId, clock_gettime};
 
 /// RLIMIT_MEMLOCK of a process, bytes; `u64::MAX` stands for no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +126,8 @@ pub fn executable(pid: Pid) -> io::Result<FileId> {
 /// Seconds since the machine booted, suspended time included. No administrator and no NTP can set it back.
 #[must_use]
 pub fn boot_clock() -> u64 {
-    u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(0)
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    now.map_or(0, |now| u64::try_from(now.tv_sec()).unwrap_or(0))
 }
 
 /// Whether this process can raise the limit of another user's process to `bytes`. The capabilities alone do not tell: in a

@@ -122,6 +122,22 @@ fn a_width_of_an_existing_virtio_is_what_it_is() {
     assert!(virtio("").aw_bits(39).refused(Code::IommuConflict).contains("has no aw_bits"));
 }
 
+/// What Nova writes, and libvirt's virDomainIOMMUDefValidate refuses ("doesn't support additional attributes").
+#[test]
+fn only_intel_has_attributes_of_intel() {
+    let nova = "<driver intremap='on' caching_mode='on' eim='on' aw_bits='48' iotlb='on'/>";
+    for (guest, model) in [(q35(), "virtio"), (arm(), "virtio"), (arm(), "smmuv3")] {
+        let guest = guest.device(&format!("<iommu model='{model}'>{nova}</iommu>"));
+        for asked in [model, "auto"] {
+            let message = guest.clone().asks(asked).refused(Code::IommuConflict);
+            assert!(message.contains("'intremap'") && message.contains("doesn't support additional"), "{message}");
+        }
+    }
+    let later = q35().device("<iommu model='virtio'><driver aw_bits='48'/></iommu>").asks("virtio");
+    later.clone().libvirt("12.1.9").refused(Code::IommuConflict);
+    assert_eq!(later.libvirt("12.2.0").qemu("9.0.0").plan().changes, []);
+}
+
 #[test]
 fn a_host_group_cannot_be_split() {
     let same = |case: Case| case.group(1, 11).group(2, 11);
