@@ -149,6 +149,28 @@ codes! {
     AutoModel = "auto-model",
     /// The limit is raised by a race that is normally won.
     MemlockRace = "memlock-race",
+
+    // The host, as `viommu doctor` finds it.
+    /// libvirt has no hook that is viommu, or cannot execute it.
+    HookUnusable = "hook-unusable",
+    /// The daemon has not looked for hooks since there is one.
+    HookNotLoaded = "hook-not-loaded",
+    /// AppArmor or SELinux keeps the hook or the wrapper from its work.
+    Confined = "confined",
+    /// libvirt or QEMU is older than what is supported, or newer than what was tested.
+    VersionUnsupported = "version-unsupported",
+    /// The host has no IOMMU at work.
+    HostIommuOff = "host-iommu-off",
+    /// The kernel's VFIO modules are missing.
+    VfioMissing = "vfio-missing",
+    /// KVM cannot leave the I/O APIC to QEMU.
+    SplitIrqchipMissing = "split-irqchip-missing",
+    /// The daemon's own locked-memory limit is not what guests get.
+    DaemonMemlock = "daemon-memlock",
+    /// A guest runs without what it asks for.
+    RequestUnmet = "request-unmet",
+    /// Run-time state of guests that are gone.
+    StateLeftover = "state-leftover",
 }
 
 impl Code {

@@ -59,6 +59,8 @@ on_both_suites! { BOOKWORM TRIXIE:
 
 on_both_suites! { CONFINED_BOOKWORM CONFINED_TRIXIE:
     apparmor_lets_everything_work;
+    #[ignore = "minutes on two cores: cargo test --test nested -- --ignored"]
+    doctor_names_what_is_wrong_and_nothing_else;
 }
 
 fn two_devices_without_a_viommu_lock_ram_once(suite: &Suite) {
@@ -274,4 +276,20 @@ fn apparmor_lets_everything_work(suite: &Suite) {
         values.assert_value("denials", "0");
     }
     results.of("aa-end").assert_clean();
+}
+
+fn doctor_names_what_is_wrong_and_nothing_else(suite: &Suite) {
+    let Some(results) = suite.run("doctor", 15) else { return };
+    // There is no KVM in an emulated machine.
+    let kvm = "warning:split-irqchip-missing";
+    for (step, status, fault) in [
+        ("doctor-unprepared", "1", Some("broken:confined")),
+        ("doctor-prepared", "0", None),
+        ("doctor-not-reloaded", "1", Some("broken:hook-not-loaded")),
+        ("doctor-reloaded", "0", None),
+    ] {
+        let found = results.of(step);
+        found.assert_value("status", status);
+        found.assert_value("found", &fault.into_iter().chain([kvm]).collect::<Vec<_>>().join(","));
+    }
 }

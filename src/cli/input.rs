@@ -18,7 +18,7 @@ use crate::host::probe::Places;
 use crate::host::{Emulator, Host};
 use crate::note::Note;
 use crate::plan::{self, Plan};
-use crate::request::{Request, Wishes};
+use crate::request::Wishes;
 use crate::version::Version;
 use crate::xml::{self, Document};
 
@@ -141,10 +141,7 @@ pub(super) fn decide(
         None => configuration(Path::new(config::PATH))?,
     };
     let facts = host.facts(&domain)?;
-    let plan = match Request::of(&domain, &wishes, &config) {
-        Ok(request) => plan::plan(&domain, &request, &facts),
-        Err(refusal) => plan::refused(&domain, refusal),
-    };
+    let plan = plan::decide(&domain, &wishes, &config, &facts);
     Ok((domain, plan))
 }
 

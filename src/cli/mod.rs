@@ -1,6 +1,7 @@
 //! The operator's command line. One file a verb; every verb asks `plan` and does one thing with the answer.
 
 mod capabilities;
+mod doctor;
 mod explain;
 pub mod hook;
 mod input;
@@ -40,6 +41,10 @@ enum Verb {
     Memlock(memlock::Arguments),
     /// Show what is known about this host, for a plan made elsewhere
     Capabilities(capabilities::Arguments),
+    /// Check whether everything is in place on this host, and say what to do about what is not
+    ///
+    /// Changes nothing. Exits with 1 if something is broken: some guest would not get what it asks for. Run it as root.
+    Doctor(doctor::Arguments),
     /// Say what a code means, or the lines of a log, and what to do
     Explain(explain::Arguments),
     /// Run libvirt's hook by hand
@@ -85,6 +90,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Rewrite(arguments) => rewrite::run(&arguments, &mut out),
         Verb::Memlock(arguments) => memlock::run(&arguments, &mut out),
         Verb::Capabilities(arguments) => capabilities::run(&arguments, &mut out),
+        Verb::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Verb::Explain(arguments) => explain::run(&arguments, &mut out),
         Verb::Hook(arguments) => return hook::run(&arguments, &mut out),
     };

@@ -32,7 +32,7 @@ impl Paint {
         self.paint("1", text)
     }
 
-    fn level(self, level: Level, text: &str) -> String {
+    pub(super) fn level(self, level: Level, text: &str) -> String {
         let colour = match level {
             Level::Error => "31",
             Level::Warning => "33",

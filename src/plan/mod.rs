@@ -10,11 +10,12 @@ mod refusals;
 mod result;
 mod warnings;
 
+use crate::config::Config;
 use crate::domain::Domain;
 use crate::host::Host;
 use crate::note::{Code, Note};
 use crate::qemu;
-use crate::request::{Model, Request};
+use crate::request::{Model, Request, Wishes};
 use crate::version::Version;
 
 pub use memlock::{AddressSpace, Limit, Memlock, accounted_memory, needed_bytes};
@@ -25,6 +26,11 @@ pub use result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Route, Summa
 pub const ASSUMED_LIBVIRT: Version = Version::new(12, 8);
 /// See [`ASSUMED_LIBVIRT`].
 pub const ASSUMED_QEMU: Version = Version::new(11, 1);
+
+/// The oldest that were tested.
+pub const OLDEST_LIBVIRT: Version = Version::new(7, 0);
+/// See [`OLDEST_LIBVIRT`].
+pub const OLDEST_QEMU: Version = Version::new(5, 2);
 
 /// What the wrapper's name begins with; the rest is the name of the real QEMU.
 pub const WRAPPER_PREFIX: &str = "viommu-";
@@ -58,6 +64,15 @@ pub fn plan(domain: &Domain, request: &Request, host: &Host) -> Plan {
     enter_memlock(&guest, &mut plan);
     warnings::warn(&guest, &mut plan);
     plan
+}
+
+/// Decides about a domain, once it is found out what it asks for. A request that is wrong is a plan too: one that refuses.
+#[must_use]
+pub fn decide(domain: &Domain, command_line: &Wishes, config: &Config, host: &Host) -> Plan {
+    match Request::of(domain, command_line, config) {
+        Ok(request) => plan(domain, &request, host),
+        Err(refusal) => refused(domain, refusal),
+    }
 }
 
 /// A plan for a domain whose request itself is wrong.

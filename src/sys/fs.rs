@@ -39,6 +39,49 @@ pub fn link_name(link: &Path) -> Option<String> {
     std::fs::read_link(link).ok()?.file_name()?.to_str().map(str::to_owned)
 }
 
+/// What there is to know about a name without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The name is a symbolic link.
+    pub link: bool,
+    /// When the name itself was last changed, seconds since the epoch: for a link not what it leads to (st_ctime).
+    pub changed: u64,
+    /// It leads to a regular file that somebody may execute, which is all that libvirt asks (`virFileIsExecutable`).
+    pub executable: bool,
+}
+
+/// Looks at a name; none where there is nothing.
+#[must_use]
+pub fn entry(path: &Path) -> Option<Entry> {
+    let own = std::fs::symlink_metadata(path).ok()?;
+    let executable = std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0);
+    Some(Entry { link: own.is_symlink(), changed: u64::try_from(own.ctime()).unwrap_or(0), executable })
+}
+
+/// Where a path leads in the end, all links resolved.
+#[must_use]
+pub fn target(path: &Path) -> Option<String> {
+    std::fs::canonicalize(path).ok()?.to_str().map(str::to_owned)
+}
+
+/// Whether these bytes stand in a file.
+#[must_use]
+pub fn contains(path: &Path, wanted: &[u8]) -> bool {
+    const MOST: u64 = 256 << 20;
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut bytes));
+    read.is_ok() && bytes.windows(wanted.len()).any(|found| found == wanted)
+}
+
+/// The SELinux label of what a path leads to; none where the file system has none.
+#[must_use]
+pub fn label(path: &Path) -> Option<String> {
+    let mut buffer = [0u8; 512];
+    let length = rustix::fs::getxattr(path, "security.selinux", &mut buffer).ok()?;
+    let label = std::str::from_utf8(buffer.get(..length)?).ok()?;
+    Some(label.trim_end_matches('\0').to_owned())
+}
+
 /// Reads a whole file that only root may have written: a regular file, owned by uid 0, not writable by others, one name,
 /// at most `limit` bytes. Checked on the open descriptor, so that nobody can exchange the file in between.
 ///
