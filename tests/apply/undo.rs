@@ -24,7 +24,7 @@ fn later_edits_survive_the_way_back(suite: Suite) {
     lab.run("viommu apply --yes later").ok();
     lab.run(&edit("later", "s/>1<.vcpu>/>2<\\/vcpu>/")).ok();
     // Applied to again, with something to do: what it was before is still known.
-    lab.run(&edit("later", "s/ eim=.on.//")).ok();
+    lab.run(&edit("later", "s/ aw_bits=.48.//")).ok();
     let said = lab.run("viommu apply --yes later").ok();
     assert!(said.contains("set /domain/devices/iommu/driver"), "{said}");
     lab.run("viommu remove --yes later").ok();
