@@ -117,6 +117,16 @@ codes! {
     XmlNotADomain = "xml-not-a-domain",
     /// QEMU's command line has no room or an unexpected shape for the vIOMMU.
     CommandLineUnsupported = "command-line-unsupported",
+    /// Somebody else has changed the domain between reading and defining it.
+    DomainChanged = "domain-changed",
+    /// The domain is in no store, so there is nothing that could be defined anew.
+    DomainTransient = "domain-transient",
+    /// libvirt does not take the changed domain.
+    DefineRefused = "define-refused",
+    /// Nobody has said yes to the change.
+    NotConfirmed = "not-confirmed",
+    /// A recorded host lacks what the guest needs.
+    HostUnsuitable = "host-unsuitable",
 
     // Warnings and remarks.
     /// The pinned guest memory exceeds what the host has.

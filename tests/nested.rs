@@ -59,7 +59,6 @@ on_both_suites! { BOOKWORM TRIXIE:
 
 on_both_suites! { CONFINED_BOOKWORM CONFINED_TRIXIE:
     apparmor_lets_everything_work;
-    #[ignore = "minutes on two cores: cargo test --test nested -- --ignored"]
     doctor_names_what_is_wrong_and_nothing_else;
 }
 

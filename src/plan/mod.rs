@@ -6,6 +6,7 @@
 mod intel;
 mod memlock;
 mod model;
+mod placing;
 mod refusals;
 mod result;
 mod warnings;
@@ -20,7 +21,8 @@ use crate::version::Version;
 
 pub use memlock::{AddressSpace, Limit, Memlock, accounted_memory, needed_bytes};
 use memlock::{Presence, Shape};
-pub use result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Route, Summary};
+pub use placing::obstacle;
+pub use result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Route, Summary, wrapper_for};
 
 /// What libvirt and QEMU are taken for when nobody knows their versions: the newest that were tested.
 pub const ASSUMED_LIBVIRT: Version = Version::new(12, 8);
@@ -90,9 +92,14 @@ pub fn has_viommu(domain: &Domain) -> bool {
 /// How a vIOMMU reaches this domain's QEMU.
 #[must_use]
 pub fn route(domain: &Domain) -> Route {
-    let emulator = domain.emulator.as_deref().and_then(|path| path.rsplit('/').next());
-    let real = emulator.and_then(|name| name.strip_prefix(WRAPPER_PREFIX));
-    if real.is_some_and(|name| name.starts_with("qemu-system-")) { Route::Wrapper } else { Route::Native }
+    if domain.emulator.as_deref().and_then(wrapped_emulator).is_some() { Route::Wrapper } else { Route::Native }
+}
+
+/// The file name of the real QEMU, where a path is that of a wrapper.
+#[must_use]
+pub fn wrapped_emulator(path: &str) -> Option<&str> {
+    let real = path.rsplit('/').next()?.strip_prefix(WRAPPER_PREFIX)?;
+    real.starts_with("qemu-system-").then_some(real)
 }
 
 /// Everything a rule may look at.

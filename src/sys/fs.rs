@@ -168,6 +168,28 @@ pub fn check_trusted_directory(path: &Path) -> io::Result<()> {
     Err(untrusted("others than root may write to the directory, or it is none"))
 }
 
+/// Makes a directory that nobody but this user may look into, with those above it.
+///
+/// # Errors
+/// What the kernel says, or `InvalidData` where somebody else could look into what is there.
+pub fn private_directory(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let metadata = std::fs::symlink_metadata(path)?;
+    let own = metadata.uid() == rustix::process::geteuid().as_raw();
+    if metadata.is_dir() && own && metadata.mode() & 0o777 == 0o700 {
+        return Ok(());
+    }
+    Err(untrusted("others than its user may look into the directory, or it is none"))
+}
+
+/// Waits until the disk has what was written to a file.
+///
+/// # Errors
+/// What the kernel says.
+pub fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
 /// Writes a file in one step: whoever reads sees the old content or the new, and a full disk leaves the old.
 ///
 /// # Errors
