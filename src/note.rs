@@ -145,6 +145,8 @@ codes! {
     ImageIgnored = "image-ignored",
     /// virtio-iommu before QEMU 9.0 tells the guest neither the host's address width nor its reserved ranges.
     VirtioVfioOldQemu = "virtio-vfio-old-qemu",
+    /// The host's pages are larger than 4 KiB, and VFIO maps nothing smaller.
+    HostPageSize = "host-page-size",
     /// Windows has no driver for this model.
     WindowsWithoutDriver = "windows-without-driver",
     /// vDPA devices bypass the vIOMMU with this QEMU.

@@ -8,6 +8,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of the tests are tests, too")]
 
 #[path = "lab/nested/host.rs"]
+#[allow(dead_code, reason = "tests/arm64.rs has another host")]
 mod host;
 #[path = "lab/nested/page.rs"]
 mod page;

@@ -31,6 +31,12 @@ impl From<LockLimit> for Rlimit {
     }
 }
 
+/// The kernel's page size, bytes.
+#[must_use]
+pub fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
+}
+
 /// This process's own limit.
 #[must_use]
 pub fn own_lock_limit() -> LockLimit {

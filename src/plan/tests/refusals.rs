@@ -86,6 +86,12 @@ fn smmuv3_cannot_serve_vfio() {
     assert_eq!(arm().asks("smmuv3").model(), "smmuv3");
     let bypassed = arm().vfio(1).argument("-machine", "default_bus_bypass_iommu=on").asks("smmuv3");
     assert_eq!(bypassed.model(), "smmuv3");
+    // QEMU 10.2 has one for each host bridge, and that of another does not see the device.
+    let elsewhere = "<controller type='pci' index='7' model='pcie-expander-bus'/>
+        <iommu model='smmuv3'><driver pciBus='7'/></iommu>";
+    assert_eq!(arm().device(elsewhere).vfio(1).asks("smmuv3").model(), "smmuv3");
+    let here = "<iommu model='smmuv3'><driver pciBus='0'/></iommu>";
+    arm().device(here).vfio(1).asks("smmuv3").refused(Code::Smmuv3WithVfio);
     let accelerated = arm().device("<iommu model='smmuv3'><driver pciBus='1' accel='on'/></iommu>").vfio(1);
     assert_eq!(accelerated.asks("smmuv3").model(), "smmuv3");
 }

@@ -200,3 +200,7 @@ try() {
     fi
     echo "RESULT ${2:-$1} status=$status seconds=$seconds $found $(leftovers) message=$message"
 }
+
+# ---- another architecture than x86
+# shellcheck source=/dev/null
+if [ -e /lab/arch.sh ]; then . /lab/arch.sh; fi
