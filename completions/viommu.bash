@@ -19,6 +19,9 @@ _viommu() {
             viommu,capabilities)
                 cmd="viommu__subcmd__capabilities"
                 ;;
+            viommu,doctor)
+                cmd="viommu__subcmd__doctor"
+                ;;
             viommu,explain)
                 cmd="viommu__subcmd__explain"
                 ;;
@@ -41,7 +44,7 @@ _viommu() {
 
     case "${cmd}" in
         viommu)
-            opts="-h -V --help --version plan rewrite memlock capabilities explain hook"
+            opts="-h -V --help --version plan rewrite memlock capabilities doctor explain hook"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -66,6 +69,28 @@ _viommu() {
                     return 0
                     ;;
                 --sysfs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__doctor)
+            opts="-h --format --root --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --root)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -30,6 +30,7 @@ complete -c viommu -n "__fish_viommu_needs_command" -f -a "plan" -d 'Show what w
 complete -c viommu -n "__fish_viommu_needs_command" -f -a "rewrite" -d 'Filter: domain XML in, rewritten domain XML out, every other byte as it was'
 complete -c viommu -n "__fish_viommu_needs_command" -f -a "memlock" -d 'Show (and raise) the locked-memory limit of a running guest'
 complete -c viommu -n "__fish_viommu_needs_command" -f -a "capabilities" -d 'Show what is known about this host, for a plan made elsewhere'
+complete -c viommu -n "__fish_viommu_needs_command" -f -a "doctor" -d 'Check whether everything is in place on this host, and say what to do about what is not'
 complete -c viommu -n "__fish_viommu_needs_command" -f -a "explain" -d 'Say what a code means, or the lines of a log, and what to do'
 complete -c viommu -n "__fish_viommu_needs_command" -f -a "hook" -d 'Run libvirt\'s hook by hand'
 complete -c viommu -n "__fish_viommu_using_subcommand plan" -l format -d 'How to say it' -r -f -a "text\t'For people'
@@ -71,6 +72,10 @@ complete -c viommu -n "__fish_viommu_using_subcommand capabilities" -l format -d
 json\t'For \'viommu plan --host\''"
 complete -c viommu -n "__fish_viommu_using_subcommand capabilities" -l sysfs -d 'Another sysfs than /sys' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand capabilities" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c viommu -n "__fish_viommu_using_subcommand doctor" -l format -d 'How to say it' -r -f -a "text\t'For people'
+json\t'For programs'"
+complete -c viommu -n "__fish_viommu_using_subcommand doctor" -l root -d 'Examine the host whose file system is mounted here: an image, a chroot' -r -F
+complete -c viommu -n "__fish_viommu_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c viommu -n "__fish_viommu_using_subcommand explain" -s h -l help -d 'Print help'
 complete -c viommu -n "__fish_viommu_using_subcommand hook" -l dry-run -d 'Say what would happen, and do nothing'
 complete -c viommu -n "__fish_viommu_using_subcommand hook" -s h -l help -d 'Print help'

@@ -2,9 +2,13 @@
 //!
 //! Pure. Where an element goes is decided here; how bytes are spliced is `xml`'s business.
 
+mod undo;
+
 use crate::note::{Code, Note};
 use crate::plan::{Edit as Change, Plan};
-use crate::xml::{self, Document, Edit, Element, New};
+use crate::xml::{self, Document, Edit, Element, New, PatchError};
+
+pub use undo::undo;
 
 /// The domain XML after the plan's changes; none where there is nothing to change.
 ///
@@ -35,10 +39,23 @@ pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, N
     if !backing.is_empty() {
         add_to(domain, "memoryBacking", &["currentMemory", "memory"], backing, &mut edits);
     }
-    let text = xml::apply(document, &edits).map_err(|error| {
-        Note::error(Code::XmlMalformed, format!("the domain XML leaves no place for the change: {error}"))
-    })?;
-    Ok(Some(text))
+    xml::apply(document, &edits).map(Some).map_err(|error| no_place(&error))
+}
+
+/// The domain XML with another `<emulator>`.
+///
+/// # Errors
+/// `xml-malformed` where the document has none.
+pub fn with_emulator(document: &Document<'_>, path: &str) -> Result<String, Note> {
+    let Some(element) = document.root().path(&["devices", "emulator"]) else {
+        return Err(Note::error(Code::XmlMalformed, "the domain names no <emulator>"));
+    };
+    let edit = Edit::SetText { element, value: path.to_owned() };
+    xml::apply(document, &[edit]).map_err(|error| no_place(&error))
+}
+
+fn no_place(error: &PatchError) -> Note {
+    Note::error(Code::XmlMalformed, format!("the domain XML leaves no place for the change: {error}"))
 }
 
 fn complete_iommu<'d, 'a>(domain: Element<'d, 'a>, driver: &[(&'static str, String)], edits: &mut Vec<Edit<'d, 'a>>) {

@@ -2,20 +2,12 @@
 #![expect(clippy::disallowed_methods, reason = "tests have effects")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "what fails here fails the test")]
 
-use std::path::PathBuf;
+#[path = "support/release.rs"]
+mod release;
+
 use std::process::Command;
 
-/// Built by `tests/run`; `cargo test` alone builds the debug binary only.
-fn release() -> Option<PathBuf> {
-    let debug = PathBuf::from(env!("CARGO_BIN_EXE_viommu"));
-    let release = debug.parent().unwrap().with_file_name("release").join("viommu");
-    if release.exists() {
-        return Some(release);
-    }
-    assert!(std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "{} is missing", release.display());
-    println!("SKIPPED: no release binary; run cargo build --release first");
-    None
-}
+use release::release;
 
 fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));

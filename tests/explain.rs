@@ -2,7 +2,7 @@
 //! it, nothing else is, and the programs really print it: their binaries are the second source.
 
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
 
 #[path = "support/program.rs"]
 mod program;

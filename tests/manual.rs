@@ -1,7 +1,7 @@
 //! Manual pages and shell completions say what the program takes: both are made from its own arguments.
 
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 #[path = "support/page.rs"]
 mod page;

@@ -12,8 +12,8 @@ use std::process::Command;
 
 /// Columns of the terminal; longer lines go on in the next one.
 const COLUMNS: usize = 100;
-/// A character in units of the picture, for a monospaced font of 14.
-const CHARACTER: f64 = 8.43;
+/// Hundred characters in units of the picture, for a monospaced font of 14.
+const CHARACTERS: usize = 843;
 const LINE: usize = 19;
 const MARGIN: usize = 18;
 /// Where the text begins, below the window's title.
@@ -89,8 +89,7 @@ fn picture(command: &str, output: &str) -> String {
     let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let mut text = vec![vec![Span { class: "p", text: "$ ".into() }, Span { class: "b", text: command.into() }]];
     text.extend(output.trim_end().lines().flat_map(lines));
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some hundred units")]
-    let width = (COLUMNS as u32 as f64 * CHARACTER) as usize + 2 * MARGIN;
+    let width = COLUMNS * CHARACTERS / 100 + 2 * MARGIN;
     let height = TOP + text.len() * LINE + MARGIN / 2;
     let mut svg = format!(
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">

@@ -1,13 +1,9 @@
 //! Where a domain and the facts about its host come from.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the command line may read files and start virsh; the hook does not come here"
-)]
+#![expect(clippy::disallowed_methods, reason = "the command line may read files; the hook does not come here")]
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use clap::Args;
 
@@ -18,11 +14,12 @@ use crate::host::probe::Places;
 use crate::host::{Emulator, Host};
 use crate::note::Note;
 use crate::plan::{self, Plan};
-use crate::request::{Request, Wishes};
+use crate::request::Wishes;
 use crate::version::Version;
 use crate::xml::{self, Document};
 
 use super::Failure;
+use super::virsh::Connection;
 
 /// What the guest asks for, over everything that is written elsewhere.
 #[derive(Debug, Default, Args)]
@@ -37,7 +34,7 @@ pub(super) struct RequestOptions {
 }
 
 /// The host that the domain is to run on.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Host (this one, where nothing else is said)")]
 pub(super) struct HostOptions {
     /// libvirt's version
@@ -52,20 +49,12 @@ pub(super) struct HostOptions {
     /// Another sysfs than /sys
     #[arg(long, value_name = "DIR")]
     sysfs: Option<PathBuf>,
-    /// What 'viommu capabilities --format json' printed on another host
+    /// What 'viommu capabilities --format json' printed on another host; 'plan' takes several
     #[arg(long, value_name = "FILE")]
-    host: Option<PathBuf>,
+    host: Vec<PathBuf>,
     /// Another configuration file than /etc/viommu.toml
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-}
-
-/// Which libvirt a domain's name is looked up in.
-#[derive(Debug, Default, Args)]
-pub(super) struct Connection {
-    /// libvirt connection URI for virsh
-    #[arg(long, value_name = "URI")]
-    connect: Option<String>,
 }
 
 /// Opens what the user names: a file, `-` or nothing for stdin.
@@ -89,29 +78,10 @@ pub(super) fn domain_xml(source: Option<&str>, connection: &Connection) -> Resul
     match source {
         // libvirt allows no name with a slash.
         Some(name) if name != "-" && !name.contains('/') && !Path::new(name).exists() => {
-            dump(name, &["--inactive"], connection)
+            let dumped = connection.virsh().and_then(|virsh| virsh.dump(name, &["--inactive"]));
+            dumped.map_err(|reason| Failure::Usage(format!("{name} is neither a file nor a domain: {reason}")))
         }
         source => file(source),
-    }
-}
-
-/// The XML of a domain that virsh knows.
-pub(super) fn dump(name: &str, options: &[&str], connection: &Connection) -> Result<Vec<u8>, Failure> {
-    let mut virsh = Command::new("virsh");
-    if let Some(uri) = &connection.connect {
-        virsh.args(["--connect", uri]);
-    }
-    // --domain: a name that begins with a dash is no option.
-    let output = virsh.arg("--quiet").arg("dumpxml").args(options).arg("--domain").arg(name).output();
-    match output {
-        Ok(output) if output.status.success() => Ok(output.stdout),
-        Ok(output) => {
-            let reason = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-            Err(Failure::Usage(format!("{name} is neither a file nor a domain that virsh knows: {reason}")))
-        }
-        Err(error) => {
-            Err(Failure::Usage(format!("{name} is not a file, and virsh cannot be asked for a domain: {error}")))
-        }
     }
 }
 
@@ -136,24 +106,46 @@ pub(super) fn decide(
 ) -> Result<(Domain, Plan), Failure> {
     let domain = Domain::read(document)?;
     let wishes = Wishes { model: request.model.clone(), locked_memory: request.locked_memory, ..Wishes::default() };
-    let config = match &host.config {
-        Some(path) => named_configuration(path)?,
-        None => configuration(Path::new(config::PATH))?,
-    };
+    let config = host.configuration()?;
     let facts = host.facts(&domain)?;
-    let plan = match Request::of(&domain, &wishes, &config) {
-        Ok(request) => plan::plan(&domain, &request, &facts),
-        Err(refusal) => plan::refused(&domain, refusal),
-    };
+    let plan = plan::decide(&domain, &wishes, &config, &facts);
     Ok((domain, plan))
 }
 
+impl RequestOptions {
+    /// Whether the command line asks for nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.model.is_none() && self.locked_memory.is_none()
+    }
+}
+
 impl HostOptions {
+    /// Whether the host is a recorded one.
+    pub(super) fn is_recorded(&self) -> bool {
+        !self.host.is_empty()
+    }
+
+    /// The same options for each of several recorded hosts, with its file's name; none where at most one is named.
+    pub(super) fn each_recorded(&self) -> Option<Vec<(String, HostOptions)>> {
+        let one =
+            |file: &PathBuf| (file.display().to_string(), HostOptions { host: vec![file.clone()], ..self.clone() });
+        (self.host.len() > 1).then(|| self.host.iter().map(one).collect())
+    }
+
+    /// The host's configuration, or the one that is named.
+    pub(super) fn configuration(&self) -> Result<Config, Failure> {
+        match &self.config {
+            Some(path) => named_configuration(path),
+            None => Ok(configuration(Path::new(config::PATH))?),
+        }
+    }
+
     /// Facts about the host: a recorded host, or this one; then what the options say instead.
     pub(super) fn facts(&self, domain: &Domain) -> Result<Host, Failure> {
-        let mut host = match &self.host {
-            Some(file) => recorded(file)?,
-            None => self.places().host_for(domain),
+        let mut host = match self.host.as_slice() {
+            [] => self.places().host_for(domain),
+            [file] => recorded(file)?,
+            _ => return Err(Failure::Usage("only 'viommu plan' takes several hosts".to_owned())),
         };
         if self.libvirt_version.is_some() {
             host.libvirt = self.libvirt_version;

@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].2, "\\u{1b}[2J\u{fffd} group 1 used in multiple address spaces\\u{7}");
         assert_eq!(Findings::read(log.as_slice()).unwrap().lines, 7);
-        let long = read(format!("{} group 1 used in multiple address spaces", "\u{202e}".repeat(1000)));
-        assert!(long[0].2.chars().count() == MAX_SHOWN + 1 && long[0].2.ends_with('…'), "{long:?}");
+        let cut = read(format!("{} group 1 used in multiple address spaces", "\u{202e}".repeat(1000)));
+        assert!(cut[0].2.chars().count() == MAX_SHOWN + 1 && cut[0].2.ends_with('…'), "{cut:?}");
     }
 }

@@ -6,25 +6,33 @@
 mod intel;
 mod memlock;
 mod model;
+mod placing;
 mod refusals;
 mod result;
 mod warnings;
 
+use crate::config::Config;
 use crate::domain::Domain;
 use crate::host::Host;
 use crate::note::{Code, Note};
 use crate::qemu;
-use crate::request::{Model, Request};
+use crate::request::{Model, Request, Wishes};
 use crate::version::Version;
 
 pub use memlock::{AddressSpace, Limit, Memlock, accounted_memory, needed_bytes};
 use memlock::{Presence, Shape};
-pub use result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Route, Summary};
+pub use placing::obstacle;
+pub use result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Route, Summary, wrapper_for};
 
 /// What libvirt and QEMU are taken for when nobody knows their versions: the newest that were tested.
 pub const ASSUMED_LIBVIRT: Version = Version::new(12, 8);
 /// See [`ASSUMED_LIBVIRT`].
 pub const ASSUMED_QEMU: Version = Version::new(11, 1);
+
+/// The oldest that were tested.
+pub const OLDEST_LIBVIRT: Version = Version::new(7, 0);
+/// See [`OLDEST_LIBVIRT`].
+pub const OLDEST_QEMU: Version = Version::new(5, 2);
 
 /// What the wrapper's name begins with; the rest is the name of the real QEMU.
 pub const WRAPPER_PREFIX: &str = "viommu-";
@@ -60,6 +68,15 @@ pub fn plan(domain: &Domain, request: &Request, host: &Host) -> Plan {
     plan
 }
 
+/// Decides about a domain, once it is found out what it asks for. A request that is wrong is a plan too: one that refuses.
+#[must_use]
+pub fn decide(domain: &Domain, command_line: &Wishes, config: &Config, host: &Host) -> Plan {
+    match Request::of(domain, command_line, config) {
+        Ok(request) => plan(domain, &request, host),
+        Err(refusal) => refused(domain, refusal),
+    }
+}
+
 /// A plan for a domain whose request itself is wrong.
 #[must_use]
 pub fn refused(domain: &Domain, refusal: Note) -> Plan {
@@ -75,9 +92,14 @@ pub fn has_viommu(domain: &Domain) -> bool {
 /// How a vIOMMU reaches this domain's QEMU.
 #[must_use]
 pub fn route(domain: &Domain) -> Route {
-    let emulator = domain.emulator.as_deref().and_then(|path| path.rsplit('/').next());
-    let real = emulator.and_then(|name| name.strip_prefix(WRAPPER_PREFIX));
-    if real.is_some_and(|name| name.starts_with("qemu-system-")) { Route::Wrapper } else { Route::Native }
+    if domain.emulator.as_deref().and_then(wrapped_emulator).is_some() { Route::Wrapper } else { Route::Native }
+}
+
+/// The file name of the real QEMU, where a path is that of a wrapper.
+#[must_use]
+pub fn wrapped_emulator(path: &str) -> Option<&str> {
+    let real = path.rsplit('/').next()?.strip_prefix(WRAPPER_PREFIX)?;
+    real.starts_with("qemu-system-").then_some(real)
 }
 
 /// Everything a rule may look at.

@@ -192,21 +192,20 @@ impl Plan {
             Edit::CompleteIommu { .. } | Edit::SplitIoapic | Edit::ForbidPageSharing => "",
         };
         let message = format!(
-            "{}{lack}: define what 'viommu rewrite' makes of the domain XML, or set <emulator> to \
-             /usr/bin/{WRAPPER_PREFIX}{}",
+            "{}{lack}: define what 'viommu rewrite' makes of the domain XML, or set <emulator> to {}",
             missing.reason,
-            self.domain.emulator()
+            wrapper_for(self.domain.arch.as_deref())
         );
         Some(Note::error(Code::WrapperMissing, message))
     }
 }
 
-impl Summary {
-    /// The QEMU of this guest, of which there is a wrapper. A 32-bit x86 guest runs in the 64-bit one too
-    /// (`virQEMUCapsIsArchSupported`).
-    fn emulator(&self) -> &'static str {
-        if self.arch.as_deref() == Some("aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" }
-    }
+/// The wrapper for guests of an architecture, by its path. A 32-bit x86 guest runs in the 64-bit QEMU too
+/// (`virQEMUCapsIsArchSupported`).
+#[must_use]
+pub fn wrapper_for(arch: Option<&str>) -> String {
+    let arch = if arch == Some("aarch64") { "aarch64" } else { "x86_64" };
+    format!("/usr/bin/{WRAPPER_PREFIX}qemu-system-{arch}")
 }
 
 fn as_map<S: serde::Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {

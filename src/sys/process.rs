@@ -180,11 +180,28 @@ pub fn daemon() -> Option<Pid> {
     None
 }
 
-/// The parent of a process: the second field after the name, which may itself hold blanks and parentheses (proc(5)).
 fn parent(pid: Pid) -> Option<Pid> {
+    status_field(pid, 4)?.parse().ok().and_then(Pid::from_raw)
+}
+
+/// When a process was started, seconds since the epoch; a second off at most.
+#[must_use]
+pub fn started(pid: Pid) -> Option<u64> {
+    // The kernel's USER_HZ, which is the same on every architecture that libvirt has a vIOMMU for.
+    const TICKS: u64 = 100;
+    let ticks: u64 = status_field(pid, 22)?.parse().ok()?;
+    // The counters of many processors come before it.
+    let text = super::fs::head(Path::new("/proc/stat"), 4 << 20)?;
+    let booted: u64 = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    Some(booted + ticks / TICKS)
+}
+
+/// A field of `/proc/PID/stat`, by its number in proc(5), from the third on: the second, the name, may itself hold blanks
+/// and parentheses.
+fn status_field(pid: Pid, number: usize) -> Option<String> {
     let stat = super::fs::head(Path::new(&format!("/proc/{}/stat", pid.as_raw_nonzero())), 1024)?;
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(1)?.parse().ok().and_then(Pid::from_raw)
+    fields.split_whitespace().nth(number.checked_sub(3)?).map(str::to_owned)
 }
 
 /// The arguments of a process, without `argv[0]`; none where it is gone.

@@ -300,7 +300,7 @@ impl Drop for Guest<'_> {
     fn drop(&mut self) {
         let name = quote(&self.name);
         // It may run or not, and may have been undefined; in a test that panics nothing must panic again.
-        let _ = self.libvirt.try_run(&format!("virsh -q destroy {name}; virsh -q {UNDEFINE} {name}"));
+        let _ = self.libvirt.try_run(&format!("virsh -q destroy --domain {name}; virsh -q {UNDEFINE} {name}"));
     }
 }
 
@@ -332,8 +332,8 @@ const HOOK_IS_VIOMMU: &str = "ln -sfT /usr/bin/viommu /etc/libvirt/hooks/qemu";
 /// Makes libvirtd look for hooks again.
 const RELOAD: &str = "kill -HUP \"$(cat /run/lab-libvirtd.pid)\"; virsh -q uri >/dev/null";
 
-/// With everything that would keep libvirt from undefining a domain.
-const UNDEFINE: &str = "undefine --nvram --managed-save --snapshots-metadata --checkpoints-metadata";
+/// With everything that would keep libvirt from undefining a domain, whatever its name is.
+const UNDEFINE: &str = "undefine --nvram --managed-save --snapshots-metadata --checkpoints-metadata --domain";
 
 /// A word as bash and virsh read it.
 fn quote(word: &str) -> String {

@@ -16,8 +16,8 @@ pub(crate) fn check(name: &str, test: &str, generated: &str) {
 pub(crate) fn part(path: &str, test: &str, comment: (&str, &str), generated: &str) {
     let mark = |text: &str| format!("{}{text}{}", comment.0, comment.1);
     let (begin, end) = (mark(&command(test)), mark("end of the generated part"));
-    let text = fs::read_to_string(in_repository(path)).unwrap();
-    let (head, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("{path} lacks the line {begin}"));
+    let file = fs::read_to_string(in_repository(path)).unwrap();
+    let (head, rest) = file.split_once(&begin).unwrap_or_else(|| panic!("{path} lacks the line {begin}"));
     let (_, tail) = rest.split_once(&end).unwrap_or_else(|| panic!("{path} lacks the line {end}"));
     whole(path, test, &format!("{head}{begin}{generated}{end}{tail}"));
 }

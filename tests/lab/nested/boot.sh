@@ -28,7 +28,7 @@ cp "$kit/vmlinuz" "$kit/l2-initrd" "$dir/share/"
 # Inside QEMU's chroot the lab stands at /mnt.
 inside=/mnt/instances/$instance
 devices=()
-for number in 1 2 3 4; do
+for number in 1 2 3 4 5; do
     # A root port each: QEMU's have ACS, so each NIC is an IOMMU group of its own. igb can be reset by itself (FLR), which
     # makes starts quick. restrict=on: DHCP and nothing beyond.
     devices+=(

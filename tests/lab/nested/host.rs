@@ -11,7 +11,7 @@ use super::results::Results;
 /// A run is given four times what it took on two busy cores.
 const PREPARE_SECONDS: u64 = 4 * 12;
 
-/// What L1 is: a distribution release, confined or not. One scenario at a time: they share its four NICs.
+/// What L1 is: a distribution release, confined or not. One scenario at a time: they share its NICs.
 pub(super) struct Suite {
     name: &'static str,
     libvirt: &'static str,
@@ -147,7 +147,7 @@ impl Suite {
         };
         let as_expected = values.get("libvirt").starts_with(self.libvirt)
             && values.get("qemu").starts_with(self.qemu)
-            && values.get("iommu_groups") == "4";
+            && values.get("iommu_groups") == "5";
         if as_expected { Ok(instance) } else { Err(format!("not the L1 that was expected: {}", values.line)) }
     }
 }
