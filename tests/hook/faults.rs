@@ -236,13 +236,14 @@ fn names_that_are_no_text() {
     );
 }
 
+const SECRET: &str = "hunter2-of-a-tenant";
+
 /// The XML that libvirt gives at a migration carries passwords.
 #[test]
 fn no_secret_is_logged_or_stored() {
     if !sandbox::inside("effects::faults::no_secret_is_logged_or_stored") || !traced() {
         return;
     }
-    const SECRET: &str = "hunter2-of-a-tenant";
     let guests = guests();
     let trace = Path::new("/run/test/secret.trace");
     let graphics = format!("    <graphics type='vnc' passwd='{SECRET}'/>\n    <memballoon");
