@@ -44,7 +44,7 @@ impl Paint {
 
 /// Writes a value as JSON.
 pub(super) fn json(value: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
-    let json = serde_json::to_string_pretty(value)?;
+    let json = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
     writeln!(out, "{}", printable_json(&json))
 }
 

@@ -235,3 +235,29 @@ fn names_that_are_no_text() {
         Some("xml-malformed"),
     );
 }
+
+const SECRET: &str = "hunter2-of-a-tenant";
+
+/// The XML that libvirt gives at a migration carries passwords.
+#[test]
+fn no_secret_is_logged_or_stored() {
+    if !sandbox::inside("effects::faults::no_secret_is_logged_or_stored") || !traced() {
+        return;
+    }
+    let guests = guests();
+    let trace = Path::new("/run/test/secret.trace");
+    let graphics = format!("    <graphics type='vnc' passwd='{SECRET}'/>\n    <memballoon");
+    for xml in [&guests.asks, &guests.native, &guests.wrapper, &guests.silent, &guests.broken] {
+        let xml = xml.replace("    <memballoon", &graphics).replace("<apic/>", &format!("<apic eoi='{SECRET}'/>"));
+        for event in [PREPARE, START, STARTED, MIGRATE, STOPPED, RELEASE].into_iter().chain(OTHERS) {
+            let mut command = Command::new("strace");
+            command.args(["-f", "-qq", "-s", "100000", "-e", "trace=%net,write,writev,pwrite64", "-o"]).arg(trace);
+            let ran = feed(command.arg(sandbox::hook()).arg(NAME).args(event), xml.as_bytes());
+            assert!(!ran.stderr.contains(SECRET), "{event:?}: {ran:?}");
+            let trace = fs::read_to_string(trace).unwrap();
+            // What is printed goes back to libvirt, who gave it.
+            let told = trace.lines().find(|line| line.contains(SECRET) && !line.contains("write(1,"));
+            assert_eq!(told, None, "{event:?}");
+        }
+    }
+}

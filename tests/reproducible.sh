@@ -1,0 +1,34 @@
+#!/bin/bash
+# Builds the release binary twice, in two folders of different names, and compares the bytes.
+#
+#   tests/reproducible.sh
+#
+# Takes two whole builds. The flags are those of a release: they also keep the builder's paths out of the binary.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+stage=$(mktemp -d)
+trap 'rm -rf "$stage"' EXIT
+triple=$(rustc -vV | sed -n 's/^host: //p')
+
+build() { # FOLDER
+    mkdir -p "$1"
+    git archive HEAD | tar -x -C "$1"
+    local flags=(-Ctarget-feature=+crt-static "--remap-path-prefix=$1=/viommu" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
+    (
+        cd "$1"
+        IFS=$'\x1f'
+        CARGO_ENCODED_RUSTFLAGS="${flags[*]}" CARGO_TARGET_DIR="$1/target" cargo build --quiet --release --locked --target "$triple"
+    )
+    cp "$1/target/$triple/release/viommu" "$2"
+    rm -rf "$1"
+}
+
+build "$stage/one" "$stage/first"
+build "$stage/another/folder" "$stage/second"
+sha256sum "$stage/first" "$stage/second"
+cmp "$stage/first" "$stage/second"
+if grep -aoF -e "$HOME/" -e "$stage" "$stage/first"; then
+    echo 'These are paths of the builder.' >&2
+    exit 1
+fi
+echo 'The same bytes, and no path of the builder in them.'

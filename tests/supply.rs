@@ -1,0 +1,122 @@
+//! What the binary is made of: a reason and a licence for everything, and the bill of materials.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test program"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+use std::{env, fs};
+
+use serde_json::{Value, json};
+
+fn file(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name))
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn table(name: &str) -> toml::Table {
+    file(name).parse().unwrap()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// The packages that go into the binary or into building it, by their ids.
+fn shipped() -> BTreeMap<String, Value> {
+    let cargo = env::var_os("CARGO").unwrap();
+    let mut command = Command::new(cargo);
+    command.args(["metadata", "--offline", "--locked", "--format-version=1"]);
+    command.args(["--filter-platform", "x86_64-unknown-linux-gnu"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let nodes: BTreeMap<_, _> =
+        metadata["resolve"]["nodes"].as_array().unwrap().iter().map(|node| (text(&node["id"]), node)).collect();
+    let mut wanted = vec![text(&metadata["resolve"]["root"])];
+    let mut found = BTreeSet::new();
+    while let Some(id) = wanted.pop() {
+        if found.insert(id) {
+            let dependencies = nodes[id]["deps"].as_array().unwrap().iter();
+            // A kind that is null is that of the program itself.
+            let shipped = dependencies.filter(|dependency| {
+                dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"] != "dev")
+            });
+            wanted.extend(shipped.map(|dependency| text(&dependency["pkg"])));
+        }
+    }
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    packages
+        .filter(|package| found.contains(text(&package["id"])))
+        .map(|p| (text(&p["id"]).to_owned(), p.clone()))
+        .collect()
+}
+
+#[test]
+fn every_direct_dependency_has_a_reason() {
+    let manifest = table("Cargo.toml");
+    let page = file("docs/dependencies.md");
+    let documented: BTreeSet<_> =
+        page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(name, _)| name)).collect();
+    let direct: BTreeSet<_> = ["dependencies", "dev-dependencies"]
+        .iter()
+        .flat_map(|section| manifest[*section].as_table().unwrap().keys().map(String::as_str))
+        .collect();
+    assert_eq!(documented, direct, "docs/dependencies.md");
+}
+
+#[test]
+fn every_licence_is_allowed() {
+    let policy = table("deny.toml");
+    let allowed: Vec<_> =
+        policy["licenses"]["allow"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    for package in shipped().values() {
+        let licence = text(&package["license"]).replace('/', " OR ").replace(['(', ')'], "");
+        // Every AND must be allowed, by one of its ORs.
+        let holds = licence.split(" AND ").all(|all| all.split(" OR ").any(|one| allowed.contains(&one.trim())));
+        assert!(holds, "{} is under {licence}", package["name"]);
+        assert!(
+            package["source"].is_null() || text(&package["source"]).starts_with("registry+"),
+            "{}",
+            package["name"]
+        );
+    }
+}
+
+#[test]
+fn bill_of_materials() {
+    let shipped = shipped();
+    let component = |package: &Value, kind: &str| {
+        let (name, version) = (text(&package["name"]), text(&package["version"]));
+        json!({
+            "type": kind,
+            "bom-ref": package["id"],
+            "name": name,
+            "version": version,
+            "purl": format!("pkg:cargo/{name}@{version}"),
+            "licenses": [{"expression": text(&package["license"]).replace('/', " OR ")}],
+        })
+    };
+    let (own, others): (Vec<_>, Vec<_>) = shipped.values().partition(|package| package["source"].is_null());
+    let [own] = own[..] else { panic!("{own:?}") };
+    let bill = json!({
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "version": 1,
+        "metadata": {"component": component(own, "application")},
+        "components": others.iter().map(|package| component(package, "library")).collect::<Vec<_>>(),
+    });
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("viommu.cdx.json");
+    fs::write(&path, serde_json::to_string_pretty(&bill).unwrap()).unwrap();
+    println!("{} components in {}", others.len(), path.display());
+    assert!(others.iter().any(|package| package["name"] == "roxmltree"));
+    assert!(others.iter().all(|package| package["name"] != "proptest"), "no dependency of the tests is shipped");
+    assert!(others.len() <= 50, "{} crates: what was it worth?", others.len());
+}
