@@ -6,7 +6,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::config::Config;
-use crate::domain::{Domain, NovaMetadata};
+use crate::domain::{Domain, Metadata, NovaMetadata};
 use crate::note::{Code, Note};
 
 /// A requested model.
@@ -64,6 +64,10 @@ impl Model {
 pub enum Source {
     /// An option of the command line.
     Cli,
+    /// The annotations of a KubeVirt virtual machine instance.
+    Kubevirt,
+    /// The custom properties of an oVirt virtual machine.
+    Ovirt,
     /// The domain's own metadata.
     Metadata,
     /// Nova's flavor.
@@ -83,6 +87,8 @@ impl Source {
     pub fn describe(self) -> &'static str {
         match self {
             Source::Cli => "the command line",
+            Source::Kubevirt => "the VMI's annotation",
+            Source::Ovirt => "the custom property",
             Source::Metadata => "the domain metadata",
             Source::NovaFlavor => "the Nova flavor",
             Source::NovaImage => "the Nova image",
@@ -103,6 +109,33 @@ pub struct Wishes {
     pub aw_bits: Option<u8>,
     /// VFIO devices will be hot-plugged.
     pub hotplug: Option<bool>,
+}
+
+impl Wishes {
+    /// What stands in the four keys of a request that somebody has written, in the domain metadata or where a manager has room
+    /// for it. Strict: what cannot be meant is refused.
+    ///
+    /// # Errors
+    /// `request-conflict`.
+    pub fn written(written: &Metadata, source: Source) -> Result<Wishes, Note> {
+        let place = source.describe();
+        if let Some(unknown) = written.unknown.first() {
+            let message = format!("unknown key '{unknown}' in {place}: use model, locked-memory, aw-bits or hotplug");
+            return Err(Note::error(Code::RequestConflict, message));
+        }
+        Ok(Wishes {
+            model: non_empty(written.model.as_deref()),
+            locked_memory: boolean(written.locked_memory.as_deref(), "locked-memory", place)?,
+            aw_bits: aw_bits(written.aw_bits.as_deref(), "aw-bits", place)?,
+            hotplug: boolean(written.hotplug.as_deref(), "hotplug", place)?,
+        })
+    }
+
+    /// Whether anything is wished for, rather than left open or declined.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.model.as_deref().is_some_and(|model| model != "none") || self.locked_memory == Some(true)
+    }
 }
 
 /// What a guest asks for.
@@ -167,17 +200,26 @@ impl Request {
     /// # Errors
     /// `model-unknown`, `request-conflict`, `locked-memory-without-page-size`.
     pub fn of(domain: &Domain, command_line: &Wishes, config: &Config) -> Result<Request, Note> {
+        Request::asked(domain, (Source::Cli, command_line), config)
+    }
+
+    /// Merges all sources; the strongest is whoever hands over the domain.
+    ///
+    /// # Errors
+    /// As [`Request::of`].
+    pub fn asked(domain: &Domain, strongest: (Source, &Wishes), config: &Config) -> Result<Request, Note> {
         let mut notes = Vec::new();
         let mut nova = domain.nova.clone().unwrap_or_default();
         if !config.allow_image_request {
             ignore_image(&mut nova, &mut notes);
         }
-        let metadata = metadata_wishes(domain)?;
+        let metadata = domain.metadata.as_ref().map(|written| Wishes::written(written, Source::Metadata));
+        let metadata = metadata.transpose()?.unwrap_or_default();
         let flavor = flavor_wishes(&nova)?;
         let image = image_wishes(&nova)?;
         let host = config.wishes(domain);
         let sources = [
-            (Source::Cli, command_line),
+            strongest,
             (Source::Metadata, &metadata),
             (Source::NovaFlavor, &flavor),
             (Source::NovaImage, &image),
@@ -186,7 +228,7 @@ impl Request {
         let (source, model) = model(&sources)?;
         note_overridden_image(&flavor, &image, &mut notes);
 
-        let stronger = command_line.locked_memory.or(metadata.locked_memory);
+        let stronger = strongest.1.locked_memory.or(metadata.locked_memory);
         let locked = match stronger {
             Some(wish) => wish,
             None => match locked_by_nova(flavor.locked_memory, image.locked_memory)? {
@@ -231,23 +273,6 @@ fn model(sources: &[(Source, &Wishes)]) -> Result<(Source, Model), Note> {
         }
     }
     Ok((Source::None, Model::None))
-}
-
-fn metadata_wishes(domain: &Domain) -> Result<Wishes, Note> {
-    let Some(metadata) = &domain.metadata else { return Ok(Wishes::default()) };
-    if let Some(unknown) = metadata.unknown.first() {
-        let message = format!(
-            "unknown attribute '{unknown}' in the domain metadata: <viommu> takes model, locked-memory, aw-bits and hotplug"
-        );
-        return Err(Note::error(Code::RequestConflict, message));
-    }
-    let place = "the domain metadata";
-    Ok(Wishes {
-        model: non_empty(metadata.model.as_deref()),
-        locked_memory: boolean(metadata.locked_memory.as_deref(), "locked-memory", place)?,
-        aw_bits: aw_bits(metadata.aw_bits.as_deref(), "aw-bits", place)?,
-        hotplug: boolean(metadata.hotplug.as_deref(), "hotplug", place)?,
-    })
 }
 
 /// Nova's validator refuses unknown `hw:` keys, and lets every key of a namespace that it does not know through: `viommu:` is
@@ -363,7 +388,6 @@ fn aw_bits(text: Option<&str>, key: &str, place: &str) -> Result<Option<u8>, Not
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Metadata;
 
     fn domain(extra_specs: &[(&str, &str)], properties: &[(&str, &str)]) -> Domain {
         let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();

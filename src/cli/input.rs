@@ -34,6 +34,9 @@ pub(super) struct RequestOptions {
     /// Lock all of the guest's memory
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     locked_memory: Option<bool>,
+    /// Another configuration file than /etc/viommu.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 /// The host that the domain is to run on.
@@ -55,9 +58,6 @@ pub(super) struct HostOptions {
     /// What 'viommu capabilities --format json' printed on another host
     #[arg(long, value_name = "FILE")]
     host: Option<PathBuf>,
-    /// Another configuration file than /etc/viommu.toml
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 /// Which libvirt a domain's name is looked up in.
@@ -131,7 +131,7 @@ pub(super) fn decide(
 ) -> Result<(Domain, Plan), Failure> {
     let domain = Domain::read(document)?;
     let wishes = Wishes { model: request.model.clone(), locked_memory: request.locked_memory, ..Wishes::default() };
-    let config = match &host.config {
+    let config = match &request.config {
         Some(path) => named_configuration(path)?,
         None => configuration(Path::new(config::PATH))?,
     };
@@ -144,11 +144,20 @@ pub(super) fn decide(
 }
 
 impl HostOptions {
-    /// Facts about the host: a recorded host, or this one; then what the options say instead.
+    /// What the decision needs to know for one domain: of a recorded host, or of this one; then what the options say instead.
     pub(super) fn facts(&self, domain: &Domain) -> Result<Host, Failure> {
+        self.read(|places| places.host_for(domain))
+    }
+
+    /// Everything that can be known, from the same sources.
+    pub(super) fn whole(&self) -> Result<Host, Failure> {
+        self.read(Places::whole_host)
+    }
+
+    fn read(&self, this_host: impl FnOnce(&Places) -> Host) -> Result<Host, Failure> {
         let mut host = match &self.host {
             Some(file) => recorded(file)?,
-            None => self.places().host_for(domain),
+            None => this_host(&self.places()),
         };
         if self.libvirt_version.is_some() {
             host.libvirt = self.libvirt_version;
