@@ -33,7 +33,7 @@ pub(super) fn placement(host: &Host, offers: &[Offer<'_>], out: &mut impl Write)
         writeln!(out, "#   {:<27}  {answer}", trait_of(*model))?;
     }
     let given: Vec<Model> = models.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(model, _)| *model).collect();
-    let traits = given.iter().map(|model| format!(" --trait {}", trait_of(*model))).collect::<String>();
+    let traits = given.iter().flat_map(|model| [" --trait ".to_owned(), trait_of(*model)]).collect::<String>();
     writeln!(
         out,
         "#

@@ -70,12 +70,10 @@ fn given<'m>(lab: &Libvirt, arch: Arch, model: &'m str) -> &'m str {
 /// What libvirt or QEMU says to a guest that has the model written into it by hand.
 fn refusal(lab: &Libvirt, arch: Arch, model: &str) -> String {
     let xml = domain(arch, arch.real(), "").replace("</devices>", &format!("<iommu model='{model}'/></devices>"));
-    match lab.define(&xml) {
-        Err(message) => message,
-        Ok(()) => {
-            let output = lab.guest(&xml).virsh("start", &["--paused"]);
-            assert_ne!(output.status, 0, "{model} was said to be impossible, and it starts");
-            output.stderr
-        }
+    if let Err(message) = lab.define(&xml) {
+        return message;
     }
+    let output = lab.guest(&xml).virsh("start", &["--paused"]);
+    assert_ne!(output.status, 0, "{model} was said to be impossible, and it starts");
+    output.stderr
 }

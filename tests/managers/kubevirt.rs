@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::kept::is_kept;
-use crate::program::{Ran, run};
+use crate::program::{Ran, VIOMMU, run};
 use crate::support::libvirt::{Suite, shared};
 use crate::support::on_both_suites;
 use crate::{RECORDED_HOST, named, sandbox, without_kvm};
@@ -110,6 +110,19 @@ fn a_request_that_cannot_be_met_prints_no_domain() {
     fs::remove_file(RECORDED_HOST).unwrap();
     let ran = on_define_domain(&intel, DOMAIN);
     assert!(ran.status == 0 && ran.stderr.contains("info[host-fact-assumed]"), "what is assumed is said: {ran:?}");
+}
+
+/// The image is `FROM scratch`: no libraries, no /proc, no /dev.
+#[test]
+fn nothing_but_the_binary_is_needed() {
+    if !sandbox::inside("kubevirt::nothing_but_the_binary_is_needed") {
+        return;
+    }
+    fs::create_dir_all("/run/image/usr/bin").unwrap();
+    fs::copy(VIOMMU, "/run/image/usr/bin/onDefineDomain").unwrap();
+    let intel = asking(r#""viommu.libvirt/model": "intel""#);
+    let ran = run("chroot", &["/run/image", "/usr/bin/onDefineDomain", "--vmi", &intel, "--domain", DOMAIN], b"");
+    assert!(ran.status == 0 && ran.stdout.contains("<iommu"), "{ran:?}");
 }
 
 on_both_suites!(libvirt_defines_what_is_printed);

@@ -1,8 +1,10 @@
-//! The managers' doors: KubeVirt's sidecar, vdsm's hook, and what schedulers are told about a host.
+//! The managers' doors: Nova's metadata, KubeVirt's sidecar, vdsm's hook, and what schedulers are told about a host.
 
 #![expect(clippy::disallowed_methods, reason = "tests have effects")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here fails the test")]
 
+#[path = "../support/instance.rs"]
+mod instance;
 #[path = "../support/kept.rs"]
 mod kept;
 #[path = "../support/program.rs"]
@@ -13,6 +15,7 @@ mod sandbox;
 mod support;
 
 mod kubevirt;
+mod nova;
 mod placing;
 mod vdsm;
 
