@@ -61,17 +61,22 @@ pub fn gives(host: &Host, offers: &[Offer<'_>], model: Model) -> Result<(), Note
     let of_the_model =
         |(arch, note): &&(&str, &Note)| (note.code == Code::ModelArchMismatch, host.arch.as_deref() != Some(*arch));
     let refusal = refusals.iter().min_by_key(of_the_model);
-    Err(refusal.map_or_else(|| unknown("any architecture"), |(_, note)| (*note).clone()))
+    Err(refusal.map_or_else(|| missing(host, "x86_64"), |(_, note)| (*note).clone()))
 }
 
 fn is_wrapper(emulator: &Emulator) -> bool {
     emulator.path.rsplit('/').next().is_some_and(|name| name.starts_with(WRAPPER_PREFIX))
 }
 
-fn unknown(arch: &str) -> Note {
-    let message = format!(
-        "libvirt knows no emulator for {arch}: install one and run 'virsh capabilities' once (only root can read what libvirt knows)"
-    );
+/// Why an architecture has no emulator: none is installed, or nobody knows.
+fn missing(host: &Host, arch: &str) -> Note {
+    if host.libvirt.is_some() {
+        let message =
+            format!("this host's libvirt knows no emulator for {arch}: install one, and run 'virsh capabilities'");
+        return Note::error(Code::ModelUnsupportedByQemu, message);
+    }
+    let message =
+        "nothing is known about this host's libvirt and its emulators: ask as root, after 'virsh capabilities'";
     Note::error(Code::HostFactAssumed, message)
 }
 
@@ -90,7 +95,7 @@ fn judge(
         return Err(refusal.clone());
     }
     if emulator.is_none() {
-        return Err(unknown(arch));
+        return Err(missing(host, arch));
     }
     if let Some(note) = plan.notes.iter().find(|note| note.code == Code::HostFactAssumed) {
         return Err(note.clone());
@@ -191,7 +196,7 @@ mod tests {
         x86_only.emulators.remove(0);
         assert_eq!(of(&x86_only, Model::Intel), Ok(()));
         assert_eq!(of(&x86_only, Model::Virtio), Err(Code::ModelUnsupportedByLibvirt));
-        assert_eq!(of(&x86_only, Model::Smmuv3), Err(Code::HostFactAssumed));
+        assert_eq!(of(&x86_only, Model::Smmuv3), Err(Code::ModelUnsupportedByQemu));
         assert_eq!(of(&x86_only, Model::Auto), Ok(()));
     }
 

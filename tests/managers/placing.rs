@@ -33,7 +33,9 @@ fn people_hear_which_models_and_why_not_the_others() {
     assert_eq!(lines[4], "  auto       yes: virtio");
     assert_eq!(lines[6], "guests on aarch64");
     assert!(
-        lines[9].starts_with("  smmuv3     no [host-fact-assumed]: libvirt knows no emulator for aarch64"),
+        lines[9].starts_with(
+            "  smmuv3     no [model-unsupported-by-qemu]: this host's libvirt knows no emulator for aarch64"
+        ),
         "{text}"
     );
     let old = capabilities("text", OLD);
@@ -83,7 +85,7 @@ fn nova_takes_the_provider_configuration() {
     for line in [
         "#   COMPUTE_VIOMMU_MODEL_INTEL   yes",
         "#   COMPUTE_VIOMMU_MODEL_VIRTIO  no [model-unsupported-by-libvirt]: libvirt 7.0.0 does not know",
-        "#   COMPUTE_VIOMMU_MODEL_SMMUV3  no [host-fact-assumed]: ",
+        "#   COMPUTE_VIOMMU_MODEL_SMMUV3  no [model-unsupported-by-qemu]: ",
         "#   COMPUTE_VIOMMU_MODEL_AUTO    yes",
     ] {
         assert!(old.contains(line), "{line}\n{old}");
@@ -172,7 +174,7 @@ fn node_feature_discovery_takes_the_feature_file() {
         ("viommu-virtio", "true"),
     ];
     assert_eq!(labels(&text).into_iter().collect::<Vec<_>>(), expected);
-    assert!(text.contains("# smmuv3: no [host-fact-assumed]: "), "{text}");
+    assert!(text.contains("# smmuv3: no [model-unsupported-by-qemu]: "), "{text}");
     assert!(labels(&capabilities("nfd", NOTHING)).is_empty());
     // A node without a libvirt: what its virt-launchers have is said on the command line.
     let launcher = [NOTHING, &["--libvirt-version", "11.3.0", "--qemu-version", "10.0.0"]].concat();
