@@ -28,6 +28,11 @@ pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, N
             }
             Change::CompleteIommu { driver } => complete_iommu(domain, driver, &mut edits),
             Change::SplitIoapic => split_ioapic(domain, &mut edits),
+            Change::DropDriver => {
+                let mut iommus = domain.children("devices").flat_map(|devices| devices.children("iommu"));
+                remove(iommus.find_map(|iommu| iommu.child("driver")), &mut edits);
+            }
+            Change::DropIoapic => remove(domain.path(&["features", "ioapic"]), &mut edits),
             Change::ForbidPageSharing => backing.push(element("nosharepages", &[], Vec::new())),
             Change::LockMemory => backing.push(element("locked", &[], Vec::new())),
         }
@@ -60,6 +65,10 @@ fn split_ioapic<'d, 'a>(domain: Element<'d, 'a>, edits: &mut Vec<Edit<'d, 'a>>) 
     } else {
         add_to(domain, "features", &["os"], vec![element("ioapic", &[driver], Vec::new())], edits);
     }
+}
+
+fn remove<'d, 'a>(element: Option<Element<'d, 'a>>, edits: &mut Vec<Edit<'d, 'a>>) {
+    edits.extend(element.map(|element| Edit::Remove { element }));
 }
 
 /// Appends to a child of the domain, or makes the child: after the first of its usual neighbours that is there, else last.

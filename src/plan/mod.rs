@@ -96,6 +96,8 @@ struct Decision {
     /// `<driver>` attributes that we add.
     added: Vec<(&'static str, String)>,
     ioapic: Option<Ioapic>,
+    /// What libvirt refuses and goes.
+    dropped: Vec<(&'static str, String, Edit)>,
     reasons: Vec<String>,
 }
 
@@ -173,12 +175,13 @@ impl<'a> Guest<'a> {
             driver: hidden.properties.clone().into_iter().collect(),
         });
         let ioapic = self.domain.ioapic.clone().map(|driver| Ioapic { driver, origin: Origin::Existing });
-        Decision { iommu: existing.or(hidden), added: Vec::new(), ioapic, reasons: Vec::new() }
+        let iommu = existing.or(hidden);
+        Decision { iommu, added: Vec::new(), ioapic, dropped: Vec::new(), reasons: Vec::new() }
     }
 
     /// A model whose `<driver>` takes nothing that we would set, but the width that was asked for.
     fn bare(&self, model: model::Kind) -> Decision {
-        let kept = self.as_it_is();
+        let kept = self.without_vt_d(self.as_it_is());
         if kept.iommu.is_some() {
             return kept;
         }
@@ -187,11 +190,36 @@ impl<'a> Guest<'a> {
         let iommu = Iommu { model: model.as_str().to_owned(), origin: Origin::Added, driver };
         Decision { iommu: Some(iommu), added, ..kept }
     }
+
+    /// Nova writes VT-d's attributes and the split irqchip whatever the model and the architecture (`_guest_add_iommu_device`).
+    /// libvirt has never taken them (`virDomainIOMMUDefValidate`, `qemuValidateDomainDefFeatures`), so nobody loses anything.
+    fn without_vt_d(&self, mut decision: Decision) -> Decision {
+        const VT_D: [&str; 5] = ["intremap", "caching_mode", "eim", "iotlb", "dma_translation"];
+        let is_vt_d = |(name, _): &(String, String)| VT_D.contains(&name.as_str());
+        // A width that somebody asks for has been compared with the one that is written, which then has to stay.
+        let iommu = decision.iommu.as_mut().filter(|iommu| {
+            let known = |pair| is_vt_d(pair) || pair.0 == "aw_bits" && self.request.aw_bits.is_none();
+            iommu.origin == Origin::Existing && iommu.driver.iter().any(is_vt_d) && iommu.driver.iter().all(known)
+        });
+        if let Some(iommu) = iommu {
+            let reason = format!("libvirt refuses these attributes for the model {}", iommu.model);
+            iommu.driver.clear();
+            decision.dropped.push(("/domain/devices/iommu/driver", reason, Edit::DropDriver));
+        }
+        if self.arch() == "aarch64" && decision.ioapic.take().is_some() {
+            let reason = "AArch64 has no I/O APIC, and libvirt refuses one".to_owned();
+            decision.dropped.push(("/domain/features/ioapic", reason, Edit::DropIoapic));
+        }
+        decision
+    }
 }
 
 impl Decision {
     fn enter(self, guest: &Guest<'_>, plan: &mut Plan) {
         let refused = plan.refusal().is_some();
+        for (path, reason, edit) in self.dropped {
+            plan.change(Action::Remove, path, reason, edit, false);
+        }
         let names = self.added.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ");
         match self.iommu.as_ref().map(|iommu| (iommu.origin, model::Kind::from_name(&iommu.model))) {
             Some((Origin::Added, Some(kind))) => {

@@ -115,9 +115,9 @@ pub struct Ioapic {
 /// One change of the domain XML.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// `add` or `set`.
+    /// `add`, `set` or `remove`.
     pub action: Action,
-    /// The element that is added or changed.
+    /// The element that is added, changed or taken away.
     pub path: &'static str,
     /// Why.
     pub reason: String,
@@ -137,6 +137,8 @@ pub enum Action {
     Add,
     /// Attributes of an element are set.
     Set,
+    /// An element that libvirt refuses is taken away.
+    Remove,
 }
 
 impl Action {
@@ -146,6 +148,7 @@ impl Action {
         match self {
             Action::Add => "add",
             Action::Set => "set",
+            Action::Remove => "remove",
         }
     }
 }
@@ -171,6 +174,10 @@ pub enum Edit {
     LockMemory,
     /// `<memoryBacking><nosharepages/>`.
     ForbidPageSharing,
+    /// No `<driver>` in the first `<iommu>`.
+    DropDriver,
+    /// No `<features><ioapic>`.
+    DropIoapic,
 }
 
 impl Plan {
@@ -189,7 +196,11 @@ impl Plan {
             Edit::AddIommu { .. } => ", and the domain has no <iommu>",
             Edit::LockMemory => ", and the domain has no <memoryBacking><locked/>",
             // The reason says what is lacking.
-            Edit::CompleteIommu { .. } | Edit::SplitIoapic | Edit::ForbidPageSharing => "",
+            Edit::CompleteIommu { .. }
+            | Edit::SplitIoapic
+            | Edit::ForbidPageSharing
+            | Edit::DropDriver
+            | Edit::DropIoapic => "",
         };
         let message = format!(
             "{}{lack}: define what 'viommu rewrite' makes of the domain XML, or set <emulator> to \

@@ -273,3 +273,43 @@ fn an_element_of_a_foreign_namespace_is_not_libvirts() {
     let after = before.replace("</devices>", "<iommu model='smmuv3'/></devices>");
     becomes(before, &asks("smmuv3"), &after);
 }
+
+/// What Nova writes for `auto` on AArch64, which libvirt refuses twice over.
+#[test]
+fn what_nova_writes_for_another_model_goes() {
+    let before = "<domain type='kvm'>
+  <os firmware='efi'><type arch='aarch64' machine='virt'>hvm</type></os>
+  <features>
+    <acpi/>
+    <ioapic driver='qemu'/>
+  </features>
+  <devices>
+    <iommu model='virtio'>
+      <driver intremap='on' caching_mode='on' aw_bits='48' eim='off' iotlb='on'/>
+    </iommu>
+  </devices>
+</domain>
+";
+    let after = "<domain type='kvm'>
+  <os firmware='efi'><type arch='aarch64' machine='virt'>hvm</type></os>
+  <features>
+    <acpi/>
+  </features>
+  <devices>
+    <iommu model='virtio'>
+    </iommu>
+  </devices>
+</domain>
+";
+    for model in ["auto", "virtio"] {
+        becomes(before, &asks(model), after);
+    }
+    let smmuv3 = |text: &str| text.replace("'virtio'", "'smmuv3'");
+    becomes(&smmuv3(before), &asks("smmuv3"), &smmuv3(after));
+    assert_eq!(rewritten(before, &asks("none")), Ok(None), "nobody asks");
+    // What a user may have written, and some libvirt takes, is the user's.
+    for own in ["aw_bits='48'", "accel='on' intremap='on'", "x='y'"] {
+        let text = after.replace("'virtio'>", &format!("'virtio'><driver {own}/>"));
+        assert_eq!(rewritten(&text, &asks("virtio")), Ok(None), "{own}");
+    }
+}
