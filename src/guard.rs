@@ -105,6 +105,9 @@ impl Watch {
             Ok(()) => self.watch(),
             Err(error) => End::Failed(std::io::Error::other(error)),
         };
+        if matches!(end, End::GuestGone | End::DaemonGone) && process::has_ended(self.daemon.as_fd()) {
+            self.remove_state();
+        }
         let (priority, what) = match &end {
             End::Raised(limit) => (Priority::Info, format!("locked-memory limit raised to {} bytes", limit.hard)),
             End::StateGone => (Priority::Info, "the start is over, nothing to raise".to_owned()),
@@ -118,6 +121,14 @@ impl Watch {
             &format!("guest {}: {what}", self.order.uuid),
             &[("VIOMMU_DOMAIN_UUID", &self.order.uuid)],
         );
+    }
+
+    /// A daemon that ended in the middle of a start has forgotten it, so no hook will see its end.
+    fn remove_state(&self) {
+        // Not that of a next start, which has replaced it.
+        if self.state.metadata().is_ok_and(|metadata| metadata.nlink() > 0) {
+            let _ = fs::remove(&self.order.state);
+        }
     }
 
     fn watch(&self) -> End {

@@ -97,6 +97,8 @@ codes! {
     StateUnwritable = "state-unwritable",
     /// The locked-memory limit was not raised in time.
     MemlockTimeout = "memlock-timeout",
+    /// A running guest has a lower locked-memory limit than it needs.
+    MemlockTooLow = "memlock-too-low",
     /// The real QEMU behind the wrapper cannot be executed.
     EmulatorMissing = "emulator-missing",
     /// The vIOMMU of a saved or migrated guest cannot be reproduced here.
@@ -115,6 +117,16 @@ codes! {
     XmlNotADomain = "xml-not-a-domain",
     /// QEMU's command line has no room or an unexpected shape for the vIOMMU.
     CommandLineUnsupported = "command-line-unsupported",
+    /// Somebody else has changed the domain between reading and defining it.
+    DomainChanged = "domain-changed",
+    /// The domain is in no store, so there is nothing that could be defined anew.
+    DomainTransient = "domain-transient",
+    /// libvirt does not take the changed domain.
+    DefineRefused = "define-refused",
+    /// Nobody has said yes to the change.
+    NotConfirmed = "not-confirmed",
+    /// A recorded host lacks what the guest needs.
+    HostUnsuitable = "host-unsuitable",
 
     // Warnings and remarks.
     /// The pinned guest memory exceeds what the host has.
@@ -133,6 +145,8 @@ codes! {
     ImageIgnored = "image-ignored",
     /// virtio-iommu before QEMU 9.0 tells the guest neither the host's address width nor its reserved ranges.
     VirtioVfioOldQemu = "virtio-vfio-old-qemu",
+    /// The host's pages are larger than 4 KiB, and VFIO maps nothing smaller.
+    HostPageSize = "host-page-size",
     /// Windows has no driver for this model.
     WindowsWithoutDriver = "windows-without-driver",
     /// vDPA devices bypass the vIOMMU with this QEMU.
@@ -147,6 +161,28 @@ codes! {
     AutoModel = "auto-model",
     /// The limit is raised by a race that is normally won.
     MemlockRace = "memlock-race",
+
+    // The host, as `viommu doctor` finds it.
+    /// libvirt has no hook that is viommu, or cannot execute it.
+    HookUnusable = "hook-unusable",
+    /// The daemon has not looked for hooks since there is one.
+    HookNotLoaded = "hook-not-loaded",
+    /// AppArmor or SELinux keeps the hook or the wrapper from its work.
+    Confined = "confined",
+    /// libvirt or QEMU is older than what is supported, or newer than what was tested.
+    VersionUnsupported = "version-unsupported",
+    /// The host has no IOMMU at work.
+    HostIommuOff = "host-iommu-off",
+    /// The kernel's VFIO modules are missing.
+    VfioMissing = "vfio-missing",
+    /// KVM cannot leave the I/O APIC to QEMU.
+    SplitIrqchipMissing = "split-irqchip-missing",
+    /// The daemon's own locked-memory limit is not what guests get.
+    DaemonMemlock = "daemon-memlock",
+    /// A guest runs without what it asks for.
+    RequestUnmet = "request-unmet",
+    /// Run-time state of guests that are gone.
+    StateLeftover = "state-leftover",
 }
 
 impl Code {

@@ -2,9 +2,13 @@
 //!
 //! Pure. Where an element goes is decided here; how bytes are spliced is `xml`'s business.
 
+mod undo;
+
 use crate::note::{Code, Note};
 use crate::plan::{Edit as Change, Plan};
-use crate::xml::{self, Document, Edit, Element, New};
+use crate::xml::{self, Document, Edit, Element, New, PatchError};
+
+pub use undo::undo;
 
 /// The domain XML after the plan's changes; none where there is nothing to change.
 ///
@@ -28,11 +32,6 @@ pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, N
             }
             Change::CompleteIommu { driver } => complete_iommu(domain, driver, &mut edits),
             Change::SplitIoapic => split_ioapic(domain, &mut edits),
-            Change::DropDriver => {
-                let mut iommus = domain.children("devices").flat_map(|devices| devices.children("iommu"));
-                remove(iommus.find_map(|iommu| iommu.child("driver")), &mut edits);
-            }
-            Change::DropIoapic => remove(domain.path(&["features", "ioapic"]), &mut edits),
             Change::ForbidPageSharing => backing.push(element("nosharepages", &[], Vec::new())),
             Change::LockMemory => backing.push(element("locked", &[], Vec::new())),
         }
@@ -40,10 +39,23 @@ pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, N
     if !backing.is_empty() {
         add_to(domain, "memoryBacking", &["currentMemory", "memory"], backing, &mut edits);
     }
-    let text = xml::apply(document, &edits).map_err(|error| {
-        Note::error(Code::XmlMalformed, format!("the domain XML leaves no place for the change: {error}"))
-    })?;
-    Ok(Some(text))
+    xml::apply(document, &edits).map(Some).map_err(|error| no_place(&error))
+}
+
+/// The domain XML with another `<emulator>`.
+///
+/// # Errors
+/// `xml-malformed` where the document has none.
+pub fn with_emulator(document: &Document<'_>, path: &str) -> Result<String, Note> {
+    let Some(element) = document.root().path(&["devices", "emulator"]) else {
+        return Err(Note::error(Code::XmlMalformed, "the domain names no <emulator>"));
+    };
+    let edit = Edit::SetText { element, value: path.to_owned() };
+    xml::apply(document, &[edit]).map_err(|error| no_place(&error))
+}
+
+fn no_place(error: &PatchError) -> Note {
+    Note::error(Code::XmlMalformed, format!("the domain XML leaves no place for the change: {error}"))
 }
 
 fn complete_iommu<'d, 'a>(domain: Element<'d, 'a>, driver: &[(&'static str, String)], edits: &mut Vec<Edit<'d, 'a>>) {
@@ -65,10 +77,6 @@ fn split_ioapic<'d, 'a>(domain: Element<'d, 'a>, edits: &mut Vec<Edit<'d, 'a>>) 
     } else {
         add_to(domain, "features", &["os"], vec![element("ioapic", &[driver], Vec::new())], edits);
     }
-}
-
-fn remove<'d, 'a>(element: Option<Element<'d, 'a>>, edits: &mut Vec<Edit<'d, 'a>>) {
-    edits.extend(element.map(|element| Edit::Remove { element }));
 }
 
 /// Appends to a child of the domain, or makes the child: after the first of its usual neighbours that is there, else last.

@@ -8,6 +8,8 @@
     reason = "a test program that starts the binary and writes files for it"
 )]
 
+#[path = "cli/apply.rs"]
+mod apply;
 #[path = "cli/host.rs"]
 mod host;
 #[path = "support/program.rs"]

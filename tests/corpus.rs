@@ -5,8 +5,9 @@
 
 #[path = "support/corpus.rs"]
 mod corpus;
-#[path = "support/kept.rs"]
-mod kept;
+#[expect(dead_code, reason = "fuzzing has a way in of its own")]
+#[path = "../fuzz/properties/domain.rs"]
+mod domain;
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/sandbox.rs"]
@@ -17,18 +18,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use corpus::documents;
-use kept::is_kept;
+use domain::{hosts, is_kept, rewritten};
 use program::{VIOMMU, run};
 use viommu::config::Config;
-use viommu::domain::Domain;
 use viommu::hook::{self, Effect, Event};
 use viommu::host::probe::Places;
-use viommu::host::{Emulator, Host};
-use viommu::plan::{Origin, Plan, plan};
-use viommu::request::{Request, Wishes};
-use viommu::rewrite::rewrite;
-use viommu::version::Version;
-use viommu::xml::{self, Document};
+use viommu::request::Wishes;
 
 /// Every event of the hook, and two that libvirt does not have.
 const EVENTS: [(&str, &str, &str); 10] = [
@@ -95,59 +90,6 @@ fn the_hook_is_silent_without_a_request() {
     });
     assert!(!Path::new("/run/viommu").exists() && !Path::new("/var/lib/viommu").exists());
     println!("{} domains at {} events", documents.len(), EVENTS.len());
-}
-
-/// The oldest host that is supported, and the newest, by their versions.
-fn hosts() -> [(&'static str, Host); 2] {
-    let host = |libvirt, qemu| Host {
-        libvirt: Some(libvirt),
-        emulators: vec![Emulator { version: Some(qemu), ..Emulator::default() }],
-        ..Host::default()
-    };
-    [
-        ("libvirt 7.0", host(Version::new(7, 0), Version::new(5, 2))),
-        ("libvirt 12.8", host(Version::new(12, 8), Version::new(11, 1))),
-    ]
-}
-
-fn decide(document: &Document<'_>, wishes: &Wishes, host: &Host) -> Option<(Domain, Plan)> {
-    let domain = Domain::read(document).unwrap();
-    let request = Request::of(&domain, wishes, &Config::default()).ok()?;
-    let plan = plan(&domain, &request, host);
-    Some((domain, plan))
-}
-
-/// Rewrites once and looks at everything that must be so; what came of it, in a word.
-fn rewritten(what: &str, text: &str, wishes: &Wishes, host: &Host) -> String {
-    let document = xml::parse(text.as_bytes()).unwrap();
-    let Some((domain, plan)) = decide(&document, wishes, host) else { return "the request is refused".to_owned() };
-    serde_json::to_string(&plan).unwrap();
-    if let Some(refusal) = plan.refusal() {
-        assert!(plan.changes.is_empty(), "{what}: refused, and changed");
-        assert_eq!(rewrite(&document, &plan).unwrap_err(), *refusal, "{what}");
-        return refusal.code.to_string();
-    }
-    let Some(out) = rewrite(&document, &plan).unwrap() else {
-        assert!(plan.changes.is_empty(), "{what}: {:?}", plan.changes);
-        return "unchanged".to_owned();
-    };
-    assert!(is_kept(text, &out) && out.len() > text.len(), "{what}\n{out}");
-
-    let again = xml::parse(out.as_bytes()).unwrap();
-    let (after, second) = decide(&again, wishes, host).unwrap();
-    assert!(second.refusal().is_none() && second.changes.is_empty(), "{what}: {second:?}\n{out}");
-    // libvirt reads what the plan promised, and nothing else of the domain changed.
-    let promised = plan.iommu.as_ref().map(|iommu| (&iommu.model, &iommu.driver));
-    let found = second.iommu.as_ref().map(|iommu| (&iommu.model, &iommu.driver));
-    assert_eq!(found, promised, "{what}\n{out}");
-    assert!(second.iommu.is_none_or(|iommu| matches!(iommu.origin, Origin::Existing | Origin::Commandline)), "{what}");
-    assert_eq!(second.memlock.required_bytes, plan.memlock.required_bytes, "{what}");
-    let mut expected = domain;
-    expected.iommus.clone_from(&after.iommus);
-    expected.ioapic.clone_from(&after.ioapic);
-    expected.memory.locked = after.memory.locked;
-    assert_eq!(after, expected, "{what}");
-    "rewritten".to_owned()
 }
 
 #[test]

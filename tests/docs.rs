@@ -1,4 +1,4 @@
-//! The documentation says what is: its commands run, its output is real, its links lead somewhere, its codes and tests exist.
+//! The documentation says what is: its commands run, its output is real, its links lead somewhere, its tests exist.
 
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails the test")]
@@ -12,7 +12,6 @@ use std::process::{Command, Output};
 
 use viommu::config::{Config, Rule};
 use viommu::domain::Metadata;
-use viommu::note::Code;
 
 /// A page, by its path from the root of the repository.
 struct Page {
@@ -77,10 +76,6 @@ impl Page {
             inside ^= fence;
             !inside && !fence
         })
-    }
-
-    fn headings(&self, mark: &str) -> Vec<&str> {
-        self.prose().filter_map(|line| line.strip_prefix(mark)).map(str::trim).collect()
     }
 
     /// What a link to a heading of this page looks like on the usual forges.
@@ -300,20 +295,6 @@ fn links_lead_somewhere() {
         }
     }
     assert!(count > 50, "only {count} links found");
-}
-
-#[test]
-fn every_code_is_explained_and_no_other() {
-    let page = page("docs/troubleshooting.md");
-    let explained = page.headings("### ");
-    let codes: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
-    for code in &codes {
-        assert!(explained.contains(code), "docs/troubleshooting.md does not explain {code}");
-    }
-    for heading in &explained {
-        assert!(codes.contains(heading), "docs/troubleshooting.md explains {heading}, which is no code");
-    }
-    assert_eq!(explained.len(), codes.len(), "a code is explained twice");
 }
 
 #[test]

@@ -9,6 +9,8 @@
 
 #[path = "hook/effects.rs"]
 mod effects;
+#[path = "support/host.rs"]
+mod host;
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/sandbox.rs"]
@@ -49,19 +51,6 @@ fn hook(event: [&str; 3], xml: impl AsRef<[u8]>) -> Ran {
     run(sandbox::hook(), &[NAME, operation, sub_operation, extra], xml.as_ref())
 }
 
-/// What libvirt 9.0 found out about QEMU 7.2, shortened to what is read of it; another libvirt, if need be.
-fn write_host(libvirt: u32) {
-    let directory = "/var/cache/libvirt/qemu/capabilities";
-    fs::create_dir_all(directory).unwrap();
-    let flags = ["intel-iommu", "intel-iommu.eim", "virtio-iommu-pci", "virtio-iommu.boot-bypass"];
-    let flags = flags.map(|flag| format!("  <flag name='{flag}'/>\n")).concat();
-    let cache = format!(
-        "<qemuCaps>\n  <emulator>/usr/bin/qemu-system-x86_64</emulator>\n  <selfvers>{libvirt}</selfvers>\n{flags}  \
-         <version>7002022</version>\n  <arch>x86_64</arch>\n</qemuCaps>\n"
-    );
-    fs::write(format!("{directory}/0123.xml"), cache).unwrap();
-}
-
 /// Guests, made from the example: it asks for a vIOMMU, has none, and QEMU is its emulator.
 struct Guests {
     asks: String,
@@ -74,7 +63,7 @@ struct Guests {
 
 fn guests() -> Guests {
     sandbox::hook();
-    write_host(9_000_000);
+    host::write(9_000_000);
     let asks = fs::read_to_string("examples/domains/dpdk-gateway.xml").unwrap();
     let change = |text: &str, from: &str, to: &str| {
         assert!(text.contains(from), "{from}");

@@ -9,8 +9,8 @@ use crate::capability::{self, Offer};
 use crate::host::Host;
 use crate::text::{self, printable};
 
-use super::input::HostOptions;
-use super::{Failure, placing, report};
+use super::input::FactOptions;
+use super::{Failure, report, schedulers};
 
 /// Show what is known about this host, which vIOMMU models it can give, and why not the others.
 #[derive(Debug, Args)]
@@ -19,7 +19,7 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     #[command(flatten)]
-    host: HostOptions,
+    host: FactOptions,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -42,9 +42,9 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
     match arguments.format {
         Format::Text => people(&host, &offers, out)?,
         Format::Json => report::json(&host, out)?,
-        Format::Placement => placing::placement(&host, &offers, out)?,
-        Format::Nfd => placing::nfd(&host, &offers, out)?,
-        Format::Ansible => report::json(&placing::Facts::new(&host, &offers), out)?,
+        Format::Placement => schedulers::placement(&host, &offers, out)?,
+        Format::Nfd => schedulers::nfd(&host, &offers, out)?,
+        Format::Ansible => report::json(&schedulers::Facts::new(&host, &offers), out)?,
     }
     Ok(ExitCode::SUCCESS)
 }

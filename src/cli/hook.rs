@@ -62,7 +62,8 @@ fn decide(event: Event, extra: &str) -> Outcome {
         // Not even stdin is read: at `reconnect` nothing may go wrong.
         return Outcome::default();
     }
-    let mut bytes = Vec::new();
+    // Most domains fit, so that their XML is read at once.
+    let mut bytes = Vec::with_capacity(64 * 1024);
     // What cannot be read is judged as what was read so far: cut XML, which is malformed.
     let _ = io::stdin().lock().take(xml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes);
     hook::decide(event, extra, &bytes, hook::configuration(Path::new(config::PATH)), &Places::default())

@@ -1,13 +1,9 @@
 //! Where a domain and the facts about its host come from.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the command line may read files and start virsh; the hook does not come here"
-)]
+#![expect(clippy::disallowed_methods, reason = "the command line may read files; the hook does not come here")]
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use clap::Args;
 
@@ -18,11 +14,12 @@ use crate::host::probe::Places;
 use crate::host::{Emulator, Host};
 use crate::note::Note;
 use crate::plan::{self, Plan};
-use crate::request::{Request, Wishes};
+use crate::request::Wishes;
 use crate::version::Version;
 use crate::xml::{self, Document};
 
 use super::Failure;
+use super::virsh::Connection;
 
 /// What the guest asks for, over everything that is written elsewhere.
 #[derive(Debug, Default, Args)]
@@ -34,15 +31,23 @@ pub(super) struct RequestOptions {
     /// Lock all of the guest's memory
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     locked_memory: Option<bool>,
+}
+
+/// The host that the domain is to run on.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Host (this one, where nothing else is said)")]
+pub(super) struct HostOptions {
+    #[command(flatten)]
+    known: FactOptions,
     /// Another configuration file than /etc/viommu.toml
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// The host that the domain is to run on.
-#[derive(Debug, Default, Args)]
+/// What is known about a host.
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Host (this one, where nothing else is said)")]
-pub(super) struct HostOptions {
+pub(super) struct FactOptions {
     /// libvirt's version
     #[arg(long, value_name = "VERSION")]
     libvirt_version: Option<Version>,
@@ -55,28 +60,25 @@ pub(super) struct HostOptions {
     /// Another sysfs than /sys
     #[arg(long, value_name = "DIR")]
     sysfs: Option<PathBuf>,
-    /// What 'viommu capabilities --format json' printed on another host
+    /// What 'viommu capabilities --format json' printed on another host; 'plan' takes several
     #[arg(long, value_name = "FILE")]
-    host: Option<PathBuf>,
+    host: Vec<PathBuf>,
 }
 
-/// Which libvirt a domain's name is looked up in.
-#[derive(Debug, Default, Args)]
-pub(super) struct Connection {
-    /// libvirt connection URI for virsh
-    #[arg(long, value_name = "URI")]
-    connect: Option<String>,
+/// Opens what the user names: a file, `-` or nothing for stdin.
+pub(super) fn open(source: Option<&str>) -> Result<Box<dyn Read>, Failure> {
+    match source {
+        None | Some("-") => Ok(Box::new(io::stdin().lock())),
+        Some(path) => match File::open(path) {
+            Ok(file) => Ok(Box::new(file)),
+            Err(error) => Err(unreadable(path, &error)),
+        },
+    }
 }
 
 /// Reads a domain: a file, `-` or nothing for stdin.
 pub(super) fn file(source: Option<&str>) -> Result<Vec<u8>, Failure> {
-    match source {
-        None | Some("-") => limited(io::stdin().lock(), "stdin"),
-        Some(path) => match File::open(path) {
-            Ok(file) => limited(file, path),
-            Err(error) => Err(unreadable(path, &error)),
-        },
-    }
+    limited(open(source)?, source.filter(|name| *name != "-").unwrap_or("stdin"))
 }
 
 /// Reads a domain: as [`file()`], else the name or UUID of a domain that virsh knows.
@@ -84,29 +86,10 @@ pub(super) fn domain_xml(source: Option<&str>, connection: &Connection) -> Resul
     match source {
         // libvirt allows no name with a slash.
         Some(name) if name != "-" && !name.contains('/') && !Path::new(name).exists() => {
-            dump(name, &["--inactive"], connection)
+            let dumped = connection.virsh().and_then(|virsh| virsh.dump(name, &["--inactive"]));
+            dumped.map_err(|reason| Failure::Usage(format!("{name} is neither a file nor a domain: {reason}")))
         }
         source => file(source),
-    }
-}
-
-/// The XML of a domain that virsh knows.
-pub(super) fn dump(name: &str, options: &[&str], connection: &Connection) -> Result<Vec<u8>, Failure> {
-    let mut virsh = Command::new("virsh");
-    if let Some(uri) = &connection.connect {
-        virsh.args(["--connect", uri]);
-    }
-    // --domain: a name that begins with a dash is no option.
-    let output = virsh.arg("--quiet").arg("dumpxml").args(options).arg("--domain").arg(name).output();
-    match output {
-        Ok(output) if output.status.success() => Ok(output.stdout),
-        Ok(output) => {
-            let reason = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-            Err(Failure::Usage(format!("{name} is neither a file nor a domain that virsh knows: {reason}")))
-        }
-        Err(error) => {
-            Err(Failure::Usage(format!("{name} is not a file, and virsh cannot be asked for a domain: {error}")))
-        }
     }
 }
 
@@ -117,7 +100,7 @@ pub(super) fn limited(mut input: impl Read, name: &str) -> Result<Vec<u8>, Failu
     Ok(bytes)
 }
 
-fn unreadable(name: &str, error: &io::Error) -> Failure {
+pub(super) fn unreadable(name: &str, error: &io::Error) -> Failure {
     Failure::Usage(format!("cannot read {name}: {error}"))
 }
 
@@ -131,33 +114,61 @@ pub(super) fn decide(
 ) -> Result<(Domain, Plan), Failure> {
     let domain = Domain::read(document)?;
     let wishes = Wishes { model: request.model.clone(), locked_memory: request.locked_memory, ..Wishes::default() };
-    let config = match &request.config {
-        Some(path) => named_configuration(path)?,
-        None => configuration(Path::new(config::PATH))?,
-    };
+    let config = host.configuration()?;
     let facts = host.facts(&domain)?;
-    let plan = match Request::of(&domain, &wishes, &config) {
-        Ok(request) => plan::plan(&domain, &request, &facts),
-        Err(refusal) => plan::refused(&domain, refusal),
-    };
+    let plan = plan::decide(&domain, &wishes, &config, &facts);
     Ok((domain, plan))
 }
 
+impl RequestOptions {
+    /// Whether the command line asks for nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.model.is_none() && self.locked_memory.is_none()
+    }
+}
+
 impl HostOptions {
-    /// What the decision needs to know for one domain: of a recorded host, or of this one; then what the options say instead.
-    pub(super) fn facts(&self, domain: &Domain) -> Result<Host, Failure> {
-        self.read(|places| places.host_for(domain))
+    /// Whether the host is a recorded one.
+    pub(super) fn is_recorded(&self) -> bool {
+        !self.known.host.is_empty()
     }
 
-    /// Everything that can be known, from the same sources.
+    /// The same options for each of several recorded hosts, with its file's name; none where at most one is named.
+    pub(super) fn each_recorded(&self) -> Option<Vec<(String, HostOptions)>> {
+        let one = |file: &PathBuf| {
+            let known = FactOptions { host: vec![file.clone()], ..self.known.clone() };
+            (file.display().to_string(), HostOptions { known, ..self.clone() })
+        };
+        let files = &self.known.host;
+        (files.len() > 1).then(|| files.iter().map(one).collect())
+    }
+
+    /// The host's configuration, or the one that is named.
+    pub(super) fn configuration(&self) -> Result<Config, Failure> {
+        match &self.config {
+            Some(path) => named_configuration(path),
+            None => Ok(configuration(Path::new(config::PATH))?),
+        }
+    }
+
+    /// What the decision needs to know for one domain.
+    pub(super) fn facts(&self, domain: &Domain) -> Result<Host, Failure> {
+        self.known.read(|places| places.host_for(domain))
+    }
+}
+
+impl FactOptions {
+    /// Everything that can be known.
     pub(super) fn whole(&self) -> Result<Host, Failure> {
         self.read(Places::whole_host)
     }
 
+    /// A recorded host, or this one; then what the options say instead.
     fn read(&self, this_host: impl FnOnce(&Places) -> Host) -> Result<Host, Failure> {
-        let mut host = match &self.host {
-            Some(file) => recorded(file)?,
-            None => this_host(&self.places()),
+        let mut host = match self.host.as_slice() {
+            [] => this_host(&self.places()),
+            [file] => recorded(file)?,
+            _ => return Err(Failure::Usage("only 'viommu plan' takes several hosts".to_owned())),
         };
         if self.libvirt_version.is_some() {
             host.libvirt = self.libvirt_version;

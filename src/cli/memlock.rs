@@ -15,7 +15,8 @@ use crate::text::{bytes, printable};
 use crate::xml;
 
 use super::Failure;
-use super::input::{self, Connection, HostOptions, RequestOptions};
+use super::input::{self, HostOptions, RequestOptions};
+use super::virsh::Connection;
 
 /// Show (and raise) the locked-memory limit of a running guest.
 #[derive(Debug, Args)]
@@ -30,9 +31,9 @@ pub(super) struct Arguments {
     #[arg(long)]
     raise: bool,
     #[command(flatten)]
-    host: HostOptions,
-    #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    host: HostOptions,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
@@ -41,7 +42,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
         (None, Some(pid)) => uuid_of(pid)?,
         (None, None) => return Err(Failure::Usage("name a domain or a --pid".into())),
     };
-    let live = input::dump(&name, &[], &arguments.connection)?;
+    let live = arguments.connection.virsh().and_then(|virsh| virsh.dump(&name, &[])).map_err(Failure::Usage)?;
     let document = xml::parse(&live)?;
     let (domain, plan) = input::decide(&document, &RequestOptions::default(), &arguments.host)?;
     let not_running = || Failure::Usage(format!("{name} is not running"));
@@ -84,7 +85,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
     writeln!(out, "  room for one    {room} ({})", size(one_more))?;
     if limit.soft < needed {
         let message = format!("the limit of {name} is {} bytes and it needs {needed}: run with --raise", limit.soft);
-        return Err(Failure::Refused(Note::error(Code::MemlockTimeout, message)));
+        return Err(Failure::Refused(Note::error(Code::MemlockTooLow, message)));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,13 +1,21 @@
 //! The operator's command line. One file a verb; every verb asks `plan` and does one thing with the answer.
 
+mod apply;
+mod backup;
 mod capabilities;
+mod doctor;
+mod explain;
 pub mod hook;
 mod input;
 mod memlock;
-mod placing;
+mod place;
 mod plan;
+mod redefine;
+mod remove;
 mod report;
 mod rewrite;
+mod schedulers;
+mod virsh;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -36,10 +44,20 @@ enum Verb {
     Plan(plan::Arguments),
     /// Filter: domain XML in, rewritten domain XML out, every other byte as it was
     Rewrite(rewrite::Arguments),
+    /// Give domains the vIOMMU that they ask for: show the change, ask, define them through virsh
+    Apply(apply::Arguments),
+    /// Take away what apply has added: show the change, ask, define the domains through virsh
+    Remove(remove::Arguments),
     /// Show (and raise) the locked-memory limit of a running guest
     Memlock(memlock::Arguments),
     /// Show what is known about this host, and which models it can give
     Capabilities(capabilities::Arguments),
+    /// Check whether everything is in place on this host, and say what to do about what is not
+    ///
+    /// Changes nothing. Exits with 1 if something is broken: some guest would not get what it asks for. Run it as root.
+    Doctor(doctor::Arguments),
+    /// Say what a code means, or the lines of a log, and what to do
+    Explain(explain::Arguments),
     /// Run libvirt's hook by hand
     Hook(hook::Arguments),
 }
@@ -81,8 +99,12 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let done = match arguments.verb {
         Verb::Plan(arguments) => plan::run(&arguments, &mut out),
         Verb::Rewrite(arguments) => rewrite::run(&arguments, &mut out),
+        Verb::Apply(arguments) => apply::run(&arguments, &mut out),
+        Verb::Remove(arguments) => remove::run(&arguments, &mut out),
         Verb::Memlock(arguments) => memlock::run(&arguments, &mut out),
         Verb::Capabilities(arguments) => capabilities::run(&arguments, &mut out),
+        Verb::Doctor(arguments) => doctor::run(&arguments, &mut out),
+        Verb::Explain(arguments) => explain::run(&arguments, &mut out),
         Verb::Hook(arguments) => return hook::run(&arguments, &mut out),
     };
     match done.and_then(|status| out.flush().map(|()| status).map_err(Failure::from)) {
@@ -92,6 +114,15 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 impl Failure {
+    /// The same, where it is one of several domains'.
+    fn of_domain(self, name: &str) -> Failure {
+        match self {
+            Failure::Refused(note) => Failure::Refused(Note { message: format!("{name}: {}", note.message), ..note }),
+            Failure::Usage(message) => Failure::Usage(format!("{name}: {message}")),
+            Failure::Output(error) => Failure::Output(error),
+        }
+    }
+
     fn report(self) -> ExitCode {
         match self {
             Failure::Refused(note) => {

@@ -8,11 +8,15 @@ use clap::{Args, ValueEnum};
 use crate::rewrite::rewrite;
 use crate::xml;
 
-use super::input::{self, Connection, HostOptions, RequestOptions};
+use super::input::{self, HostOptions, RequestOptions};
 use super::report::{self, Paint};
-use super::{Failure, refuse};
+use super::virsh::Connection;
+use super::{Failure, place, refuse};
 
 /// Show what would be done for a domain, and why; change nothing.
+///
+/// With --host several times: which of those hosts can take the domain, and why the others cannot; exit status 1 where none
+/// can.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// A file with domain XML, or a domain that virsh knows; - or nothing reads stdin
@@ -25,11 +29,11 @@ pub(super) struct Arguments {
     #[arg(long)]
     exit_code: bool,
     #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
     request: RequestOptions,
     #[command(flatten)]
     host: HostOptions,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,6 +49,12 @@ enum Format {
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
     let bytes = input::domain_xml(arguments.source.as_deref(), &arguments.connection)?;
     let document = xml::parse(&bytes)?;
+    if let Some(hosts) = arguments.host.each_recorded() {
+        if arguments.format == Format::Diff || arguments.exit_code {
+            return Err(Failure::Usage("--format diff and --exit-code are for one host".to_owned()));
+        }
+        return place::run(&document, &arguments.request, hosts, arguments.format == Format::Json, out);
+    }
     let (domain, plan) = input::decide(&document, &arguments.request, &arguments.host)?;
     let rewritten = if plan.refusal().is_some() { None } else { rewrite(&document, &plan)? };
     let paint = Paint::when(std::io::stdout().is_terminal());

@@ -6,7 +6,7 @@ use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 
 use crate::domain::Domain;
-use crate::note::Level;
+use crate::note::{Level, Note};
 use crate::plan::{self, Limit, Memlock, Origin, Plan, Route};
 use crate::request::Source;
 use crate::text::{bytes, printable, printable_json};
@@ -28,11 +28,11 @@ impl Paint {
         if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    fn bold(self, text: &str) -> String {
+    pub(super) fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    fn level(self, level: Level, text: &str) -> String {
+    pub(super) fn level(self, level: Level, text: &str) -> String {
         let colour = match level {
             Level::Error => "31",
             Level::Warning => "33",
@@ -63,9 +63,7 @@ pub(super) fn plan(
     decision(plan, refused, paint, out)?;
     if rewritten.is_some() {
         writeln!(out, "\n{}", paint.bold("Changes to the domain XML"))?;
-        for change in &plan.changes {
-            writeln!(out, "  {} {}: {}", change.action.as_str(), change.path, printable(&change.reason))?;
-        }
+        changes(plan, out)?;
         writeln!(out)?;
         diff(original, rewritten, paint, "  ", out)?;
     }
@@ -75,6 +73,26 @@ pub(super) fn plan(
     }
     notes(plan, paint, out)?;
     next(plan, refused, paint, out)
+}
+
+/// Writes what is going to be done, for somebody who sees the difference next.
+pub(super) fn headline(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "{}", paint.bold(&title(plan)))?;
+    match plan.route {
+        Route::Native => changes(plan, out)?,
+        Route::Wrapper => writeln!(out, "  set /domain/devices/emulator: the wrapper adds to QEMU's command line")?,
+    }
+    for note in plan.notes.iter().filter(|note| note.level == Level::Warning) {
+        noted(note, paint, out)?;
+    }
+    Ok(())
+}
+
+fn changes(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
+    for change in &plan.changes {
+        writeln!(out, "  {} {}: {}", change.action.as_str(), change.path, printable(&change.reason))?;
+    }
+    Ok(())
 }
 
 fn title(plan: &Plan) -> String {
@@ -106,10 +124,6 @@ fn decision(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> i
     if refused {
         return writeln!(out, "decision   {}", paint.level(Level::Error, "refused"));
     }
-    let attributes = |driver: &[(String, String)]| {
-        let pairs = driver.iter().map(|(name, value)| format!(" {}={}", printable(name), printable(value)));
-        pairs.collect::<Vec<_>>().concat()
-    };
     match &plan.iommu {
         Some(iommu) => {
             let model = paint.bold(&printable(&iommu.model));
@@ -126,6 +140,12 @@ fn decision(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> i
         Route::Wrapper => "wrapper: the emulator adds it to QEMU's command line",
     };
     if plan.iommu.is_some() { writeln!(out, "route      {route}") } else { Ok(()) }
+}
+
+/// ` name=value` for each attribute of a `<driver>`.
+pub(super) fn attributes(driver: &[(String, String)]) -> String {
+    let pairs = driver.iter().map(|(name, value)| format!(" {}={}", printable(name), printable(value)));
+    pairs.collect::<Vec<_>>().concat()
 }
 
 fn described(origin: Origin) -> &'static str {
@@ -229,11 +249,12 @@ fn notes(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "\n{}", paint.bold("Notes"))?;
     let mut notes: Vec<_> = plan.notes.iter().collect();
     notes.sort_by_key(|note| std::cmp::Reverse(note.level));
-    for note in notes {
-        let head = paint.level(note.level, &format!("{}[{}]", note.level.as_str(), note.code));
-        writeln!(out, "  {head} {}", printable(&note.message))?;
-    }
-    Ok(())
+    notes.into_iter().try_for_each(|note| noted(note, paint, out))
+}
+
+fn noted(note: &Note, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    let head = paint.level(note.level, &format!("{}[{}]", note.level.as_str(), note.code));
+    writeln!(out, "  {head} {}", printable(&note.message))
 }
 
 fn next(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> io::Result<()> {
@@ -244,7 +265,7 @@ fn next(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> io::R
     } else if plan.route == Route::Wrapper {
         "start the guest: the wrapper does the rest"
     } else {
-        "viommu rewrite DOMAIN.xml > new.xml && virsh define new.xml, then start the guest afresh"
+        "viommu apply DOMAIN (or viommu rewrite DOMAIN.xml > new.xml && virsh define new.xml), then start the guest afresh"
     };
     writeln!(out, "\n{}\n  {step}", paint.bold("Next"))
 }

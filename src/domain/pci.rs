@@ -1,9 +1,10 @@
 //! PCI: the guest's buses, and the requester id under which the vIOMMU sees a device.
 //!
 //! Follows `pci_device_iommu_address_space()` in QEMU's hw/pci/pci.c, walking libvirt's `<controller type='pci'>` instead
-//! of QEMU's buses. It knows no vIOMMU: whether there is one, and what shared ids mean for it, is the plan's business.
+//! of QEMU's buses. It knows no vIOMMU but one that is written for a single host bridge: whether there is one, and what shared ids
+//! mean for it, is the plan's business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Requester;
 use super::bypass::Bypass;
@@ -73,6 +74,8 @@ impl Buses {
     /// Reads the controllers in `<devices>`.
     pub(super) fn read(devices: Option<Element<'_, '_>>, bypass: &Bypass) -> Buses {
         let mut controllers = BTreeMap::new();
+        let served = served_by_smmus(devices);
+        let without_smmu = |bus| served.as_ref().is_some_and(|served| !served.contains(&bus));
         for element in controllers_of(devices) {
             let index = element.attr("index").and_then(c_notation).filter(|&index| index < BUSES);
             let Some(index) = index else { continue };
@@ -82,14 +85,14 @@ impl Buses {
                     let alias = element.child("alias").and_then(|alias| alias.attr("name"));
                     // The alias that libvirt will give it (qemuAssignDeviceControllerAlias).
                     let alias = alias.map_or_else(|| format!("pci.{index}"), str::to_owned);
-                    Passage::HostBridge { bypass: bypass.expander(&alias) }
+                    Passage::HostBridge { bypass: bypass.expander(&alias) || without_smmu(index) }
                 }
                 _ => Passage::Express,
             };
             let parent = PciAddress::read(element).map(|address| address.bus);
             controllers.entry(index).or_insert(Controller { passage, parent });
         }
-        Buses { controllers, default_bypass: bypass.default_bus }
+        Buses { controllers, default_bypass: bypass.default_bus || without_smmu(0) }
     }
 
     /// The requester id that a vIOMMU sees for a device.
@@ -123,6 +126,17 @@ impl Buses {
         }
         None
     }
+}
+
+/// The host bridges that have a vIOMMU, where each is an SMMUv3 for one of them (`pciBus`: libvirt >= 11.10, QEMU >= 10.2);
+/// `None` where there is a vIOMMU for all, or none at all.
+fn served_by_smmus(devices: Option<Element<'_, '_>>) -> Option<BTreeSet<u32>> {
+    let iommus = devices.into_iter().flat_map(|devices| devices.children("iommu"));
+    let bus = |iommu: Element<'_, '_>| {
+        let smmu = Some(iommu).filter(|iommu| iommu.attr("model") == Some("smmuv3"))?;
+        smmu.child("driver")?.attr("pciBus").and_then(c_notation)
+    };
+    iommus.map(bus).collect::<Option<BTreeSet<u32>>>().filter(|served| !served.is_empty())
 }
 
 /// The `pci-root` controllers, which are the PCI host bridges of a pseries guest; libvirt adds one where there is none.
@@ -212,6 +226,22 @@ mod tests {
         assert_eq!(requester(&tree, &machine, 3), Requester::Bypass);
         assert_eq!(requester(&tree, &machine, 0), Requester::Bypass);
         assert_eq!(requester(&tree, &machine, 2), function(2), "the default bus speaks for itself only");
+    }
+
+    #[test]
+    fn an_smmu_serves_its_own_host_bridge_only() {
+        let tree = ROOT.to_owned()
+            + &controller(1, "pcie-expander-bus", 0, 4)
+            + &controller(2, "pcie-root-port", 1, 0)
+            + &controller(3, "pcie-root-port", 0, 5);
+        // Those of KubeVirt's Grace guests: one for each expander bus.
+        let on = |bus: u32| format!("<iommu model='smmuv3'><driver pciBus='{bus}'/></iommu>");
+        let seen = |iommus: &str| [2, 3].map(|bus| requester(&(tree.clone() + iommus), &[], bus));
+        assert_eq!(seen(&on(1)), [function(2), Requester::Bypass]);
+        assert_eq!(seen(&on(0)), [Requester::Bypass, function(3)]);
+        assert_eq!(seen(&(on(0) + &on(1))), [function(2), function(3)]);
+        assert_eq!(seen("<iommu model='smmuv3'/>"), [function(2), function(3)], "the machine's serves all");
+        assert_eq!(seen(&(on(1) + "<iommu model='virtio'/>")), [function(2), function(3)]);
     }
 
     #[test]

@@ -78,7 +78,13 @@ impl Effect {
                     Note::warning(Code::StateUnwritable, message)
                 })
             }
-            Effect::Guard(order) => guard::start(order),
+            Effect::Guard(order) => {
+                let state = order.state.clone();
+                // The start is refused; should the daemon be gone, no later event takes the state away.
+                guard::start(order).inspect_err(|_| {
+                    let _ = fs::remove(&state);
+                })
+            }
             Effect::Verify { pidfile, limit } => verify(&pidfile, limit),
             Effect::RemoveState(uuid) => remove(&state_file(uuid)),
             Effect::Forget(uuid) => remove(&record_file(uuid)),
@@ -104,5 +110,5 @@ fn verify(pidfile: &Path, limit: u64) -> Result<(), Note> {
         Ok(_) => "the locked-memory limit was raised only after the guest had started".to_owned(),
         Err(error) => format!("the guest runs with too low a locked-memory limit, which could not be raised: {error}"),
     };
-    Err(Note::warning(Code::MemlockTimeout, message))
+    Err(Note::warning(Code::MemlockTooLow, message))
 }

@@ -22,7 +22,7 @@ use crate::request::{Model, Request, Source, Wishes};
 use crate::rewrite::rewrite;
 use crate::state::{self, Memlock, Record, State};
 use crate::sys::{fs, process};
-use crate::xml;
+use crate::xml::{self, Document};
 
 mod effect;
 
@@ -80,7 +80,8 @@ pub struct Outcome {
 }
 
 /// What is known about a guest.
-pub(crate) struct Sight {
+pub(crate) struct Sight<'a> {
+    pub(crate) document: Document<'a>,
     domain: Domain,
     pub(crate) plan: Plan,
     config: Config,
@@ -95,7 +96,7 @@ pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note
         // A guest that moved away runs on with what its new host gives it. Any other end, even a failed start, can be
         // followed by a restore of an image that was saved before.
         Event::Release => ended(xml, extra == "migrated"),
-        Event::Prepare => at_start(xml, config, places, |sight, outcome| prepare(sight, xml, outcome)),
+        Event::Prepare => at_start(xml, config, places, prepare),
         Event::Start => at_start(xml, config, places, start),
         Event::Started => {
             let mut outcome = at_start(xml, config, places, started);
@@ -111,7 +112,7 @@ fn at_start(
     xml: &[u8],
     config: Result<Config, Note>,
     places: &Places,
-    then: impl FnOnce(&Sight, &mut Outcome),
+    then: impl FnOnce(&Sight<'_>, &mut Outcome),
 ) -> Outcome {
     let mut outcome = Outcome::default();
     let nobody = Wishes::default();
@@ -146,13 +147,13 @@ fn speaks_of_us(xml: &[u8]) -> bool {
 }
 
 /// Decides about the guest of a document, of whom somebody may have said more than stands in it.
-pub(crate) fn look(
-    xml: &[u8],
+pub(crate) fn look<'a>(
+    xml: &'a [u8],
     asked: (Source, &Wishes),
     config: Result<Config, Note>,
     host: impl FnOnce(&Domain) -> Result<Host, Note>,
     log: &mut Vec<Note>,
-) -> Result<Sight, Blind> {
+) -> Result<Sight<'a>, Blind> {
     // A document that nobody can read can still be one that the host has a rule for.
     let ruled = asked.1.asks() || config.as_ref().is_ok_and(Config::wishes_anything);
     let unreadable = |note| Blind { note, asks: ruled || speaks_of_us(xml) };
@@ -185,19 +186,18 @@ pub(crate) fn look(
         None => Host::default(),
     };
     let plan = plan::plan(&domain, &request, &host);
-    Ok(Sight { domain, plan, config })
+    Ok(Sight { document, domain, plan, config })
 }
 
-impl Sight {
+impl Sight<'_> {
     /// Whether the guest asks for something: what fails then refuses the start. The wrapper, too, is a request.
     fn asks(&self) -> bool {
         self.plan.request.asks() || self.plan.route == Route::Wrapper
     }
 }
 
-fn prepare(sight: &Sight, xml: &[u8], outcome: &mut Outcome) {
-    let rewritten = xml::parse(xml).and_then(|document| rewrite(&document, &sight.plan));
-    match rewritten {
+fn prepare(sight: &Sight<'_>, outcome: &mut Outcome) {
+    match rewrite(&sight.document, &sight.plan) {
         Ok(text) => outcome.print = text,
         Err(refusal) => outcome.refusal = Some(refusal),
     }
@@ -205,7 +205,7 @@ fn prepare(sight: &Sight, xml: &[u8], outcome: &mut Outcome) {
 }
 
 /// At a start nothing can be rewritten any more, so what is missing and essential refuses it; the rest is only logged.
-fn needs_rewriting(sight: &Sight, outcome: &mut Outcome) {
+fn needs_rewriting(sight: &Sight<'_>, outcome: &mut Outcome) {
     if outcome.refusal.is_some() || sight.plan.route == Route::Wrapper {
         return;
     }
@@ -217,7 +217,7 @@ fn needs_rewriting(sight: &Sight, outcome: &mut Outcome) {
     }
 }
 
-fn start(sight: &Sight, outcome: &mut Outcome) {
+fn start(sight: &Sight<'_>, outcome: &mut Outcome) {
     needs_rewriting(sight, outcome);
     if outcome.refusal.is_some() {
         return;
@@ -257,7 +257,7 @@ fn start(sight: &Sight, outcome: &mut Outcome) {
 }
 
 /// The limit that has to be set; none where libvirt's own is high enough or where the guest is none of ours.
-fn raise(sight: &Sight) -> Option<Memlock> {
+fn raise(sight: &Sight<'_>) -> Option<Memlock> {
     let ours = sight.plan.request.asks() || sight.plan.iommu.is_some();
     match sight.plan.memlock.required_bytes.filter(|_| ours && sight.plan.memlock.raise)? {
         Limit::Bytes(bytes) => Some(Memlock::Bytes(bytes)),
@@ -265,7 +265,7 @@ fn raise(sight: &Sight) -> Option<Memlock> {
     }
 }
 
-fn refuse_or_log(sight: &Sight, note: Note, outcome: &mut Outcome) {
+fn refuse_or_log(sight: &Sight<'_>, note: Note, outcome: &mut Outcome) {
     if sight.asks() {
         outcome.refusal = Some(note);
     } else {
@@ -274,13 +274,13 @@ fn refuse_or_log(sight: &Sight, note: Note, outcome: &mut Outcome) {
 }
 
 /// The real QEMU behind the wrapper's name.
-fn emulator(sight: &Sight) -> String {
+fn emulator(sight: &Sight<'_>) -> String {
     let path = sight.domain.emulator.as_deref().unwrap_or_default();
     let name = path.rsplit('/').next().unwrap_or_default();
     sight.config.emulator_behind(name.strip_prefix(WRAPPER_PREFIX).unwrap_or(name))
 }
 
-fn started(sight: &Sight, outcome: &mut Outcome) {
+fn started(sight: &Sight<'_>, outcome: &mut Outcome) {
     let pidfile = guard::pidfile(&sight.domain.name);
     if let Some(limit) = raise(sight) {
         outcome.effects.push(Effect::Verify { pidfile: pidfile.clone(), limit: limit.rlimit() });
@@ -306,7 +306,7 @@ fn in_use(uuid: Uuid, pidfile: &Path) -> Option<Edits> {
 
 /// A guest that comes from elsewhere has run with a vIOMMU that libvirt does not know of. QEMU loads a stream into a vIOMMU
 /// with other attributes without a word, so it must be certain that they are the same.
-fn migrate(sight: &Sight, outcome: &mut Outcome) {
+fn migrate(sight: &Sight<'_>, outcome: &mut Outcome) {
     let Some(uuid) = sight.domain.uuid.filter(|_| sight.plan.route == Route::Wrapper) else { return };
     if !reproducible(sight) {
         let message = "the guest's vIOMMU was made by the wrapper of another host, and its attributes cannot be known here: name the \
@@ -323,7 +323,7 @@ fn migrate(sight: &Sight, outcome: &mut Outcome) {
 
 /// Whether every host decides alike about this guest: there is nothing to add, or the model is named, and so is what depends
 /// on the host's IOMMU and QEMU.
-fn reproducible(sight: &Sight) -> bool {
+fn reproducible(sight: &Sight<'_>) -> bool {
     let request = &sight.plan.request;
     let width_is_certain = request.aw_bits.is_some() || (!request.hotplug && sight.domain.vfio.is_empty());
     match request.model {

@@ -34,6 +34,8 @@ pub struct Host {
     pub iommu_groups: BTreeMap<String, u32>,
     /// Installed memory, bytes (`MemTotal`).
     pub memory_bytes: Option<u64>,
+    /// The kernel's page size, bytes: 4096 on x86; 4096, 16384 or 65536 on AArch64.
+    pub page_bytes: Option<u64>,
     /// `vfio_iommu_type1.allow_unsafe_interrupts`.
     pub allow_unsafe_interrupts: Option<bool>,
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{CACHE_HEAD, Host, parse_capability_cache};
 use crate::domain::{Domain, VfioSource};
-use crate::sys::fs;
+use crate::sys::{fs, process};
 
 /// More emulators than any host has; libvirt probes a dozen.
 const MOST_EMULATORS: usize = 64;
@@ -66,6 +66,7 @@ impl Places {
             iommu,
             aw_bits,
             memory_bytes: fs::head(&self.meminfo, 4096).as_deref().and_then(mem_total),
+            page_bytes: Some(process::page_bytes()),
             allow_unsafe_interrupts: self.unsafe_interrupts(),
             ..Host::default()
         }
@@ -205,6 +206,8 @@ mod tests {
         assert_eq!(groups, [("0000:01:00.0", 11), ("0000:01:00.1", 11)]);
         assert_eq!(host.memory_bytes, Some(25_167_204_352));
         assert_eq!(host.allow_unsafe_interrupts, Some(true));
+        // The smallest that a Linux has, and they grow by powers of two.
+        assert!(host.page_bytes.is_some_and(|bytes| bytes >= 4096 && bytes.is_power_of_two()), "{:?}", host.page_bytes);
     }
 
     #[test]
@@ -231,7 +234,8 @@ mod tests {
     fn what_is_not_there_is_not_known() {
         let tree = Tree::new("nothing");
         let host = tree.places().whole_host();
-        assert_eq!(host, Host { arch: Some(std::env::consts::ARCH.to_owned()), ..Host::default() });
+        let (arch, page_bytes) = (Some(std::env::consts::ARCH.to_owned()), host.page_bytes);
+        assert_eq!(host, Host { arch, page_bytes, ..Host::default() }, "what the process itself knows");
     }
 
     #[test]

@@ -18,7 +18,6 @@ use crate::note::{Code, Level, Note};
 use crate::request::{Source, Wishes};
 use crate::rewrite::rewrite;
 use crate::sys::fs;
-use crate::xml;
 
 /// What `viommu capabilities --format json` printed, kept for processes that cannot read libvirt's capability cache: vdsm is
 /// not root, and the libvirt of a virt-launcher is in another container.
@@ -36,7 +35,7 @@ fn rewritten(xml: &[u8], source: Source, asked: &Metadata) -> Result<Option<Stri
         Ok(sight) => {
             let noteworthy = |note: &&Note| note.level == Level::Warning || note.code == Code::HostFactAssumed;
             log.extend(sight.plan.notes.iter().filter(noteworthy).cloned());
-            xml::parse(xml).and_then(|document| rewrite(&document, &sight.plan))
+            rewrite(&sight.document, &sight.plan)
         }
         Err(Blind { note, asks: true }) => Err(note),
         Err(Blind { note, asks: false }) => {

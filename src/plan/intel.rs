@@ -34,7 +34,7 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
         None => intremap.then(|| Ioapic { driver: "qemu".to_owned(), origin: Origin::Added }),
     };
     let iommu = Iommu { model: "intel".to_owned(), origin, driver };
-    Ok(Decision { iommu: Some(iommu), added, ioapic, dropped: Vec::new(), reasons: Vec::new() })
+    Ok(Decision { iommu: Some(iommu), added, ioapic, reasons: Vec::new() })
 }
 
 /// What the user wrote into the `<driver>`, if there is one.

@@ -6,25 +6,33 @@
 mod intel;
 mod memlock;
 mod model;
+mod placing;
 mod refusals;
 mod result;
 mod warnings;
 
+use crate::config::Config;
 use crate::domain::Domain;
 use crate::host::Host;
 use crate::note::{Code, Note};
 use crate::qemu;
-use crate::request::{Model, Request};
+use crate::request::{Model, Request, Wishes};
 use crate::version::Version;
 
 pub use memlock::{AddressSpace, Limit, Memlock, accounted_memory, needed_bytes};
 use memlock::{Presence, Shape};
-pub use result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Route, Summary};
+pub use placing::obstacle;
+pub use result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Route, Summary, wrapper_for};
 
 /// What libvirt and QEMU are taken for when nobody knows their versions: the newest that were tested.
 pub const ASSUMED_LIBVIRT: Version = Version::new(12, 8);
 /// See [`ASSUMED_LIBVIRT`].
 pub const ASSUMED_QEMU: Version = Version::new(11, 1);
+
+/// The oldest that were tested.
+pub const OLDEST_LIBVIRT: Version = Version::new(7, 0);
+/// See [`OLDEST_LIBVIRT`].
+pub const OLDEST_QEMU: Version = Version::new(5, 2);
 
 /// What the wrapper's name begins with; the rest is the name of the real QEMU.
 pub const WRAPPER_PREFIX: &str = "viommu-";
@@ -60,6 +68,15 @@ pub fn plan(domain: &Domain, request: &Request, host: &Host) -> Plan {
     plan
 }
 
+/// Decides about a domain, once it is found out what it asks for. A request that is wrong is a plan too: one that refuses.
+#[must_use]
+pub fn decide(domain: &Domain, command_line: &Wishes, config: &Config, host: &Host) -> Plan {
+    match Request::of(domain, command_line, config) {
+        Ok(request) => plan(domain, &request, host),
+        Err(refusal) => refused(domain, refusal),
+    }
+}
+
 /// A plan for a domain whose request itself is wrong.
 #[must_use]
 pub fn refused(domain: &Domain, refusal: Note) -> Plan {
@@ -75,9 +92,14 @@ pub fn has_viommu(domain: &Domain) -> bool {
 /// How a vIOMMU reaches this domain's QEMU.
 #[must_use]
 pub fn route(domain: &Domain) -> Route {
-    let emulator = domain.emulator.as_deref().and_then(|path| path.rsplit('/').next());
-    let real = emulator.and_then(|name| name.strip_prefix(WRAPPER_PREFIX));
-    if real.is_some_and(|name| name.starts_with("qemu-system-")) { Route::Wrapper } else { Route::Native }
+    if domain.emulator.as_deref().and_then(wrapped_emulator).is_some() { Route::Wrapper } else { Route::Native }
+}
+
+/// The file name of the real QEMU, where a path is that of a wrapper.
+#[must_use]
+pub fn wrapped_emulator(path: &str) -> Option<&str> {
+    let real = path.rsplit('/').next()?.strip_prefix(WRAPPER_PREFIX)?;
+    real.starts_with("qemu-system-").then_some(real)
 }
 
 /// Everything a rule may look at.
@@ -96,8 +118,6 @@ struct Decision {
     /// `<driver>` attributes that we add.
     added: Vec<(&'static str, String)>,
     ioapic: Option<Ioapic>,
-    /// What libvirt refuses and goes.
-    dropped: Vec<(&'static str, String, Edit)>,
     reasons: Vec<String>,
 }
 
@@ -175,13 +195,12 @@ impl<'a> Guest<'a> {
             driver: hidden.properties.clone().into_iter().collect(),
         });
         let ioapic = self.domain.ioapic.clone().map(|driver| Ioapic { driver, origin: Origin::Existing });
-        let iommu = existing.or(hidden);
-        Decision { iommu, added: Vec::new(), ioapic, dropped: Vec::new(), reasons: Vec::new() }
+        Decision { iommu: existing.or(hidden), added: Vec::new(), ioapic, reasons: Vec::new() }
     }
 
     /// A model whose `<driver>` takes nothing that we would set, but the width that was asked for.
     fn bare(&self, model: model::Kind) -> Decision {
-        let kept = self.without_vt_d(self.as_it_is());
+        let kept = self.as_it_is();
         if kept.iommu.is_some() {
             return kept;
         }
@@ -190,36 +209,11 @@ impl<'a> Guest<'a> {
         let iommu = Iommu { model: model.as_str().to_owned(), origin: Origin::Added, driver };
         Decision { iommu: Some(iommu), added, ..kept }
     }
-
-    /// Nova writes VT-d's attributes and the split irqchip whatever the model and the architecture (`_guest_add_iommu_device`).
-    /// libvirt has never taken them (`virDomainIOMMUDefValidate`, `qemuValidateDomainDefFeatures`), so nobody loses anything.
-    fn without_vt_d(&self, mut decision: Decision) -> Decision {
-        const VT_D: [&str; 5] = ["intremap", "caching_mode", "eim", "iotlb", "dma_translation"];
-        let is_vt_d = |(name, _): &(String, String)| VT_D.contains(&name.as_str());
-        // A width that somebody asks for has been compared with the one that is written, which then has to stay.
-        let iommu = decision.iommu.as_mut().filter(|iommu| {
-            let known = |pair| is_vt_d(pair) || pair.0 == "aw_bits" && self.request.aw_bits.is_none();
-            iommu.origin == Origin::Existing && iommu.driver.iter().any(is_vt_d) && iommu.driver.iter().all(known)
-        });
-        if let Some(iommu) = iommu {
-            let reason = format!("libvirt refuses these attributes for the model {}", iommu.model);
-            iommu.driver.clear();
-            decision.dropped.push(("/domain/devices/iommu/driver", reason, Edit::DropDriver));
-        }
-        if self.arch() == "aarch64" && decision.ioapic.take().is_some() {
-            let reason = "AArch64 has no I/O APIC, and libvirt refuses one".to_owned();
-            decision.dropped.push(("/domain/features/ioapic", reason, Edit::DropIoapic));
-        }
-        decision
-    }
 }
 
 impl Decision {
     fn enter(self, guest: &Guest<'_>, plan: &mut Plan) {
         let refused = plan.refusal().is_some();
-        for (path, reason, edit) in self.dropped {
-            plan.change(Action::Remove, path, reason, edit, false);
-        }
         let names = self.added.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ");
         match self.iommu.as_ref().map(|iommu| (iommu.origin, model::Kind::from_name(&iommu.model))) {
             Some((Origin::Added, Some(kind))) => {

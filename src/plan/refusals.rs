@@ -27,6 +27,7 @@ pub(super) fn check(guest: &Guest<'_>, machine: Machine, model: Kind) -> Result<
         Kind::Foreign => {}
     }
     if model != Kind::Intel {
+        attributes_are_not_intels(guest, model)?;
         width_can_be_set(guest, machine, model)?;
     }
     groups_are_whole(guest, machine)
@@ -73,6 +74,25 @@ fn virtio_has_no_aliases(guest: &Guest<'_>, machine: Machine) -> Result<(), Note
          not support aliased BDF\")"
     );
     Err(Note::error(Code::VirtioAliasedDevices, message))
+}
+
+/// libvirt refuses them at define (`virDomainIOMMUDefValidate`), the width until 12.2; Nova writes them all.
+fn attributes_are_not_intels(guest: &Guest<'_>, model: Kind) -> Result<(), Note> {
+    let Some(existing) = guest.domain.iommus.first().filter(|_| model != Kind::Foreign) else { return Ok(()) };
+    // A libvirt that nobody knows is not held to an old one's rules.
+    let takes_width = model == Kind::Virtio && (guest.host.libvirt.is_none() || model::virtio_takes_aw_bits(guest));
+    let foreign = existing.driver.iter().map(|(name, _)| name.as_str()).find(|name| match *name {
+        "intremap" | "caching_mode" | "eim" | "iotlb" => true,
+        "aw_bits" => !takes_width,
+        _ => false,
+    });
+    let Some(name) = foreign else { return Ok(()) };
+    let model = model.as_str();
+    let message = format!(
+        "the <driver> of <iommu model='{model}'> has '{name}', which only intel takes: leave it out (libvirt: \"iommu model \
+         '{model}' doesn't support additional attributes\")"
+    );
+    Err(Note::error(Code::IommuConflict, message))
 }
 
 /// A width that was asked for must be what the guest gets.

@@ -115,9 +115,9 @@ pub struct Ioapic {
 /// One change of the domain XML.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// `add`, `set` or `remove`.
+    /// `add` or `set`.
     pub action: Action,
-    /// The element that is added, changed or taken away.
+    /// The element that is added or changed.
     pub path: &'static str,
     /// Why.
     pub reason: String,
@@ -137,8 +137,6 @@ pub enum Action {
     Add,
     /// Attributes of an element are set.
     Set,
-    /// An element that libvirt refuses is taken away.
-    Remove,
 }
 
 impl Action {
@@ -148,7 +146,6 @@ impl Action {
         match self {
             Action::Add => "add",
             Action::Set => "set",
-            Action::Remove => "remove",
         }
     }
 }
@@ -174,10 +171,6 @@ pub enum Edit {
     LockMemory,
     /// `<memoryBacking><nosharepages/>`.
     ForbidPageSharing,
-    /// No `<driver>` in the first `<iommu>`.
-    DropDriver,
-    /// No `<features><ioapic>`.
-    DropIoapic,
 }
 
 impl Plan {
@@ -196,28 +189,23 @@ impl Plan {
             Edit::AddIommu { .. } => ", and the domain has no <iommu>",
             Edit::LockMemory => ", and the domain has no <memoryBacking><locked/>",
             // The reason says what is lacking.
-            Edit::CompleteIommu { .. }
-            | Edit::SplitIoapic
-            | Edit::ForbidPageSharing
-            | Edit::DropDriver
-            | Edit::DropIoapic => "",
+            Edit::CompleteIommu { .. } | Edit::SplitIoapic | Edit::ForbidPageSharing => "",
         };
         let message = format!(
-            "{}{lack}: define what 'viommu rewrite' makes of the domain XML, or set <emulator> to \
-             /usr/bin/{WRAPPER_PREFIX}{}",
+            "{}{lack}: define what 'viommu rewrite' makes of the domain XML, or set <emulator> to {}",
             missing.reason,
-            self.domain.emulator()
+            wrapper_for(self.domain.arch.as_deref())
         );
         Some(Note::error(Code::WrapperMissing, message))
     }
 }
 
-impl Summary {
-    /// The QEMU of this guest, of which there is a wrapper. A 32-bit x86 guest runs in the 64-bit one too
-    /// (`virQEMUCapsIsArchSupported`).
-    fn emulator(&self) -> &'static str {
-        if self.arch.as_deref() == Some("aarch64") { "qemu-system-aarch64" } else { "qemu-system-x86_64" }
-    }
+/// The wrapper for guests of an architecture, by its path. A 32-bit x86 guest runs in the 64-bit QEMU too
+/// (`virQEMUCapsIsArchSupported`).
+#[must_use]
+pub fn wrapper_for(arch: Option<&str>) -> String {
+    let arch = if arch == Some("aarch64") { "aarch64" } else { "x86_64" };
+    format!("/usr/bin/{WRAPPER_PREFIX}qemu-system-{arch}")
 }
 
 fn as_map<S: serde::Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {

@@ -18,6 +18,7 @@ pub(super) fn warn(guest: &Guest<'_>, plan: &mut Plan) {
     add(hard_limit_too_low(guest, plan));
     if has_viommu && plan.refusal().is_none() {
         add(virtio_vfio_old_qemu(guest, plan));
+        add(host_page_size(guest, plan));
         add(windows_without_driver(guest, plan));
         add(vdpa_bypasses(guest));
         add(unsafe_interrupts(guest, plan));
@@ -70,6 +71,23 @@ fn virtio_vfio_old_qemu(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     );
     (virtio && model::has_or_expects_vfio(guest) && guest.qemu < Version::new(9, 0))
         .then(|| Note::warning(Code::VirtioVfioOldQemu, message))
+}
+
+/// The guest may map in any unit that the vIOMMU offers, and VFIO in none below the host's page (`virtio_iommu_set_page_size_mask`
+/// in QEMU's hw/virtio/virtio-iommu.c).
+fn host_page_size(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    let pages = guest.host.page_bytes.filter(|bytes| *bytes > 4096)?;
+    let virtio = plan.iommu.as_ref().is_some_and(|iommu| iommu.model.starts_with("virtio"));
+    let kib = pages / 1024;
+    let hotplug = if guest.qemu < Version::new(9, 0) {
+        format!(", and hot-plug no VFIO device, which QEMU {} refuses there (9.0 does not)", guest.qemu)
+    } else {
+        String::new()
+    };
+    let message = format!(
+        "the host has pages of {kib} KiB, and VFIO maps nothing smaller: give the guest a kernel with pages of {kib} KiB{hotplug}"
+    );
+    (virtio && model::has_or_expects_vfio(guest)).then(|| Note::warning(Code::HostPageSize, message))
 }
 
 fn windows_without_driver(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {

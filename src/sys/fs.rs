@@ -39,6 +39,49 @@ pub fn link_name(link: &Path) -> Option<String> {
     std::fs::read_link(link).ok()?.file_name()?.to_str().map(str::to_owned)
 }
 
+/// What there is to know about a name without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The name is a symbolic link.
+    pub link: bool,
+    /// When the name itself was last changed, seconds since the epoch: for a link not what it leads to (st_ctime).
+    pub changed: u64,
+    /// It leads to a regular file that somebody may execute, which is all that libvirt asks (`virFileIsExecutable`).
+    pub executable: bool,
+}
+
+/// Looks at a name; none where there is nothing.
+#[must_use]
+pub fn entry(path: &Path) -> Option<Entry> {
+    let own = std::fs::symlink_metadata(path).ok()?;
+    let executable = std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0);
+    Some(Entry { link: own.is_symlink(), changed: u64::try_from(own.ctime()).unwrap_or(0), executable })
+}
+
+/// Where a path leads in the end, all links resolved.
+#[must_use]
+pub fn target(path: &Path) -> Option<String> {
+    std::fs::canonicalize(path).ok()?.to_str().map(str::to_owned)
+}
+
+/// Whether these bytes stand in a file.
+#[must_use]
+pub fn contains(path: &Path, wanted: &[u8]) -> bool {
+    const MOST: u64 = 256 << 20;
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut bytes));
+    read.is_ok() && bytes.windows(wanted.len()).any(|found| found == wanted)
+}
+
+/// The SELinux label of what a path leads to; none where the file system has none.
+#[must_use]
+pub fn label(path: &Path) -> Option<String> {
+    let mut buffer = [0u8; 512];
+    let length = rustix::fs::getxattr(path, "security.selinux", &mut buffer).ok()?;
+    let label = std::str::from_utf8(buffer.get(..length)?).ok()?;
+    Some(label.trim_end_matches('\0').to_owned())
+}
+
 /// Reads a whole file that only root may have written: a regular file, owned by uid 0, not writable by others, one name,
 /// at most `limit` bytes. Checked on the open descriptor, so that nobody can exchange the file in between.
 ///
@@ -123,6 +166,28 @@ pub fn check_trusted_directory(path: &Path) -> io::Result<()> {
         return Ok(());
     }
     Err(untrusted("others than root may write to the directory, or it is none"))
+}
+
+/// Makes a directory that nobody but this user may look into, with those above it.
+///
+/// # Errors
+/// What the kernel says, or `InvalidData` where somebody else could look into what is there.
+pub fn private_directory(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let metadata = std::fs::symlink_metadata(path)?;
+    let own = metadata.uid() == rustix::process::geteuid().as_raw();
+    if metadata.is_dir() && own && metadata.mode() & 0o777 == 0o700 {
+        return Ok(());
+    }
+    Err(untrusted("others than its user may look into the directory, or it is none"))
+}
+
+/// Waits until the disk has what was written to a file.
+///
+/// # Errors
+/// What the kernel says.
+pub fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 /// Writes a file in one step: whoever reads sees the old content or the new, and a full disk leaves the old.

@@ -3,3 +3,4 @@
 pub mod fs;
 pub mod journal;
 pub mod process;
+pub mod systemd;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, prlimit, setrlimit};
-use rustix::time::{ClockId, clock_gettime};
 
 /// RLIMIT_MEMLOCK of a process, bytes; `u64::MAX` stands for no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +29,12 @@ impl From<LockLimit> for Rlimit {
         let finite = |bytes: u64| (bytes != u64::MAX).then_some(bytes);
         Rlimit { current: finite(limit.soft), maximum: finite(limit.hard) }
     }
+}
+
+/// The kernel's page size, bytes.
+#[must_use]
+pub fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
 }
 
 /// This process's own limit.
@@ -127,7 +132,8 @@ pub fn executable(pid: Pid) -> io::Result<FileId> {
 /// Seconds since the machine booted, suspended time included. No administrator and no NTP can set it back.
 #[must_use]
 pub fn boot_clock() -> u64 {
-    u64::try_from(clock_gettime(ClockId::Boottime).tv_sec).unwrap_or(0)
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    now.map_or(0, |now| u64::try_from(now.tv_sec()).unwrap_or(0))
 }
 
 /// Whether this process can raise the limit of another user's process to `bytes`. The capabilities alone do not tell: in a
@@ -180,11 +186,28 @@ pub fn daemon() -> Option<Pid> {
     None
 }
 
-/// The parent of a process: the second field after the name, which may itself hold blanks and parentheses (proc(5)).
 fn parent(pid: Pid) -> Option<Pid> {
+    status_field(pid, 4)?.parse().ok().and_then(Pid::from_raw)
+}
+
+/// When a process was started, seconds since the epoch; a second off at most.
+#[must_use]
+pub fn started(pid: Pid) -> Option<u64> {
+    // The kernel's USER_HZ, which is the same on every architecture that libvirt has a vIOMMU for.
+    const TICKS: u64 = 100;
+    let ticks: u64 = status_field(pid, 22)?.parse().ok()?;
+    // The counters of many processors come before it.
+    let text = super::fs::head(Path::new("/proc/stat"), 4 << 20)?;
+    let booted: u64 = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    Some(booted + ticks / TICKS)
+}
+
+/// A field of `/proc/PID/stat`, by its number in proc(5), from the third on: the second, the name, may itself hold blanks
+/// and parentheses.
+fn status_field(pid: Pid, number: usize) -> Option<String> {
     let stat = super::fs::head(Path::new(&format!("/proc/{}/stat", pid.as_raw_nonzero())), 1024)?;
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(1)?.parse().ok().and_then(Pid::from_raw)
+    fields.split_whitespace().nth(number.checked_sub(3)?).map(str::to_owned)
 }
 
 /// The arguments of a process, without `argv[0]`; none where it is gone.

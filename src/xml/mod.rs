@@ -81,6 +81,12 @@ impl<'d, 'a> Element<'d, 'a> {
         self.0.tag_name().namespace().filter(|uri| !uri.is_empty())
     }
 
+    /// The element as it stands in the document.
+    #[must_use]
+    pub fn source(self) -> &'a str {
+        self.0.document().input_text().get(self.0.range()).unwrap_or_default()
+    }
+
     /// The first child element `name` without a namespace.
     #[must_use]
     pub fn child(self, name: &str) -> Option<Element<'d, 'a>> {

@@ -158,7 +158,7 @@ fn the_limit_of_a_running_guest() {
     };
     // Two devices of 8 GiB and 1 GiB; a third one needs 8 more.
     let ran = memlock(&["--pid", &pid]);
-    assert_refused(&ran, "memlock-timeout");
+    assert_refused(&ran, "memlock-too-low");
     for words in ["65536 bytes", "18253611008 bytes", "26843545600 bytes", "0000:3b:00.1"] {
         assert!(ran.stdout.contains(words), "{words}: {ran:?}");
     }

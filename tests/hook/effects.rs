@@ -1,8 +1,12 @@
 //! What the hook leaves on the host, and takes away again.
 
+#[path = "faults.rs"]
+mod faults;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -15,8 +19,7 @@ use viommu::sys::process;
 
 use crate::program::{VIOMMU, feed, run};
 use crate::{
-    CONFIG, NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event, guests, hook, sandbox,
-    write_host,
+    CONFIG, NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event, guests, hook, host, sandbox,
 };
 
 fn state_file() -> PathBuf {
@@ -311,7 +314,7 @@ fn a_limit_that_may_not_be_raised_refuses_only_who_asks() {
     }
     let guests = guests();
     // libvirt before 8.7.0 does not count the vIOMMU that it knows.
-    write_host(8_000_000);
+    host::write(8_000_000);
     let unasked = guests.native.replace("<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto'/>", "");
     let without_the_privilege = |xml: &str| {
         let mut command = Command::new("setpriv");
@@ -349,4 +352,32 @@ fn the_wrapper_becomes_qemu_as_the_hook_said() {
     assert_eq!(arguments.len(), start.len() + 2, "{ran:?}");
     assert_event("stopped", &hook(STOPPED, &guests.wrapper), None);
     assert_event("a start that is over", &run(wrapper, &start, b""), Some("state-missing"));
+}
+
+#[test]
+fn a_running_guest_with_too_low_a_limit_is_logged() {
+    if !sandbox::inside("effects::a_running_guest_with_too_low_a_limit_is_logged") {
+        return;
+    }
+    let two_devices = guests().asks.replace("/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
+    fs::create_dir_all("/run/systemd/journal").unwrap();
+    let journal = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
+    journal.set_nonblocking(true).unwrap();
+    let logged = || {
+        let mut text = String::new();
+        let mut datagram = [0; 4096];
+        while let Ok(length) = journal.recv(&mut datagram) {
+            text.push_str(&String::from_utf8_lossy(&datagram[..length]));
+        }
+        text
+    };
+    let mut qemu = sandbox::qemu(NAME, &["-name", "guest=dpdk-gateway", "-uuid", UUID]);
+    // Whether it can be raised is a matter of this machine; that it was too low is not.
+    assert_event("started", &hook(STARTED, &two_devices), None);
+    let text = logged();
+    assert!(text.contains("memlock-too-low") && text.contains("locked-memory limit"), "{text}");
+    qemu.kill().unwrap();
+    qemu.wait().unwrap();
+    assert_event("a guest that is gone", &hook(STARTED, &two_devices), None);
+    assert!(!logged().contains("memlock-too-low"));
 }

@@ -10,6 +10,7 @@ use crate::support::on_both_suites;
 on_both_suites! {
     a_wrapped_guest_has_its_viommu
     a_wrapped_guest_that_asks_for_nothing_has_none
+    a_virtio_iommu_takes_a_slot_that_is_free
     the_process_is_the_one_that_libvirt_started
     qemu_finds_everything_as_libvirt_left_it
     the_state_lasts_as_long_as_the_guest
@@ -53,6 +54,20 @@ fn a_wrapped_guest_that_asks_for_nothing_has_none(suite: Suite) {
             without_numbers(&command_line(&lab))
         };
         assert_eq!(begin(arch.wrapper())[1..], begin(arch.real())[1..], "{}", suite.name());
+    }
+}
+
+fn a_virtio_iommu_takes_a_slot_that_is_free(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    for arch in [Arch::X86, Arch::Arm] {
+        // Where it would go, there is a device of the guest's.
+        let guest = lab.guest(&wrapped(arch, "virtio").replace("slot='5'", "slot='0x1e'"));
+        start(&guest);
+        assert_eq!(viommu(&guest).properties["addr"], "1d.0", "{arch:?} on {}", suite.name());
+        // The id of the virtio specification: 0x1040 and 23.
+        let buses = guest.virsh("qemu-monitor-command", &["--hmp", "info pci"]).ok();
+        let buses = buses.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(buses.contains("Bus 0, device 29, function 0: Class 0255: PCI device 1af4:1057"), "{buses}");
     }
 }
 

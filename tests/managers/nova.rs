@@ -107,11 +107,10 @@ fn every_request_that_libvirt_can_serve_is_served(suite: Suite) {
                         assert_eq!(ours.unwrap_err().code, Code::ModelArchMismatch, "{what}");
                         continue;
                     }
-                    // Whoever can put a filter behind Nova has its own XML mended, too.
-                    let mended = self::ours(&novas_own(&case, namespace, chosen, machine), suite);
-                    let mended = mended.unwrap_or_else(|note| panic!("{what}: {}", note.message));
-                    assert_eq!(viommu(&mended).unwrap().0, chosen, "{what}");
-                    served.push((without_kvm(&mended), what.clone()));
+                    // Nova's own XML is refused by us, too, where libvirt refuses it, and says why.
+                    let own =
+                        self::ours(&novas_own(&case, namespace, chosen, machine), suite).map_err(|note| note.code);
+                    assert_eq!(own.is_ok(), chosen == "intel", "{what}: {own:?}");
                     of_nova.push((novas, chosen == "intel", what.clone()));
                     let text = ours.unwrap_or_else(|note| panic!("{what}: {}", note.message));
                     let (given, driver) = viommu(&text).unwrap();
@@ -126,7 +125,7 @@ fn every_request_that_libvirt_can_serve_is_served(suite: Suite) {
             }
         }
     }
-    assert!(served.len() > 180, "{}", served.len());
+    assert!(served.len() > 90, "{}", served.len());
     let texts: Vec<&String> = served.iter().map(|(text, _)| text).collect();
     for ((text, what), verdict) in served.iter().zip(lab.define_many(&texts)) {
         assert_eq!(verdict, Ok(()), "{what}:\n{text}");

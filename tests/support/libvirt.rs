@@ -101,7 +101,7 @@ impl Output {
 /// A running libvirtd of a suite.
 pub(crate) struct Libvirt {
     /// Seen as `/share` inside.
-    share: PathBuf,
+    pub(crate) share: PathBuf,
     child: Child,
     stdin: Option<ChildStdin>,
     answers: Receiver<String>,
@@ -119,14 +119,24 @@ pub(crate) fn shared(suite: Suite) -> Option<MutexGuard<'static, Libvirt>> {
     match LABS[suite as usize].get_or_init(|| Libvirt::start(suite).map(Mutex::new)) {
         // A test that panicked has taken its guests with it (see Guest), so the next one may go on.
         Ok(libvirt) => Some(libvirt.lock().unwrap_or_else(PoisonError::into_inner)),
-        Err(reason) => {
-            let required = std::env::var_os("VIOMMU_REQUIRE_LAB").is_some_and(|value| value == "1");
-            assert!(!required, "VIOMMU_REQUIRE_LAB is set, but: {reason}");
-            // Not eprintln!, which the test harness keeps for itself when a test passes.
-            let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
-            None
-        }
+        Err(reason) => skip(reason),
     }
+}
+
+/// A libvirtd of its own for one test, on a host without viommu; otherwise as [`shared`].
+#[track_caller]
+pub(crate) fn bare(suite: Suite) -> Option<Libvirt> {
+    Libvirt::start_in(new_share(suite), suite).map_or_else(|reason| skip(&reason), Some)
+}
+
+/// Says why a test cannot be made here, if that may be.
+#[track_caller]
+pub(crate) fn skip<T>(reason: &str) -> Option<T> {
+    let required = std::env::var_os("VIOMMU_REQUIRE_LAB").is_some_and(|value| value == "1");
+    assert!(!required, "VIOMMU_REQUIRE_LAB is set, but: {reason}");
+    // Not eprintln!, which the test harness keeps for itself when a test passes.
+    let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
+    None
 }
 
 impl Libvirt {
@@ -137,6 +147,10 @@ impl Libvirt {
     pub(crate) fn start(suite: Suite) -> Result<Libvirt, String> {
         let share = new_share(suite);
         fs::copy(env!("CARGO_BIN_EXE_viommu"), share.join("viommu")).unwrap();
+        Libvirt::start_in(share, suite)
+    }
+
+    fn start_in(share: PathBuf, suite: Suite) -> Result<Libvirt, String> {
         let log = fs::File::create(share.join("lab.log")).unwrap();
         let mut child = Command::new("bash")
             .arg("tests/lab/libvirtd.sh")
@@ -286,7 +300,7 @@ impl Drop for Guest<'_> {
     fn drop(&mut self) {
         let name = quote(&self.name);
         // It may run or not, and may have been undefined; in a test that panics nothing must panic again.
-        let _ = self.libvirt.try_run(&format!("virsh -q destroy {name}; virsh -q {UNDEFINE} {name}"));
+        let _ = self.libvirt.try_run(&format!("virsh -q destroy --domain {name}; virsh -q {UNDEFINE} {name}"));
     }
 }
 
@@ -318,8 +332,8 @@ const HOOK_IS_VIOMMU: &str = "ln -sfT /usr/bin/viommu /etc/libvirt/hooks/qemu";
 /// Makes libvirtd look for hooks again.
 const RELOAD: &str = "kill -HUP \"$(cat /run/lab-libvirtd.pid)\"; virsh -q uri >/dev/null";
 
-/// With everything that would keep libvirt from undefining a domain.
-const UNDEFINE: &str = "undefine --nvram --managed-save --snapshots-metadata --checkpoints-metadata";
+/// With everything that would keep libvirt from undefining a domain, whatever its name is.
+const UNDEFINE: &str = "undefine --nvram --managed-save --snapshots-metadata --checkpoints-metadata --domain";
 
 /// A word as bash and virsh read it.
 fn quote(word: &str) -> String {

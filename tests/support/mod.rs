@@ -3,6 +3,7 @@
 
 pub(crate) mod corpus;
 pub(crate) mod libvirt;
+pub(crate) mod packages;
 
 /// Makes each of the functions two tests, one per suite.
 macro_rules! on_both_suites {

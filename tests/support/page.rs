@@ -1,22 +1,41 @@
-//! Pages of `docs/` whose tables are made by tests, so that they cannot say what is not so.
+//! Files of the repository that are made by tests, as a whole or in part, so that they cannot say what is not so.
+//! `VIOMMU_REGENERATE` in the environment rewrites them.
 
-#![expect(clippy::disallowed_methods, clippy::panic, reason = "reads and writes a page of the documentation")]
+#![allow(dead_code, reason = "no test program uses everything")]
+#![expect(clippy::disallowed_methods, clippy::panic, reason = "reads and writes files of the repository")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const END: &str = "<!-- end of the generated part -->\n";
-
-/// Compares the generated part of `docs/NAME` with what it must be. `VIOMMU_REGENERATE` in the environment rewrites it.
+/// Compares the generated part of the page `docs/NAME` with what it must be.
 pub(crate) fn check(name: &str, test: &str, generated: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
-    let begin = format!("<!-- generated: VIOMMU_REGENERATE=1 cargo test --test {test} -->\n");
-    let page = fs::read_to_string(&path).unwrap();
-    let (head, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("docs/{name} lacks the line {begin}"));
-    let (found, tail) = rest.split_once(END).unwrap_or_else(|| panic!("docs/{name} lacks the line {END}"));
+    part(&format!("docs/{name}"), test, ("<!-- ", " -->\n"), generated);
+}
+
+/// The same for any file, in which a comment stands between these two.
+pub(crate) fn part(path: &str, test: &str, comment: (&str, &str), generated: &str) {
+    let mark = |text: &str| format!("{}{text}{}", comment.0, comment.1);
+    let (begin, end) = (mark(&command(test)), mark("end of the generated part"));
+    let file = fs::read_to_string(in_repository(path)).unwrap();
+    let (head, rest) = file.split_once(&begin).unwrap_or_else(|| panic!("{path} lacks the line {begin}"));
+    let (_, tail) = rest.split_once(&end).unwrap_or_else(|| panic!("{path} lacks the line {end}"));
+    whole(path, test, &format!("{head}{begin}{generated}{end}{tail}"));
+}
+
+/// Compares a file with what it must be.
+pub(crate) fn whole(path: &str, test: &str, content: &str) {
     if env::var_os("VIOMMU_REGENERATE").is_some() {
-        fs::write(&path, format!("{head}{begin}{generated}{END}{tail}")).unwrap();
-        return;
+        return fs::write(in_repository(path), content).unwrap();
     }
-    assert_eq!(found, generated, "docs/{name} is out of date: {begin}");
+    let found = fs::read_to_string(in_repository(path)).unwrap_or_default();
+    let differs = found.lines().zip(content.lines()).find(|(old, new)| old != new);
+    assert!(found == content, "{path} is out of date, first here: {differs:?}: {}", command(test));
+}
+
+fn command(test: &str) -> String {
+    format!("generated: VIOMMU_REGENERATE=1 cargo test --test {test}")
+}
+
+fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }

@@ -8,7 +8,7 @@
     reason = "starts the test program again and shows its words"
 )]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{env, fs};
 
@@ -63,7 +63,11 @@ const QEMU: &str = "use Fcntl qw(F_SETLK F_WRLCK SEEK_SET); $^F = 255; my $file 
 
 /// A process that stands for the QEMU of a domain, with a locked-memory limit of 64 KiB, as soon as it has that limit.
 pub(crate) fn qemu(domain: &str, arguments: &[&str]) -> Child {
-    let pidfile = viommu::guard::pidfile(domain);
+    qemu_holding(&viommu::guard::pidfile(domain), arguments)
+}
+
+/// The same with the pidfile in a place of the test's choice.
+pub(crate) fn qemu_holding(pidfile: &Path, arguments: &[&str]) -> Child {
     fs::create_dir_all(pidfile.parent().unwrap()).unwrap();
     let mut command = Command::new("perl");
     command.args(["-MIO::Handle", "-e", QEMU]).arg(pidfile).args(arguments);

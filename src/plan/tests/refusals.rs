@@ -86,6 +86,12 @@ fn smmuv3_cannot_serve_vfio() {
     assert_eq!(arm().asks("smmuv3").model(), "smmuv3");
     let bypassed = arm().vfio(1).argument("-machine", "default_bus_bypass_iommu=on").asks("smmuv3");
     assert_eq!(bypassed.model(), "smmuv3");
+    // QEMU 10.2 has one for each host bridge, and that of another does not see the device.
+    let elsewhere = "<controller type='pci' index='7' model='pcie-expander-bus'/>
+        <iommu model='smmuv3'><driver pciBus='7'/></iommu>";
+    assert_eq!(arm().device(elsewhere).vfio(1).asks("smmuv3").model(), "smmuv3");
+    let here = "<iommu model='smmuv3'><driver pciBus='0'/></iommu>";
+    arm().device(here).vfio(1).asks("smmuv3").refused(Code::Smmuv3WithVfio);
     let accelerated = arm().device("<iommu model='smmuv3'><driver pciBus='1' accel='on'/></iommu>").vfio(1);
     assert_eq!(accelerated.asks("smmuv3").model(), "smmuv3");
 }
@@ -120,6 +126,22 @@ fn a_width_of_an_existing_virtio_is_what_it_is() {
     let message = virtio("aw_bits='48'").aw_bits(39).refused(Code::IommuConflict);
     assert!(message.contains("has aw_bits='48'"), "{message}");
     assert!(virtio("").aw_bits(39).refused(Code::IommuConflict).contains("has no aw_bits"));
+}
+
+/// What Nova writes, and libvirt's virDomainIOMMUDefValidate refuses ("doesn't support additional attributes").
+#[test]
+fn only_intel_has_attributes_of_intel() {
+    let nova = "<driver intremap='on' caching_mode='on' eim='on' aw_bits='48' iotlb='on'/>";
+    for (guest, model) in [(q35(), "virtio"), (arm(), "virtio"), (arm(), "smmuv3")] {
+        let guest = guest.device(&format!("<iommu model='{model}'>{nova}</iommu>"));
+        for asked in [model, "auto"] {
+            let message = guest.clone().asks(asked).refused(Code::IommuConflict);
+            assert!(message.contains("'intremap'") && message.contains("doesn't support additional"), "{message}");
+        }
+    }
+    let later = q35().device("<iommu model='virtio'><driver aw_bits='48'/></iommu>").asks("virtio");
+    later.clone().libvirt("12.1.9").refused(Code::IommuConflict);
+    assert_eq!(later.libvirt("12.2.0").qemu("9.0.0").plan().changes, []);
 }
 
 #[test]

@@ -37,6 +37,27 @@ fn what_is_assumed_is_said() {
 }
 
 #[test]
+fn large_pages_of_the_host_bind_the_guest() {
+    let code = Code::HostPageSize;
+    let on = |pages: u64, mut case: Case| {
+        case.host.page_bytes = Some(pages);
+        case
+    };
+    for pages in [16384, 65536] {
+        let kib = format!("kernel with pages of {} KiB", pages / 1024);
+        warns(&on(pages, arm().vfio(1).asks("auto")), code, &kib);
+        warns(&on(pages, arm().hotplug().asks("virtio")), code, &kib);
+        warns(&on(pages, arm().device("<iommu model='virtio'/>").vfio(1)), code, &kib);
+        says_nothing(&on(pages, arm().asks("virtio")), code);
+        says_nothing(&on(pages, arm().vfio(1)), code);
+    }
+    says_nothing(&on(4096, arm().vfio(1).asks("auto")), code);
+    says_nothing(&arm().vfio(1).asks("auto"), code);
+    warns(&on(65536, arm().vfio(1).asks("auto").qemu("8.2.9")), code, "hot-plug no VFIO device");
+    assert!(!on(65536, arm().vfio(1).asks("auto").qemu("9.0.0")).note(code).unwrap().1.contains("hot-plug"));
+}
+
+#[test]
 fn pinned_memory_must_be_there() {
     const MEMORY: u64 = 384 << 20;
     let code = Code::PinnedExceedsHostMemory;

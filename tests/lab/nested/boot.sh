@@ -3,6 +3,7 @@
 #
 #   tests/lab/nested/boot.sh SUITE INSTANCE
 #
+#   ARCH=aarch64      an AArch64 host with SMMUv3 in place of x86 with VT-d (its image: ../arm64/image.sh)
 #   VIOMMU_BIN=FILE   the viommu binary that prepare.sh installs in L1 (none: only scenarios without viommu)
 #   INIT=systemd      systemd as PID 1 in place of a shell script (slower; AppArmor needs it)
 #   CMDLINE='…'       more words for the kernel, e.g. 'apparmor=1 security=apparmor'
@@ -15,20 +16,37 @@ set -euo pipefail
 suite=${1:?usage: boot.sh SUITE INSTANCE} instance=${2:?usage: boot.sh SUITE INSTANCE}
 outer=$lab/roots/$outer_suite
 dir=$instances/$instance
-"$here/image.sh" "$suite"
+# What differs by architecture: where L1's disk and its kernel are, its files in the share, the board with its IOMMU.
+# shellcheck disable=SC2054 # the commas are QEMU's
+case ${ARCH:-x86_64} in
+    x86_64)
+        source=$here disk=$suite kernel=kit memory=6144
+        # The IOMMU comes before the NICs, for those that come earlier bypass it.
+        machine=(qemu-system-x86_64 -machine q35 -cpu max -device intel-iommu,intremap=on,aw-bits=48)
+        cmdline="console=ttyS0 intel_iommu=on"
+        ;;
+    aarch64)
+        source=$here/../arm64 disk=arm64/$suite kernel=arm64/$suite memory=2048
+        machine=(qemu-system-aarch64 -machine virt,iommu=smmuv3,gic-version=3,its=on -cpu neoverse-n1)
+        cmdline="console=ttyAMA0 kpti=off"
+        ;;
+    *) die "no L1 for ARCH=$ARCH" ;;
+esac
+"$source/image.sh" "$suite"
 make_root "$outer_suite"
 "$here/stop.sh" "$instance"
 rm -rf "$dir"
 mkdir -p "$dir"/share/{in,out}
-cp -r "$here"/l1/{prepare.sh,lib.sh,scenarios} "$dir/share/"
+cp -r "$here"/l1/{prepare.sh,lib.sh} "$source/l1/scenarios" "$dir/share/"
+[ ! -e "$source/l1/arch.sh" ] || cp "$source/l1/arch.sh" "$dir/share/"
 [ ! -e "$here/../../../hooks/apparmor/viommu" ] || cp "$here/../../../hooks/apparmor/viommu" "$dir/share/apparmor"
-cp "$kit/vmlinuz" "$kit/l2-initrd" "$dir/share/"
+cp "$nested/$kernel"/{vmlinuz,l2-initrd} "$dir/share/"
 [ -z "${VIOMMU_BIN:-}" ] || install -m755 "$VIOMMU_BIN" "$dir/share/viommu"
 
 # Inside QEMU's chroot the lab stands at /mnt.
 inside=/mnt/instances/$instance
 devices=()
-for number in 1 2 3 4; do
+for number in 1 2 3 4 5; do
     # A root port each: QEMU's have ACS, so each NIC is an IOMMU group of its own. igb can be reset by itself (FLR), which
     # makes starts quick. restrict=on: DHCP and nothing beyond.
     devices+=(
@@ -37,23 +55,21 @@ for number in 1 2 3 4; do
         -device "igb,bus=port$number,netdev=net$number,mac=52:54:00:aa:00:0$number"
     )
 done
-cmdline="console=ttyS0 intel_iommu=on mitigations=off nokaslr loglevel=4 panic=-1"
+cmdline+=" mitigations=off nokaslr loglevel=4 panic=-1"
 [ "${INIT:-}" != systemd ] || cmdline+=" LAB_INIT=/lib/systemd/systemd"
 case " ${CMDLINE:-} " in *' apparmor='*) ;; *) cmdline+=" apparmor=0" ;; esac
 cmdline+=" ${CMDLINE:-}"
 # shellcheck disable=SC2054 # the commas are QEMU's
 qemu=(
-    qemu-system-x86_64 -name "$instance,debug-threads=on" -nodefaults -display none -no-reboot
-    -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu max -smp 2 -m "${MEMORY:-6144}"
+    "${machine[@]}" -name "$instance,debug-threads=on" -nodefaults -display none -no-reboot
+    -accel tcg,thread=multi,tb-size=512 -smp 2 -m "${MEMORY:-$memory}"
     -serial "file:$inside/console.log" -monitor "unix:$inside/monitor,server=on,wait=off"
-    # Before the NICs, for those that come earlier bypass it.
-    -device intel-iommu,intremap=on,aw-bits=48
-    -drive "file=/mnt/$suite/root.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe"
+    -drive "file=/mnt/$disk/root.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe"
     -device virtio-blk-pci,drive=root,bus=pcie.0,addr=0x3
     -virtfs "local,path=$inside/share,mount_tag=lab,security_model=none"
     -object rng-random,id=random,filename=/dev/urandom -device virtio-rng-pci,rng=random
     "${devices[@]}"
-    -kernel /mnt/kit/vmlinuz -initrd /mnt/kit/initrd -append "$cmdline"
+    -kernel "/mnt/$kernel/vmlinuz" -initrd "/mnt/$kernel/initrd" -append "$cmdline"
     -daemonize -pidfile "$inside/pid"
 )
 # The mounts are seen by this QEMU alone and go with it: the root, which is not ours, stays as it is. /proc, because QEMU's

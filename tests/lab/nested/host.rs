@@ -11,13 +11,50 @@ use super::results::Results;
 /// A run is given four times what it took on two busy cores.
 const PREPARE_SECONDS: u64 = 4 * 12;
 
-/// What L1 is: a distribution release, confined or not. One scenario at a time: they share its four NICs.
+/// What L1 is: a distribution release, confined or not. One scenario at a time: they share its NICs.
 pub(super) struct Suite {
     name: &'static str,
     libvirt: &'static str,
     qemu: &'static str,
     security: Security,
+    arch: Arch,
     host: Mutex<Host>,
+}
+
+/// The architecture of L1 and its guests; in the words of `boot.sh`.
+#[derive(Clone, Copy)]
+enum Arch {
+    X86,
+    Arm,
+}
+
+impl Arch {
+    fn name(self) -> &'static str {
+        match self {
+            Arch::X86 => "x86_64",
+            Arch::Arm => "aarch64",
+        }
+    }
+
+    /// What builds L1's disk.
+    fn image(self) -> &'static str {
+        match self {
+            Arch::X86 => "nested/image.sh",
+            Arch::Arm => "arm64/image.sh",
+        }
+    }
+
+    /// The viommu that L1 gets.
+    fn binary(self) -> Result<String, String> {
+        match self {
+            Arch::X86 => Ok(env!("CARGO_BIN_EXE_viommu").to_owned()),
+            Arch::Arm => {
+                let built = Ran::from(lab_command("aarch64.sh", &["build"]).output());
+                let path = built.output.lines().last().unwrap_or_default().to_owned();
+                if built.status == Some(0) { Ok(path) } else { Err(built.output) }
+            }
+        }
+    }
 }
 
 /// What confines libvirtd and its guests.
@@ -57,11 +94,25 @@ enum Host {
 
 impl Suite {
     pub(super) const fn bookworm(security: Security) -> Self {
-        Self { name: "bookworm", libvirt: "9.0.", qemu: "7.2.", security, host: Mutex::new(Host::Unbooted) }
+        Self::new("bookworm", "9.0.", "7.2.", security, Arch::X86)
     }
 
     pub(super) const fn trixie(security: Security) -> Self {
-        Self { name: "trixie", libvirt: "11.3.", qemu: "10.0.", security, host: Mutex::new(Host::Unbooted) }
+        Self::new("trixie", "11.3.", "10.0.", security, Arch::X86)
+    }
+
+    pub(super) const fn trixie_on_aarch64() -> Self {
+        Self::new("trixie", "11.3.", "10.0.", Security::None, Arch::Arm)
+    }
+
+    const fn new(
+        name: &'static str,
+        libvirt: &'static str,
+        qemu: &'static str,
+        security: Security,
+        arch: Arch,
+    ) -> Self {
+        Self { name, libvirt, qemu, security, arch, host: Mutex::new(Host::Unbooted) }
     }
 
     /// Runs `scenarios/NAME.sh`, which took so many seconds here; none where there is no lab.
@@ -75,7 +126,7 @@ impl Suite {
                 Ok(instance) => instance?,
                 Err(why) => panic!("no L1 of {}: {why}", self.name),
             };
-            let run = lab_command("run.sh", &[instance, &format!("bash /lab/scenarios/{scenario}.sh")])
+            let run = lab_command("nested/run.sh", &[instance, &format!("bash /lab/scenarios/{scenario}.sh")])
                 .env("LIMIT", (4 * measured_seconds).to_string())
                 .output();
             let run = Ran::from(run);
@@ -122,14 +173,15 @@ impl Suite {
     /// Builds what is missing, boots, prepares, and checks that L1 is what the scenarios take it for.
     fn boot(&self) -> Result<String, String> {
         // Building needs the network and may take minutes: it has no limit, and its failure is not one of the boot.
-        let build = Ran::from(lab_command("image.sh", &[self.name]).output());
+        let build = Ran::from(lab_command(self.arch.image(), &[self.name]).output());
         if build.status != Some(0) {
             return Err(build.output);
         }
         let owner = std::process::id().to_string();
-        let instance = format!("test-{}-{}-{owner}", self.name, self.security.name());
-        let boot = lab_command("boot.sh", &[self.name, &instance])
-            .env("VIOMMU_BIN", env!("CARGO_BIN_EXE_viommu"))
+        let instance = format!("test-{}-{}-{}-{owner}", self.name, self.arch.name(), self.security.name());
+        let boot = lab_command("nested/boot.sh", &[self.name, &instance])
+            .env("ARCH", self.arch.name())
+            .env("VIOMMU_BIN", self.arch.binary()?)
             .env("OWNER", owner)
             .envs(self.security.boot().iter().copied())
             .output();
@@ -137,7 +189,7 @@ impl Suite {
         if boot.status != Some(0) {
             return Err(boot.output);
         }
-        let prepare = lab_command("run.sh", &[&instance, "bash /lab/prepare.sh"])
+        let prepare = lab_command("nested/run.sh", &[&instance, "bash /lab/prepare.sh"])
             .env("LIMIT", PREPARE_SECONDS.to_string())
             .output();
         let prepare = Ran::from(prepare);
@@ -147,7 +199,7 @@ impl Suite {
         };
         let as_expected = values.get("libvirt").starts_with(self.libvirt)
             && values.get("qemu").starts_with(self.qemu)
-            && values.get("iommu_groups") == "4";
+            && values.get("iommu_groups") == "5";
         if as_expected { Ok(instance) } else { Err(format!("not the L1 that was expected: {}", values.line)) }
     }
 }
@@ -175,7 +227,7 @@ impl From<std::io::Result<Output>> for Ran {
 }
 
 fn lab_command(script: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/nested").join(script));
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab").join(script));
     command.args(arguments).stdin(Stdio::null());
     command
 }

@@ -34,6 +34,14 @@ impl Results {
         self.by_name.get(name)
     }
 
+    /// The results of one scenario, in the order in which it printed them: those whose name is its own or begins with it and a hyphen.
+    pub(super) fn names(&self, scenario: &str) -> Vec<&str> {
+        let names = self.output.lines().filter_map(|line| line.strip_prefix("RESULT ")?.split(' ').next());
+        let own =
+            |name: &&str| name.strip_prefix(scenario).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        names.filter(own).collect()
+    }
+
     #[track_caller]
     pub(super) fn of(&self, name: &str) -> &Values {
         self.find(name).unwrap_or_else(|| panic!("no RESULT of {name} in:\n{}", self.output))
@@ -50,6 +58,12 @@ impl Values {
             .collect();
         values.insert("message".to_owned(), message.trim().to_owned());
         Self { line: line.to_owned(), values }
+    }
+
+    /// Everything but the message, in the order in which it was printed.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.line.split("message=").next().unwrap_or_default();
+        pairs.split_whitespace().filter_map(|pair| pair.split_once('='))
     }
 
     #[track_caller]

@@ -4,7 +4,7 @@
 # A scenario prints lines "RESULT name key=value …". Values have no blanks, save that of message=, which comes last and takes the rest.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C LIBVIRT_DEFAULT_URI=qemu:///system
 # shellcheck disable=SC2034
-DEVICES=(0000:01:00.0 0000:02:00.0 0000:03:00.0 0000:04:00.0)
+DEVICES=(0000:01:00.0 0000:02:00.0 0000:03:00.0 0000:04:00.0 0000:05:00.0)
 QEMU=/usr/bin/qemu-system-x86_64
 # shellcheck disable=SC2034
 WRAPPER=/usr/bin/viommu-qemu-system-x86_64
@@ -96,13 +96,13 @@ hostdev() { # DEVICE [ADDRESS-IN-THE-GUEST]
 #   request=MODEL        the request to viommu, as metadata
 #   native=1             a vIOMMU in the XML
 #   hidden=1             a vIOMMU in <qemu:commandline>, which libvirt does not know of
-#   inside=XML           more devices        os=XML   more in <os>      top=XML  more in <domain>
+#   inside=XML           more devices        os=XML   more in <os>      arguments='…'  more for QEMU
 domain_xml() {
-    local name=$1 ram=384 devices=0 emulator=$QEMU request='' native='' hidden='' inside='' os='' top='' device
+    local name=$1 ram=384 devices=0 emulator=$QEMU request='' native='' hidden='' inside='' os='' arguments='' device
     shift
     [ $# -eq 0 ] || local "$@"
     echo "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>"
-    echo "<name>$name</name><memory unit='MiB'>$ram</memory><vcpu>1</vcpu>$top"
+    echo "<name>$name</name><memory unit='MiB'>$ram</memory><vcpu>1</vcpu>"
     [ -z "$request" ] || echo "<metadata><viommu xmlns='urn:libvirt-viommu:1' model='$request'/></metadata>"
     echo "<os><type arch='x86_64' machine='q35'>hvm</type>$os</os>"
     echo "<features><acpi/><apic/>${native:+<ioapic driver='qemu'/>}</features>"
@@ -112,8 +112,9 @@ domain_xml() {
     echo "$inside</devices>"
     # Else libvirt asks QEMU for each of 460 CPU features in turn, which under two emulators takes longer than all the rest of a start.
     echo "<qemu:capabilities><qemu:del capability='cpu-unavailable-features'/></qemu:capabilities>"
-    [ -z "$hidden" ] || echo "<qemu:commandline><qemu:arg value='-device'/>" \
-        "<qemu:arg value='intel-iommu,intremap=on,caching-mode=on,aw-bits=48'/></qemu:commandline>"
+    arguments+="${hidden:+ -device intel-iommu,intremap=on,caching-mode=on,aw-bits=48}"
+    # shellcheck disable=SC2086
+    [ -z "$arguments" ] || echo "<qemu:commandline>$(printf "<qemu:arg value='%s'/>" $arguments)</qemu:commandline>"
     echo "</domain>"
 }
 
@@ -157,6 +158,9 @@ one_line() { tr -s '\n' ' ' | cut -c1-1500; }
 
 # ---- what viommu must not leave behind
 
+# holders BYTES: how many processes have this limit of locked memory.
+holders() { grep -lsE "^Max locked memory +[0-9]+ +$1 " /proc/[0-9]*/limits | wc -l; }
+
 # By its executable, whatever it calls itself. One program for all processes: each costs a tenth of a second here.
 guards() {
     # shellcheck disable=SC2010,SC2012
@@ -196,3 +200,7 @@ try() {
     fi
     echo "RESULT ${2:-$1} status=$status seconds=$seconds $found $(leftovers) message=$message"
 }
+
+# ---- another architecture than x86
+# shellcheck source=/dev/null
+if [ -e /lab/arch.sh ]; then . /lab/arch.sh; fi

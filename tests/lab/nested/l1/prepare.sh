@@ -19,8 +19,7 @@ chmod 666 /dev/vfio/vfio
 
 if [ -e /lab/viommu ]; then
     install -m755 /lab/viommu /usr/bin/viommu
-    ln -sfn viommu "$WRAPPER"
-    ln -sfn viommu /usr/bin/viommu-qemu-system-aarch64
+    for arch in x86_64 aarch64; do ln -sfn viommu "/usr/bin/viommu-qemu-system-$arch"; done
     mkdir -p /etc/libvirt/hooks
     ln -sfn /usr/bin/viommu /etc/libvirt/hooks/qemu
 fi

@@ -1,5 +1,6 @@
 #!/bin/bash
-# A Linux in L2 with two NICs behind the wrapper's vIOMMU: it finds the vIOMMU, remaps interrupts, and gets a DHCP lease on both.
+# A Linux in L2 with two NICs behind the wrapper's vIOMMU: it finds the vIOMMU, remaps interrupts, has each NIC in an
+# IOMMU group of its own, and gets a DHCP lease on both.
 # Locked memory is at its peak before the guest takes the vIOMMU over, and next to nothing afterwards.
 . "$(dirname "$0")/../lib.sh"
 cp /lab/vmlinuz /lab/l2-initrd /var/lib/libvirt/images/
@@ -9,7 +10,7 @@ console=/var/log/libvirt/qemu/os-console.log
 define os ram=512 devices=2 emulator="$WRAPPER" request=intel \
     os="<kernel>/var/lib/libvirt/images/vmlinuz</kernel><initrd>/var/lib/libvirt/images/l2-initrd</initrd>
         <cmdline>console=ttyS0 quiet $fast intel_iommu=on panic=-1</cmdline>" \
-    inside="<serial type='file'><source path='$console'/></serial>"
+    inside="<serial type='file'><source path='$console'/></serial>" arguments='-icount shift=4'
 begin=$(now)
 start os
 peak=$(locked_of os)
@@ -18,8 +19,10 @@ virsh -q resume os
 until grep -q 'L2: done' $console || [ "$(virsh -q domstate os)" != running ]; do sleep 5; done
 tr -d '\r' <$console | grep '^L2:'
 count() { grep -c "$1" $console; }
+leases() { sed -n 's/^L2: \(eth[0-9]*\) .*lease of 10.0.2.15 obtained.*/\1/p' $console; }
+nic_groups() { sed -n 's|^L2: group .*/iommu_groups/\([0-9]*\)/.* class 0x020000.*|\1|p' $console; }
 echo "RESULT os status=$status seconds=$(since "$begin") peak_kb=$peak vmlck_kb=$(locked_of os)" \
     "dmar=$(count 'DMAR: IOMMU enabled') remapping=$(count 'DMAR-IR: Enabled IRQ remapping')" \
-    "leases=$(count 'lease of 10.0.2.15 obtained') done=$(count 'L2: done') message=$message"
+    "leases=$(leases | sort -u | wc -l) nic_groups=$(nic_groups | sort -u | wc -l) done=$(count 'L2: done') message=$message"
 virsh -q destroy os
 echo "RESULT os-end $(leftovers)"

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Hot-plug behind a vIOMMU of the wrapper. libvirt counts one address space however many devices come: the limit for one has room for
-# three, the fourth is refused, and the guest lives; after `viommu memlock --raise` it is taken, and libvirt does not lower the limit.
+# A fifth device for a guest with four, behind the wrapper's vIOMMU. RAM is more than the 1 GiB beside it, so there is no room for one more:
+# the device is refused, and the guest lives; after `viommu memlock --raise` it is taken. (libvirt before 7.2 lowers the limit again.)
 . "$(dirname "$0")/../lib.sh"
 ports="<controller type='pci' index='0' model='pcie-root'/>"
 for index in 1 2 3 4 5 6; do ports+="<controller type='pci' index='$index' model='pcie-root-port'/>"; done
-define w3 devices=1 emulator="$WRAPPER" request=intel inside="$ports"
+define w3 ram=1088 devices=4 emulator="$WRAPPER" request=intel inside="$ports"
 
 attach() { # LABEL DEVICE
     hostdev "$2" >/tmp/hostdev.xml
@@ -13,12 +13,10 @@ attach() { # LABEL DEVICE
     echo "RESULT $1 status=$status $(figures w3) exceeded=$(exceeded) message=$message"
 }
 start w3
-echo "RESULT w3-start status=$status $(figures w3) message=$message"
-attach w3-second "${DEVICES[1]}"
-attach w3-third "${DEVICES[2]}"
-attach w3-refused "${DEVICES[3]}"
+echo "RESULT w3-start status=$status seconds=$seconds $(figures w3) message=$message"
+attach w3-refused "${DEVICES[4]}"
 said viommu memlock w3 --raise
 echo "RESULT w3-raise status=$status limit=$(limit_of w3) message=$message"
-attach w3-fourth "${DEVICES[3]}"
+attach w3-fifth "${DEVICES[4]}"
 virsh -q destroy w3
 echo "RESULT w3-end $(leftovers)"

@@ -25,13 +25,11 @@ killed_when() {
     [ "$pid" != 0 ] || rm $saved
     start_libvirtd
     wait_for 60 shut_off
-    # A start that libvirt forgot has no end that the hook could see: its file may stay until the next start. A guard may not.
     echo "RESULT w8-$label saved_pid=$pid state=$(virsh -q domstate w8 | tr ' ' -) qemus=$(pgrep -fc 'guest=w8') $(leftovers)" \
         "message=$(one_line </tmp/w8.out)"
 }
 knows_pid() { grep -qs "^<domstatus.* pid='[1-9]" $saved; }
 killed_when hooked [ -e "$state" ]
-rm -f "$state"
 killed_when forked knows_pid
 
 start w8

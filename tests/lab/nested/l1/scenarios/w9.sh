@@ -21,4 +21,4 @@ for attempt in 1 2 3 4 5; do
     started=$?
     [ "$exe" != "$daemon" ] || break
 done
-echo "RESULT w9 attempts=$attempt exe=$exe destroyed=$destroyed started=$started $(leftovers) message=$(one_line </tmp/w9.out)"
+echo "RESULT w9 attempts=$attempt exe=$exe destroyed=$destroyed started=$started holders=$(holders $((2 * 384 + 1024 << 20))) $(leftovers) message=$(one_line </tmp/w9.out)"

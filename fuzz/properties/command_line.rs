@@ -1,0 +1,71 @@
+//! Command line → wrapper: what must hold for every command line that a plan's edits are written into.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use viommu::note::Level;
+use viommu::qemu::{self, Edits, Invocation};
+
+const INTEL: &str = "intel-iommu,id=ua-viommu0,intremap=on,caching-mode=on,eim=on,aw-bits=48";
+const VIRTIO: &str = "virtio-iommu-pci,id=ua-viommu0";
+
+/// One argument per line; the edits follow from the bytes.
+pub(crate) fn check(data: &[u8]) {
+    let arguments: Vec<OsString> =
+        data.split(|byte| *byte == b'\n').map(|line| OsStr::from_bytes(line).into()).collect();
+    let kind = qemu::classify(&arguments);
+    let untouched = qemu::rewrite(&arguments, &Edits::default()).unwrap();
+    assert_eq!(untouched.arguments, arguments);
+
+    let edits = edits(data.iter().fold(0_usize, |sum, byte| sum * 31 % 1009 + usize::from(*byte)));
+    let rewritten = match qemu::rewrite(&arguments, &edits) {
+        Ok(rewritten) => rewritten,
+        Err(note) => return assert!(note.level == Level::Error && !note.message.is_empty(), "{note:?}"),
+    };
+    let after = &rewritten.arguments;
+    // Nothing else about the start is different: who it is, whether it comes in, whether it is a start at all.
+    assert_eq!(qemu::classify(after), kind, "{after:?}");
+    if let Some(wanted) = edits.devices.first() {
+        let driver = wanted.split(',').next().unwrap();
+        let found = qemu::find_iommu(after).unwrap_or_else(|| panic!("the vIOMMU is lost: {after:?}"));
+        assert_eq!(found.driver, driver, "{after:?}");
+        assert!(qemu::rewrite(after, &edits).is_err(), "a second vIOMMU: {after:?}");
+        assert_eq!(rewritten.slot.is_some(), driver.starts_with("virtio"), "{after:?}");
+    }
+    // Every argument stays in its place, but for what is inserted or appended and the values that are named.
+    let mut rest = after.clone();
+    if let Some(wanted) = edits.devices.first() {
+        let ours = |argument: &OsString| argument.as_bytes().starts_with(wanted.as_bytes());
+        let at = after.iter().position(ours).unwrap();
+        assert!(after[at - 1] == "-device", "{after:?}");
+        rest.drain(at - 1..=at);
+    }
+    rest.truncate(arguments.len());
+    let changed = arguments.iter().zip(&rest).filter(|(old, new)| old != new).count();
+    let repeated = |name: &[u8]| arguments.iter().filter(|argument| argument.as_bytes().ends_with(name)).count();
+    // An -accel that says kernel-irqchip again changes with the machine; so does every -overcommit.
+    let allowed = edits.machine.len() * (1 + repeated(b"accel")) + edits.existing.len() + repeated(b"overcommit");
+    assert!(changed <= allowed, "{changed} changed: {arguments:?} {after:?}");
+    // What was done once needs not be done again.
+    let again = Edits { devices: Vec::new(), ..edits };
+    if !again.machine.contains_key("iommu") {
+        assert_eq!(qemu::rewrite(after, &again).unwrap().arguments, *after);
+    }
+    if let Invocation::Guest { uuid, .. } = kind {
+        assert!(after.iter().any(|argument| argument.to_string_lossy() == uuid));
+    }
+}
+
+/// What plans hold.
+fn edits(choice: usize) -> Edits {
+    let one = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
+    let split = || one("kernel_irqchip", "split");
+    match choice % 6 {
+        0 => Edits { machine: split(), devices: vec![INTEL.to_owned()], ..Edits::default() },
+        1 => Edits { devices: vec![VIRTIO.to_owned()], lock_memory: true, ..Edits::default() },
+        2 => Edits { machine: one("iommu", "smmuv3"), ..Edits::default() },
+        3 => Edits { machine: split(), existing: one("caching-mode", "on"), ..Edits::default() },
+        4 => Edits { lock_memory: true, ..Edits::default() },
+        _ => Edits { machine: split(), devices: vec![VIRTIO.to_owned()], ..Edits::default() },
+    }
+}

@@ -1,0 +1,37 @@
+//! The configuration: understood or refused in one line, and never of use to who chooses a name.
+
+use viommu::config::Config;
+use viommu::domain::Domain;
+use viommu::note::Code;
+use viommu::request::{Request, Wishes};
+
+pub(crate) fn check(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let config = match Config::parse(text) {
+        Ok(config) => config,
+        Err(note) => {
+            assert_eq!(note.code, Code::ConfigInvalid);
+            assert!(!note.message.contains('\n'), "{}", note.message);
+            return;
+        }
+    };
+    // A tenant may call their domain whatever the file says.
+    let name: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+    let rules = config.domain.iter().filter_map(|rule| rule.uuid.as_deref());
+    for uuid in rules.map(|uuid| uuid.parse().ok()).chain([None]).take(4) {
+        let domain = Domain { name: name.clone(), uuid, virt_type: "kvm".to_owned(), ..Domain::default() };
+        let wishes = config.wishes(&domain);
+        // The first rule that matches and [default] are all that there is.
+        let known = |model: &String| {
+            config.domain.iter().chain([&config.default]).any(|rule| rule.model.as_ref() == Some(model))
+        };
+        assert!(wishes.model.as_ref().is_none_or(known));
+        match Request::of(&domain, &Wishes::default(), &config) {
+            Ok(request) => assert!(!request.asks() || config.wishes_anything(), "{request:?}"),
+            Err(note) => assert!(Code::from_name(note.code.as_str()).is_some() && !note.message.is_empty()),
+        }
+    }
+    for name in ["qemu-system-x86_64", "qemu-system-aarch64", "qemu-kvm"] {
+        assert!(config.emulator_behind(name).starts_with('/'));
+    }
+}

@@ -1,0 +1,127 @@
+//! Domain XML → plan → rewrite: what must hold for every document, every wish and every host.
+
+#[path = "../../tests/support/kept.rs"]
+mod kept;
+
+pub(crate) use kept::is_kept;
+use viommu::config::Config;
+use viommu::domain::Domain;
+use viommu::host::{Emulator, Host};
+use viommu::note::{Code, Level, Note};
+use viommu::plan::{Edit as Change, Origin, Plan, plan};
+use viommu::request::{Request, Wishes};
+use viommu::rewrite::rewrite;
+use viommu::version::Version;
+use viommu::xml::{self, Document, Edit};
+
+/// One document; wish and host follow from its bytes, so that any XML file is a seed.
+pub(crate) fn check(data: &[u8]) {
+    let choice = data.iter().fold(0_usize, |sum, byte| sum * 31 % 1009 + usize::from(*byte));
+    match xml::parse(data) {
+        Ok(document) => {
+            let [oldest, newest] = hosts();
+            let host = if choice % 2 == 0 { oldest.1 } else { newest.1 };
+            let models = [None, Some("auto"), Some("intel"), Some("virtio"), Some("smmuv3")];
+            let model = models.into_iter().nth(choice / 2 % 5).flatten();
+            let locked_memory = (choice / 10 % 4 == 0).then_some(true);
+            let wishes = Wishes { model: model.map(str::to_owned), locked_memory, ..Wishes::default() };
+            rewritten("", document.text(), &wishes, &host);
+        }
+        Err(note) => assert_refusal(&note),
+    }
+}
+
+/// The oldest host that is supported, and the newest, by their versions.
+pub(crate) fn hosts() -> [(&'static str, Host); 2] {
+    let host = |libvirt, qemu| Host {
+        libvirt: Some(libvirt),
+        emulators: vec![Emulator { version: Some(qemu), ..Emulator::default() }],
+        ..Host::default()
+    };
+    [
+        ("libvirt 7.0", host(Version::new(7, 0), Version::new(5, 2))),
+        ("libvirt 12.8", host(Version::new(12, 8), Version::new(11, 1))),
+    ]
+}
+
+fn decide(document: &Document<'_>, wishes: &Wishes, host: &Host) -> Result<(Domain, Plan), Note> {
+    let domain = Domain::read(document)?;
+    let request = Request::of(&domain, wishes, &Config::default())?;
+    let plan = plan(&domain, &request, host);
+    Ok((domain, plan))
+}
+
+/// Rewrites once and looks at everything that must be so; what came of it, in a word.
+pub(crate) fn rewritten(what: &str, text: &str, wishes: &Wishes, host: &Host) -> String {
+    let document = xml::parse(text.as_bytes()).unwrap();
+    let (domain, plan) = match decide(&document, wishes, host) {
+        Ok(decided) => decided,
+        Err(note) => {
+            assert_refusal(&note);
+            return "the request is refused".to_owned();
+        }
+    };
+    serde_json::to_string(&plan).unwrap();
+    for note in &plan.notes {
+        assert!(Code::from_name(note.code.as_str()) == Some(note.code) && !note.message.is_empty(), "{what}: {note:?}");
+    }
+    if let Some(refusal) = plan.refusal() {
+        assert!(plan.changes.is_empty(), "{what}: refused, and changed");
+        assert_eq!(rewrite(&document, &plan).unwrap_err(), *refusal, "{what}");
+        return refusal.code.to_string();
+    }
+    let Some(out) = rewrite(&document, &plan).unwrap() else {
+        assert!(plan.changes.is_empty(), "{what}: {:?}", plan.changes);
+        return "unchanged".to_owned();
+    };
+    assert!(is_kept(text, &out) && out.len() > text.len(), "{what}\n{out}");
+
+    let again = xml::parse(out.as_bytes()).unwrap();
+    let (after, second) = decide(&again, wishes, host).unwrap();
+    assert!(second.refusal().is_none() && second.changes.is_empty(), "{what}: {second:?}\n{out}");
+    // libvirt reads what the plan promised, and nothing else of the domain changed.
+    let promised = plan.iommu.as_ref().map(|iommu| (&iommu.model, &iommu.driver));
+    let found = second.iommu.as_ref().map(|iommu| (&iommu.model, &iommu.driver));
+    assert_eq!(found, promised, "{what}\n{out}");
+    assert!(second.iommu.is_none_or(|iommu| matches!(iommu.origin, Origin::Existing | Origin::Commandline)), "{what}");
+    assert_eq!(second.memlock.required_bytes, plan.memlock.required_bytes, "{what}");
+    assert_removable(what, &document, &again, &plan);
+    let mut expected = domain;
+    expected.iommus.clone_from(&after.iommus);
+    expected.ioapic.clone_from(&after.ioapic);
+    expected.memory.locked = after.memory.locked;
+    expected.memory.nosharepages = after.memory.nosharepages;
+    assert_eq!(after, expected, "{what}");
+    "rewritten".to_owned()
+}
+
+/// Where all that was written are new elements among others of their parent, taking them away gives the bytes back.
+fn assert_removable(what: &str, before: &Document<'_>, after: &Document<'_>, plan: &Plan) {
+    let mut removals = Vec::new();
+    for change in &plan.changes {
+        let (parent, name) = match change.edit {
+            Change::AddIommu { .. } => ("devices", "iommu"),
+            Change::SplitIoapic if before.root().path(&["features", "ioapic"]).is_none() => ("features", "ioapic"),
+            Change::LockMemory => ("memoryBacking", "locked"),
+            // What was added to an existing element does not go with it.
+            _ => return,
+        };
+        // A parent that was made for its child, or opened for it, stays.
+        if before.root().child(parent).is_none_or(|parent| parent.elements().next().is_none()) {
+            return;
+        }
+        let added = after.root().child(parent).and_then(|parent| parent.children(name).last());
+        removals.extend(added.map(|element| Edit::Remove { element }));
+    }
+    assert_eq!(removals.len(), plan.changes.len(), "{what}");
+    assert_eq!(xml::apply(after, &removals).unwrap(), before.text(), "{what}");
+}
+
+/// A refusal is one line, of a known code, and quotes no more than a little.
+fn assert_refusal(note: &Note) {
+    assert!(note.level == Level::Error && Code::from_name(note.code.as_str()) == Some(note.code), "{note:?}");
+    assert!(!note.message.is_empty(), "{note:?}");
+    if note.code.as_str().starts_with("xml-") {
+        assert!(note.message.len() < 400 && !note.message.contains(char::is_control), "{note:?}");
+    }
+}

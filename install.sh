@@ -1,0 +1,233 @@
+#!/bin/sh
+# Installs viommu on this host, or removes it again. Runs from a checkout and from a release tarball.
+#
+# It writes down what it puts where, and replaces or removes nothing that it has not written down: a file that is somebody
+# else's, or that was changed since, stops the installation before it begins. A second run changes nothing. The packages
+# are made by this script, too (--destdir), so its list of files is the only one.
+set -eu
+
+usage() {
+    cat <<'USAGE'
+usage: ./install.sh [OPTION]...            install, or upgrade
+       ./install.sh --uninstall [OPTION]...
+       ./install.sh --purge [OPTION]...    uninstall, and forget what the hook recorded about guests
+
+  --prefix DIR     below which the binary goes (default /usr; AppArmor lets libvirtd run nothing elsewhere)
+  --destdir DIR    stage the files below DIR, and leave this host alone (for packagers; or DESTDIR in the environment)
+  --no-reload      do not tell libvirt's daemon that there is a new hook
+  --dry-run        say what would be done, and do nothing
+  --help           this text
+
+VIOMMU_BINARY in the environment names a binary that is built already.
+USAGE
+}
+
+die() {
+    echo "install.sh: $*" >&2
+    exit 1
+}
+
+action=install prefix=/usr destdir=${DESTDIR:-} reload='' dry_run=''
+while [ $# -gt 0 ]; do
+    case $1 in
+    --prefix | --destdir)
+        [ $# -ge 2 ] || die "$1 needs a directory"
+        case $1 in --prefix) prefix=$2 ;; *) destdir=$2 ;; esac
+        shift
+        ;;
+    --prefix=*) prefix=${1#*=} ;;
+    --destdir=*) destdir=${1#*=} ;;
+    --uninstall | --purge) action=${1#--} ;;
+    --no-reload) reload=--no-reload ;;
+    --dry-run) dry_run=--dry-run ;;
+    --help | -h)
+        usage
+        exit
+        ;;
+    *)
+        usage >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+case $prefix in /*) ;; *) die "--prefix $prefix is not an absolute path" ;; esac
+prefix=${prefix%/}
+own=$prefix/lib/libvirt-viommu
+# What was installed, a line each: "dir PATH", "link:TARGET PATH" or "SHA256 PATH".
+manifest=$own/installed
+# Debian's zsh looks for completions in another place than everybody else's. Its package is staged elsewhere and moves them.
+if [ -z "$destdir" ] && [ -f /etc/debian_version ]; then zsh=vendor-completions; else zsh=site-functions; fi
+
+# mode or "link", source or target, destination
+files() {
+    cat <<LIST
+755 $binary $prefix/bin/viommu
+link viommu $prefix/bin/viommu-qemu-system-x86_64
+link viommu $prefix/bin/viommu-qemu-system-aarch64
+755 hooks/attach $own/attach
+644 hooks/apparmor/viommu /etc/apparmor.d/abstractions/libvirt-qemu.d/viommu
+644 hooks/selinux/viommu.cil $prefix/share/selinux/packages/viommu.cil
+644 hooks/tmpfiles/viommu.conf $prefix/lib/tmpfiles.d/viommu.conf
+644 examples/viommu.toml $prefix/share/doc/libvirt-viommu/examples/viommu.toml
+644 man/viommu.8 $prefix/share/man/man8/viommu.8
+644 man/viommu.toml.5 $prefix/share/man/man5/viommu.toml.5
+644 completions/viommu.bash $prefix/share/bash-completion/completions/viommu
+644 completions/_viommu $prefix/share/zsh/$zsh/_viommu
+644 completions/viommu.fish $prefix/share/fish/vendor_completions.d/viommu.fish
+LIST
+}
+
+# Runs a command that changes something, or only names it.
+run() {
+    if [ "$dry_run" ]; then echo "would run: $*"; else "$@"; fi
+}
+
+find_binary() {
+    if [ "${VIOMMU_BINARY:-}" ]; then
+        binary=$VIOMMU_BINARY
+    elif [ -f SHA256SUMS ]; then
+        sha256sum --quiet --check SHA256SUMS || die "this release is damaged: its files are not those of SHA256SUMS"
+        binary=viommu
+    else
+        target=$(uname -m)-unknown-linux-gnu
+        binary=${CARGO_TARGET_DIR:-target}/$target/release/viommu
+        if [ ! -x "$binary" ] || [ "$(find src Cargo.toml Cargo.lock -newer "$binary" | head -n 1)" ]; then
+            command -v cargo >/dev/null || die "$binary is missing or older than src/: run cargo build --release"
+            run cargo build --release --locked --target "$target"
+        fi
+    fi
+    [ "$dry_run" ] || [ -x "$binary" ] || die "there is no binary $binary"
+}
+
+# What a path is, in the manifest's words; nothing where there is nothing.
+state_of() {
+    if [ -L "$1" ]; then
+        echo "link:$(readlink "$1")"
+    elif [ -f "$1" ]; then
+        sum=$(sha256sum <"$1")
+        echo "${sum%% *}"
+    elif [ -e "$1" ]; then
+        echo other
+    fi
+}
+
+# What the list wants at a path, in the same words.
+state_wanted() { # MODE SOURCE
+    if [ "$1" = link ]; then echo "link:$2"; else state_of "$2"; fi
+}
+
+# Whether a file does nothing on this host.
+is_useless() {
+    case $1 in
+    /etc/apparmor.d/*) [ ! -d /etc/apparmor.d ] ;;
+    *) false ;;
+    esac
+}
+
+check_that_nothing_is_in_the_way() {
+    if { dpkg -S "$prefix/bin/viommu" || rpm -qf "$prefix/bin/viommu"; } >/dev/null 2>&1; then
+        die "viommu was installed from a package: upgrade or remove that one; nothing was done"
+    fi
+    files | while read -r mode source path; do
+        there=$(state_of "$path")
+        case $there in '' | "$(state_wanted "$mode" "$source")") continue ;; esac
+        grep -qsxF "$there $path" "$manifest" ||
+            die "$path is there, and not what this script installed: move it away first; nothing was done"
+    done
+}
+
+# Makes a directory with its parents, and writes down those that were missing.
+make_directory() {
+    [ ! -d "$1" ] || return 0
+    make_directory "$(dirname "$1")"
+    [ "$dry_run" ] || mkdir -m 755 "$1"
+    echo "dir $1" >>"$new"
+}
+
+# Puts a file in place at once: a guest that starts meanwhile finds the old one or the new one.
+put() { # MODE SOURCE DESTINATION
+    if [ "$dry_run" ]; then
+        echo "would install $3"
+        return
+    fi
+    if [ "$1" = link ]; then ln -sf "$2" "$3.new"; else install -m "$1" "$2" "$3.new"; fi
+    mv -f "$3.new" "$3"
+    echo "installed $3"
+}
+
+# Removes what the lines on standard input name, the last one first, unless it was changed since.
+remove_listed() {
+    sed '1!G;h;$!d' | while read -r state path; do
+        if [ "$state" = dir ]; then
+            [ ! -d "$path" ] || run rmdir --ignore-fail-on-non-empty "$path"
+        elif [ "$(state_of "$path")" = "$state" ]; then
+            run rm "$path"
+        elif [ -e "$path" ] || [ -L "$path" ]; then
+            echo "install.sh: $path was changed since it was installed, and is left as it is" >&2
+        fi
+    done
+}
+
+stage() {
+    files | while read -r mode source path; do
+        [ "$dry_run" ] || mkdir -p "$destdir$(dirname "$path")"
+        put "$mode" "$source" "$destdir$path"
+    done
+}
+
+install_here() {
+    check_that_nothing_is_in_the_way
+    new=$(mktemp)
+    trap 'rm -f "$new"' EXIT
+    grep '^dir ' "$manifest" 2>/dev/null >"$new" || :
+    make_directory "$own"
+    files | while read -r _ _ path; do
+        is_useless "$path" || make_directory "$(dirname "$path")"
+    done
+    files | while read -r mode source path; do
+        ! is_useless "$path" || continue
+        wanted=$(state_wanted "$mode" "$source")
+        [ "$(state_of "$path")" = "$wanted" ] || put "$mode" "$source" "$path"
+        echo "$wanted $path" >>"$new"
+    done
+    if [ -f "$manifest" ]; then
+        # What an older version installed and this one does not have.
+        grep -v '^dir ' "$manifest" | while read -r state path; do
+            grep -q " $path\$" "$new" || echo "$state $path"
+        done | remove_listed
+    fi
+    cmp -s "$new" "$manifest" || put 644 "$new" "$manifest"
+    # shellcheck disable=SC2086 # an option or none
+    hooks/attach --prefix "$prefix" $dry_run $reload
+    echo "To remove it again: ./install.sh --uninstall$([ "$prefix" = /usr ] || echo " --prefix $prefix")"
+}
+
+uninstall_here() {
+    if [ -f "$manifest" ]; then
+        # shellcheck disable=SC2086 # an option or none
+        hooks/attach --undo --prefix "$prefix" $dry_run
+        # The manifest lies in a directory that is to go, too.
+        list=$(cat "$manifest")
+        run rm "$manifest"
+        printf '%s\n' "$list" | remove_listed
+    elif [ -e "$prefix/bin/viommu" ]; then
+        die "$prefix/bin/viommu was not installed by this script; nothing was done"
+    fi
+    if [ "$action" = purge ]; then
+        run rm -rf /run/viommu /var/lib/viommu
+    elif [ -d /var/lib/viommu ]; then
+        echo "kept: /var/lib/viommu, without which saved guests cannot be restored (--purge removes it)"
+    fi
+    [ ! -e /etc/viommu.toml ] || echo "kept: /etc/viommu.toml, the configuration"
+}
+
+cd "$(dirname "$0")"
+if [ "$action" = install ]; then find_binary; fi
+if [ "$destdir" ]; then
+    [ "$action" = install ] || die "--$action is for this host, and takes no --destdir"
+    stage
+    exit
+fi
+[ "$dry_run" ] || [ "$(id -u)" = 0 ] || die "only root can install into this host"
+if [ "$action" = install ]; then install_here; else uninstall_here; fi

@@ -1,0 +1,96 @@
+//! Guests: whether those that are defined would start, and whether those that run have what they ask for.
+
+use crate::domain::Domain;
+use crate::note::{Code, Level, Note};
+use crate::plan::{self, Limit, Plan};
+use crate::request::Wishes;
+
+use super::facts::{Facts, Guest};
+use super::{Check, State};
+
+const NAME: &str = "guest";
+
+/// Every domain that can be read.
+pub(super) fn domains(facts: &Facts) -> impl Iterator<Item = &Domain> {
+    facts.guests.iter().filter_map(|guest| guest.domain.as_ref().ok())
+}
+
+/// How to speak of a guest.
+pub(super) fn name(guest: &Guest) -> &str {
+    guest.domain.as_ref().map_or(guest.file.as_str(), |domain| domain.name.as_str())
+}
+
+fn decide(facts: &Facts, domain: &Domain) -> Plan {
+    let config = facts.config.as_ref().ok().cloned().unwrap_or_default();
+    plan::decide(domain, &Wishes::default(), &config, &facts.host)
+}
+
+/// Why a running guest does not have the vIOMMU that it asks for.
+pub(super) fn unmet(facts: &Facts, guest: &Guest) -> Option<String> {
+    let running = guest.running.as_ref()?;
+    let plan = decide(facts, guest.domain.as_ref().ok()?);
+    if let Some(refusal) = plan.refusal() {
+        return Some(refusal.message.clone());
+    }
+    let lacks = plan.iommu.is_some() && running.viommu == Some(false);
+    lacks.then(|| "QEMU's command line has none".to_owned())
+}
+
+pub(super) fn guests(facts: &Facts) -> Vec<Check> {
+    let (running, defined): (Vec<&Guest>, Vec<&Guest>) = facts.guests.iter().partition(|guest| guest.running.is_some());
+    let mut checks: Vec<Check> = running.iter().filter_map(|guest| alive(facts, guest)).collect();
+    let troubled: Vec<&str> =
+        running.iter().filter(|guest| alive(facts, guest).is_some()).map(|guest| name(guest)).collect();
+    // What runs badly and would not start again is told once.
+    checks.extend(
+        defined.iter().filter(|guest| !troubled.contains(&name(guest))).filter_map(|guest| would_start(facts, guest)),
+    );
+    if checks.iter().all(|check| check.state != State::Broken) {
+        let message = format!("{} running and {} defined, each with what it asks for", running.len(), defined.len());
+        checks.push(Check::ok("guests", message));
+    }
+    checks
+}
+
+/// What is wrong about a running guest.
+fn alive(facts: &Facts, guest: &Guest) -> Option<Check> {
+    let domain = match &guest.domain {
+        Ok(domain) => domain,
+        Err(note) => return Some(unreadable(guest, note)),
+    };
+    if let Some(why) = unmet(facts, guest) {
+        let message = format!("{} runs without the vIOMMU that it asks for: {why}", domain.name);
+        let remedy = "shut it down and start it again; a reboot keeps the old QEMU";
+        return Some(Check::broken(NAME, Code::RequestUnmet, message, remedy));
+    }
+    let plan = decide(facts, domain);
+    // The limit of a guest that has no vIOMMU and asks for nothing is libvirt's business alone.
+    let ours = plan.request.asks() || plan.iommu.is_some();
+    let needed = match plan.memlock.required_bytes.filter(|_| ours)? {
+        Limit::Bytes(bytes) => bytes,
+        Limit::Unlimited => u64::MAX,
+    };
+    let limit = guest.running.as_ref()?.limit.filter(|limit| *limit < needed)?;
+    let needed = if needed == u64::MAX { "no limit".to_owned() } else { format!("{needed} bytes") };
+    let message = format!("{} may lock {limit} bytes and needs {needed}", domain.name);
+    let remedy = format!("viommu memlock {} --raise, before anything is plugged", domain.name);
+    Some(Check::broken(NAME, Code::MemlockTimeout, message, remedy))
+}
+
+/// Why the hook would refuse a guest that is defined.
+fn would_start(facts: &Facts, guest: &Guest) -> Option<Check> {
+    let domain = match &guest.domain {
+        Ok(domain) => domain,
+        Err(note) => return Some(unreadable(guest, note)),
+    };
+    let plan = decide(facts, domain);
+    let refusal = plan.refusal().cloned().or_else(|| plan.refusal_unless_rewritten())?;
+    debug_assert_eq!(refusal.level, Level::Error);
+    let message = format!("{} will be refused: {}", domain.name, refusal.message);
+    Some(Check::broken(NAME, refusal.code, message, format!("viommu plan {} says more", domain.name)))
+}
+
+fn unreadable(guest: &Guest, note: &Note) -> Check {
+    let message = format!("{} cannot be understood: {}", guest.file, note.message);
+    Check::warning(NAME, note.code, message, "virsh dumpxml, and viommu plan of that")
+}

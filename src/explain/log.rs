@@ -1,0 +1,187 @@
+//! Finds lines that there is something to say about in a log.
+//!
+//! Tenants write parts of such logs (names, addresses, whatever makes QEMU complain). So each line is cut, walked through a
+//! fixed number of times, and forgotten: what is kept is one line for each page.
+
+use std::io::{self, BufRead, Read};
+
+use super::{Page, code, messages};
+use crate::note::{Code, Level};
+use crate::text::printable;
+
+/// Bytes of a line that are looked at. The longest are libvirt's errors, which quote a command and a kilobyte of its output.
+const MAX_LINE: u64 = 64 * 1024;
+/// Characters of a line that are shown.
+const MAX_SHOWN: usize = 400;
+
+/// What a line is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A code of viommu's own.
+    Code(Code),
+    /// A page about lines of others, by its place among [`messages`].
+    Message(usize),
+}
+
+/// Something that stands in a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is about.
+    pub subject: Subject,
+    /// How many lines say so.
+    pub count: u64,
+    /// The last one of them, fit to be printed.
+    pub line: String,
+    /// Its number, from 1.
+    number: u64,
+}
+
+/// Everything that stands in a log.
+#[derive(Debug)]
+pub struct Findings {
+    pages: Vec<Page>,
+    found: Vec<Finding>,
+    /// How many lines were read.
+    pub lines: u64,
+}
+
+impl Findings {
+    /// Reads a log to its end.
+    ///
+    /// # Errors
+    /// What the reader says.
+    pub fn read(mut log: impl BufRead) -> io::Result<Findings> {
+        let mut findings = Findings { pages: messages(), found: Vec::new(), lines: 0 };
+        let mut line = Vec::new();
+        while log.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
+            if !line.ends_with(b"\n") {
+                log.skip_until(b'\n')?;
+            }
+            findings.lines += 1;
+            findings.look_at(String::from_utf8_lossy(&line).trim_end());
+            line.clear();
+        }
+        // The newest first: a guest's log has every start since the guest was defined.
+        findings.found.sort_by_key(|finding| std::cmp::Reverse(finding.number));
+        Ok(findings)
+    }
+
+    /// What was found, each with its page.
+    pub fn iter(&self) -> impl Iterator<Item = (&Finding, Page)> {
+        self.found.iter().filter_map(|finding| Some((finding, self.page(&finding.subject)?)))
+    }
+
+    fn page(&self, subject: &Subject) -> Option<Page> {
+        match subject {
+            Subject::Code(known) => code(*known),
+            Subject::Message(index) => self.pages.get(*index).cloned(),
+        }
+    }
+
+    fn look_at(&mut self, line: &str) {
+        // libvirt logs QEMU's command line with an argument on each line. Names in it are the user's, and nothing that happened.
+        if line.ends_with(" \\") {
+            return;
+        }
+        let codes = codes(line);
+        if codes.is_empty() {
+            // A line of ours may quote QEMU's; its code says more.
+            if let Some(index) = self.pages.iter().position(|page| page.explains(line)) {
+                self.add(Subject::Message(index), line);
+            }
+        }
+        for code in codes {
+            self.add(Subject::Code(code), line);
+        }
+    }
+
+    fn add(&mut self, subject: Subject, line: &str) {
+        let mut shown: String = printable(line.trim_start()).chars().take(MAX_SHOWN + 1).collect();
+        if shown.chars().count() > MAX_SHOWN {
+            shown.pop();
+            shown.push('…');
+        }
+        let number = self.lines;
+        match self.found.iter_mut().find(|finding| finding.subject == subject) {
+            Some(finding) => *finding = Finding { count: finding.count + 1, line: shown, subject, number },
+            None => self.found.push(Finding { subject, count: 1, line: shown, number }),
+        }
+    }
+}
+
+/// The codes in a line, as viommu writes them: `error[CODE]`.
+fn codes(line: &str) -> Vec<Code> {
+    let mut found = Vec::new();
+    for (at, _) in line.match_indices('[') {
+        let (before, after) = (line.get(..at).unwrap_or(""), line.get(at + 1..).unwrap_or(""));
+        if ![Level::Error, Level::Warning, Level::Info].iter().any(|level| before.ends_with(level.as_str())) {
+            continue;
+        }
+        // No code is longer, and a line of nothing but brackets must not be searched to its end for each of them.
+        let end = after.bytes().take(64).position(|byte| byte == b']');
+        let code = end.and_then(|end| after.get(..end)).and_then(Code::from_name);
+        found.extend(code.filter(|code| !found.contains(code)));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(log: impl AsRef<[u8]>) -> Vec<(String, u64, String)> {
+        let findings = Findings::read(log.as_ref()).unwrap();
+        findings.iter().map(|(found, page)| (page.title.to_owned(), found.count, found.line.clone())).collect()
+    }
+
+    #[test]
+    fn repeats_are_counted_and_the_newest_stands_first() {
+        let log = "a: group 1 used in multiple address spaces\nb: aw-bits 48 > host aw-bits 39\r\nnothing\n\
+                   c: group 2 used in multiple address spaces";
+        let found = read(log);
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].1, found[0].2.as_str()), (2, "c: group 2 used in multiple address spaces"));
+        assert_eq!((found[1].1, found[1].2.as_str()), (1, "b: aw-bits 48 > host aw-bits 39"));
+        assert_eq!(Findings::read(log.as_bytes()).unwrap().lines, 4);
+    }
+
+    #[test]
+    fn a_code_says_more_than_what_it_quotes() {
+        let found = read(
+            "error: Hook script execution failed: internal error: Child process (LC_ALL=C /etc/libvirt/hooks/qemu d prepare begin -) \
+             unexpected exit status 1: viommu: error[iommu-group-split]: the devices … group 11 used in multiple address spaces",
+        );
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].0, "iommu-group-split");
+        assert_eq!(
+            codes("warning[memlock-race] info[auto-model] error[memlock-race] error[no-such] [auto-model]").len(),
+            2
+        );
+    }
+
+    #[test]
+    fn names_on_the_command_line_are_no_errors() {
+        assert!(
+            read("-name guest=aw-bits 48 > host aw-bits 39,debug-threads=on \\\n-uuid error[auto-model] \\\n")
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn hostile_lines_are_cut_escaped_and_cheap() {
+        let mut log = b"\x1b[2J\xff group 1 used in multiple address spaces\x07\n".to_vec();
+        // Whoever looks for the end of each beginning needs the square of it.
+        for beginning in ["error[", "vfio_dma_map(", "[", "device "] {
+            log.extend(beginning.repeat(1_000_000 / beginning.len()).bytes());
+            log.push(b'\n');
+        }
+        log.extend("x".repeat(70_000).bytes());
+        log.extend(b" group 2 used in multiple address spaces\n\n");
+        let found = read(&log);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].2, "\\u{1b}[2J\u{fffd} group 1 used in multiple address spaces\\u{7}");
+        assert_eq!(Findings::read(log.as_slice()).unwrap().lines, 7);
+        let cut = read(format!("{} group 1 used in multiple address spaces", "\u{202e}".repeat(1000)));
+        assert!(cut[0].2.chars().count() == MAX_SHOWN + 1 && cut[0].2.ends_with('…'), "{cut:?}");
+    }
+}

@@ -1,0 +1,129 @@
+//! `viommu apply` and `remove` with a virsh that is a script, for what needs no libvirt; and a plan for several hosts.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::program::{Ran, VIOMMU, feed, run};
+use crate::{EXAMPLE, HOST, NO_CONFIG, assert_refused, assert_unusable, example};
+
+/// A directory of everybody's, with a virsh that keeps one domain in a file beside it.
+fn desk(test: &str) -> PathBuf {
+    let desk = std::env::temp_dir().join(format!("viommu-cli-apply-{}-{test}", std::process::id()));
+    let _ = fs::remove_dir_all(&desk);
+    fs::create_dir_all(desk.join("bin")).unwrap();
+    let script = "#!/bin/sh\ncd \"${0%/*}/..\"\ncase $* in\n*uri) cat uri ;;\n*dumpxml*) cat domain.xml ;;\n\
+                  *list*) grep -o '[0-9a-f-]\\{36\\}' domain.xml | head -1; echo ==; echo == ;;\n\
+                  *define*) cat /dev/stdin >new.xml; mv new.xml domain.xml ;;\nesac\n";
+    for (name, content) in [("bin/virsh", script), ("domain.xml", &example()), ("uri", "qemu:///system\n")] {
+        fs::write(desk.join(name), content).unwrap();
+        fs::set_permissions(desk.join(name), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    fs::set_permissions(&desk, fs::Permissions::from_mode(0o777)).unwrap();
+    desk
+}
+
+/// viommu, as nobody where this is root, so that no backup goes to a place of the machine's.
+fn viommu(desk: &Path, path: &str, arguments: &[&str]) -> Ran {
+    let program = desk.join("viommu");
+    if !program.exists() {
+        fs::copy(VIOMMU, &program).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.args(arguments).env("PATH", path).env("HOME", desk.join("home")).env_remove("XDG_STATE_HOME");
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    feed(command.current_dir(desk.join("bin")), b"")
+}
+
+fn path(desk: &Path) -> String {
+    format!("{}:/usr/bin:/bin", desk.join("bin").display())
+}
+
+#[test]
+fn virsh_is_never_taken_from_where_one_stands() {
+    let desk = desk("path");
+    for path in [".", "", "bin:.", "/nonexistent"] {
+        let ran = viommu(&desk, path, &["apply", "--yes", "dpdk-gateway"]);
+        assert_unusable(&ran, "virsh is not in PATH: install libvirt-clients");
+    }
+    assert_eq!(fs::read_to_string(desk.join("domain.xml")).unwrap(), example());
+    fs::remove_dir_all(desk).unwrap();
+}
+
+#[test]
+fn who_is_not_root_has_a_backup_of_his_own() {
+    let desk = desk("home");
+    let verb = |verb: &str| {
+        let host = fs::canonicalize(HOST).unwrap();
+        let facts = ["--config", NO_CONFIG, "--host", host.to_str().unwrap()];
+        let facts = if verb == "apply" { &facts[..] } else { &[] };
+        let ran = viommu(&desk, &path(&desk), &[&[verb, "--yes", "dpdk-gateway"], facts].concat());
+        assert_eq!(ran.status, 0, "{ran:?}");
+        ran.stdout
+    };
+    let said = verb("apply");
+    let backup = desk.join("home/.local/state/viommu/backup");
+    assert!(said.contains(backup.to_str().unwrap()), "{said}");
+    assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o7777, 0o700);
+    assert!(fs::read_to_string(desk.join("domain.xml")).unwrap().contains("<iommu model='virtio'/>"));
+    verb("remove");
+    assert_eq!(fs::read_to_string(desk.join("domain.xml")).unwrap(), example());
+    fs::remove_dir_all(desk).unwrap();
+}
+
+#[test]
+fn another_hosts_facts_are_not_this_ones() {
+    let desk = desk("remote");
+    fs::write(desk.join("uri"), "qemu+ssh://root@far/system\n").unwrap();
+    let ran = viommu(&desk, &path(&desk), &["apply", "--yes", "--connect", "far", "dpdk-gateway"]);
+    assert_unusable(&ran, "qemu+ssh://root@far/system is on another host");
+    let host = fs::canonicalize(HOST).unwrap();
+    let known = ["apply", "--dry-run", "dpdk-gateway", "--config", NO_CONFIG, "--host", host.to_str().unwrap()];
+    assert_eq!(viommu(&desk, &path(&desk), &known).status, 0);
+    fs::remove_dir_all(desk).unwrap();
+}
+
+#[test]
+fn several_hosts_answer_in_their_order() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli/place");
+    fs::create_dir_all(&directory).unwrap();
+    let host = fs::read_to_string(HOST).unwrap();
+    let file = |name: &str, content: String| {
+        fs::write(directory.join(name), content).unwrap();
+        directory.join(name).to_str().unwrap().to_owned()
+    };
+    let off = file("off.json", host.replace("\"iommu\": true", "\"iommu\": false"));
+    let old = file("old.json", host.replace("\"11.3.0\"", "\"8.2.0\""));
+    let plan = |hosts: &[&str], more: &[&str]| {
+        let mut all = vec!["plan", "--config", NO_CONFIG, EXAMPLE];
+        all.extend(hosts.iter().flat_map(|host| ["--host", host]));
+        run(VIOMMU, &[&all, more].concat(), b"")
+    };
+    let ran = plan(&[&off, HOST, &old], &["--model", "virtio"]);
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(lines.len(), 3, "{ran:?}");
+    assert!(lines[0].starts_with(&format!("{off}: no, error[host-unsuitable]: ")), "{ran:?}");
+    assert_eq!(lines[1], format!("{HOST}: yes, virtio"));
+    assert!(lines[2].starts_with(&format!("{old}: no, error[model-unsupported-by-libvirt]: ")), "{ran:?}");
+
+    let json = plan(&[&off, HOST, &old], &["--model", "virtio", "--format", "json"]).stdout;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let suitable: Vec<_> = (0..3).map(|index| json["hosts"][index]["suitable"].as_bool().unwrap()).collect();
+    assert_eq!(suitable, [false, true, false]);
+    assert_eq!(json["hosts"][2]["reason"]["code"], "model-unsupported-by-libvirt");
+    assert_eq!(json["hosts"][1]["plan"]["iommu"]["model"], "virtio");
+
+    // None can take it.
+    assert_eq!(plan(&[&off, &old], &["--model", "virtio"]).status, 1);
+    assert_refused(&plan(&[HOST], &["--model", "smmuv3"]), "model-arch-mismatch");
+    assert_unusable(&plan(&[HOST, "missing.json"], &[]), "missing.json");
+    assert_unusable(&plan(&[HOST, &old], &["--format", "diff"]), "one host");
+    assert_unusable(&run(VIOMMU, &["rewrite", "--host", HOST, "--host", &old, EXAMPLE], b""), "several hosts");
+}

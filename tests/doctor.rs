@@ -1,0 +1,111 @@
+//! `viommu doctor`: every fault that it must know, one at a time on a host that has no other, and a host that has none.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test program that makes hosts and breaks them"
+)]
+
+mod support;
+
+#[path = "doctor/faults.rs"]
+mod faults;
+#[path = "doctor/host.rs"]
+mod host;
+#[path = "doctor/libvirt.rs"]
+mod libvirt;
+#[path = "support/program.rs"]
+#[allow(dead_code, reason = "nothing here is run without a command of its own")]
+mod program;
+#[path = "support/sandbox.rs"]
+mod sandbox;
+
+use std::process::Command;
+
+use host::Host;
+use program::feed;
+
+#[test]
+fn a_healthy_host_has_nothing_red() {
+    let host = Host::healthy("healthy");
+    let (report, status) = host.report();
+    let found: Vec<_> =
+        report["checks"].as_array().unwrap().iter().map(|check| check["state"].as_str().unwrap()).collect();
+    assert!(found.iter().all(|state| *state == "ok") && status == 0, "{report:#}");
+    assert!(found.len() > 12, "{found:?}");
+    let ran = host.examine(&[]);
+    assert!(ran.status == 0 && ran.stderr.is_empty(), "{ran:?}");
+    assert!(ran.stdout.ends_with("\neverything is in place\n") && !ran.stdout.contains("broken"), "{ran:?}");
+    assert!(!ran.stdout.contains('\x1b'), "{ran:?}");
+}
+
+#[test]
+fn the_report_as_json() {
+    let host = Host::healthy("json");
+    host.remove(host::HOOK);
+    let (report, status) = host.report();
+    assert_eq!((&report["broken"], &report["warnings"], status), (&1.into(), &0.into(), 1));
+    let keys: Vec<&str> = report["checks"][0].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys, ["name", "state", "code", "message", "remedy"]);
+    assert_eq!(report["checks"][0]["name"], "hook");
+    // What is in order says so without a code and a remedy.
+    let last = report["checks"].as_array().unwrap().last().unwrap();
+    assert!(last["state"] == "ok" && last["code"].is_null() && last["remedy"].is_null(), "{last}");
+}
+
+#[test]
+fn faults_are_red_on_a_terminal_only() {
+    let host = Host::healthy("colours");
+    host.remove(host::HOOK);
+    let colours = |no_color: Option<&str>| {
+        let doctor = host.command();
+        let words = [doctor.get_program()].into_iter().chain(doctor.get_args()).map(|word| word.to_str().unwrap());
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command", &words.collect::<Vec<_>>().join(" "), "/dev/null"]);
+        command.env_remove("NO_COLOR").envs(no_color.map(|value| ("NO_COLOR", value)));
+        let ran = feed(&mut command, b"");
+        assert!(ran.status == 1 && ran.stdout.contains("hook-unusable"), "{ran:?}");
+        ran.stdout
+    };
+    assert!(!host.examine(&[]).stdout.contains('\x1b'));
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("SKIPPED: script(1) is not installed, so nothing was tried on a terminal");
+        return;
+    }
+    assert!(colours(None).starts_with("\x1b[31mbroken"));
+    assert!(!colours(Some("1")).contains('\x1b'));
+    host.link(host::HOOK, "/usr/bin/viommu");
+    let healthy = || host.report().1;
+    assert_eq!(healthy(), 0, "the hook is back");
+}
+
+/// A tenant's name reaches the terminal of whoever asks.
+#[test]
+fn names_cannot_command_a_terminal() {
+    let host = Host::healthy("names");
+    host.define("evil&#x9b;2J\u{202e}", "qemu-system-x86_64", "");
+    for arguments in [&[][..], &["--format", "json"]] {
+        let ran = host.examine(arguments);
+        assert!(ran.status == 1 && ran.stdout.contains("evil\\u"), "{ran:?}");
+        assert!(!ran.stdout.contains(['\u{9b}', '\u{202e}', '\x1b']), "{ran:?}");
+    }
+}
+
+/// An image of a host has no processes, and a directory that is no host has nothing: nothing is known, and nothing fails.
+#[test]
+fn an_image_is_examined_as_far_as_it_goes() {
+    let host = Host::healthy("image");
+    for path in ["proc", "sys", "dev", "run"] {
+        host.remove(path);
+    }
+    let (report, status) = host.report();
+    let codes: Vec<_> =
+        report["checks"].as_array().unwrap().iter().filter_map(|check| check["code"].as_str()).collect();
+    // Modules of which kernel, and which KVM, an image cannot say.
+    assert_eq!(status, i32::from(codes.contains(&"vfio-missing")), "{report:#}");
+    let nowhere = feed(Command::new(program::VIOMMU).args(["doctor", "--root", "/no/such/directory"]), b"");
+    assert!(nowhere.status == 2 && nowhere.stderr.contains("/no/such/directory"), "{nowhere:?}");
+}

@@ -1,0 +1,327 @@
+//! One fault at a time. Each must be the first that is named, with its code, and must be the only one.
+
+use std::fs;
+
+use crate::host::{HOOK, Host, RULES, UUID, limits, now};
+
+/// Breaks one thing on a healthy host, and looks at the first line and at the exit status.
+#[track_caller]
+fn fault(name: &str, expected: (&str, &str), words: &str, break_it: impl FnOnce(&Host)) {
+    let host = Host::healthy(name);
+    break_it(&host);
+    let (report, status) = host.report();
+    let first = &report["checks"][0];
+    assert_eq!((first["state"].as_str(), first["code"].as_str()), (Some(expected.0), Some(expected.1)), "{report:#}");
+    assert!(first["message"].as_str().unwrap().contains(words), "{first:#}");
+    assert!(first["remedy"].as_str().is_some_and(|remedy| remedy.len() > 5), "{first:#}");
+    let broken = i32::from(expected.0 == "broken");
+    assert_eq!((report["broken"].as_i64(), status), (Some(i64::from(broken)), broken), "{report:#}");
+    assert_eq!(report["warnings"], 1 - broken, "{report:#}");
+    // The same on one line for people. systemd answers only once.
+    if !host.path("run/systemd/private").exists() {
+        let ran = host.examine(&[]);
+        let line = ran.stdout.lines().next().unwrap();
+        assert!(line.starts_with(expected.0) && line.ends_with(&format!("[{}]", expected.1)), "{line}");
+    }
+}
+
+/// One thing that is unusual and no fault.
+#[track_caller]
+fn fine(name: &str, change: impl FnOnce(&Host)) {
+    let host = Host::healthy(name);
+    change(&host);
+    let (report, status) = host.report();
+    assert_eq!((report["broken"].as_i64(), report["warnings"].as_i64(), status), (Some(0), Some(0), 0), "{report:#}");
+}
+
+const HOUR: u64 = 3600;
+const UNUSABLE: (&str, &str) = ("broken", "hook-unusable");
+const MISSING_QEMU: (&str, &str) = ("broken", "emulator-missing");
+const CONFINED: (&str, &str) = ("broken", "confined");
+
+#[test]
+fn no_hook() {
+    fault("no-hook", UNUSABLE, "no qemu hook", |host| host.remove(HOOK));
+}
+
+#[test]
+fn a_hook_that_is_not_executable() {
+    fault("not-executable", UNUSABLE, "not executable", |host| {
+        host.remove(HOOK);
+        fs::copy(host.path("usr/bin/viommu"), host.path(HOOK)).unwrap();
+        host.mode(HOOK, 0o644);
+    });
+}
+
+#[test]
+fn a_hook_of_somebody_elses() {
+    let foreign = |host: &Host| host.program(HOOK, "#!/bin/sh\nlogger \"$@\"\n");
+    fault("foreign", UNUSABLE, "another program", foreign);
+    fine("foreign-and-ours", |host| {
+        foreign(host);
+        host.link("etc/libvirt/hooks/qemu.d/50-viommu", "/usr/bin/viommu");
+    });
+    fine("foreign-calls-ours", |host| host.program(HOOK, "#!/bin/sh\nexec viommu hook \"$@\"\n"));
+    fine("a-copy", |host| host.program(HOOK, "\x7fELF of another version, urn:libvirt-viommu:1"));
+}
+
+#[test]
+fn a_hook_that_leads_nowhere() {
+    fault("dangling", UNUSABLE, "link to nothing", |host| host.link(HOOK, "/usr/local/bin/viommu"));
+}
+
+#[test]
+fn a_libvirt_that_does_not_look_into_the_directory() {
+    let in_directory = |host: &Host| {
+        host.remove(HOOK);
+        host.link("etc/libvirt/hooks/qemu.d/50-viommu", "/usr/bin/viommu");
+    };
+    // It is too old for everything else, too; that comes second.
+    let host = Host::healthy("directory");
+    in_directory(&host);
+    host.versions(6_004_000, 10_000_002);
+    let (report, status) = host.report();
+    let codes = [0, 1].map(|at| report["checks"][at]["code"].clone());
+    assert_eq!((codes, status), (["hook-unusable".into(), "version-unsupported".into()], 1), "{report:#}");
+    fine("directory-fine", in_directory);
+}
+
+#[test]
+fn a_daemon_that_was_not_reloaded() {
+    let older = |host: &Host| host.daemon_started(now() - HOUR);
+    let broken = ("broken", "hook-not-loaded");
+    fault("not-reloaded", broken, "was not reloaded since", |host| {
+        host.remove("run/viommu");
+        older(host);
+        host.systemd(now() - HOUR);
+    });
+    fine("reloaded", |host| {
+        host.remove("run/viommu");
+        older(host);
+        host.systemd(now() + 5);
+    });
+    // Where systemd cannot be asked, what happened to guests tells …
+    fine("has-run", older);
+    // … and where nothing does, there is a doubt, and no fault.
+    fault("doubt", ("warning", "hook-not-loaded"), "nothing shows", |host| {
+        host.remove("run/viommu");
+        older(host);
+    });
+    // Another hook that was there before is enough: libvirt remembers only that there is any.
+    fine("no-daemon", |host| host.remove("run/libvirtd.pid"));
+}
+
+#[test]
+fn a_guest_that_the_hook_was_not_called_for() {
+    let host = Host::healthy("not-called");
+    host.daemon_started(now() - HOUR);
+    host.remove("run/viommu");
+    host.guest_runs(2 << 30, &["-device", "vfio-pci,host=1:0.0"]);
+    let (report, status) = host.report();
+    assert_eq!(status, 1);
+    let codes = [0, 1].map(|at| report["checks"][at]["code"].clone());
+    assert_eq!(codes, ["hook-not-loaded", "request-unmet"], "the cause first: {report:#}");
+}
+
+#[test]
+fn a_wrapper_without_its_qemu() {
+    let native = format!("usr/bin/qemu-system-{}", std::env::consts::ARCH);
+    fault("no-qemu", MISSING_QEMU, &native, |host| {
+        host.remove(&native);
+        host.remove("var/cache/libvirt/qemu/capabilities");
+        host.versions(11_003_000, 10_000_002);
+    });
+    fault("itself", MISSING_QEMU, "not QEMU", |host| {
+        let path = "/usr/bin/viommu";
+        host.file("etc/viommu.toml", &format!("[emulators]\n{} = \"{path}\"\n", std::env::consts::ARCH));
+    });
+    fault("no-link", MISSING_QEMU, "is not there", |host| host.remove("usr/bin/viommu-qemu-system-x86_64"));
+    fault("wrong-link", MISSING_QEMU, "does not lead to viommu", |host| {
+        host.link("usr/bin/viommu-qemu-system-x86_64", "qemu-system-x86_64");
+    });
+    // The package has links for other architectures too.
+    let foreign = if std::env::consts::ARCH == "x86_64" { "aarch64" } else { "x86_64" };
+    if foreign == "aarch64" {
+        fine("foreign-qemu", |host| host.remove("usr/bin/qemu-system-aarch64"));
+    }
+}
+
+#[test]
+fn apparmor_refuses_the_wrapper() {
+    fault("no-rules", CONFINED, "/usr/bin/viommu rmix", |host| host.remove(RULES));
+    fault("half-the-rules", CONFINED, "/run/viommu", |host| {
+        host.file(RULES, "/usr/bin/viommu rmix,\n#/run/viommu/*.json r,\n");
+    });
+    fault("far-away", CONFINED, "/opt/viommu", |host| {
+        host.program("opt/viommu", "\x7fELF urn:libvirt-viommu:1");
+        host.link(HOOK, "/opt/viommu");
+    });
+    // Debian before libvirt 9.6 has no directory, and reads a local file.
+    let old = "  #include <local/abstractions/libvirt-qemu>\n";
+    fault("old-layout", CONFINED, "lack", |host| host.file("etc/apparmor.d/abstractions/libvirt-qemu", old));
+    fine("old-layout-fine", |host| {
+        host.file("etc/apparmor.d/abstractions/libvirt-qemu", old);
+        host.file(
+            "etc/apparmor.d/local/abstractions/libvirt-qemu",
+            &fs::read_to_string("hooks/apparmor/viommu").unwrap(),
+        );
+        host.remove(RULES);
+    });
+    // Where guests are not confined, no rule is needed.
+    fine("unconfined", |host| {
+        host.remove(RULES);
+        host.daemon("attr/current", "unconfined\n");
+    });
+    fine("no-driver", |host| {
+        host.remove(RULES);
+        host.file("etc/libvirt/qemu.conf", "security_driver = \"none\"\n");
+    });
+}
+
+#[test]
+fn selinux_refuses_the_wrapper() {
+    let label = |host: &Host, path: &str, kind: &str| {
+        let context = format!("system_u:object_r:{kind}:s0\0");
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(host.path(path), "security.selinux", context.as_bytes(), flags).is_ok()
+    };
+    let enforcing = |host: &Host| {
+        host.remove("sys/module/apparmor");
+        host.file("sys/fs/selinux/enforce", "1");
+        label(host, "usr/bin/viommu", "qemu_exec_t");
+        label(host, "run/viommu", "viommu_run_t");
+    };
+    let probe = Host::healthy("labels");
+    if !label(&probe, "usr/bin/viommu", "bin_t") {
+        println!("SKIPPED: labels cannot be set here");
+        return;
+    }
+    fine("labelled", enforcing);
+    fault("bin_t", CONFINED, "must be qemu_exec_t", |host| {
+        enforcing(host);
+        label(host, "usr/bin/viommu", "bin_t");
+    });
+    fault("unreadable-state", CONFINED, "may not read /run/viommu", |host| {
+        enforcing(host);
+        label(host, "run/viommu", "virt_runtime_t");
+    });
+    fault("labelled-hook", CONFINED, "every guest", |host| {
+        enforcing(host);
+        host.program(HOOK, "\x7fELF urn:libvirt-viommu:1");
+        label(host, HOOK, "virt_etc_rw_t");
+    });
+    fine("permissive", |host| {
+        enforcing(host);
+        label(host, "usr/bin/viommu", "bin_t");
+        host.file("sys/fs/selinux/enforce", "0");
+    });
+}
+
+#[test]
+fn a_host_without_an_iommu() {
+    let off = ("broken", "host-iommu-off");
+    fault("iommu-off", off, "is off", |host| {
+        host.remove("sys/class/iommu/dmar0");
+        host.remove("sys/kernel/iommu_groups/11");
+    });
+    fault("no-groups", off, "no groups", |host| host.remove("sys/kernel/iommu_groups/11"));
+}
+
+#[test]
+fn a_kernel_without_vfio() {
+    fault("no-vfio", ("broken", "vfio-missing"), "vfio_pci", |host| host.remove("lib/modules"));
+    fine("vfio-loaded", |host| {
+        host.remove("lib/modules");
+        host.directory("sys/module/vfio_pci");
+    });
+}
+
+#[test]
+fn interrupts_that_are_not_isolated() {
+    let parameter = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+    fault("interrupts", ("warning", "unsafe-interrupts"), "any interrupt", |host| host.file(parameter, "Y\n"));
+}
+
+#[test]
+fn kvm_without_the_split_irqchip() {
+    let release = |host: &Host, release: &str| {
+        host.file("proc/sys/kernel/osrelease", &format!("{release}\n"));
+        host.directory("sys/module/vfio_pci");
+    };
+    if cfg!(target_arch = "x86_64") {
+        fault("irqchip", ("broken", "split-irqchip-missing"), "4.3.0", |host| release(host, "4.3.0-1-amd64"));
+    }
+    fine("irqchip-fine", |host| release(host, "4.4.0-1-amd64"));
+    fault("no-kvm", ("warning", "split-irqchip-missing"), "/dev/kvm", |host| host.remove("dev/kvm"));
+}
+
+#[test]
+fn a_daemon_that_may_not_raise_limits() {
+    let may_not = ("broken", "memlock-no-privilege");
+    // What Docker leaves to a container.
+    fault("container", may_not, "no CAP_SYS_RESOURCE and no CAP_SYS_PTRACE", |host| host.capabilities(0xa804_25fb));
+    fault("ptrace", may_not, "CAP_SYS_PTRACE", |host| host.capabilities(u64::MAX >> 23 & !(1 << 19)));
+    fault("user-namespace", may_not, "user namespace", |host| {
+        host.daemon("uid_map", "         0     100000      65536\n");
+    });
+}
+
+#[test]
+fn a_limit_that_guests_do_not_get() {
+    let surprise = ("warning", "daemon-memlock");
+    fault("unlimited", surprise, "no limit", |host| host.daemon("limits", &limits(u64::MAX)));
+    fault("limit", surprise, "16 GiB", |host| host.daemon("limits", &limits(16 << 30)));
+    fine("small", |host| host.daemon("limits", &limits(8 << 20)));
+}
+
+#[test]
+fn a_configuration_with_an_error() {
+    let invalid = ("broken", "config-invalid");
+    fault("typo", invalid, "modle", |host| host.file("etc/viommu.toml", "[default]\nmodle = \"intel\"\n"));
+    fault("writable", invalid, "others than root", |host| {
+        host.file("etc/viommu.toml", "");
+        host.mode("etc/viommu.toml", 0o666);
+    });
+    fine("configured", |host| host.file("etc/viommu.toml", "allow-image-request = false\n"));
+}
+
+#[test]
+fn guests_that_would_be_refused() {
+    fault("refused", ("broken", "wrapper-missing"), "lacking will be refused", |host| {
+        host.define("lacking", "qemu-system-x86_64", "");
+    });
+    fault("conflict", ("broken", "iommu-conflict"), "other will be refused", |host| {
+        host.define("other", "qemu-system-x86_64", "<iommu model='virtio'/>");
+    });
+    fine("wrapped", |host| host.define("wrapped", "viommu-qemu-system-x86_64", ""));
+}
+
+#[test]
+fn guests_that_run_without_what_they_ask_for() {
+    fault("unmet", ("broken", "request-unmet"), "running runs without", |host| {
+        host.guest_runs(2 << 30, &["-device", "vfio-pci,host=1:0.0"]);
+    });
+    fault("too-low", ("broken", "memlock-timeout"), "may lock 65536 bytes and needs 1610612736 bytes", |host| {
+        host.guest_runs(65536, &["-device", "intel-iommu", "-device", "vfio-pci,host=1:0.0"]);
+    });
+}
+
+#[test]
+fn versions_that_are_not_supported() {
+    let unsupported = |state| (state, "version-unsupported");
+    fault("old-libvirt", unsupported("broken"), "libvirt 6.9.0 is older", |host| host.versions(6_009_000, 10_000_002));
+    fault("old-qemu", unsupported("broken"), "QEMU 5.1.0 is older", |host| host.versions(11_003_000, 5_001_000));
+    fault("new-libvirt", unsupported("warning"), "libvirt 12.9.0 is newer", |host| {
+        host.versions(12_009_000, 10_000_002);
+    });
+    fine("newest", |host| host.versions(12_008_001, 11_001_004));
+}
+
+#[test]
+fn what_is_left_of_guests_that_are_gone() {
+    let other = UUID.replace("3a21", "4b32");
+    fault("leftover", ("warning", "state-leftover"), &other, |host| {
+        host.file(&format!("run/viommu/{other}.json"), "{}");
+    });
+    fault("directory-mode", ("broken", "state-invalid"), "others than root", |host| host.mode("run/viommu", 0o777));
+}

@@ -1,0 +1,283 @@
+//! A host that is a directory: everything that `viommu doctor --root` looks at, in place, for a test to break one thing.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{SystemTime, UNIX_EPOCH};
+use std::{env, process, thread};
+
+use serde_json::Value;
+
+use crate::program::{Ran, VIOMMU, feed};
+use crate::sandbox::qemu_holding;
+
+pub(crate) const HOOK: &str = "etc/libvirt/hooks/qemu";
+pub(crate) const RULES: &str = "etc/apparmor.d/abstractions/libvirt-qemu.d/viommu";
+/// The running guest, behind the wrapper.
+pub(crate) const UUID: &str = "3a21c2ee-5ece-4225-baa4-9a11258f601e";
+const DAY: u64 = 24 * 60 * 60;
+
+/// A host.
+pub(crate) struct Host {
+    root: PathBuf,
+    /// Holds the lock of the daemon's pidfile, so that this process is the daemon.
+    _pidfile: File,
+    /// Holds the lock of the running guest's.
+    qemu: Child,
+}
+
+impl Host {
+    /// A host on which everything is in place: AppArmor, one guest defined with its `<iommu>`, one running behind the wrapper.
+    pub(crate) fn healthy(name: &str) -> Host {
+        // A short path: systemd's socket has one of at most 107 bytes.
+        let root = env::temp_dir().join(format!("viommu-doctor-{}-{name}", process::id()));
+        let _ = fs::remove_dir_all(&root);
+        fs::create_dir_all(root.join("run")).unwrap();
+        let qemu = qemu_holding(&root.join("run/libvirt/qemu/running.pid"), &[]);
+        let host = Host { _pidfile: lock(&root.join("run/libvirtd.pid")), qemu, root };
+        host.installed();
+        host.kernel();
+        host.confined();
+        host.daemon_started(now() + 5);
+        host.guests();
+        host
+    }
+
+    fn installed(&self) {
+        self.program("usr/bin/viommu", "\x7fELF urn:libvirt-viommu:1");
+        for arch in ["x86_64", "aarch64"] {
+            self.link(&format!("usr/bin/viommu-qemu-system-{arch}"), "viommu");
+            self.program(&format!("usr/bin/qemu-system-{arch}"), "\x7fELF");
+        }
+        self.link(HOOK, "/usr/bin/viommu");
+        self.versions(11_003_000, 10_000_002);
+    }
+
+    /// libvirt's capability cache.
+    pub(crate) fn versions(&self, libvirt: u32, qemu: u32) {
+        let cache = format!(
+            "<qemuCaps>\n  <emulator>/usr/bin/qemu-system-x86_64</emulator>\n  <selfvers>{libvirt}</selfvers>\n  \
+             <flag name='intel-iommu'/>\n  <flag name='intel-iommu.intremap'/>\n  <flag name='intel-iommu.caching-mode'/>\n  \
+             <flag name='intel-iommu.eim'/>\n  <flag name='intel-iommu.aw-bits'/>\n  <version>{qemu}</version>\n  \
+             <arch>x86_64</arch>\n"
+        );
+        self.file("var/cache/libvirt/qemu/capabilities/0.xml", &cache);
+        let newer =
+            cache.replace("/usr/bin/qemu-system-x86_64", "/usr/bin/qemu-gone").replace("<version>", "<version>9");
+        self.file("var/cache/libvirt/qemu/capabilities/1.xml", &newer);
+    }
+
+    fn kernel(&self) {
+        self.file("sys/class/iommu/dmar0/intel-iommu/cap", "d2078c106f0466\n");
+        self.directory("sys/kernel/iommu_groups/11");
+        self.directory("sys/bus/pci/devices/0000:01:00.0");
+        self.link("sys/bus/pci/devices/0000:01:00.0/iommu_group", "../../../../kernel/iommu_groups/11");
+        self.file("sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "N\n");
+        self.file("lib/modules/6.1.0-56-amd64/modules.dep", "kernel/drivers/vfio/pci/vfio-pci.ko.xz: kernel/a.ko.xz\n");
+        self.file("dev/kvm", "");
+        self.file("proc/sys/kernel/osrelease", "6.1.0-56-amd64\n");
+        self.file("proc/meminfo", "MemTotal:       65843620 kB\n");
+        self.file("proc/stat", &format!("cpu 1 2 3\nbtime {}\nprocesses 5\n", booted()));
+    }
+
+    fn confined(&self) {
+        self.file("sys/module/apparmor/parameters/enabled", "Y\n");
+        let abstraction = "  /usr/bin/qemu-system-x86_64 rmix,\n  include if exists <abstractions/libvirt-qemu.d>\n";
+        self.file("etc/apparmor.d/abstractions/libvirt-qemu", abstraction);
+        self.file(RULES, &fs::read_to_string("hooks/apparmor/viommu").unwrap());
+        self.daemon("attr/current", "libvirtd (enforce)\n");
+        self.daemon("cgroup", "0::/system.slice/libvirtd.service\n");
+        self.daemon("uid_map", "         0          0 4294967295\n");
+        self.capabilities(u64::MAX >> 23);
+        self.daemon("limits", &limits(64 << 20));
+    }
+
+    fn guests(&self) {
+        let iommu = "<iommu model='intel'><driver intremap='on' caching_mode='on' eim='on' aw_bits='48'/></iommu>";
+        self.define("defined", "qemu-system-x86_64", iommu);
+        let running =
+            domain("running", "viommu-qemu-system-x86_64", "").replace("<uuid/>", &format!("<uuid>{UUID}</uuid>"));
+        let status =
+            format!("<domstatus state='running' reason='booted' pid='1'>\n  <monitor/>\n{running}\n</domstatus>\n");
+        self.file("run/libvirt/qemu/running.xml", &status);
+        // Twice the 512 MiB of its memory would be for two devices; it has one.
+        self.guest_runs(
+            (512 << 20) + (1 << 30),
+            &["-device", "intel-iommu,intremap=on", "-device", "vfio-pci,host=1:0.0"],
+        );
+        let state = format!("run/viommu/{UUID}.json");
+        self.file(&state, "{}");
+    }
+
+    /// A guest that asks for model intel and has one device to pass through.
+    pub(crate) fn define(&self, name: &str, emulator: &str, iommu: &str) {
+        let xml = format!("<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE.\n-->\n\n{}\n", domain(name, emulator, iommu));
+        self.file(&format!("etc/libvirt/qemu/{name}.xml"), &xml.replace("<uuid/>", ""));
+    }
+
+    /// What the kernel says of the running guest.
+    pub(crate) fn guest_runs(&self, limit: u64, arguments: &[&str]) {
+        let proc = format!("proc/{}", self.qemu.id());
+        self.file(&format!("{proc}/limits"), &limits(limit));
+        self.file(&format!("{proc}/stat"), &stat(self.qemu.id(), now() + 10));
+        self.file(&format!("{proc}/cmdline"), &format!("qemu\0{}\0", arguments.join("\0")));
+    }
+
+    pub(crate) fn daemon_started(&self, at: u64) {
+        self.daemon("stat", &stat(process::id(), at));
+    }
+
+    pub(crate) fn capabilities(&self, bits: u64) {
+        self.daemon("status", &format!("Name:\tlibvirtd\nCapEff:\t{bits:016x}\nCapBnd:\t{bits:016x}\n"));
+    }
+
+    /// What the kernel says of the daemon.
+    pub(crate) fn daemon(&self, file: &str, text: &str) {
+        self.file(&format!("proc/{}/{file}", process::id()), text);
+    }
+
+    /// systemd, which says once when the daemon's state last changed.
+    pub(crate) fn systemd(&self, changed: u64) {
+        self.directory("run/systemd");
+        let listener = UnixListener::bind(self.root.join("run/systemd/private")).unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"StateChangeTimestamp\0") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                heard.extend(byte);
+            }
+            assert!(heard.starts_with(b"\0AUTH EXTERNAL 30\r\nBEGIN\r\nl"), "{heard:?}");
+            // A reply: 16 bytes of body, serial number 7, 15 bytes of fields (the call's number, the signature "v"), padding.
+            let mut reply = b"OK 0123456789abcdef\r\nl\x02\x01\x01\x10\0\0\0\x07\0\0\0\x0f\0\0\0".to_vec();
+            reply.extend(b"\x05\x01u\0\x01\0\0\0\x08\x01g\0\x01v\0\0\x01t\0\0\0\0\0\0");
+            reply.extend((changed * 1_000_000).to_le_bytes());
+            stream.write_all(&reply).unwrap();
+        });
+    }
+
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    pub(crate) fn directory(&self, path: &str) {
+        fs::create_dir_all(self.path(path)).unwrap();
+    }
+
+    pub(crate) fn file(&self, path: &str, text: &str) {
+        fs::create_dir_all(self.path(path).parent().unwrap()).unwrap();
+        fs::write(self.path(path), text).unwrap();
+        self.mode(path, 0o644);
+    }
+
+    pub(crate) fn program(&self, path: &str, text: &str) {
+        self.remove(path);
+        self.file(path, text);
+        self.mode(path, 0o755);
+    }
+
+    pub(crate) fn mode(&self, path: &str, mode: u32) {
+        fs::set_permissions(self.path(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    pub(crate) fn link(&self, path: &str, target: &str) {
+        fs::create_dir_all(self.path(path).parent().unwrap()).unwrap();
+        self.remove(path);
+        symlink(target, self.path(path)).unwrap();
+    }
+
+    pub(crate) fn remove(&self, path: &str) {
+        let path = self.path(path);
+        let _ = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    }
+
+    /// Who is not root becomes it in a namespace, where its files are root's.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new("unshare");
+        if viommu::sys::process::may_raise_limits(1) {
+            command = Command::new(VIOMMU);
+        } else {
+            command.args(["--map-root-user", VIOMMU]);
+        }
+        command.args(["doctor", "--root"]).arg(&self.root);
+        command
+    }
+
+    pub(crate) fn examine(&self, arguments: &[&str]) -> Ran {
+        feed(self.command().args(arguments), b"")
+    }
+
+    /// The report as JSON, and the exit status.
+    pub(crate) fn report(&self) -> (Value, i32) {
+        let ran = self.examine(&["--format", "json"]);
+        assert!(ran.stderr.is_empty(), "{ran:?}");
+        (serde_json::from_str(&ran.stdout).unwrap(), ran.status)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The day before yesterday at most, so that hosts have run for a while however short this machine has.
+fn booted() -> u64 {
+    now() / DAY * DAY - DAY
+}
+
+/// Takes the lock of a pidfile as libvirt does (fcntl, first byte), and writes this process's pid.
+fn lock(pidfile: &Path) -> File {
+    let mut file = File::create(pidfile).unwrap();
+    let lock = nix::libc::flock {
+        l_type: i16::try_from(nix::libc::F_WRLCK).unwrap(),
+        l_whence: i16::try_from(nix::libc::SEEK_SET).unwrap(),
+        l_start: 0,
+        l_len: 1,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETLK(&lock)).unwrap();
+    write!(file, "{}", process::id()).unwrap();
+    file
+}
+
+/// proc(5): field 22 is the start, in hundredths of a second since the machine was booted.
+fn stat(pid: u32, started: u64) -> String {
+    let fields: Vec<String> = (4..22).map(|number| number.to_string()).collect();
+    format!("{pid} (a (b) c) S {} {} 23 24\n", fields.join(" "), (started - booted()) * 100)
+}
+
+pub(crate) fn limits(bytes: u64) -> String {
+    let limit = if bytes == u64::MAX { "unlimited".to_owned() } else { bytes.to_string() };
+    format!(
+        "Limit                     Soft Limit           Hard Limit           Units     \n\
+         Max locked memory         {limit:<20} {limit:<20} bytes     \n"
+    )
+}
+
+fn domain(name: &str, emulator: &str, iommu: &str) -> String {
+    format!(
+        "<domain type='kvm'><name>{name}</name><uuid/><metadata><viommu xmlns='urn:libvirt-viommu:1' model='intel'/></metadata>
+           <memory unit='MiB'>512</memory><vcpu>2</vcpu><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
+           <features><acpi/><ioapic driver='qemu'/></features>
+           <devices><emulator>/usr/bin/{emulator}</emulator>
+             <controller type='pci' index='0' model='pcie-root'/>
+             <controller type='pci' index='1' model='pcie-root-port'>
+               <address type='pci' domain='0' bus='0' slot='2' function='0'/></controller>
+             <hostdev mode='subsystem' type='pci' managed='yes'>
+               <source><address domain='0' bus='1' slot='0' function='0'/></source>
+               <address type='pci' domain='0' bus='1' slot='0' function='0'/></hostdev>
+             {iommu}
+           </devices></domain>"
+    )
+}

@@ -1,0 +1,203 @@
+//! `viommu explain`: every line that QEMU, libvirt and the kernel are known to print is explained by the page that is meant for
+//! it, nothing else is, and the programs really print it: their binaries are the second source.
+
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+
+#[path = "support/program.rs"]
+mod program;
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use program::{Ran, VIOMMU, run};
+use support::libvirt::Suite;
+use viommu::explain::{Findings, messages};
+
+/// A line that somebody prints.
+struct Printed {
+    page: &'static str,
+    line: &'static str,
+    /// `QEMU 5.2 7.2: a piece of it as it stands in the binary`, or only who it is.
+    by: &'static str,
+}
+
+fn printed() -> Vec<Printed> {
+    let mut page = "";
+    let mut last = "";
+    let mut found = Vec::new();
+    for line in include_str!("data/messages.txt").split("\n\n").skip(2).flat_map(str::lines) {
+        match (line.strip_prefix("# "), line.strip_prefix("    ")) {
+            (Some(title), _) => page = title,
+            (_, Some(by)) => found.push(Printed { page, line: last, by }),
+            _ => last = line,
+        }
+    }
+    found
+}
+
+/// The titles of what is found in a log.
+fn explained(log: &str) -> Vec<&'static str> {
+    Findings::read(log.as_bytes()).unwrap().iter().map(|(_, page)| page.title).collect()
+}
+
+#[test]
+fn every_known_line_is_explained_by_its_page() {
+    let printed = printed();
+    for Printed { page, line, .. } in &printed {
+        assert_eq!(explained(line), [*page], "{line}");
+        let in_a_log =
+            format!("2026-11-22 10:00:00.000+0000: starting up\n{line}\n2026-11-22: shutting down, reason=failed\n");
+        assert_eq!(explained(&in_a_log), [*page], "{line}");
+    }
+    println!("{} lines", printed.len());
+    assert!(printed.len() >= 150);
+}
+
+/// A line of a page that nobody is known to print would be a guess.
+#[test]
+fn every_line_of_a_page_is_printed_by_somebody() {
+    let printed = printed();
+    let text = fs::read_to_string("docs/messages.md").unwrap();
+    for section in text.split("\n### ").skip(1) {
+        let (title, body) = section.split_once("\n\n```text\n").unwrap();
+        for pattern in body.split("\n```").next().unwrap().lines() {
+            let of_it =
+                |known: &&Printed| known.page == title && pattern.split('…').all(|part| known.line.contains(part));
+            assert!(printed.iter().any(|known| of_it(&known)), "{title}: who prints {pattern:?}?");
+        }
+    }
+    assert!(messages().iter().all(|page| printed.iter().any(|known| known.page == page.title)));
+}
+
+#[test]
+fn other_lines_are_not_explained() {
+    for line in [
+        "",
+        "2026-11-22 10:00:00.000+0000: starting up libvirt version: 11.3.0, qemu version: 10.0.2, kernel: 6.12",
+        "-device '{\"driver\":\"intel-iommu\",\"id\":\"iommu0\",\"intremap\":\"on\",\"caching-mode\":true}' \\",
+        "-name guest=Interrupt Remapping cannot work with kernel-irqchip=on,debug-threads=on \\",
+        "char device redirected to /dev/pts/1 (label charserial0)",
+        "qemu-system-x86_64: terminating on signal 15 from pid 812 (/usr/sbin/libvirtd)",
+        "error: internal error: Child process (/usr/bin/true) unexpected exit status 1: ",
+        "Device 'e1000e' does not support hotplugging",
+        "Property 'virtio-net-pci.mac2' not found",
+        "Duplicate ID 'net0' for device",
+        "PCI: slot 1 function 0 not available for e1000e, in use by virtio-net-pci,id=net0",
+        "Parameter 'cache-size' expects a power of two",
+        "qemu-system-x86_64: vfio_listener_region_add received unaligned region",
+        "Unknown savevm section or instance '0000:00:03.0/virtio-net' 0.",
+        "cannot migrate domain: domain has CPU feature: invtsc",
+        "error: XML error: Invalid value for attribute 'model' in element 'video': 'x'.",
+        "The 'gic' feature is not supported for architecture 'x86_64' or machine type 'pc-q35-10.0'",
+        "VFIO_MAP_DMA failed: Bad address",
+        "vfio_dma_map(0x1, 0x0, 0x1000, 0x7f) = 0",
+        "audit: apparmor=\"DENIED\" operation=\"open\" profile=\"libvirt-3a21c2ee\" name=\"/etc/passwd\"",
+        "avc:  denied  { read } for  pid=436 comm=\"qemu-system-x86\" name=\"disk.img\" tclass=file",
+        "DMAR: IOMMU enabled",
+        "viommu: raised the locked-memory limit of dpdk to 9 GiB",
+        "error[no-such-code] and [auto-model]",
+    ] {
+        assert_eq!(explained(line), [""; 0], "{line}");
+    }
+}
+
+/// The text that a program has in it, a piece on a line.
+fn strings(root: &Path, programs: &[&str]) -> Option<String> {
+    let files: Vec<PathBuf> = programs.iter().map(|name| root.join("usr").join(name)).collect();
+    if !files.iter().all(|file| file.exists()) {
+        return None;
+    }
+    let output = Command::new("strings").args(["-n", "6"]).args(&files).output();
+    let output = output.unwrap_or_else(|error| panic!("strings, of the package binutils: {error}"));
+    assert!(output.status.success());
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+const QEMU: [&str; 2] = ["bin/qemu-system-x86_64", "bin/qemu-system-aarch64"];
+const LIBVIRT: [&str; 2] =
+    ["lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so", "lib/x86_64-linux-gnu/libvirt.so.0"];
+
+/// Each release has the wordings that are said to be its own, and none of those that are not.
+#[test]
+fn binaries_of_each_release_have_these_words() {
+    let lab = std::env::var_os("VIOMMU_LAB").map_or_else(|| PathBuf::from("target/lab"), PathBuf::from);
+    let printed = printed();
+    let mut complaints = Vec::new();
+    for suite in Suite::ALL.into_iter().chain(Suite::OTHERS) {
+        let root = lab.join("roots").join(suite.name());
+        let (Some(qemu), Some(libvirt)) = (strings(&root, &QEMU), strings(&root, &LIBVIRT)) else {
+            let required = std::env::var_os("VIOMMU_REQUIRE_LAB").is_some() && Suite::ALL.contains(&suite);
+            assert!(!required, "{} has no QEMU and libvirt", root.display());
+            println!("SKIPPED: no root of {}; tests/lab/root.sh makes it", suite.name());
+            continue;
+        };
+        let mut looked = 0;
+        for Printed { line, by, .. } in &printed {
+            let Some((releases, words)) = by.split_once(": ") else { continue };
+            let (program, releases) = releases.split_once(' ').unwrap();
+            let (text, release) = match program {
+                "QEMU" => (&qemu, suite.qemu()),
+                "libvirt" => (&libvirt, suite.libvirt()),
+                other => panic!("{line}: who is {other}?"),
+            };
+            looked += 1;
+            if text.contains(words) != releases.split(' ').any(|named| named == release) {
+                complaints.push(format!("{program} {release} and {words:?}: {by}"));
+            }
+        }
+        println!("{}: {looked} lines", suite.name());
+    }
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+fn explain(arguments: &[&str], stdin: &str) -> Ran {
+    run(VIOMMU, &[&["explain"], arguments].concat(), stdin.as_bytes())
+}
+
+#[test]
+fn a_code_a_log_or_stdin() {
+    let page = explain(&["irqchip-conflict"], "");
+    assert!(page.status == 0 && page.stderr.is_empty(), "{page:?}");
+    assert!(page.stdout.starts_with("irqchip-conflict\n\n  Interrupt remapping needs"), "{page:?}");
+    for label in ["  - Why: ", "  - Do: ", "  - Source: QEMU, `x86_iommu_realize`"] {
+        assert!(page.stdout.contains(label), "{page:?}");
+    }
+    let log = "x: group 11 used in multiple address spaces\nviommu: error[config-invalid]: no\n";
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("explain.log");
+    fs::write(&file, log).unwrap();
+    let from_file = explain(&[file.to_str().unwrap()], "");
+    assert!(from_file.status == 0 && from_file.stderr.is_empty(), "{from_file:?}");
+    let code = from_file.stdout.find("config-invalid\n  1 line: viommu: error[config-invalid]: no\n\n  `/etc").unwrap();
+    assert!(
+        from_file.stdout[code..].contains("\n\nOne host IOMMU group, several guest address spaces\n"),
+        "newest first"
+    );
+    assert!(from_file.stdout.ends_with("\n  more: viommu explain iommu-group-split\n"), "{from_file:?}");
+    assert_eq!(explain(&[], log).stdout, from_file.stdout);
+    assert_eq!(explain(&["-"], log).stdout, from_file.stdout);
+}
+
+#[test]
+fn what_is_not_known_is_said() {
+    let unknown = explain(&[], "one\ntwo\n");
+    assert!(unknown.status == 0 && unknown.stderr.is_empty(), "{unknown:?}");
+    assert!(unknown.stdout.starts_with("nothing known in 2 lines"), "{unknown:?}");
+    for (argument, words) in [
+        ("no-such-code", "no-such-code is not a code"),
+        ("./nowhere.log", "cannot read ./nowhere.log"),
+        ("tests", "cannot read tests"),
+    ] {
+        let ran = explain(&[argument], "");
+        assert!(ran.status == 2 && ran.stdout.is_empty() && ran.stderr.contains(words), "{ran:?}");
+    }
+}
+
+#[test]
+fn what_a_tenant_wrote_is_escaped() {
+    let ran = explain(&[], "a\x1b]0;x\x07b: group 1 used in multiple address spaces\u{202e}\n");
+    assert!(ran.stdout.contains("a\\u{1b}]0;x\\u{7}b: group 1"), "{ran:?}");
+    assert!(!ran.stdout.contains(['\x1b', '\x07', '\u{202e}']), "{ran:?}");
+}

@@ -1,0 +1,237 @@
+//! What a host can do to a hook call: files that are not there or not readable, a disk that is full, signals, a call of the
+//! kernel that fails. The exit status stays what the table of events says, and nothing half done is left behind.
+//!
+//! strace makes calls of the kernel fail; without it a part of this is skipped, unless `VIOMMU_REQUIRE_STRACE` is set.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use viommu::state::State;
+use viommu::sys::process;
+
+use crate::program::{VIOMMU, feed, run};
+use crate::{
+    CONFIG, MIGRATE, NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event, guests, hook, sandbox,
+};
+
+const STATE: &str = "/run/viommu/8d6f2c4e-3b0a-4f7e-9a51-2f6f0c1d7e93.json";
+
+/// Events of which a guest must not notice anything, whatever happens.
+const HARMLESS: [[&str; 3]; 3] = [STARTED, STOPPED, RELEASE];
+
+fn traced() -> bool {
+    let traced = Command::new("strace").arg("-V").output().is_ok();
+    assert!(traced || std::env::var_os("VIOMMU_REQUIRE_STRACE").is_none(), "strace is not installed");
+    if !traced {
+        println!("SKIPPED: strace is not installed");
+    }
+    traced
+}
+
+/// The hook with calls of the kernel that fail as strace is told.
+fn injected(fault: &str, event: [&str; 3], xml: &str) -> Output {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={fault}")]).arg(sandbox::hook());
+    command.arg(NAME).args(event).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || drop(pipe.write_all(xml.as_bytes())));
+        child.wait_with_output().unwrap()
+    })
+}
+
+/// The guest's state, if there is one: never a part of it.
+fn state() -> Option<State> {
+    let text = fs::read_to_string(STATE).ok()?;
+    Some(State::parse(&text, UUID.parse().unwrap(), process::boot_clock()).unwrap())
+}
+
+/// Every call that the hook makes of its own accord, and what can become of it on a host in distress.
+#[test]
+fn a_call_of_the_kernel_that_fails() {
+    if !sandbox::inside("effects::faults::a_call_of_the_kernel_that_fails") || !traced() {
+        return;
+    }
+    let guests = guests();
+    let calls = [
+        ("openat", &["EACCES", "EMFILE"][..]),
+        ("statx", &["EACCES", "ENOSYS"]),
+        ("newfstatat", &["EIO"]),
+        ("getdents64", &["EIO"]),
+        ("readlink", &["EACCES"]),
+        ("mkdir", &["ENOSPC", "EROFS"]),
+        ("fchmod", &["EPERM"]),
+        ("rename", &["ENOSPC"]),
+        ("unlink", &["EROFS"]),
+        ("socket", &["EMFILE"]),
+        ("sendto", &["EAGAIN"]),
+        ("write", &["ENOSPC", "EPIPE"]),
+    ];
+    for (call, errors) in calls {
+        for error in errors {
+            let fault = format!("{call}:error={error}");
+            // Who asks starts with its vIOMMU or not at all.
+            let started = injected(&fault, START, &guests.wrapper);
+            match started.status.code() {
+                Some(0) => assert!(state().is_some_and(|state| state.boot.devices.len() == 1), "{fault}: no state"),
+                Some(1) => {}
+                _ => panic!("{fault}: {started:?}"),
+            }
+            let _ = fs::remove_file(STATE);
+            for event in HARMLESS.into_iter().chain(OTHERS.into_iter().take(3)) {
+                let ended = injected(&fault, event, &guests.wrapper);
+                assert_eq!(ended.status.code(), Some(0), "{fault} at {event:?}: {ended:?}");
+            }
+            // A host without any facts refuses nobody who does not ask. (The program itself can read nothing any more.)
+            for event in [PREPARE, START] {
+                let silent = injected(&fault, event, &guests.silent);
+                assert_eq!(silent.status.code(), Some(0), "{fault} at {event:?}: {silent:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn interrupted_calls_and_short_reads_change_nothing() {
+    if !sandbox::inside("effects::faults::interrupted_calls_and_short_reads_change_nothing") {
+        return;
+    }
+    let guests = guests();
+    let whole = hook(PREPARE, &guests.wrapper);
+    assert!(whole.status == 0 && whole.stdout.contains("<iommu model='virtio'"), "{whole:?}");
+    if traced() {
+        for fault in ["read:error=EINTR:when=1..8+2", "write:error=EINTR:when=1..3", "getdents64:error=EINTR:when=1"] {
+            let interrupted = injected(fault, PREPARE, &guests.wrapper);
+            assert_eq!(interrupted.status.code(), Some(0), "{fault}: {interrupted:?}");
+            assert_eq!(String::from_utf8_lossy(&interrupted.stdout), whole.stdout, "{fault}");
+        }
+    }
+    // A pipe that gives a few bytes at a time.
+    let mut command = Command::new(sandbox::hook());
+    command.arg(NAME).args(PREPARE).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    for piece in guests.wrapper.as_bytes().chunks(100) {
+        pipe.write_all(piece).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    drop(pipe);
+    assert_eq!(String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap(), whole.stdout);
+}
+
+/// A hook that is killed at any step leaves the old state, the new one, or none.
+#[test]
+fn a_killed_hook_leaves_nothing_half_done() {
+    if !sandbox::inside("effects::faults::a_killed_hook_leaves_nothing_half_done") || !traced() {
+        return;
+    }
+    let guests = guests();
+    for old in [false, true] {
+        for call in ["mkdir", "fchmod", "write", "rename", "exit_group"] {
+            if old {
+                assert_event("start", &hook(START, &guests.wrapper), None);
+            }
+            let killed = injected(&format!("{call}:signal=KILL"), START, &guests.wrapper);
+            assert!(killed.status.signal() == Some(9) || killed.status.code() == Some(137), "{call}: {killed:?}");
+            assert_eq!(state().is_some(), old || call == "exit_group", "{call}");
+            assert_event("the next start", &hook(START, &guests.wrapper), None);
+            assert!(state().is_some());
+            assert_event("release", &hook(RELEASE, &guests.wrapper), None);
+        }
+    }
+}
+
+#[test]
+fn a_host_in_distress() {
+    if !sandbox::inside("effects::faults::a_host_in_distress") {
+        return;
+    }
+    let guests = guests();
+    let unwritable = Some("state-unwritable");
+    // What is done to the host, how a guest that asks fares at `start`, and how the host is mended.
+    let faults = [
+        ("no /proc", "mount -t tmpfs none /proc", None, "umount /proc"),
+        ("no /sys", "umount /sys && mount -t tmpfs none /sys", None, "true"),
+        ("no capability cache", "mv /var/cache/libvirt /var/cache/gone", None, "mv /var/cache/gone /var/cache/libvirt"),
+        ("/run cannot be written", "mount -o remount,ro /run", unwritable, "mount -o remount,rw /run"),
+        (
+            "a full disk",
+            "mkdir -p /run/viommu && mount -t tmpfs -o mode=755,nr_inodes=1 none /run/viommu",
+            unwritable,
+            "umount /run/viommu",
+        ),
+    ];
+    for (what, fault, refusal, mend) in faults {
+        let shell =
+            |script: &str| assert!(Command::new("sh").args(["-c", script]).status().unwrap().success(), "{what}");
+        shell(fault);
+        assert_event(what, &hook(START, &guests.wrapper), refusal);
+        assert_event(what, &hook(PREPARE, &guests.wrapper), None);
+        for event in [PREPARE, START] {
+            assert_event(what, &hook(event, &guests.silent), None);
+            assert_event(what, &hook(event, &guests.native), None);
+        }
+        for event in HARMLESS.into_iter().chain([MIGRATE]).chain(OTHERS) {
+            assert_event(what, &hook(event, &guests.wrapper), None);
+        }
+        shell(mend);
+    }
+}
+
+/// The clock of the wall is not read, and the clock of the machine only goes on; here it is set, as no administrator can.
+#[test]
+fn a_clock_that_jumps_makes_a_state_invalid() {
+    if !sandbox::inside("effects::faults::a_clock_that_jumps_makes_a_state_invalid") {
+        return;
+    }
+    let guests = guests();
+    fs::write(CONFIG, "[emulators]\nx86_64 = '/bin/true'\n").unwrap();
+    let wrapper = Path::new("/run/viommu-qemu-system-x86_64");
+    std::os::unix::fs::symlink(VIOMMU, wrapper).unwrap();
+    assert_event("start", &hook(START, &guests.wrapper), None);
+    let start = ["-name", "guest=g", "-machine", "pc-q35-7.2", "-uuid", UUID];
+    let at = |seconds: i64| {
+        let mut command = Command::new("unshare");
+        command.args(["--time", &format!("--boottime={seconds}"), "--fork"]).arg(wrapper).args(start);
+        feed(&mut command, b"")
+    };
+    if at(0).status != 0 {
+        println!("SKIPPED: no time namespaces on this machine");
+        return;
+    }
+    assert_event("ten minutes later", &at(600), None);
+    assert_event("an hour later", &at(3600), Some("state-invalid"));
+    assert_event("before it was written", &at(-60), Some("state-invalid"));
+}
+
+#[test]
+fn names_that_are_no_text() {
+    if !sandbox::inside("effects::faults::names_that_are_no_text") {
+        return;
+    }
+    let guests = guests();
+    let bytes = |bytes: &'static [u8]| OsStr::from_bytes(bytes);
+    let call = |arguments: [&OsStr; 4], xml: &str| feed(Command::new(sandbox::hook()).args(arguments), xml.as_bytes());
+    for name in [bytes(b"\xff\xfe"), bytes(b"\xc3("), bytes(b"a\nb\x1b[31m")] {
+        let event = |operation: &'static [u8], sub: &'static [u8]| [name, bytes(operation), bytes(sub), name];
+        assert_event("start", &call(event(b"start", b"begin"), &guests.wrapper), None);
+        assert_event("prepare", &call(event(b"prepare", b"begin"), &guests.asks), Some("wrapper-missing"));
+        assert_event("reconnect", &call(event(b"reconnect", b"begin"), &guests.asks), None);
+        assert_event("an operation", &call(event(b"\xff", b"\xff"), &guests.asks), None);
+    }
+    // The name in the XML is libvirt's and always text; a byte that is none makes the document unreadable.
+    let broken = [guests.asks.as_bytes(), b"\xff"].concat();
+    assert_event(
+        "bytes in the XML",
+        &run(sandbox::hook(), &[&[NAME][..], &START].concat(), &broken),
+        Some("xml-malformed"),
+    );
+}

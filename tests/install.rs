@@ -1,0 +1,311 @@
+//! Hosts that get viommu, keep it for a while, and get rid of it: by `install.sh` and by the Debian package. Nothing may be left
+//! behind, nothing of somebody else's may be touched, and no guest may fail to start for it.
+
+#![expect(clippy::disallowed_methods, reason = "tests have effects")]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod support;
+
+use std::fs;
+
+use support::libvirt::{Libvirt, Suite, bare};
+use support::on_both_suites;
+use support::packages::{Packages, packages};
+
+on_both_suites! {
+    a_host_has_it_by_package_and_is_as_before
+    a_host_has_it_by_script_and_is_as_before
+    what_is_not_ours_is_left_alone
+    a_hook_of_the_users_runs_first
+}
+
+/// Debian unstable changes every day, so its tests have a command of their own: `cargo test --test install -- --ignored`.
+mod sid {
+    use super::Suite;
+
+    #[test]
+    #[ignore = "Debian unstable is not what it was yesterday"]
+    fn a_host_has_it_by_package_and_is_as_before() {
+        super::a_host_has_it_by_package_and_is_as_before(Suite::Sid);
+    }
+
+    #[test]
+    #[ignore = "Debian unstable is not what it was yesterday"]
+    fn a_host_has_it_by_script_and_is_as_before() {
+        super::a_host_has_it_by_script_and_is_as_before(Suite::Sid);
+    }
+}
+
+const REAL: &str = "/usr/bin/qemu-system-x86_64";
+const WRAPPER: &str = "/usr/bin/viommu-qemu-system-x86_64";
+const UUID: &str = "6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913";
+
+/// A guest without a disk that may ask for a vIOMMU.
+fn domain(emulator: &str, asks: bool) -> String {
+    let metadata = "<metadata><viommu xmlns='urn:libvirt-viommu:1' model='intel'/></metadata>";
+    format!(
+        "<domain type='qemu'><name>guest</name><uuid>{UUID}</uuid>{}
+           <memory unit='MiB'>128</memory><vcpu>1</vcpu>
+           <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>
+           <devices><emulator>{emulator}</emulator></devices>
+         </domain>",
+        if asks { metadata } else { "" }
+    )
+}
+
+/// Starts a guest, and ends it again. Whether its QEMU has the vIOMMU.
+#[track_caller]
+fn start(lab: &Libvirt, xml: &str) -> bool {
+    let guest = lab.guest(xml);
+    guest.virsh("start", &[]).ok();
+    assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "running");
+    let line = lab.run("tr '\\0' ' ' </proc/$(cat /run/libvirt/qemu/guest.pid)/cmdline").ok();
+    assert!(line.contains("-uuid"), "{line}");
+    line.contains("intel-iommu")
+}
+
+/// Everything that a host with viommu can do.
+#[track_caller]
+fn guests_start(lab: &Libvirt) {
+    assert!(!start(lab, &domain(REAL, false)));
+    assert!(start(lab, &domain(WRAPPER, true)));
+    lab.put("/tmp/old.xml", domain(REAL, true));
+    let rewritten = lab.run("viommu rewrite /tmp/old.xml; rm /tmp/old.xml").ok();
+    assert!(rewritten.contains("<iommu model='intel'>"), "{rewritten}");
+    assert!(start(lab, &rewritten));
+}
+
+/// Waits until libvirtd has seen the hook: the signal that tells it so is not waited for. A guest that asks, and could not get
+/// what it asks for, is refused.
+#[track_caller]
+fn hook_is_seen(lab: &Libvirt) -> String {
+    let guest = lab.guest(&domain(REAL, true));
+    lab.wait_for("! virsh -q start guest 2>/run/refusal || { virsh -q destroy guest; false; }");
+    drop(guest);
+    let refusal = lab.get("/run/refusal");
+    assert!(refusal.contains("error[wrapper-missing]"), "{refusal}");
+    refusal
+}
+
+/// Whether a confined guest may become the wrapper and read its state, as AppArmor's parser puts the profile together.
+fn apparmor_knows(lab: &Libvirt) -> bool {
+    let profile = lab.run(
+        r"printf '#include <tunables/global>\nprofile x {\n#include <abstractions/libvirt-qemu>\n}\n' >/tmp/profile
+          apparmor_parser --skip-cache --preprocess /tmp/profile && rm /tmp/profile",
+    );
+    let profile = profile.ok();
+    let rules = ["/usr/bin/viommu rmix,", "/run/viommu/*.json r,"].map(|rule| profile.contains(rule));
+    assert_eq!(rules[0], rules[1], "{profile}");
+    rules[0]
+}
+
+/// Every file that an installation could change, and what is in it. Not what libvirt, dpkg and virsh keep for themselves.
+fn files(lab: &Libvirt) -> String {
+    lab.run(
+        "set -e
+         cd /
+         skip=(-path ./var/lib/dpkg -o -path ./var/log -o -path ./var/cache -o -path ./var/lib/libvirt -o -path ./root)
+         find . -xdev \\( \"${skip[@]}\" \\) -prune -o ! -type f -printf '%y %m %U:%G %l %p\\n' | sort
+         find . -xdev \\( \"${skip[@]}\" \\) -prune -o -type f -printf '%m %U:%G %s %p\\n' | sort
+         # What is in /etc may have been edited and put back; a file elsewhere must not even have been written anew.
+         find etc -type f -print0 | sort -z | xargs -0 sha256sum
+         find usr var/lib/systemd -type f -printf '%T@ %p\\n' | sort
+         ls -d run/viommu var/lib/viommu 2>/dev/null || :",
+    )
+    .ok()
+}
+
+#[track_caller]
+fn assert_same_files(lab: &Libvirt, before: &str) {
+    let after = files(lab);
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
+    let (before, after) = (lines(before), lines(&after));
+    let gone: Vec<_> = before.difference(&after).collect();
+    let new: Vec<_> = after.difference(&before).collect();
+    assert!(gone.is_empty() && new.is_empty(), "gone: {gone:#?}\nnew: {new:#?}");
+}
+
+/// A release for the lab: the package, and the unpacked tarball, in two versions of which the second one is newer.
+fn bring(lab: &Libvirt, packages: &Packages) {
+    fs::copy(&packages.deb, lab.share.join("old.deb")).unwrap();
+    fs::copy(&packages.tarball, lab.share.join("old.tar.gz")).unwrap();
+    // The binary of the newer version is longer by a byte, which nobody reads.
+    lab.run(
+        "set -e
+         mkdir /tmp/old /tmp/new
+         tar -xzf /share/old.tar.gz -C /tmp/old --strip-components=1
+         cp -a /tmp/old/. /tmp/new
+         echo >>/tmp/new/viommu
+         (cd /tmp/new && sha256sum $(cut -d' ' -f3 SHA256SUMS) >.sums && mv .sums SHA256SUMS)
+         dpkg-deb -R /share/old.deb /tmp/deb
+         echo >>/tmp/deb/usr/bin/viommu
+         sed -i 's/^Version: .*/Version: 99-1/' /tmp/deb/DEBIAN/control
+         sed -i \"s, *[^ ]*  usr/bin/viommu$,$(md5sum </tmp/deb/usr/bin/viommu | cut -d' ' -f1)  usr/bin/viommu,\" \
+             /tmp/deb/DEBIAN/md5sums
+         dpkg-deb -b /tmp/deb /share/new.deb
+         rm -r /tmp/deb",
+    )
+    .ok();
+}
+
+/// The life of an installation. The commands must leave nothing but what the caller says.
+fn live(lab: &Libvirt, install: &str, upgrade: &str, uninstall: &str, purge: &str) {
+    let before = files(lab);
+    assert!(!apparmor_knows(lab));
+    lab.run(install).ok();
+    hook_is_seen(lab);
+    guests_start(lab);
+    assert!(apparmor_knows(lab));
+
+    let installed = files(lab);
+    lab.run(install).ok();
+    assert_same_files(lab, &installed);
+
+    // Guests start while it is upgraded, and one that runs does not notice.
+    let running = domain(WRAPPER, true).replace("guest", "running").replace("6a1f", "6a20");
+    let running = lab.guest(&running);
+    running.virsh("start", &[]).ok();
+    let guest = lab.guest(&domain(WRAPPER, true));
+    let log = lab.run(&format!(
+        "set -e
+         until [ -e /run/enough ]; do virsh -q start guest; virsh -q destroy guest; echo >>/run/starts; done >/run/loop.log 2>&1 &
+         until [ -s /run/starts ]; do sleep 0.1; done
+         {upgrade}
+         count=$(wc -l </run/starts)
+         until [ $(($(wc -l </run/starts) - count)) -ge 2 ]; do kill -0 $!; sleep 0.1; done
+         touch /run/enough
+         wait $!"
+    ));
+    assert_eq!(log.status, 0, "{log:?}\n{}", lab.run("cat /run/loop.log").stdout);
+    drop(guest);
+    guests_start(lab);
+
+    let says = lab.run(uninstall);
+    // Guests with the wrapper cannot start any more, so they are named; this is not what ended them.
+    assert!(says.stderr.contains("virsh edit running"), "{says:?}");
+    says.ok();
+    lab.run(purge).ok();
+    lab.restart_libvirtd();
+    assert_eq!(running.virsh("domstate", &[]).ok().trim(), "running");
+    drop(running);
+    assert!(!start(lab, &domain(REAL, true)), "nobody is there to hear it ask");
+    assert_same_files(lab, &before);
+}
+
+fn a_host_has_it_by_package_and_is_as_before(suite: Suite) {
+    let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
+    bring(&lab, packages);
+    let newer = "dpkg -i /share/new.deb; [ $(dpkg-query -W -f '${Version}' libvirt-viommu) = 99-1 ]";
+    live(&lab, "dpkg -i /share/old.deb", newer, "dpkg -r libvirt-viommu", "dpkg -P libvirt-viommu");
+
+    // A QEMU that is upgraded, and a libvirt that comes later, both without us.
+    lab.run("dpkg -i /share/old.deb && rm /etc/libvirt/hooks/qemu").ok();
+    let probed = || {
+        let ask = format!("virsh domcapabilities --emulatorbin {WRAPPER} --machine q35 >/dev/null");
+        let cache = format!("grep -l '<emulator>{WRAPPER}<' /var/cache/libvirt/qemu/capabilities/*");
+        lab.run(&format!("{ask} && sed -n 's/.*<qemuctime>\\(.*\\)<.*/\\1/p' $({cache}); stat -c %Y /usr/bin/viommu"))
+            .ok()
+    };
+    let before = probed();
+    let (before_probe, before_modified) = before.split_once('\n').unwrap();
+    let upgrade = |path: &str| format!("dpkg-trigger --no-await --by-package=qemu-system-x86 {path}");
+    // libvirt counts whole seconds.
+    lab.run(&format!("sleep 1.1; {} && dpkg --triggers-only -a", upgrade(REAL))).ok();
+    let after = probed();
+    let (after_probe, after_modified) = after.split_once('\n').unwrap();
+    assert!(before_probe < after_probe, "libvirt asked at {before_probe} and again at {after_probe}");
+    assert_eq!(before_modified, after_modified, "the binary was not written anew");
+    assert_eq!(lab.run("readlink /etc/libvirt/hooks/qemu").ok(), "/usr/bin/viommu\n");
+    lab.run("rm /etc/libvirt/hooks/qemu").ok();
+    lab.run(&format!("{} && dpkg --triggers-only -a", upgrade("/etc/libvirt/hooks"))).ok();
+    assert_eq!(lab.run("readlink /etc/libvirt/hooks/qemu").ok(), "/usr/bin/viommu\n");
+}
+
+fn a_host_has_it_by_script_and_is_as_before(suite: Suite) {
+    let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
+    bring(&lab, packages);
+    let (old, new) = ("/tmp/old/install.sh", "/tmp/new/install.sh");
+    let before = files(&lab);
+    for harmless in ["--help", "--dry-run", "--dry-run --uninstall", "--destdir /share/staged"] {
+        lab.run(&format!("{old} {harmless}")).ok();
+        assert_same_files(&lab, &before);
+    }
+    live(&lab, old, new, &format!("{new} --uninstall"), &format!("{new} --purge"));
+}
+
+fn what_is_not_ours_is_left_alone(suite: Suite) {
+    let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
+    bring(&lab, packages);
+    let install = || lab.run("/tmp/old/install.sh --no-reload");
+    let uninstall = || lab.run("/tmp/old/install.sh --purge");
+
+    // Somebody else's program of the same name.
+    let nobody = files(&lab);
+    lab.run("echo mine >/usr/bin/viommu").ok();
+    let before = files(&lab);
+    let refused = install();
+    assert_eq!(refused.status, 1);
+    assert!(refused.stderr.contains("/usr/bin/viommu is there"), "{refused:?}");
+    assert!(uninstall().stderr.contains("not installed by this script"));
+    assert_same_files(&lab, &before);
+    lab.run("rm /usr/bin/viommu").ok();
+
+    // Both places of the hook taken: it says what to do.
+    lab.run("mkdir /etc/libvirt/hooks/qemu.d; cd /etc/libvirt/hooks; echo mine | tee qemu >qemu.d/50-viommu").ok();
+    let before = files(&lab);
+    let says = install();
+    assert!(says.stderr.contains("qemu.d/50-viommu is not viommu's"), "{says:?}");
+    uninstall().ok();
+    assert_same_files(&lab, &before);
+    lab.run("rm -r /etc/libvirt/hooks/qemu*").ok();
+
+    // A package's.
+    lab.run("dpkg -i /share/old.deb").ok();
+    let before = files(&lab);
+    assert!(install().stderr.contains("installed from a package"));
+    assert!(uninstall().stderr.contains("not installed by this script"));
+    assert_same_files(&lab, &before);
+    lab.run("dpkg -P libvirt-viommu").ok();
+
+    // Changed after it was installed, and a damaged release.
+    install().ok();
+    lab.run("echo '# more' >>/usr/lib/tmpfiles.d/viommu.conf").ok();
+    assert_eq!(lab.run("/tmp/new/install.sh").status, 1);
+    assert!(uninstall().stderr.contains("tmpfiles.d/viommu.conf was changed"));
+    assert_eq!(lab.run("rm /usr/lib/tmpfiles.d/viommu.conf; ls /usr/bin/viommu* 2>/dev/null").stdout, "");
+    assert_same_files(&lab, &nobody);
+    lab.run("echo >>/tmp/old/viommu").ok();
+    assert!(install().stderr.contains("this release is damaged"));
+    assert_same_files(&lab, &nobody);
+}
+
+fn a_hook_of_the_users_runs_first(suite: Suite) {
+    let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
+    bring(&lab, packages);
+    let mine = "#!/bin/sh
+        [ -e /run/viommu/6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913.json ] && after=' after viommu'
+        echo \"$2$after\" >>/run/mine.log
+        if [ -e /run/mine.fails ]; then echo 'not today' >&2; exit 1; fi\n";
+    lab.put("/etc/libvirt/hooks/qemu", mine);
+    let before = files(&lab);
+    lab.run("/tmp/old/install.sh").ok();
+    assert_eq!(lab.get("/etc/libvirt/hooks/qemu"), mine);
+
+    // Its failure and ours are told apart by libvirt, which names the hook.
+    let ours = hook_is_seen(&lab);
+    assert!(ours.contains("/etc/libvirt/hooks/qemu.d/50-viommu guest prepare"), "{ours}");
+    lab.run("touch /run/mine.fails").ok();
+    let guest = lab.guest(&domain(WRAPPER, true));
+    let refusal = guest.virsh("start", &[]);
+    assert!(refusal.stderr.contains("/etc/libvirt/hooks/qemu guest prepare"), "{refusal:?}");
+    assert!(refusal.stderr.contains("not today") && !refusal.stderr.contains("error["), "{refusal:?}");
+
+    // The state file is ours, written at `start`.
+    lab.run("rm /run/mine.fails /run/mine.log").ok();
+    guest.virsh("start", &[]).ok();
+    assert_eq!(lab.get("/run/mine.log"), "prepare\nstart\nstarted after viommu\n");
+    drop(guest);
+
+    lab.run("/tmp/old/install.sh --purge").ok();
+    assert_same_files(&lab, &before);
+}

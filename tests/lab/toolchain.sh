@@ -1,0 +1,34 @@
+#!/bin/bash
+# Debian 13's own Rust, 1.85, for x86_64 and AArch64: runs a command beside the sources, as root.
+#
+#   tests/lab/toolchain.sh TARGET 'command'      TARGET: what is cargo's target directory, kept
+#
+# The oldest Rust that we promise, the cross compiler and C library that Debian builds arm64 programs with, and qemu-aarch64 for
+# what comes out stand in a root of their own, $VIOMMU_LAB/roots/toolchain, made when it is missing. The command starts in the
+# checkout, read-only as /src, with TARGET as /target and the crates that this machine's cargo has fetched. All else that it writes is
+# gone afterwards.
+set -euo pipefail
+target=${1:?usage: toolchain.sh TARGET COMMAND} command=${2:?usage: toolchain.sh TARGET COMMAND}
+checkout=$(cd "$(dirname "$0")/../.." && pwd)
+lab=$(realpath -m "${VIOMMU_LAB:-$checkout/target/lab}")
+root=$lab/roots/toolchain
+mkdir -p "$lab/roots" "$target"
+target=$(realpath "$target")
+registry=$(realpath "${CARGO_HOME:-$HOME/.cargo}/registry")
+
+exec 9>"$lab/roots/.toolchain.lock"
+flock 9
+if [ ! -e "$root/.complete" ]; then
+    rm -rf "$root"
+    # Rust's library for arm64 needs no arm64 program, so none has to run while the packages are set up.
+    packages=rustc,cargo,gcc,libc6-dev,gcc-aarch64-linux-gnu,libc6-dev-arm64-cross,libstd-rust-dev:arm64,qemu-user
+    mmdebstrap --variant=apt --mode=root --quiet --architectures=amd64,arm64 \
+        --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+        --include="$packages" trixie "$root" ${MIRROR:+"$MIRROR"}
+    touch "$root/.complete"
+fi
+exec 9>&-
+
+exec "$checkout/tests/lab/overlay.sh" "$root" --show "$checkout" /src --share "$target" /target --share "$registry" /cargo/registry \
+    env CARGO_HOME=/cargo CARGO_TARGET_DIR=/target CARGO_NET_OFFLINE=true sh -ec "cd /src; $command"

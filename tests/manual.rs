@@ -1,0 +1,193 @@
+//! Manual pages and shell completions say what the program takes: both are made from its own arguments.
+
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+#[path = "support/page.rs"]
+mod page;
+#[path = "support/program.rs"]
+mod program;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::process::Command;
+
+use clap::{Arg, CommandFactory as _};
+use clap_complete::Shell;
+use program::{VIOMMU, run};
+
+const PAGES: [&str; 2] = ["man/viommu.8", "man/viommu.toml.5"];
+
+fn command() -> clap::Command {
+    let mut command = viommu::cli::Arguments::command();
+    command.build();
+    command
+}
+
+/// Text for roff: a dash is a dash, and no line is a request.
+fn roff(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+}
+
+fn sentence(text: &str) -> String {
+    let text = roff(text);
+    if text.ends_with('.') { text } else { text + "." }
+}
+
+/// What stands for the value of an argument: `FILE`, or what follows an option.
+fn value(argument: &Arg) -> String {
+    let names: Vec<String> = argument.get_value_names().unwrap_or_default().iter().map(ToString::to_string).collect();
+    let name = format!("\\fI{}\\fR", roff(&names.join(" ")));
+    let optional = argument.get_num_args().is_some_and(|range| range.min_values() == 0);
+    match (argument.is_positional(), argument.get_action().takes_values()) {
+        (_, false) => String::new(),
+        (true, _) => name,
+        (false, _) if optional => format!("[={name}]"),
+        (false, _) => format!(" {name}"),
+    }
+}
+
+fn option(argument: &Arg, out: &mut String) {
+    let name = argument.get_long().map(|long| format!("\\fB\\-\\-{}\\fR", roff(long))).unwrap_or_default();
+    let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+    writeln!(out, ".TP\n{name}{}\n{}", value(argument), sentence(&help)).unwrap();
+    // A switch has true and false, which nobody types.
+    if argument.get_action().takes_values() {
+        for possible in argument.get_possible_values() {
+            if let Some(help) = possible.get_help() {
+                let help = help.to_string();
+                writeln!(out, ".br\n\\fB{}\\fR: {}", roff(possible.get_name()), sentence(&help)).unwrap();
+            }
+        }
+    }
+}
+
+/// The section VERBS: each verb with what it takes.
+fn verbs() -> String {
+    let mut out = String::new();
+    for verb in command().get_subcommands_mut() {
+        let usage = verb.render_usage().to_string();
+        let usage = usage.trim_start_matches("Usage: ");
+        let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
+        writeln!(out, ".SS {}\n.B {}\n.PP\n{}", verb.get_name(), roff(usage), sentence(&about)).unwrap();
+        if let Some(more) = verb.get_after_help() {
+            writeln!(out, "{}", roff(&more.to_string())).unwrap();
+        }
+        let mut heading = None;
+        for argument in verb.get_arguments().filter(|argument| argument.get_id() != "help") {
+            if argument.get_help_heading() != heading {
+                heading = argument.get_help_heading();
+                writeln!(out, ".PP\n{}:", roff(heading.unwrap_or("Options"))).unwrap();
+            }
+            option(argument, &mut out);
+        }
+    }
+    out
+}
+
+#[test]
+fn the_manual_page_has_every_verb_and_option() {
+    page::part("man/viommu.8", "manual", (".\\\" ", "\n"), &verbs());
+}
+
+#[test]
+fn completions_are_those_of_the_program() {
+    for (shell, path) in [
+        (Shell::Bash, "completions/viommu.bash"),
+        (Shell::Zsh, "completions/_viommu"),
+        (Shell::Fish, "completions/viommu.fish"),
+    ] {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command(), "viommu", &mut script);
+        page::whole(path, "manual", &String::from_utf8(script).unwrap());
+    }
+}
+
+/// The options that a help text lists, without its own.
+fn options(help: &str) -> Vec<&str> {
+    let lines = help.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
+    lines.filter_map(|line| line.split(|c: char| c != '-' && !c.is_ascii_lowercase()).next()).collect()
+}
+
+fn help_of(verb: &[&str]) -> String {
+    let ran = run(VIOMMU, &[verb, &["--help"]].concat(), b"");
+    assert!(ran.status == 0 && ran.stderr.is_empty(), "{ran:?}");
+    ran.stdout
+}
+
+/// `--help` is what users believe; the pages and completions are held against what it prints.
+#[test]
+fn help_has_the_same_verbs_and_options() {
+    let help = help_of(&[]);
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let verbs: Vec<&str> = listed.filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(verbs.len() >= 6, "{help}");
+    let page = fs::read_to_string("man/viommu.8").unwrap().replace("\\-", "-");
+    let completions = fs::read_to_string("completions/viommu.bash").unwrap();
+    for verb in verbs {
+        let (_, section) = page.split_once(&format!(".SS {verb}\n")).unwrap_or_else(|| panic!("{verb} has no section"));
+        let section = section.split("\n.S").next().unwrap();
+        let (_, completion) =
+            completions.split_once(&format!("viommu__subcmd__{verb})\n")).unwrap_or_else(|| panic!("{verb}"));
+        let completion = completion.split("return 0").next().unwrap();
+        for name in options(&help_of(&[verb])) {
+            assert!(section.contains(&format!("\n\\fB--{name}\\fR")), "man/viommu.8: {verb} lacks --{name}");
+            assert!(completion.contains(&format!("--{name}")), "completions: {verb} lacks --{name}");
+        }
+    }
+}
+
+/// The example in docs/configuration.md has every key, which `tests/docs.rs` sees to.
+#[test]
+fn the_configuration_page_has_every_key() {
+    let example = fs::read_to_string("docs/configuration.md").unwrap();
+    let example = example.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let lines = example.lines().filter(|line| !line.starts_with('#'));
+    let keys: BTreeSet<&str> = lines
+        .filter_map(|line| line.split_once(" = ").map_or_else(|| line.strip_prefix('['), |(key, _)| Some(key)))
+        .collect();
+    let page = fs::read_to_string("man/viommu.toml.5").unwrap().replace("\\-", "-");
+    let described = page.split(".SH KEYS\n").nth(1).unwrap().split(".SH EXAMPLES").next().unwrap();
+    let described: BTreeSet<&str> = described
+        .lines()
+        .zip(described.lines().skip(1))
+        .filter_map(|(before, line)| match line.strip_prefix(".SS [") {
+            Some(table) => Some(table),
+            None => line.strip_prefix(".B ").filter(|_| before == ".TP"),
+        })
+        .chain(described.lines().take(2).filter_map(|line| line.strip_prefix(".B ")))
+        .collect();
+    assert_eq!(described, keys);
+    assert!(keys.len() >= 10, "{keys:?}");
+}
+
+#[test]
+fn the_pages_are_good_roff() {
+    for page in PAGES {
+        let source = fs::read_to_string(page).unwrap();
+        for section in ["NAME", "SYNOPSIS", "DESCRIPTION", "EXAMPLES", "SEE ALSO"] {
+            assert!(source.contains(&format!("\n.SH {section}\n")), "{page} has no {section}");
+        }
+        let Ok(groff) = Command::new("groff").args(["-man", "-Tutf8", "-ww", "-rCHECKSTYLE=2", "-P-c", page]).output()
+        else {
+            println!("SKIPPED: groff is not installed");
+            return;
+        };
+        let complaints = String::from_utf8_lossy(&groff.stderr);
+        assert!(groff.status.success() && complaints.is_empty(), "{page}: {complaints}");
+    }
+}
+
+#[test]
+fn shells_take_their_completions() {
+    for (shell, path) in
+        [("bash", "completions/viommu.bash"), ("zsh", "completions/_viommu"), ("fish", "completions/viommu.fish")]
+    {
+        match Command::new(shell).args(["-n", path]).output() {
+            Ok(output) => assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr)),
+            Err(_) => println!("SKIPPED: {shell} is not installed"),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The packages themselves: what is in them, what their distributions' checkers say, and that the RPM comes and goes without a
+//! trace. What the Debian package does on hosts is in `install.rs`.
+
+#![expect(clippy::disallowed_methods, reason = "tests have effects")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::libvirt::skip;
+use support::packages::{Packages, packages};
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// Runs a program that must succeed, and gives what it prints.
+#[track_caller]
+fn output(program: &str, arguments: &[&dyn AsRef<OsStr>]) -> String {
+    let mut command = Command::new(program);
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments.iter().map(AsRef::as_ref));
+    let output = command.output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}\n{printed}{}", String::from_utf8_lossy(&output.stderr));
+    printed
+}
+
+/// An empty directory.
+fn desk(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages").join(name);
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// The files and links below a directory, but for what distributions want beside a program.
+fn tree(root: &Path) -> BTreeSet<String> {
+    let found = output("find", &[&root, &"!", &"-type", &"d", &"-printf", &"/%P %m %l\n"]);
+    let own = |line: &&str| !line.starts_with("/usr/share/doc/") || line.contains("/examples/");
+    let lines = found.lines().filter(own).filter(|line| !line.starts_with("/usr/share/lintian/"));
+    // Packages compress manual pages, and Debian's zsh has a directory of its own.
+    lines.map(|line| line.replace(".gz ", " ").replace("vendor-completions", "site-functions")).collect()
+}
+
+#[test]
+fn packages_hold_what_the_script_installs() {
+    let Some(Packages { tarball, deb, rpm }) = packages() else { return };
+    let desk = desk("same");
+    let [by_script, by_deb, by_rpm] = ["script", "deb", "rpm"].map(|name| desk.join(name));
+    output("tar", &[&"-xzf", tarball, &"-C", &desk]);
+    let release = tarball.file_name().unwrap().to_str().unwrap().trim_end_matches(".tar.gz");
+    output(desk.join(release).join("install.sh").to_str().unwrap(), &[&"--destdir", &by_script]);
+    output("dpkg-deb", &[&"-x", deb, &by_deb]);
+    fs::create_dir(&by_rpm).unwrap();
+    let unpack = "rpm2cpio \"$1\" | cpio --quiet -idm -D \"$2\"";
+    output("sh", &[&"-c", &unpack, &"sh", rpm, &by_rpm]);
+    let list = tree(&by_script);
+    assert!(list.contains("/usr/bin/viommu-qemu-system-x86_64 777 viommu"), "{list:?}");
+    assert_eq!(tree(&by_deb), list);
+    assert_eq!(tree(&by_rpm), list);
+}
+
+#[test]
+fn checkers_of_the_distributions_find_no_error() {
+    let Some(packages) = packages() else { return };
+    output("lintian", &[&"--fail-on", &"error", &"--allow-root", &packages.deb]);
+    output("rpmlint", &[&"-c", &"packaging/rpmlint.toml", &packages.rpm]);
+}
+
+/// Maintainers' scripts as they are shipped, with what the tools put into them.
+#[test]
+fn maintainer_scripts_are_sound() {
+    let Some(packages) = packages() else { return };
+    let desk = desk("scripts");
+    output("dpkg-deb", &[&"-e", &packages.deb, &desk]);
+    for tag in ["postin", "preun", "postun", "transfiletriggerscripts"] {
+        let script = output("rpm", &[&"-qp", &"--queryformat", &format!("%{{{tag}}}"), &packages.rpm]);
+        assert!(script.contains("viommu"), "{tag}: {script}");
+        fs::write(desk.join(tag), format!("#!/bin/sh\n{script}\n")).unwrap();
+    }
+    for script in ["postinst", "prerm", "postrm", "postin", "preun", "postun", "transfiletriggerscripts"] {
+        output("shellcheck", &[&desk.join(script)]);
+    }
+}
+
+#[test]
+fn versions_are_the_same_everywhere() {
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(read("packaging/debian/changelog").starts_with(&format!("libvirt-viommu ({version}-1) ")));
+    let spec = read("packaging/libvirt-viommu.spec");
+    let newest = spec.split("%changelog\n").nth(1).unwrap().lines().next().unwrap();
+    assert!(newest.ends_with(&format!("> - {version}-1")), "{newest}");
+}
+
+#[test]
+fn the_example_is_the_one_that_is_explained() {
+    let page = read("docs/configuration.md");
+    let explained = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    assert!(read("examples/viommu.toml").ends_with(explained));
+}
+
+#[test]
+fn the_rpm_comes_and_goes_without_a_trace() {
+    let Some(packages) = packages() else { return };
+    let root =
+        PathBuf::from(std::env::var_os("VIOMMU_LAB").unwrap_or_else(|| "target/lab".into())).join("roots/trixie");
+    if !root.join(".complete").exists() {
+        skip::<()>(&format!("there is no {}; tests/lab/root.sh makes it", root.display()));
+        return;
+    }
+    let script = r#"
+        apt-get update -qq
+        apt-get install -y -qq --no-install-recommends rpm >/dev/null 2>&1
+        # Debian's rpm says that packages of Debian are not in its database.
+        rpm="rpm --nodeps --dbpath /tmp/rpmdb"
+        files() { find / -xdev -path /tmp -prune -o -path /proc -prune -o -printf '%y %m %U:%G %l %p\n' | sort; }
+        # An administrator's own hook, in the place that ours would like.
+        echo mine >/etc/libvirt/hooks/qemu
+        files >/tmp/before
+
+        $rpm -i "/packages/$1"
+        [ "$(readlink /etc/libvirt/hooks/qemu.d/50-viommu)" = /usr/bin/viommu ]
+        viommu --version
+        viommu-qemu-system-x86_64 -version
+        files >/tmp/installed
+        $rpm -V libvirt-viommu
+
+        # Again, as an upgrade does.
+        $rpm -U --replacepkgs "/packages/$1"
+        files | diff /tmp/installed -
+
+        # A QEMU that comes later: the wrapper is touched, and stays what it was.
+        before=$(stat -c %z /usr/bin/viommu)
+        /usr/lib/libvirt-viommu/attach --reprobe
+        [ "$(stat -c %z /usr/bin/viommu)" != "$before" ]
+        $rpm -V libvirt-viommu
+
+        $rpm -e libvirt-viommu
+        files | diff /tmp/before -
+        [ "$(cat /etc/libvirt/hooks/qemu)" = mine ]"#;
+    let (directory, name) = (packages.rpm.parent().unwrap(), packages.rpm.file_name().unwrap());
+    let printed = output(
+        "tests/lab/overlay.sh",
+        &[&root, &"--show", &directory, &"/packages", &"sh", &"-euxc", &script, &"sh", &name],
+    );
+    assert!(printed.contains("QEMU emulator version"), "{printed}");
+}

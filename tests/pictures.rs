@@ -1,0 +1,137 @@
+//! Pictures of what the program prints on a terminal, for those who would rather look than read. Rendered from real output, so
+//! that they cannot show what is not so.
+
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+
+#[path = "support/page.rs"]
+mod page;
+
+use std::fmt::Write as _;
+use std::process::Command;
+
+/// Columns of the terminal; longer lines go on in the next one.
+const COLUMNS: usize = 100;
+/// Hundred characters in units of the picture, for a monospaced font of 14.
+const CHARACTERS: usize = 843;
+const LINE: usize = 19;
+const MARGIN: usize = 18;
+/// Where the text begins, below the window's title.
+const TOP: usize = 52;
+
+/// Text of one colour.
+struct Span {
+    class: &'static str,
+    text: String,
+}
+
+/// What a command prints on a terminal, with its colours; `None` without script(1), which makes the terminal.
+fn on_a_terminal(command: &str) -> Option<String> {
+    // The pictures show a fresh machine; the one that runs the test may have a configuration.
+    let command = command.replacen("viommu", env!("CARGO_BIN_EXE_viommu"), 1);
+    let command = if command.contains(" plan ") { command + " --config /dev/null" } else { command };
+    let mut script = Command::new("script");
+    script.args(["-qec", &command, "/dev/null"]).env_remove("NO_COLOR");
+    let Ok(output) = script.output() else {
+        println!("SKIPPED: script(1) is not installed");
+        return None;
+    };
+    let text = String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n");
+    assert!(output.status.success(), "{command}: {text}");
+    Some(text)
+}
+
+/// The class of a colour: what stands between `ESC [` and `m`.
+fn class(code: &str) -> &'static str {
+    match code {
+        "0" => "",
+        "1" => "b",
+        "31" => "r",
+        "32" => "g",
+        "33" => "y",
+        "36" => "c",
+        other => panic!("no picture knows the colour {other}"),
+    }
+}
+
+/// A line of the terminal as lines of the picture.
+fn lines(line: &str) -> Vec<Vec<Span>> {
+    let indent = 4 + line.len() - line.trim_start().len();
+    let mut lines = vec![Vec::new()];
+    let mut column = 0;
+    let mut colour = "";
+    for (number, part) in line.split("\x1b[").enumerate() {
+        let text = if number == 0 {
+            part
+        } else {
+            let (code, text) = part.split_once('m').unwrap();
+            colour = class(code);
+            text
+        };
+        for word in text.split_inclusive(' ') {
+            let width = word.chars().count();
+            if column > indent && column + width > COLUMNS + usize::from(word.ends_with(' ')) {
+                lines.push(vec![Span { class: "", text: " ".repeat(indent) }]);
+                column = indent;
+            }
+            column += width;
+            let last = lines.last_mut().unwrap();
+            match last.last_mut() {
+                Some(span) if span.class == colour => span.text.push_str(word),
+                _ => last.push(Span { class: colour, text: word.to_owned() }),
+            }
+        }
+    }
+    lines
+}
+
+fn picture(command: &str, output: &str) -> String {
+    let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let mut text = vec![vec![Span { class: "p", text: "$ ".into() }, Span { class: "b", text: command.into() }]];
+    text.extend(output.trim_end().lines().flat_map(lines));
+    let width = COLUMNS * CHARACTERS / 100 + 2 * MARGIN;
+    let height = TOP + text.len() * LINE + MARGIN / 2;
+    let mut svg = format!(
+        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">
+<title>{}</title>
+<style>
+text {{ font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; fill: #d1d7e0; white-space: pre; }}
+.b {{ fill: #ffffff; font-weight: 600; }}
+.r {{ fill: #ff7b72; }}
+.g {{ fill: #56d364; }}
+.y {{ fill: #e3b341; }}
+.c {{ fill: #56d4dd; }}
+.p {{ fill: #8b949e; }}
+</style>
+<rect x="0.5" y="0.5" width="{}" height="{}" rx="9" fill="#151b23" stroke="#3d444d"/>
+<circle cx="22" cy="20" r="6" fill="#ff5f57"/>
+<circle cx="42" cy="20" r="6" fill="#febc2e"/>
+<circle cx="62" cy="20" r="6" fill="#28c840"/>
+"##,
+        escaped(command),
+        width - 1,
+        height - 1
+    );
+    for (number, line) in text.iter().enumerate().filter(|(_, line)| !line.is_empty()) {
+        write!(svg, r#"<text x="{MARGIN}" y="{}" xml:space="preserve">"#, TOP + number * LINE).unwrap();
+        for Span { class, text } in line {
+            match *class {
+                "" => svg.push_str(&escaped(text)),
+                class => write!(svg, r#"<tspan class="{class}">{}</tspan>"#, escaped(text)).unwrap(),
+            }
+        }
+        svg.push_str("</text>\n");
+    }
+    svg + "</svg>\n"
+}
+
+#[test]
+fn pictures_show_what_is_printed() {
+    for (name, command) in [
+        ("plan", "viommu plan examples/domains/gpu-workstation.xml --host examples/hosts/workstation.json"),
+        ("explain", "viommu explain examples/logs/group-split.log"),
+    ] {
+        let Some(output) = on_a_terminal(command) else { return };
+        page::whole(&format!("docs/pictures/{name}.svg"), "pictures", &picture(command, &output));
+    }
+}

@@ -1,0 +1,126 @@
+//! The decision, over guests and hosts that nobody thought of.
+
+#![expect(clippy::unwrap_used, reason = "a test program; what does not hold fails it")]
+
+mod guests;
+mod rules;
+
+use guests::{Guest, Place, guest, host, model};
+use proptest::option;
+use proptest::prelude::*;
+use viommu::config::Config;
+use viommu::domain::Domain;
+use viommu::host::Host;
+use viommu::note::Code;
+use viommu::plan::{ASSUMED_LIBVIRT, ASSUMED_QEMU, Origin, Plan, plan};
+use viommu::request::{Model, Request, Source, Wishes};
+use viommu::rewrite::rewrite;
+use viommu::xml;
+
+/// The plan of a guest, where its request can be understood, and its XML afterwards, where something changes.
+fn planned(guest: &Guest, host: &Host) -> Option<(Plan, Option<String>)> {
+    let text = guest.xml();
+    let document = xml::parse(text.as_bytes()).unwrap();
+    let domain = Domain::read(&document).unwrap();
+    let request = Request::of(&domain, &Wishes::default(), &Config::default()).ok()?;
+    let plan = plan(&domain, &request, host);
+    let rewritten = rewrite(&document, &plan).ok().flatten();
+    Some((plan, rewritten))
+}
+
+fn versions(host: &Host) -> (viommu::version::Version, viommu::version::Version) {
+    let qemu = host.emulators.first().and_then(|emulator| emulator.version);
+    (host.libvirt.unwrap_or(ASSUMED_LIBVIRT), qemu.unwrap_or(ASSUMED_QEMU))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_added_is_accepted(guest in guest(), host in host()) {
+        let Some((plan, rewritten)) = planned(&guest, &host) else { return Ok(()) };
+        let added = plan.iommu.as_ref().is_some_and(|iommu| iommu.origin == Origin::Added);
+        let Some(text) = rewritten.filter(|_| added && plan.refusal().is_none()) else { return Ok(()) };
+        let (libvirt, qemu) = versions(&host);
+        prop_assert_eq!(rules::accepts(&text, libvirt, qemu), Ok(()), "{}", text);
+    }
+
+    /// What somebody wrote and was valid stays valid, and keeps its model.
+    #[test]
+    fn what_is_completed_is_accepted(guest in guest(), host in host()) {
+        let (libvirt, qemu) = versions(&host);
+        if guest.iommu.is_none() || rules::accepts(&guest.xml(), libvirt, qemu).is_err() {
+            return Ok(());
+        }
+        let Some((plan, Some(text))) = planned(&guest, &host) else { return Ok(()) };
+        prop_assert_eq!(rules::accepts(&text, libvirt, qemu), Ok(()), "{}", text);
+        prop_assert_eq!(plan.iommu.map(|iommu| iommu.model), guest.iommu.map(|(model, _)| model.to_owned()));
+    }
+
+    #[test]
+    fn more_devices_never_need_fewer_bytes(guest in guest(), host in host(), more in 1_usize..4, bridge in any::<bool>()) {
+        let mut larger = guest.clone();
+        larger.vfio.extend(vec![if bridge { Place::Bridge } else { Place::Port }; more]);
+        let (Some((few, _)), Some((many, _))) = (planned(&guest, &host), planned(&larger, &host)) else { return Ok(()) };
+        // A refused guest does not start.
+        if few.refusal().is_none() && many.refusal().is_none() {
+            prop_assert!(many.memlock.required_bytes >= few.memlock.required_bytes, "{:?} {:?}", many.memlock, few.memlock);
+            prop_assert!(many.memlock.address_spaces.len() >= few.memlock.address_spaces.len());
+        }
+    }
+
+    /// Every container accounts all of guest memory: the need is never below that, and never lowered below libvirt's own.
+    #[test]
+    fn the_need_covers_every_address_space(guest in guest(), host in host()) {
+        let Some((plan, _)) = planned(&guest, &host) else { return Ok(()) };
+        let memory = u128::from(guest.memory_gib.max(guest.max_memory_gib.unwrap_or(0))) << 30;
+        let containers = plan.memlock.address_spaces.len() + guest.nvme_disks as usize;
+        let needed = (containers > 0).then(|| memory * containers as u128 + (1 << 30));
+        let required = plan.memlock.required_bytes.map(|limit| match limit {
+            viommu::plan::Limit::Bytes(bytes) => u128::from(bytes),
+            viommu::plan::Limit::Unlimited => u128::MAX,
+        });
+        prop_assert_eq!(required, needed);
+        prop_assert!(!plan.memlock.raise || plan.memlock.required_bytes > plan.memlock.libvirt_bytes);
+    }
+
+    #[test]
+    fn a_weaker_source_never_beats_a_stronger(
+        guest in guest(),
+        (cli, config) in (option::of(model()), option::of(model())),
+        metadata in option::of(model()),
+    ) {
+        let guest = Guest { metadata: metadata.map(|model| format!("model='{model}'")), ..guest };
+        let words = [
+            (Source::Cli, cli),
+            (Source::Metadata, metadata),
+            (Source::NovaFlavor, guest.flavor),
+            (Source::NovaImage, guest.image),
+            (Source::Config, config),
+        ];
+        let config = config.map_or_else(Config::default, |model| {
+            Config::parse(&format!("[default]\nmodel = '{model}'")).unwrap()
+        });
+        let text = guest.xml();
+        let domain = Domain::read(&xml::parse(text.as_bytes()).unwrap()).unwrap();
+        let wishes = Wishes { model: cli.map(str::to_owned), ..Wishes::default() };
+        let request = Request::of(&domain, &wishes, &config).unwrap();
+        let strongest = words.into_iter().find_map(|(source, word)| Some((source, word?)));
+        let (source, word) = strongest.unwrap_or((Source::None, "none"));
+        prop_assert_eq!((request.source, request.model.as_str()), (source, word));
+    }
+
+    #[test]
+    fn nothing_is_said_without_a_known_code(guest in guest(), host in host()) {
+        let Some((plan, rewritten)) = planned(&guest, &host) else { return Ok(()) };
+        let json = serde_json::to_value(&plan).unwrap();
+        for note in json["notes"].as_array().unwrap() {
+            let code = Code::from_name(note["code"].as_str().unwrap());
+            prop_assert!(code.is_some() && !note["message"].as_str().unwrap().is_empty(), "{}", note);
+        }
+        // Who is refused is not changed, and who asks for nothing gets nothing.
+        prop_assert!(plan.refusal().is_none() || (plan.changes.is_empty() && plan.qemu.is_empty() && !plan.memlock.raise));
+        let silent = plan.request.model == Model::None && !plan.request.locked_memory;
+        prop_assert!(!silent || (rewritten.is_none() && plan.changes.is_empty() && plan.qemu.is_empty()));
+    }
+}

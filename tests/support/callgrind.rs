@@ -1,0 +1,43 @@
+//! Instructions of whole processes, as valgrind's callgrind counts them: the same every time, however busy the machine is.
+
+#![allow(dead_code, reason = "no test program uses everything")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "starts valgrind, which must be able to count"
+)]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Whether there is a valgrind. `VIOMMU_REQUIRE_LAB` demands one.
+pub(crate) fn available() -> bool {
+    let found = Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
+    assert!(found || std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "valgrind is missing");
+    if !found {
+        println!("SKIPPED: no valgrind");
+    }
+    found
+}
+
+/// Instructions that the program executes in user space from its first to its last, and its exit status.
+pub(crate) fn instructions(program: &Path, arguments: &[&str], stdin: &[u8]) -> (u64, i32) {
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program).args(arguments);
+    // Nothing of the caller's environment can be counted. The C library would pick its functions by the processor.
+    command.env_clear().env("PATH", "/usr/bin:/bin").env("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX2,-AVX512F,-ERMS");
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || drop(pipe.write_all(stdin)));
+        let output = child.wait_with_output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        let collected = words.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
+        let collected = collected.unwrap_or_else(|| panic!("valgrind did not count: {words}"));
+        (collected, output.status.code().unwrap_or_else(|| panic!("{}: {words}", output.status)))
+    })
+}

@@ -1,0 +1,19 @@
+//! A host's facts, written where the hook reads them. Only inside a sandbox.
+
+#![allow(dead_code, reason = "no test program uses everything")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "writes a file for a test")]
+
+use std::fs;
+
+/// What libvirt 9.0 found out about QEMU 7.2, shortened to what is read of it; another libvirt, if need be.
+pub(crate) fn write(libvirt: u32) {
+    let directory = "/var/cache/libvirt/qemu/capabilities";
+    fs::create_dir_all(directory).unwrap();
+    let flags = ["intel-iommu", "intel-iommu.eim", "virtio-iommu-pci", "virtio-iommu.boot-bypass"];
+    let flags = flags.map(|flag| format!("  <flag name='{flag}'/>\n")).concat();
+    let cache = format!(
+        "<qemuCaps>\n  <emulator>/usr/bin/qemu-system-x86_64</emulator>\n  <selfvers>{libvirt}</selfvers>\n{flags}  \
+         <version>7002022</version>\n  <arch>x86_64</arch>\n</qemuCaps>\n"
+    );
+    fs::write(format!("{directory}/0123.xml"), cache).unwrap();
+}

@@ -1,0 +1,59 @@
+//! A guest whose XML has a certain size: the example of a DPDK gateway with as many disks as it takes.
+
+#![allow(dead_code, reason = "no test program uses everything")]
+
+/// The example as it stands in the repository: it asks for a vIOMMU and passes two devices through.
+pub(crate) const GATEWAY: &str = include_str!("../../examples/domains/dpdk-gateway.xml");
+
+/// Its UUID.
+pub(crate) const UUID: &str = "8d6f2c4e-3b0a-4f7e-9a51-2f6f0c1d7e93";
+
+/// The request in its metadata.
+const REQUEST: &str = "<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto'/>";
+
+/// The guest with disks up to about `bytes` of XML; for less than the example has, about a kilobyte of the essential.
+pub(crate) fn asking(bytes: usize) -> String {
+    if bytes < GATEWAY.len() {
+        let parts = [
+            ("<!--\n", "-->\n"),
+            ("    <libosinfo:libosinfo", "</libosinfo:libosinfo>\n"),
+            ("  <cputune>", "</cputune>\n"),
+            ("  <cpu ", "</cpu>\n"),
+            ("  <clock", "</clock>\n"),
+            ("    <interface", "</interface>\n"),
+            ("    <serial", "</rng>\n"),
+        ];
+        return parts.iter().fold(GATEWAY.to_owned(), |text, (from, to)| without(&text, from, to));
+    }
+    let disk = |number: usize| {
+        format!(
+            "    <disk type='file' device='disk'>\n      <driver name='qemu' type='qcow2' discard='unmap'/>\n      \
+             <source file='/var/lib/libvirt/images/data-{number}.qcow2'/>\n      <target dev='sd{number}' bus='scsi'/>\n    \
+             </disk>\n"
+        )
+    };
+    let count = bytes.saturating_sub(GATEWAY.len()) / disk(1000).len();
+    let disks: String = (0..count).map(disk).collect();
+    GATEWAY.replacen("    <interface", &format!("{disks}    <interface"), 1)
+}
+
+/// The text without its first part from one piece to another.
+fn without(text: &str, from: &str, to: &str) -> String {
+    let (head, rest) = text.split_once(from).unwrap_or((text, ""));
+    head.to_owned() + rest.split_once(to).map_or("", |(_, tail)| tail)
+}
+
+/// The same guest without its request.
+pub(crate) fn silent(bytes: usize) -> String {
+    asking(bytes).replace(REQUEST, "")
+}
+
+/// The same guest behind the wrapper, with a model that every host decides alike and one device, so that libvirt's own limit
+/// is enough.
+pub(crate) fn wrapped(bytes: usize) -> String {
+    let mut guest = asking(bytes).replace("/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
+    guest = guest.replace("model='auto'", "model='virtio'");
+    let second = guest.rfind("    <hostdev").unwrap_or(0)..guest.rfind("    <serial").unwrap_or(0);
+    guest.replace_range(second, "");
+    guest
+}
