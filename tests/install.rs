@@ -1,7 +1,6 @@
 //! Hosts that get viommu, keep it for a while, and get rid of it: by `install.sh` and by the Debian package. Nothing may be left
 //! behind, nothing of somebody else's may be touched, and no guest may fail to start for it.
 
-#![expect(clippy::disallowed_methods, reason = "tests have effects")]
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod support;

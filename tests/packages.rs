@@ -121,6 +121,8 @@ fn the_rpm_comes_and_goes_without_a_trace() {
         files() { find / -xdev -path /tmp -prune -o -path /proc -prune -o -printf '%y %m %U:%G %l %p\n' | sort; }
         # An administrator's own hook, in the place that ours would like.
         echo mine >/etc/libvirt/hooks/qemu
+        # Every RPM distribution has them.
+        mkdir -p /usr/share/man/man5 /usr/share/man/man8
         files >/tmp/before
 
         $rpm -i "/packages/$1"

@@ -40,9 +40,9 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Way {
-    /// An <iommu> in the domain XML
+    /// In the domain XML, as libvirt's own device
     Native,
-    /// The wrapper as <emulator>, which adds it to QEMU's command line
+    /// By the wrapper as the emulator, which adds it to QEMU's command line
     Wrapper,
 }
 

@@ -54,7 +54,8 @@ fn the_guides_commands_do_what_it_says(suite: Suite) {
     let asks = stored(&lab, "dpdk");
     assert!(!asks.contains("<iommu") && asks.contains("urn:libvirt-viommu:1"), "{asks}");
     run(&format!("viommu apply --yes dpdk\n{both}"));
-    assert_eq!(stored(&lab, "dpdk").replace("  <metadata>\n  </metadata>\n", ""), began);
+    // libvirt 9.0 keeps the empty element.
+    assert_eq!(stored(&lab, "dpdk").replace("  <metadata/>\n", ""), began);
     run(install);
     let made = stored(&lab, "dpdk2");
     lab.run("virsh -q destroy dpdk2; virsh -q undefine dpdk2; rm /usr/local/bin/virt-install").ok();

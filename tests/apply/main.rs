@@ -1,6 +1,6 @@
 //! `viommu apply` and `viommu remove` with a real libvirtd: what virsh shows before and after is what counts.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -19,21 +19,25 @@ fn desk(test: &str) -> PathBuf {
     let script = "#!/bin/sh\ncd \"${0%/*}/..\"\ncase $* in\n*uri) cat uri ;;\n*dumpxml*) cat domain.xml ;;\n\
                   *list*) grep -o '[0-9a-f-]\\{36\\}' domain.xml | head -1; echo ==; echo == ;;\n\
                   *define*) cat /dev/stdin >new.xml; mv new.xml domain.xml ;;\nesac\n";
-    for (name, content) in [("bin/virsh", script), ("domain.xml", &example()), ("uri", "qemu:///system\n")] {
+    for (name, content) in [("script", script), ("domain.xml", &example()), ("uri", "qemu:///system\n")] {
         fs::write(desk.join(name), content).unwrap();
         fs::set_permissions(desk.join(name), fs::Permissions::from_mode(0o777)).unwrap();
     }
     fs::set_permissions(&desk, fs::Permissions::from_mode(0o777)).unwrap();
+    program(&desk.join("script"), &desk.join("bin/virsh"));
+    program(VIOMMU.as_ref(), &desk.join("viommu"));
     desk
+}
+
+/// Copies a program, by another process: a child that another test starts would for a moment hold a descriptor that this
+/// one writes through, and nobody could execute the file (ETXTBSY).
+fn program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").args([from, to]).status().unwrap().success());
 }
 
 /// viommu, as nobody where this is root, so that no backup goes to a place of the machine's.
 fn viommu(desk: &Path, path: &str, arguments: &[&str]) -> Ran {
-    let program = desk.join("viommu");
-    if !program.exists() {
-        fs::copy(VIOMMU, &program).unwrap();
-    }
-    let mut command = Command::new(program);
+    let mut command = Command::new(desk.join("viommu"));
     command.args(arguments).env("PATH", path).env("HOME", desk.join("home")).env_remove("XDG_STATE_HOME");
     if rustix::process::geteuid().is_root() {
         command.uid(65534).gid(65534);

@@ -175,6 +175,10 @@ fn the_limit_of_a_running_guest() {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
+    // The kernel lets spawn return before the new command line can be read.
+    while fs::read(format!("/proc/{}/cmdline", other.id())).unwrap().is_empty() {
+        std::thread::yield_now();
+    }
     assert_unusable(&memlock(&["--pid", &other.id().to_string()]), "is not the QEMU of known");
     // QEMU can write to its pidfile, but it cannot give the lock away.
     fs::write("/run/libvirt/qemu/dpdk-gateway.pid", other.id().to_string()).unwrap();
