@@ -1,10 +1,11 @@
 //! `viommu` gives libvirt/QEMU guests a virtual IOMMU and the locked-memory limit that PCI passthrough behind it needs.
 //!
-//! One direction of data: bytes → facts → plan → bytes. The core (`xml`, `domain`, `request`, `plan`, `rewrite`, `qemu`,
-//! `state`, `explain`) does no I/O and reads no clock or environment; `hook`, `wrapper`, `guard`, `host::probe`,
-//! `doctor::gather`, `sys` and `cli` are the thin shell around it. Every route and every verb runs the one decision function,
-//! [`plan::plan`].
+//! One direction of data: bytes → facts → plan → bytes. The core (`xml`, `domain`, `request`, `plan`, `capability`,
+//! `rewrite`, `qemu`, `state`, `explain`) does no I/O and reads no clock or environment; `hook`, `wrapper`, `managers`,
+//! `guard`, `host::probe`, `doctor::gather`, `sys` and `cli` are the thin shell around it. Every route and every verb runs
+//! the one decision function, [`plan::plan`].
 
+pub mod capability;
 pub mod cli;
 pub mod config;
 pub mod doctor;
@@ -13,6 +14,7 @@ pub mod explain;
 pub mod guard;
 pub mod hook;
 pub mod host;
+pub mod managers;
 pub mod note;
 pub mod plan;
 pub mod qemu;

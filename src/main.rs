@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
+use viommu::managers::{kubevirt, vdsm};
 use viommu::{cli, plan, wrapper};
 
 fn main() -> ExitCode {
@@ -18,6 +19,12 @@ fn main() -> ExitCode {
     if is_hook(&argv0) {
         return cli::hook::from_libvirt(arguments);
     }
+    if Path::new(&argv0).file_name() == Some(OsStr::new(kubevirt::NAME)) {
+        return kubevirt::run(arguments);
+    }
+    if let Some(point) = directory(&argv0).and_then(vdsm::Point::of) {
+        return vdsm::run(point);
+    }
     cli::run([OsString::from("viommu")].into_iter().chain(arguments))
 }
 
@@ -28,11 +35,14 @@ fn is_wrapper(argv0: &OsStr) -> bool {
 
 /// libvirt runs hooks by their absolute path: `hooks/qemu`, and whatever stands in `hooks/qemu.d`.
 fn is_hook(argv0: &OsStr) -> bool {
-    let path = Path::new(argv0);
-    let directory = path.parent().and_then(Path::file_name).and_then(OsStr::to_str);
-    match directory {
-        Some("hooks") => path.file_name() == Some(OsStr::new("qemu")),
+    match directory(argv0) {
+        Some("hooks") => Path::new(argv0).file_name() == Some(OsStr::new("qemu")),
         Some("qemu.d") => true,
         _ => false,
     }
+}
+
+/// The name of the directory that the program was started from.
+fn directory(argv0: &OsStr) -> Option<&str> {
+    Path::new(argv0).parent().and_then(Path::file_name).and_then(OsStr::to_str)
 }

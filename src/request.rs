@@ -6,7 +6,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::config::Config;
-use crate::domain::{Domain, NovaMetadata};
+use crate::domain::{Domain, Metadata, NovaMetadata};
 use crate::note::{Code, Note};
 
 /// A requested model.
@@ -64,6 +64,10 @@ impl Model {
 pub enum Source {
     /// An option of the command line.
     Cli,
+    /// The annotations of a KubeVirt virtual machine instance.
+    Kubevirt,
+    /// The custom properties of an oVirt virtual machine.
+    Ovirt,
     /// The domain's own metadata.
     Metadata,
     /// Nova's flavor.
@@ -83,6 +87,8 @@ impl Source {
     pub fn describe(self) -> &'static str {
         match self {
             Source::Cli => "the command line",
+            Source::Kubevirt => "the VMI's annotation",
+            Source::Ovirt => "the custom property",
             Source::Metadata => "the domain metadata",
             Source::NovaFlavor => "the Nova flavor",
             Source::NovaImage => "the Nova image",
@@ -103,6 +109,33 @@ pub struct Wishes {
     pub aw_bits: Option<u8>,
     /// VFIO devices will be hot-plugged.
     pub hotplug: Option<bool>,
+}
+
+impl Wishes {
+    /// What stands in the four keys of a request that somebody has written, in the domain metadata or where a manager has room
+    /// for it. Strict: what cannot be meant is refused.
+    ///
+    /// # Errors
+    /// `request-conflict`.
+    pub fn written(written: &Metadata, source: Source) -> Result<Wishes, Note> {
+        let place = source.describe();
+        if let Some(unknown) = written.unknown.first() {
+            let message = format!("unknown key '{unknown}' in {place}: use model, locked-memory, aw-bits or hotplug");
+            return Err(Note::error(Code::RequestConflict, message));
+        }
+        Ok(Wishes {
+            model: non_empty(written.model.as_deref()),
+            locked_memory: boolean(written.locked_memory.as_deref(), "locked-memory", place)?,
+            aw_bits: aw_bits(written.aw_bits.as_deref(), "aw-bits", place)?,
+            hotplug: boolean(written.hotplug.as_deref(), "hotplug", place)?,
+        })
+    }
+
+    /// Whether anything is wished for, rather than left open or declined.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.model.as_deref().is_some_and(|model| model != "none") || self.locked_memory == Some(true)
+    }
 }
 
 /// What a guest asks for.
@@ -167,17 +200,26 @@ impl Request {
     /// # Errors
     /// `model-unknown`, `request-conflict`, `locked-memory-without-page-size`.
     pub fn of(domain: &Domain, command_line: &Wishes, config: &Config) -> Result<Request, Note> {
+        Request::asked(domain, (Source::Cli, command_line), config)
+    }
+
+    /// Merges all sources; the strongest is whoever hands over the domain.
+    ///
+    /// # Errors
+    /// As [`Request::of`].
+    pub fn asked(domain: &Domain, strongest: (Source, &Wishes), config: &Config) -> Result<Request, Note> {
         let mut notes = Vec::new();
         let mut nova = domain.nova.clone().unwrap_or_default();
         if !config.allow_image_request {
             ignore_image(&mut nova, &mut notes);
         }
-        let metadata = metadata_wishes(domain)?;
+        let metadata = domain.metadata.as_ref().map(|written| Wishes::written(written, Source::Metadata));
+        let metadata = metadata.transpose()?.unwrap_or_default();
         let flavor = flavor_wishes(&nova)?;
-        let image = image_wishes(&nova)?;
+        let image = image_wishes(&nova);
         let host = config.wishes(domain);
         let sources = [
-            (Source::Cli, command_line),
+            strongest,
             (Source::Metadata, &metadata),
             (Source::NovaFlavor, &flavor),
             (Source::NovaImage, &image),
@@ -186,7 +228,7 @@ impl Request {
         let (source, model) = model(&sources)?;
         note_overridden_image(&flavor, &image, &mut notes);
 
-        let stronger = command_line.locked_memory.or(metadata.locked_memory);
+        let stronger = strongest.1.locked_memory.or(metadata.locked_memory);
         let locked = match stronger {
             Some(wish) => wish,
             None => match locked_by_nova(flavor.locked_memory, image.locked_memory)? {
@@ -233,23 +275,6 @@ fn model(sources: &[(Source, &Wishes)]) -> Result<(Source, Model), Note> {
     Ok((Source::None, Model::None))
 }
 
-fn metadata_wishes(domain: &Domain) -> Result<Wishes, Note> {
-    let Some(metadata) = &domain.metadata else { return Ok(Wishes::default()) };
-    if let Some(unknown) = metadata.unknown.first() {
-        let message = format!(
-            "unknown attribute '{unknown}' in the domain metadata: <viommu> takes model, locked-memory, aw-bits and hotplug"
-        );
-        return Err(Note::error(Code::RequestConflict, message));
-    }
-    let place = "the domain metadata";
-    Ok(Wishes {
-        model: non_empty(metadata.model.as_deref()),
-        locked_memory: boolean(metadata.locked_memory.as_deref(), "locked-memory", place)?,
-        aw_bits: aw_bits(metadata.aw_bits.as_deref(), "aw-bits", place)?,
-        hotplug: boolean(metadata.hotplug.as_deref(), "hotplug", place)?,
-    })
-}
-
 /// Nova's validator refuses unknown `hw:` keys, and lets every key of a namespace that it does not know through: `viommu:` is
 /// for operators whose Nova writes XML of its own for `hw:viommu_model` that libvirt refuses.
 fn flavor_wishes(nova: &NovaMetadata) -> Result<Wishes, Note> {
@@ -264,12 +289,13 @@ fn flavor_wishes(nova: &NovaMetadata) -> Result<Wishes, Note> {
     })
 }
 
-fn image_wishes(nova: &NovaMetadata) -> Result<Wishes, Note> {
-    Ok(Wishes {
+fn image_wishes(nova: &NovaMetadata) -> Wishes {
+    Wishes {
         model: non_empty(nova.property("hw_viommu_model")),
-        locked_memory: boolean(nova.property("hw_locked_memory"), "hw_locked_memory", "the Nova image")?,
+        // FlexibleBoolean, which is the same function.
+        locked_memory: nova.property("hw_locked_memory").filter(|text| !text.is_empty()).map(is_true),
         ..Wishes::default()
-    })
+    }
 }
 
 fn ignore_image(nova: &mut NovaMetadata, notes: &mut Vec<Note>) {
@@ -361,195 +387,4 @@ fn aw_bits(text: Option<&str>, key: &str, place: &str) -> Result<Option<u8>, Not
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::Metadata;
-
-    fn domain(extra_specs: &[(&str, &str)], properties: &[(&str, &str)]) -> Domain {
-        let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Domain {
-            nova: Some(NovaMetadata { extra_specs: own(extra_specs), properties: own(properties) }),
-            ..Domain::default()
-        }
-    }
-
-    fn request(domain: &Domain) -> Result<Request, Note> {
-        Request::of(domain, &Wishes::default(), &Config::default())
-    }
-
-    #[test]
-    fn nobody_asks() {
-        let request = request(&Domain::default()).unwrap();
-        assert!(!request.asks());
-        assert_eq!(request.source, Source::None);
-    }
-
-    #[test]
-    fn the_strongest_source_decides_each_key() {
-        let config =
-            Config::parse("[default]\nmodel = 'smmuv3'\naw-bits = 39\nhotplug = true\nlocked-memory = false").unwrap();
-        let mut domain = domain(&[("hw:viommu_model", "intel")], &[("hw_viommu_model", "virtio")]);
-        let wishes = |domain: &Domain, cli: Option<&str>| {
-            let cli = Wishes { model: cli.map(str::to_owned), ..Wishes::default() };
-            let request = Request::of(domain, &cli, &config).unwrap();
-            (request.model, request.source, request.aw_bits, request.hotplug)
-        };
-        assert_eq!(wishes(&domain, None), (Model::Intel, Source::NovaFlavor, Some(39), true));
-        domain.metadata =
-            Some(Metadata { model: Some("none".into()), aw_bits: Some("48".into()), ..Metadata::default() });
-        assert_eq!(wishes(&domain, None), (Model::None, Source::Metadata, Some(48), true));
-        assert_eq!(wishes(&domain, Some("virtio")).0, Model::Virtio);
-        domain.metadata = None;
-        domain.nova.as_mut().unwrap().extra_specs.clear();
-        assert_eq!(wishes(&domain, None).1, Source::NovaImage);
-        domain.nova = None;
-        assert_eq!(wishes(&domain, None).1, Source::Config);
-    }
-
-    #[test]
-    fn a_differing_image_is_a_warning_and_an_empty_flavor_falls_through() {
-        let differing = request(&domain(&[("hw:viommu_model", "intel")], &[("hw_viommu_model", "virtio")])).unwrap();
-        assert_eq!(differing.notes.iter().map(|note| note.code).collect::<Vec<_>>(), [Code::ImageOverridden]);
-        let equal = request(&domain(&[("hw:viommu_model", "auto")], &[("hw_viommu_model", "auto")])).unwrap();
-        assert!(equal.notes.is_empty());
-        let empty = request(&domain(&[("hw:viommu_model", "")], &[("hw_viommu_model", "virtio")])).unwrap();
-        assert_eq!((empty.model, empty.source), (Model::Virtio, Source::NovaImage));
-    }
-
-    #[test]
-    fn an_unknown_model_names_its_source_and_the_accepted_values() {
-        for value in ["INTEL", "autt", " intel", "amd"] {
-            let note = request(&domain(&[("hw:viommu_model", value)], &[])).unwrap_err();
-            assert_eq!(note.code, Code::ModelUnknown);
-            assert!(
-                note.message.contains("the Nova flavor") && note.message.contains(Model::NAMES),
-                "{}",
-                note.message
-            );
-        }
-    }
-
-    #[test]
-    fn the_operator_can_forbid_image_requests() {
-        let config = Config { allow_image_request: false, ..Config::default() };
-        let asked = domain(&[], &[("hw_viommu_model", "intel"), ("hw_locked_memory", "True")]);
-        let request = Request::of(&asked, &Wishes::default(), &config).unwrap();
-        assert!(!request.asks());
-        assert_eq!(request.notes.first().map(|note| note.code), Some(Code::ImageIgnored));
-    }
-
-    #[test]
-    fn own_metadata_is_strict() {
-        let with = |metadata| Domain { metadata: Some(metadata), ..Domain::default() };
-        let wrong = [
-            Metadata { hotplug: Some("maybe".into()), ..Metadata::default() },
-            Metadata { aw_bits: Some("57".into()), ..Metadata::default() },
-            Metadata { unknown: vec!["modell".into()], ..Metadata::default() },
-        ];
-        for metadata in wrong {
-            assert_eq!(request(&with(metadata)).unwrap_err().code, Code::RequestConflict);
-        }
-    }
-
-    #[test]
-    fn an_empty_model_is_none_at_all() {
-        let cli = Wishes { model: Some(String::new()), ..Wishes::default() };
-        let request = Request::of(&domain(&[("hw:viommu_model", "intel")], &[]), &cli, &Config::default()).unwrap();
-        assert_eq!((request.model, request.source), (Model::Intel, Source::NovaFlavor));
-    }
-
-    #[test]
-    fn own_keys_of_a_flavor() {
-        let specs = [("viommu:model", "virtio"), ("hw:viommu_model", "intel"), ("viommu:aw_bits", "39")];
-        let request = request(&domain(&[&specs[..], &[("viommu:hotplug", "yes")]].concat(), &[])).unwrap();
-        assert_eq!((request.model, request.aw_bits, request.hotplug), (Model::Virtio, Some(39), true));
-        for wrong in [("viommu:aw_bits", "40"), ("viommu:hotplug", "perhaps")] {
-            assert_eq!(super::tests::request(&domain(&[wrong], &[])).unwrap_err().code, Code::RequestConflict);
-        }
-    }
-
-    #[test]
-    fn locked_memory_needs_a_page_size() {
-        // Nova: VirtLockMemoryTestCase.
-        let locked = ("hw:locked_memory", "True");
-        let note = request(&domain(&[locked], &[])).unwrap_err();
-        assert_eq!(note.code, Code::LockedMemoryWithoutPageSize);
-        assert_eq!(request(&domain(&[], &[("hw_locked_memory", "True")])).unwrap_err().code, note.code);
-        assert_eq!(request(&domain(&[locked, ("hw:mem_page_size", "")], &[])).unwrap_err().code, note.code);
-        assert!(request(&domain(&[locked, ("hw:mem_page_size", "small")], &[])).unwrap().asks_to_lock());
-        assert!(request(&domain(&[locked], &[("hw_mem_page_size", "large")])).unwrap().asks_to_lock());
-        assert!(!request(&domain(&[("hw:locked_memory", "False")], &[])).unwrap().asks());
-        // A domain of nobody's: what bounds the locked memory stands in its XML.
-        let bounded = |change: fn(&mut Domain)| {
-            let mut domain = domain(&[locked], &[]);
-            change(&mut domain);
-            request(&domain).map(|request| request.locked_memory)
-        };
-        assert_eq!(bounded(|domain| domain.memory.hugepages = true), Ok(true));
-        assert_eq!(bounded(|domain| domain.memory.hard_limit = Some(1 << 30)), Ok(true));
-        assert_eq!(bounded(|domain| domain.memory.locked = true), Ok(true));
-    }
-
-    #[test]
-    fn novas_two_words_about_locked_memory_must_agree() {
-        let of = |flavor, image| {
-            let specs = [("hw:locked_memory", flavor), ("hw:mem_page_size", "small")];
-            request(&domain(&specs, &[("hw_locked_memory", image)])).map(|request| request.locked_memory)
-        };
-        assert_eq!(of("False", "True").unwrap_err().code, Code::RequestConflict);
-        assert_eq!(of("True", "False").unwrap_err().code, Code::RequestConflict);
-        assert_eq!(of("1", "true"), Ok(true));
-        assert_eq!(of("no", "False"), Ok(false));
-        // bool_from_string, not strict.
-        assert_eq!(of("nonsense", "False"), Ok(false));
-        assert_eq!(of("", "True"), Ok(true));
-    }
-
-    #[test]
-    fn a_stronger_word_about_locked_memory_ends_the_quarrel() {
-        let specs = [("hw:locked_memory", "False"), ("hw:mem_page_size", "small")];
-        let mut domain = domain(&specs, &[("hw_locked_memory", "True")]);
-        domain.metadata = Some(Metadata { locked_memory: Some("yes".into()), ..Metadata::default() });
-        assert!(request(&domain).unwrap().asks_to_lock());
-        let cli = Wishes { locked_memory: Some(false), ..Wishes::default() };
-        assert!(!Request::of(&domain, &cli, &Config::default()).unwrap().locked_memory);
-    }
-
-    #[test]
-    fn nobody_asks_for_what_nova_implies() {
-        let realtime = domain(&[("hw:cpu_realtime", "yes")], &[]);
-        let encrypted = domain(&[], &[("hw_mem_encryption", "True")]);
-        for domain in [&realtime, &encrypted] {
-            let request = request(domain).unwrap();
-            assert!(request.locked_memory && !request.asks());
-        }
-        assert!(request(&realtime).unwrap().nosharepages && !request(&encrypted).unwrap().nosharepages);
-        let both = domain(&[("hw:cpu_realtime", "yes"), ("hw:locked_memory", "1"), ("hw:mem_page_size", "any")], &[]);
-        assert!(request(&both).unwrap().asks());
-    }
-
-    #[test]
-    fn every_refusal_says_what_to_do_in_one_line() {
-        let domain = domain(&[("hw:viommu_model", "Intel")], &[]);
-        let message = request(&domain).unwrap_err().message;
-        assert_eq!(
-            message,
-            "unknown vIOMMU model 'Intel' in the Nova flavor; accepted values are none, intel, smmuv3, virtio, auto"
-        );
-        let metadata =
-            |metadata| request(&Domain { metadata: Some(metadata), ..Domain::default() }).unwrap_err().message;
-        let locked = metadata(Metadata { locked_memory: Some("2".into()), ..Metadata::default() });
-        assert_eq!(locked, "locked-memory='2' in the domain metadata is neither yes nor no: write one of the two");
-        let width = metadata(Metadata { aw_bits: Some("57".into()), ..Metadata::default() });
-        assert!(width.ends_with("write 39 or 48"), "{width}");
-    }
-
-    #[test]
-    fn memory_encryption_locks_as_nova_says() {
-        // Nova: GetMemEncryptionConfigTestCase.test_sev, test_sev_es, test_sev_snp.
-        for (model, locked) in [("amd-sev", true), ("amd-sev-es", true), ("amd-sev-snp", false)] {
-            let domain = domain(&[("hw:mem_encryption", "True"), ("hw:mem_encryption_model", model)], &[]);
-            assert_eq!(request(&domain).unwrap().locked_memory, locked, "{model}");
-        }
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use viommu::config::{Config, Rule};
+use viommu::domain::Metadata;
 
 /// A page, by its path from the root of the repository.
 struct Page {
@@ -103,12 +104,13 @@ impl Desk {
         fs::write(directory.join(".bin/empty.toml"), "").unwrap();
         let program = format!(
             "#!/bin/bash
-             bin=${{0%/*}}
+             bin='{}'
              if [[ $1 = plan || $1 = rewrite ]]; then
                  [[ \" $* \" == *' --host '* ]] || set -- \"$@\" --host \"$bin/fresh.json\"
                  set -- \"$@\" --config \"$bin/empty.toml\"
              fi
-             exec {} \"$@\"\n",
+             exec -a \"$0\" {} \"$@\"\n",
+            directory.join(".bin").display(),
             env!("CARGO_BIN_EXE_viommu")
         );
         let path = directory.join(".bin/viommu");
@@ -332,18 +334,22 @@ fn tests_against_threats_exist() {
     assert!(count > 20, "only {count} tests are named");
 }
 
-/// The scripts in the guides are the ones that are shipped, without their comments.
+/// Every annotation that the guide and the examples name is one, and the guide names them all.
 #[test]
-fn scripts_in_guides_are_the_examples() {
-    for (guide, script) in [
-        ("docs/guides/kubevirt.md", "examples/kubevirt/onDefineDomain"),
-        ("docs/guides/ovirt.md", "examples/ovirt/50_viommu"),
-    ] {
-        let shipped = fs::read_to_string(root().join(script)).unwrap();
-        let code = shipped.lines().filter(|line| !line.starts_with("# "));
-        let code = code.fold(String::new(), |text, line| text + line + "\n");
-        let page = page(guide);
-        assert!(page.blocks().iter().any(|block| block.text == code), "{guide} does not show {script} as it is");
+fn annotations_are_those_that_count() {
+    let mut paths = vec![PathBuf::from("docs/guides/kubevirt.md")];
+    files("examples/kubevirt", &mut paths);
+    for path in paths {
+        let text = fs::read_to_string(root().join(&path)).unwrap();
+        let mut named = BTreeSet::new();
+        for rest in text.split("viommu.libvirt/").skip(1) {
+            let key = rest.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap();
+            let mut asked = Metadata::default();
+            asked.set(key, String::new());
+            assert!(asked.unknown.is_empty(), "{}: there is no annotation '{key}'", path.display());
+            named.insert(key);
+        }
+        assert!(path.extension().is_none_or(|extension| extension != "md") || named.len() == 4, "{named:?}");
     }
 }
 

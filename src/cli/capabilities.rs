@@ -1,25 +1,25 @@
-//! `viommu capabilities`: what is known about this host.
+//! `viommu capabilities`: what is known about this host, and which models it can give.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use crate::host::probe::Places;
-use crate::text;
+use crate::capability::{self, Offer};
+use crate::host::Host;
+use crate::text::{self, printable};
 
-use super::{Failure, report};
+use super::input::FactOptions;
+use super::{Failure, report, schedulers};
 
-/// Show what is known about this host, for a plan made elsewhere.
+/// Show what is known about this host, which vIOMMU models it can give, and why not the others.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// How to say it
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Another sysfs than /sys
-    #[arg(long, value_name = "DIR")]
-    sysfs: Option<PathBuf>,
+    #[command(flatten)]
+    host: FactOptions,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -28,18 +28,28 @@ enum Format {
     Text,
     /// For 'viommu plan --host'
     Json,
+    /// For OpenStack: a provider configuration of Nova's, with placement commands in its comments
+    Placement,
+    /// For Kubernetes: a feature file of node-feature-discovery
+    Nfd,
+    /// For Ansible: a local fact
+    Ansible,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
-    let mut places = Places::default();
-    if let Some(sysfs) = &arguments.sysfs {
-        places.sysfs.clone_from(sysfs);
+    let host = arguments.host.whole()?;
+    let offers = capability::offers(&host);
+    match arguments.format {
+        Format::Text => people(&host, &offers, out)?,
+        Format::Json => report::json(&host, out)?,
+        Format::Placement => schedulers::placement(&host, &offers, out)?,
+        Format::Nfd => schedulers::nfd(&host, &offers, out)?,
+        Format::Ansible => report::json(&schedulers::Facts::new(&host, &offers), out)?,
     }
-    let host = places.whole_host();
-    if arguments.format == Format::Json {
-        report::json(&host, out)?;
-        return Ok(ExitCode::SUCCESS);
-    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn people(host: &Host, offers: &[Offer<'_>], out: &mut impl Write) -> io::Result<()> {
     let unknown = || "not known".to_owned();
     writeln!(
         out,
@@ -48,7 +58,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
     )?;
     for emulator in &host.emulators {
         let version = emulator.version.map_or_else(unknown, |version| version.to_string());
-        writeln!(out, "emulator     {} (QEMU {version}, {})", emulator.path, emulator.arch.as_deref().unwrap_or("?"))?;
+        let arch = emulator.arch.as_deref().unwrap_or("?");
+        writeln!(out, "emulator     {} (QEMU {version}, {})", printable(&emulator.path), printable(arch))?;
     }
     let iommu = match host.iommu {
         Some(true) => "on".to_owned(),
@@ -62,5 +73,22 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
     writeln!(out, "width        {}", host.aw_bits.map_or_else(unknown, |bits| format!("{bits} bits")))?;
     writeln!(out, "groups       {} PCI functions in IOMMU groups", host.iommu_groups.len())?;
     writeln!(out, "memory       {}", host.memory_bytes.map_or_else(unknown, text::bytes))?;
-    Ok(ExitCode::SUCCESS)
+    for offer in offers {
+        let path = offer.emulator.map(|emulator| emulator.path.as_str()).filter(|path| !path.is_empty());
+        writeln!(
+            out,
+            "\nguests on {}{}",
+            offer.arch,
+            path.map_or_else(String::new, |path| format!(", {}", printable(path)))
+        )?;
+        for (model, outcome) in &offer.models {
+            let model = model.as_str();
+            match outcome {
+                Ok(given) if given == model => writeln!(out, "  {model:<8}   yes")?,
+                Ok(given) => writeln!(out, "  {model:<8}   yes: {given}")?,
+                Err(note) => writeln!(out, "  {model:<8}   no [{}]: {}", note.code, printable(&note.message))?,
+            }
+        }
+    }
+    Ok(())
 }

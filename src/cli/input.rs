@@ -37,6 +37,17 @@ pub(super) struct RequestOptions {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Host (this one, where nothing else is said)")]
 pub(super) struct HostOptions {
+    #[command(flatten)]
+    known: FactOptions,
+    /// Another configuration file than /etc/viommu.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// What is known about a host.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Host (this one, where nothing else is said)")]
+pub(super) struct FactOptions {
     /// libvirt's version
     #[arg(long, value_name = "VERSION")]
     libvirt_version: Option<Version>,
@@ -52,9 +63,6 @@ pub(super) struct HostOptions {
     /// What 'viommu capabilities --format json' printed on another host; 'plan' takes several
     #[arg(long, value_name = "FILE")]
     host: Vec<PathBuf>,
-    /// Another configuration file than /etc/viommu.toml
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 /// Opens what the user names: a file, `-` or nothing for stdin.
@@ -122,14 +130,17 @@ impl RequestOptions {
 impl HostOptions {
     /// Whether the host is a recorded one.
     pub(super) fn is_recorded(&self) -> bool {
-        !self.host.is_empty()
+        !self.known.host.is_empty()
     }
 
     /// The same options for each of several recorded hosts, with its file's name; none where at most one is named.
     pub(super) fn each_recorded(&self) -> Option<Vec<(String, HostOptions)>> {
-        let one =
-            |file: &PathBuf| (file.display().to_string(), HostOptions { host: vec![file.clone()], ..self.clone() });
-        (self.host.len() > 1).then(|| self.host.iter().map(one).collect())
+        let one = |file: &PathBuf| {
+            let known = FactOptions { host: vec![file.clone()], ..self.known.clone() };
+            (file.display().to_string(), HostOptions { known, ..self.clone() })
+        };
+        let files = &self.known.host;
+        (files.len() > 1).then(|| files.iter().map(one).collect())
     }
 
     /// The host's configuration, or the one that is named.
@@ -140,10 +151,22 @@ impl HostOptions {
         }
     }
 
-    /// Facts about the host: a recorded host, or this one; then what the options say instead.
+    /// What the decision needs to know for one domain.
     pub(super) fn facts(&self, domain: &Domain) -> Result<Host, Failure> {
+        self.known.read(|places| places.host_for(domain))
+    }
+}
+
+impl FactOptions {
+    /// Everything that can be known.
+    pub(super) fn whole(&self) -> Result<Host, Failure> {
+        self.read(Places::whole_host)
+    }
+
+    /// A recorded host, or this one; then what the options say instead.
+    fn read(&self, this_host: impl FnOnce(&Places) -> Host) -> Result<Host, Failure> {
         let mut host = match self.host.as_slice() {
-            [] => self.places().host_for(domain),
+            [] => this_host(&self.places()),
             [file] => recorded(file)?,
             _ => return Err(Failure::Usage("only 'viommu plan' takes several hosts".to_owned())),
         };

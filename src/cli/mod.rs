@@ -14,6 +14,7 @@ mod redefine;
 mod remove;
 mod report;
 mod rewrite;
+mod schedulers;
 mod virsh;
 
 use std::ffi::OsString;
@@ -49,7 +50,7 @@ enum Verb {
     Remove(remove::Arguments),
     /// Show (and raise) the locked-memory limit of a running guest
     Memlock(memlock::Arguments),
-    /// Show what is known about this host, for a plan made elsewhere
+    /// Show what is known about this host, and which models it can give
     Capabilities(capabilities::Arguments),
     /// Check whether everything is in place on this host, and say what to do about what is not
     ///
@@ -129,7 +130,7 @@ impl Failure {
                 ExitCode::from(1)
             }
             Failure::Usage(message) => {
-                let _ = writeln!(io::stderr(), "viommu: {}", printable(&message));
+                complain(&message);
                 ExitCode::from(2)
             }
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -143,7 +144,17 @@ impl Failure {
 
 /// Says a refusal, in the one form in which every personality does: libvirt shows it to the user who started the guest.
 pub fn refuse(note: &Note) {
+    say(note);
+}
+
+/// Says what is worth knowing, where nobody asked for a report.
+pub fn say(note: &Note) {
     // In one piece, so that no other process's words can stand in between.
-    let line = format!("viommu: error[{}]: {}\n", note.code, printable(&note.message));
+    let line = format!("viommu: {}[{}]: {}\n", note.level.as_str(), note.code, printable(&note.message));
     let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// Says what went wrong where it has no code: with the usage, the input, the output.
+pub fn complain(message: &str) {
+    let _ = writeln!(io::stderr(), "viommu: {}", printable(message));
 }

@@ -20,21 +20,24 @@ impl Metadata {
         let request = metadata.child_ns(METADATA_NAMESPACE, "viommu")?;
         let mut read = Metadata::default();
         for attribute in request.attributes() {
-            let place = match attribute.name {
-                // A prefixed attribute is not ours, and whoever wrote it ought to hear that.
-                _ if attribute.namespace.is_some() => None,
-                "model" => Some(&mut read.model),
-                "locked-memory" => Some(&mut read.locked_memory),
-                "aw-bits" => Some(&mut read.aw_bits),
-                "hotplug" => Some(&mut read.hotplug),
-                _ => None,
-            };
-            match place {
-                Some(place) => *place = Some(attribute.value.to_owned()),
-                None => read.unknown.push(attribute.name.to_owned()),
+            // A prefixed attribute is not ours, and whoever wrote it ought to hear that.
+            match attribute.namespace {
+                None => read.set(attribute.name, attribute.value.to_owned()),
+                Some(_) => read.unknown.push(attribute.name.to_owned()),
             }
         }
         Some(read)
+    }
+
+    /// Takes over what somebody has written for a key.
+    pub fn set(&mut self, key: &str, value: String) {
+        match key {
+            "model" => self.model = Some(value),
+            "locked-memory" => self.locked_memory = Some(value),
+            "aw-bits" => self.aw_bits = Some(value),
+            "hotplug" => self.hotplug = Some(value),
+            unknown => self.unknown.push(unknown.to_owned()),
+        }
     }
 }
 

@@ -194,7 +194,7 @@ pub enum Requester {
     None,
 }
 
-/// `<viommu xmlns='urn:libvirt-viommu:1' …/>`, as written.
+/// The four keys of a request as written: in `<viommu xmlns='urn:libvirt-viommu:1' …/>`, or where a manager has room for them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata {
     /// `model=…`
@@ -205,7 +205,7 @@ pub struct Metadata {
     pub aw_bits: Option<String>,
     /// `hotplug=…`
     pub hotplug: Option<String>,
-    /// Attributes that are none of the four.
+    /// Keys that are none of the four.
     pub unknown: Vec<String>,
 }
 

@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use crate::config::{self, Config};
 use crate::domain::{Domain, Uuid};
 use crate::guard;
+use crate::host::Host;
 use crate::host::probe::Places;
 use crate::note::{Code, Level, Note};
 use crate::plan::{self, Limit, Plan, Route, WRAPPER_PREFIX};
 use crate::qemu::{self, Edits, Invocation};
-use crate::request::{Model, Request, Wishes};
+use crate::request::{Model, Request, Source, Wishes};
 use crate::rewrite::rewrite;
 use crate::state::{self, Memlock, Record, State};
 use crate::sys::{fs, process};
@@ -79,10 +80,10 @@ pub struct Outcome {
 }
 
 /// What is known about a guest.
-struct Sight<'a> {
-    document: Document<'a>,
+pub(crate) struct Sight<'a> {
+    pub(crate) document: Document<'a>,
     domain: Domain,
-    plan: Plan,
+    pub(crate) plan: Plan,
     config: Config,
 }
 
@@ -114,7 +115,9 @@ fn at_start(
     then: impl FnOnce(&Sight<'_>, &mut Outcome),
 ) -> Outcome {
     let mut outcome = Outcome::default();
-    match look(xml, config, places, &mut outcome.log) {
+    let nobody = Wishes::default();
+    let host = |domain: &Domain| Ok(places.host_for(domain));
+    match look(xml, (Source::Cli, &nobody), config, host, &mut outcome.log) {
         Ok(sight) => {
             outcome.asks = sight.asks();
             let notes = sight.plan.notes.iter().filter(|note| note.level == Level::Warning);
@@ -131,10 +134,10 @@ fn at_start(
 }
 
 /// Why nothing is known about a guest.
-struct Blind {
-    note: Note,
+pub(crate) struct Blind {
+    pub(crate) note: Note,
     /// The guest asks for something all the same.
-    asks: bool,
+    pub(crate) asks: bool,
 }
 
 /// Whether a document that cannot be read speaks of a vIOMMU or of the wrapper. Tenants choose names and metadata: a guest
@@ -143,14 +146,16 @@ fn speaks_of_us(xml: &[u8]) -> bool {
     xml.windows(6).any(|bytes| bytes == b"viommu")
 }
 
-fn look<'a>(
+/// Decides about the guest of a document, of whom somebody may have said more than stands in it.
+pub(crate) fn look<'a>(
     xml: &'a [u8],
+    asked: (Source, &Wishes),
     config: Result<Config, Note>,
-    places: &Places,
+    host: impl FnOnce(&Domain) -> Result<Host, Note>,
     log: &mut Vec<Note>,
 ) -> Result<Sight<'a>, Blind> {
     // A document that nobody can read can still be one that the host has a rule for.
-    let ruled = config.as_ref().is_ok_and(Config::wishes_anything);
+    let ruled = asked.1.asks() || config.as_ref().is_ok_and(Config::wishes_anything);
     let unreadable = |note| Blind { note, asks: ruled || speaks_of_us(xml) };
     let asks = |note| Blind { note, asks: true };
     let document = xml::parse(xml).map_err(unreadable)?;
@@ -160,7 +165,7 @@ fn look<'a>(
         Err(broken) => {
             // What the configuration wishes is unknown, so only a guest that asks by itself, or that has chosen the wrapper,
             // can be refused for it.
-            let request = Request::of(&domain, &Wishes::default(), &Config::default());
+            let request = Request::asked(&domain, asked, &Config::default());
             if plan::route(&domain) == Route::Wrapper || request.map_or(true, |request| request.asks()) {
                 return Err(asks(broken));
             }
@@ -169,9 +174,17 @@ fn look<'a>(
         }
     };
     // Whoever wishes what cannot be meant does wish.
-    let request = Request::of(&domain, &Wishes::default(), &config).map_err(asks)?;
+    let request = Request::asked(&domain, asked, &config).map_err(asks)?;
     let concerned = request.asks() || plan::route(&domain) == Route::Wrapper || plan::has_viommu(&domain);
-    let host = if concerned { places.host_for(&domain) } else { crate::host::Host::default() };
+    let host = match concerned.then(|| host(&domain)) {
+        Some(Err(note)) if request.asks() => return Err(Blind { note, asks: true }),
+        Some(Err(note)) => {
+            log.push(note);
+            Host::default()
+        }
+        Some(Ok(host)) => host,
+        None => Host::default(),
+    };
     let plan = plan::plan(&domain, &request, &host);
     Ok(Sight { document, domain, plan, config })
 }

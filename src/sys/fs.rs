@@ -195,8 +195,33 @@ pub fn sync(path: &Path) -> io::Result<()> {
 /// # Errors
 /// What the kernel says.
 pub fn replace(path: &Path, content: &str, mode: u32) -> io::Result<()> {
+    replace_with(path, |temporary| write_new(temporary, content, mode))
+}
+
+/// [`replace`] for a file that somebody else made: it keeps its owner and its mode.
+///
+/// # Errors
+/// What the kernel says, or `InvalidData` where it is no regular file.
+pub fn replace_kept(path: &Path, content: &str) -> io::Result<()> {
+    let old = std::fs::symlink_metadata(path)?;
+    if !old.is_file() {
+        return Err(untrusted("it is not a regular file"));
+    }
+    replace_with(path, |temporary| {
+        write_new(temporary, content, old.mode() & 0o7777)?;
+        let new = std::fs::symlink_metadata(temporary)?;
+        let change = |wanted: u32, has: u32| (wanted != has).then_some(wanted);
+        // Only root may give files away, and who runs as the owner need not.
+        match (change(old.uid(), new.uid()), change(old.gid(), new.gid())) {
+            (None, None) => Ok(()),
+            (uid, gid) => std::os::unix::fs::lchown(temporary, uid, gid),
+        }
+    })
+}
+
+fn replace_with(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let result = write_new(&temporary, content, mode).and_then(|()| std::fs::rename(&temporary, path));
+    let result = write(&temporary).and_then(|()| std::fs::rename(&temporary, path));
     if result.is_err() {
         let _ = std::fs::remove_file(&temporary);
     }

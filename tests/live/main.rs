@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod capabilities;
 mod guests;
 mod hostile;
 mod native;

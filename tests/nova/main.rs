@@ -6,7 +6,6 @@
 //! so and pass, unless `VIOMMU_REQUIRE_CORPUS` is set. `docs/nova-conformance.md` shows what came of each case.
 
 #![expect(
-    clippy::disallowed_methods,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stdout,
@@ -14,17 +13,21 @@
     reason = "a test program that reads the cases and shows its table"
 )]
 
-#[path = "support/instance.rs"]
+#[path = "../support/cases.rs"]
+mod cases;
+#[path = "../support/instance.rs"]
 mod instance;
-#[path = "support/page.rs"]
+mod memory;
+mod metadata;
+#[path = "../support/page.rs"]
 mod page;
 
 use std::fmt::Write;
-use std::path::Path;
-use std::{env, fs};
 
+use cases::{cases, id};
 use instance::{Instance, pairs, written};
 use serde_json::Value;
+use viommu::capability::{MODELS, gives, offers};
 use viommu::config::Config;
 use viommu::domain::Domain;
 use viommu::host::{Emulator, Host};
@@ -38,27 +41,6 @@ use viommu::xml;
 /// Nova counts versions up in its namespace, and both are in use.
 const NAMESPACES: [&str; 2] =
     ["http://openstack.org/xmlns/libvirt/nova/1.0", "http://openstack.org/xmlns/libvirt/nova/1.1"];
-
-/// The cases of one layer.
-fn cases(layer: &str) -> Vec<Value> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/cases/nova_cases.json");
-    let named = env::var_os("VIOMMU_CASES").map(Into::into);
-    let required = named.is_some() || env::var_os("VIOMMU_REQUIRE_CORPUS").is_some();
-    let path = named.unwrap_or(beside);
-    if !path.is_file() {
-        assert!(!required, "there are no cases at {}", path.display());
-        println!("SKIPPED: no cases of Nova's; VIOMMU_CASES can name them");
-        return Vec::new();
-    }
-    let cases: Vec<Value> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    let cases: Vec<Value> = cases.into_iter().filter(|case| case["layer"] == layer).collect();
-    assert!(!cases.is_empty(), "no case of the layer {layer}");
-    cases
-}
-
-fn id(case: &Value) -> &str {
-    case["id"].as_str().unwrap()
-}
 
 /// The host of a case: the cases only tell libvirt with virtio-iommu from libvirt without (8.3.0).
 fn host(case: &Value) -> Host {
@@ -100,7 +82,14 @@ fn refusal(exception: &str) -> (Code, &'static str) {
 }
 
 fn nova_refuses(case: &Value) -> Option<(Code, &'static str)> {
-    (case["expect"]["outcome"] == "error").then(|| refusal(case["expect"]["error"].as_str().unwrap()))
+    let expect = &case["expect"];
+    let raised = match expect["error"].as_str()? {
+        // What the API makes of both.
+        "badRequest" if expect["message"].as_str()?.contains("conflict") => "FlavorImageLockedMemoryConflict",
+        "badRequest" => "LockMemoryForbidden",
+        other => other,
+    };
+    (expect["outcome"] == "error").then(|| refusal(raised))
 }
 
 fn libvirt_refused(case: &Value) -> bool {
@@ -252,71 +241,6 @@ fn with_devices(case: &Value, instance: &Instance) {
     assert_eq!(driver, expected_driver(nova, true, true), "{what}: with devices");
 }
 
-/// Who gets locked memory.
-fn locked_memory() -> Vec<Line> {
-    let mut lines = Vec::new();
-    for case in cases("locked-memory") {
-        let what = id(&case);
-        let mut ours = Vec::new();
-        for namespace in NAMESPACES {
-            ours.push(decide(&Instance::of(&case, namespace).xml(), &host(&case)));
-        }
-        let expect = &case["expect"];
-        let expected = expect.get("locked").or(expect.get("needs_locked_memory")).and_then(Value::as_bool);
-        let words = |locked: bool| if locked { "locked" } else { "not locked" }.to_owned();
-        for ours in &ours {
-            match (nova_refuses(&case), ours) {
-                (Some((code, _)), Err(note)) => assert_eq!(note.code, code, "{what}"),
-                (None, Ok((request, _))) => assert_eq!(Some(request.locked_memory), expected, "{what}"),
-                (nova, ours) => panic!("{what}: {nova:?} and {ours:?}"),
-            }
-        }
-        lines.push(Line {
-            case: what.to_owned(),
-            nova: nova_refuses(&case).map_or_else(|| words(expected.unwrap()), |(_, words)| words.to_owned()),
-            libvirt: "",
-            ours: match &ours[0] {
-                Ok((request, _)) => words(request.locked_memory),
-                Err(note) => format!("refused: {}", note.code),
-            },
-        });
-    }
-    lines
-}
-
-/// What stands in `<memoryBacking>` in the end, be it that Nova has written it or that nobody has.
-fn memory_backing() -> Vec<Line> {
-    let mut lines = Vec::new();
-    for case in cases("memory-backing") {
-        let what = id(&case);
-        let nova = &case["expect"]["memory_backing"];
-        let (locked, nosharepages) = (nova["locked"] == true, nova["sharedpages"] == false);
-        let of_nova = match (locked, nosharepages) {
-            (true, true) => "<memoryBacking><nosharepages/><locked/></memoryBacking>",
-            (true, false) => "<memoryBacking><locked/></memoryBacking>",
-            (false, _) => "",
-        };
-        for namespace in NAMESPACES {
-            for backing in ["", of_nova] {
-                let text = Instance { backing, ..Instance::of(&case, namespace) }.xml();
-                let (_, plan) = decide(&text, &host(&case)).unwrap();
-                let text = rewritten(&text, &plan);
-                let document = xml::parse(text.as_bytes()).unwrap();
-                let memory = Domain::read(&document).unwrap().memory;
-                assert_eq!((memory.locked, memory.nosharepages), (locked, nosharepages), "{what}:\n{text}");
-                assert_eq!(plan.changes.is_empty(), backing == of_nova, "{what}: {:?}", plan.changes);
-            }
-        }
-        let words = match (locked, nosharepages) {
-            (true, true) => "locked, no shared pages",
-            (true, false) => "locked",
-            (false, _) => "nothing",
-        };
-        lines.push(Line { case: what.to_owned(), nova: words.to_owned(), libvirt: "", ours: words.to_owned() });
-    }
-    lines
-}
-
 /// Values of `hw:viommu_model`. `none` is one of ours and not of Nova's.
 fn extra_spec_validation() -> Vec<Line> {
     let mut lines = Vec::new();
@@ -345,72 +269,33 @@ fn extra_spec_validation() -> Vec<Line> {
     lines
 }
 
-/// What Nova must have written, by the place that a case names.
-fn found_in(case: &Value, place: &str) -> Vec<(String, String)> {
-    let at = format!("{place}[@name='");
-    let named = |(path, value): (String, String)| Some((path.split_once(&at)?.1.strip_suffix("']")?.to_owned(), value));
-    pairs(&case["expect"]["xpath"]).into_iter().filter_map(named).collect()
-}
-
-/// What is read from `<nova:instance>` in all its shapes.
-fn metadata() -> Vec<Line> {
+/// The traits that a host has, of those that Nova reports. On purpose: a host without any emulator has not even `auto`.
+fn traits() -> Vec<Line> {
     let mut lines = Vec::new();
-    for case in cases("metadata") {
-        let what = id(&case);
-        let (input, expect) = (&case["input"], &case["expect"]);
-        for namespace in NAMESPACES {
-            let mut instance = Instance::of(&case, namespace);
-            let mut extra_specs = found_in(&case, "nova:extraSpec");
-            let mut properties = found_in(&case, "nova:property");
-            if expect.get("image_properties").is_some() {
-                // These name the properties once only, and the flavor of Nova's test has no extra specs.
-                properties = pairs(&expect["image_properties"]);
-                instance.properties = Some(properties.clone());
-            }
-            let uuid = expect.get("image_uuid").or(input.get("image_uuid"));
-            instance.image = uuid.map(|uuid| uuid.as_str().unwrap_or_default().to_owned());
-            let read = |instance: &Instance| {
-                let text = instance.xml();
-                let nova = Domain::read(&xml::parse(text.as_bytes()).unwrap()).unwrap().nova.unwrap();
-                let sorted = |mut pairs: Vec<(String, String)>| {
-                    pairs.sort();
-                    pairs
-                };
-                (sorted(nova.extra_specs), sorted(nova.properties))
-            };
-            extra_specs.sort();
-            properties.sort();
-            if instance.image.is_none() {
-                properties.clear();
-            }
-            let (found_specs, found_properties) = read(&instance);
-            assert_eq!(found_specs, extra_specs, "{what}");
-            // A case may look at some of the properties only, but never at one that is not there.
-            assert!(
-                properties.iter().all(|property| found_properties.contains(property)),
-                "{what}: {found_properties:?}"
-            );
-            assert_eq!(found_properties.is_empty(), properties.is_empty(), "{what}");
-
-            // A request is found in the same shape, on either side.
-            let asks = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
-            "q35".clone_into(&mut instance.machine);
-            instance.extra_specs.get_or_insert_default().extend(asks("hw:viommu_model", "intel"));
-            let (request, _) = decide(&instance.xml(), &host(&case)).unwrap();
-            assert_eq!(request.model.as_str(), "intel", "{what}");
-            if instance.image.is_some() {
-                instance.extra_specs = None;
-                instance.properties.get_or_insert_default().extend(asks("hw_viommu_model", "virtio"));
-                let (request, _) = decide(&instance.xml(), &host(&case)).unwrap();
-                assert_eq!(request.model.as_str(), "virtio", "{what}");
-            }
-            // Nova before 32.0.0: neither extra specs nor properties, and so nobody asks.
-            let old = Instance { extra_specs: None, properties: None, ..instance };
-            assert_eq!(read(&old), (Vec::new(), Vec::new()), "{what}");
-            assert!(!decide(&old.xml(), &host(&case)).unwrap().0.asks(), "{what}");
+    for case in cases("traits") {
+        let mut host = host(&case);
+        let described = host.emulators.remove(0);
+        host.arch = Some("x86_64".to_owned());
+        for arch in case["input"]["domcaps_arches"].as_array().unwrap() {
+            let arch = arch.as_str().map(str::to_owned);
+            host.emulators.push(Emulator { path: "/usr/bin/qemu".to_owned(), arch, ..described.clone() });
         }
-        let line = |words: &str| words.to_owned();
-        lines.push(Line { case: line(what), nova: line("writes it"), libvirt: "", ours: line("read") });
+        let offers = offers(&host);
+        let given = |name: &str| {
+            let model = MODELS
+                .into_iter()
+                .find(|model| name == format!("COMPUTE_VIOMMU_MODEL_{}", model.as_str().to_uppercase()));
+            gives(&host, &offers, model.unwrap()).is_ok()
+        };
+        let expected = case["expect"]["traits"].as_object().unwrap();
+        let expected = expected.iter().filter(|(name, _)| name.starts_with("COMPUTE_VIOMMU_MODEL_"));
+        let mut has = Vec::new();
+        for (name, value) in expected {
+            assert_eq!(given(name), value.as_bool().unwrap() && !host.emulators.is_empty(), "{}: {name}", id(&case));
+            has.extend(given(name).then_some(name.trim_start_matches("COMPUTE_VIOMMU_MODEL_")));
+        }
+        let words = has.join(" ");
+        lines.push(Line { case: id(&case).to_owned(), nova: words.clone(), libvirt: "", ours: words });
     }
     lines
 }
@@ -422,9 +307,10 @@ fn decides_as_nova_does() {
     let layers = [
         ("Requests for a vIOMMU", guest_config()),
         ("Values of the request", extra_spec_validation()),
-        ("Locked memory", locked_memory()),
-        ("Memory backing", memory_backing()),
-        ("Metadata", metadata()),
+        ("Locked memory", memory::locked_memory()),
+        ("Memory backing", memory::memory_backing()),
+        ("Metadata", metadata::metadata()),
+        ("Traits", traits()),
     ];
     for (title, lines) in layers {
         writeln!(page, "\n## {title}\n\n| case | Nova | libvirt 11.3 on Nova's XML | viommu |\n|---|---|---|---|")

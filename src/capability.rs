@@ -1,0 +1,210 @@
+//! Which vIOMMU models a host can give, and why not the others.
+//!
+//! Pure, and no second set of rules: the answer for a model is the plan for the least guest that asks for it. A fact that is
+//! not known is a no here, where a plan would assume it: whoever places guests by this must be able to believe a yes.
+
+use crate::domain::{Domain, Memory, Vcpus};
+use crate::host::{Emulator, Host};
+use crate::note::{Code, Note};
+use crate::plan::{self, WRAPPER_PREFIX};
+use crate::request::{Model, Request, Source};
+
+/// The architectures that have a vIOMMU, with a machine type that can have one.
+const MACHINES: [(&str, &str); 2] = [("x86_64", "q35"), ("aarch64", "virt")];
+
+/// What a guest can ask for.
+pub const MODELS: [Model; 4] = [Model::Intel, Model::Virtio, Model::Smmuv3, Model::Auto];
+
+/// What an emulator says to each model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer<'a> {
+    /// The guest architecture.
+    pub arch: &'static str,
+    /// The emulator; none where libvirt knows none of this architecture.
+    pub emulator: Option<&'a Emulator>,
+    /// For each of [`MODELS`]: the model that the guest gets, or why it gets none.
+    pub models: [(Model, Result<String, Note>); 4],
+}
+
+/// What a host offers, by architecture and emulator. The wrappers are none of their own.
+#[must_use]
+pub fn offers(host: &Host) -> Vec<Offer<'_>> {
+    let own_arch = |emulator: &Emulator| emulator.arch.clone().or_else(|| host.arch.clone());
+    let offers = MACHINES.into_iter().flat_map(|(arch, machine)| {
+        let emulators = host.emulators.iter().filter(|emulator| own_arch(emulator).as_deref() == Some(arch));
+        let real: Vec<_> = emulators.filter(|emulator| !is_wrapper(emulator)).map(Some).collect();
+        let emulators = if real.is_empty() { vec![None] } else { real };
+        emulators.into_iter().map(move |emulator| Offer {
+            arch,
+            emulator,
+            models: MODELS.map(|model| (model, judge(host, arch, machine, emulator, model))),
+        })
+    });
+    offers.collect()
+}
+
+/// Whether some emulator of the host gives a model.
+///
+/// # Errors
+/// Why not: what the emulator of the host's own architecture says, where the architecture can have the model.
+pub fn gives(host: &Host, offers: &[Offer<'_>], model: Model) -> Result<(), Note> {
+    let mut refusals = Vec::new();
+    for offer in offers {
+        for (_, outcome) in offer.models.iter().filter(|(asked, _)| *asked == model) {
+            match outcome {
+                Ok(_) => return Ok(()),
+                Err(note) => refusals.push((offer.arch, note)),
+            }
+        }
+    }
+    // What would have to change for the model to be there says more than that another architecture has none.
+    let of_the_model =
+        |(arch, note): &&(&str, &Note)| (note.code == Code::ModelArchMismatch, host.arch.as_deref() != Some(*arch));
+    let refusal = refusals.iter().min_by_key(of_the_model);
+    Err(refusal.map_or_else(|| missing(host, "x86_64"), |(_, note)| (*note).clone()))
+}
+
+fn is_wrapper(emulator: &Emulator) -> bool {
+    emulator.path.rsplit('/').next().is_some_and(|name| name.starts_with(WRAPPER_PREFIX))
+}
+
+/// Why an architecture has no emulator: none is installed, or nobody knows.
+fn missing(host: &Host, arch: &str) -> Note {
+    if host.libvirt.is_some() {
+        let message =
+            format!("this host's libvirt knows no emulator for {arch}: install one, and run 'virsh capabilities'");
+        return Note::error(Code::ModelUnsupportedByQemu, message);
+    }
+    let message =
+        "nothing is known about this host's libvirt and its emulators: ask as root, after 'virsh capabilities'";
+    Note::error(Code::HostFactAssumed, message)
+}
+
+fn judge(
+    host: &Host,
+    arch: &'static str,
+    machine: &str,
+    emulator: Option<&Emulator>,
+    model: Model,
+) -> Result<String, Note> {
+    let domain = least_domain(host, arch, machine, emulator);
+    let request = Request { model, source: Source::Cli, ..Request::default() };
+    let plan = plan::plan(&domain, &request, host);
+    // Before the emulator: no emulator whatever would give it.
+    if let Some(refusal) = plan.refusal().filter(|refusal| refusal.code == Code::ModelArchMismatch) {
+        return Err(refusal.clone());
+    }
+    if emulator.is_none() {
+        return Err(missing(host, arch));
+    }
+    if let Some(note) = plan.notes.iter().find(|note| note.code == Code::HostFactAssumed) {
+        return Err(note.clone());
+    }
+    match plan.refusal() {
+        Some(refusal) => Err(refusal.clone()),
+        None => Ok(plan.iommu.map(|iommu| iommu.model).unwrap_or_default()),
+    }
+}
+
+/// A guest of which nothing but its architecture and its emulator can be in the way of a vIOMMU.
+fn least_domain(host: &Host, arch: &str, machine: &str, emulator: Option<&Emulator>) -> Domain {
+    let native = host.arch.as_deref() == Some(arch);
+    Domain {
+        virt_type: if native { "kvm" } else { "qemu" }.to_owned(),
+        arch: Some(arch.to_owned()),
+        machine: Some(machine.to_owned()),
+        emulator: emulator.map(|emulator| emulator.path.clone()),
+        acpi: true,
+        uefi: true,
+        vcpus: Vcpus { maximum: 1, topology: None },
+        memory: Memory { total: 1 << 30, ..Memory::default() },
+        ..Domain::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::version::Version;
+
+    fn emulator(path: &str, arch: &str, qemu: (u32, u32)) -> Emulator {
+        let version = Some(Version::new(qemu.0, qemu.1));
+        Emulator { path: path.to_owned(), arch: Some(arch.to_owned()), version, flags: None }
+    }
+
+    /// An x86 host of this libvirt, with this QEMU for both architectures and the wrapper that libvirt has found, too.
+    fn host(libvirt: (u32, u32), qemu: (u32, u32)) -> Host {
+        Host {
+            arch: Some("x86_64".to_owned()),
+            libvirt: Some(Version::new(libvirt.0, libvirt.1)),
+            emulators: vec![
+                emulator("/usr/bin/qemu-system-aarch64", "aarch64", qemu),
+                emulator("/usr/bin/qemu-system-i386", "i686", qemu),
+                emulator("/usr/bin/qemu-system-x86_64", "x86_64", qemu),
+                emulator("/usr/bin/viommu-qemu-system-x86_64", "x86_64", qemu),
+            ],
+            ..Host::default()
+        }
+    }
+
+    fn words(host: &Host) -> Vec<String> {
+        let of = |(model, outcome): &(Model, Result<String, Note>)| match outcome {
+            Ok(given) => format!("{}={given}", model.as_str()),
+            Err(note) => format!("{}:{}", model.as_str(), note.code),
+        };
+        offers(host).iter().map(|offer| offer.models.iter().map(of).collect::<Vec<_>>().join(" ")).collect()
+    }
+
+    #[test]
+    fn each_emulator_has_its_models() {
+        // Debian 12: what its libvirt and QEMU say is shown by tests/live.
+        assert_eq!(
+            words(&host((9, 0), (7, 2))),
+            [
+                "intel=intel virtio=virtio smmuv3:model-arch-mismatch auto=virtio",
+                "intel:model-arch-mismatch virtio=virtio smmuv3=smmuv3 auto=virtio",
+            ]
+        );
+        // Debian 11: libvirt 7.0 says "unknown IOMMU model: virtio".
+        assert_eq!(
+            words(&host((7, 0), (5, 2))),
+            [
+                "intel=intel virtio:model-unsupported-by-libvirt smmuv3:model-arch-mismatch auto=intel",
+                "intel:model-arch-mismatch virtio:model-unsupported-by-libvirt smmuv3=smmuv3 auto=smmuv3",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_a_no() {
+        let nothing = Host { arch: Some("x86_64".to_owned()), ..Host::default() };
+        let line = "intel:host-fact-assumed virtio:host-fact-assumed smmuv3:model-arch-mismatch auto:host-fact-assumed";
+        assert_eq!(words(&nothing)[0], line);
+        let mut cut = host((9, 0), (7, 2));
+        cut.emulators[2].version = None;
+        assert_eq!(words(&cut)[0], line);
+        let without = Host { libvirt: None, ..host((9, 0), (7, 2)) };
+        assert_eq!(words(&without)[0], line);
+    }
+
+    #[test]
+    fn a_model_is_given_by_any_emulator_and_missing_for_the_reason_that_can_be_mended() {
+        let of = |host: &Host, model| gives(host, &offers(host), model).map_err(|note| note.code);
+        let both = host((11, 3), (10, 0));
+        assert!(MODELS.into_iter().all(|model| of(&both, model).is_ok()));
+        let mut x86_only = host((7, 0), (5, 2));
+        x86_only.emulators.remove(0);
+        assert_eq!(of(&x86_only, Model::Intel), Ok(()));
+        assert_eq!(of(&x86_only, Model::Virtio), Err(Code::ModelUnsupportedByLibvirt));
+        assert_eq!(of(&x86_only, Model::Smmuv3), Err(Code::ModelUnsupportedByQemu));
+        assert_eq!(of(&x86_only, Model::Auto), Ok(()));
+    }
+
+    #[test]
+    fn one_that_was_described_without_an_architecture_is_the_hosts() {
+        let mut described = host((11, 3), (10, 0));
+        described.emulators = vec![Emulator { version: Some(Version::new(10, 0)), ..Emulator::default() }];
+        assert!(offers(&described)[0].models.iter().any(|(_, outcome)| outcome.is_ok()));
+        assert!(offers(&described)[1].emulator.is_none());
+    }
+}

@@ -1,0 +1,68 @@
+//! Managers that hand over a domain's XML before it is defined and take it back: the native route, without a command line.
+//!
+//! Should: give back the same bytes for a machine that asks for nothing, whatever else is wrong; refuse one that asks and
+//! cannot have. Mustn't: change a machine that has run already, or run a rule that `plan` does not.
+
+pub mod kubevirt;
+pub mod vdsm;
+
+use std::path::Path;
+
+use crate::cli;
+use crate::config;
+use crate::domain::{Domain, Metadata};
+use crate::hook::{self, Blind};
+use crate::host::Host;
+use crate::host::probe::Places;
+use crate::note::{Code, Level, Note};
+use crate::request::{Source, Wishes};
+use crate::rewrite::rewrite;
+use crate::sys::fs;
+
+/// What `viommu capabilities --format json` printed, kept for processes that cannot read libvirt's capability cache: vdsm is
+/// not root, and the libvirt of a virt-launcher is in another container.
+pub const RECORDED_HOST: &str = "/etc/viommu-host.json";
+
+/// The domain XML for a machine whose manager knows what it asks for; none where nothing is to change.
+///
+/// # Errors
+/// Why the machine must not start.
+fn rewritten(xml: &[u8], source: Source, asked: &Metadata) -> Result<Option<String>, Note> {
+    let wishes = Wishes::written(asked, source)?;
+    let mut log = Vec::new();
+    let seen = hook::look(xml, (source, &wishes), hook::configuration(Path::new(config::PATH)), host, &mut log);
+    let outcome = match seen {
+        Ok(sight) => {
+            let noteworthy = |note: &&Note| note.level == Level::Warning || note.code == Code::HostFactAssumed;
+            log.extend(sight.plan.notes.iter().filter(noteworthy).cloned());
+            rewrite(&sight.document, &sight.plan)
+        }
+        Err(Blind { note, asks: true }) => Err(note),
+        Err(Blind { note, asks: false }) => {
+            log.push(note);
+            Ok(None)
+        }
+    };
+    log.iter().for_each(cli::say);
+    outcome
+}
+
+/// This host, and what was recorded where this process cannot look.
+fn host(domain: &Domain) -> Result<Host, Note> {
+    let mut host = Places::default().host_for(domain);
+    if host.libvirt.is_none() {
+        let recorded = recorded(Path::new(RECORDED_HOST))?;
+        (host.libvirt, host.emulators) = (recorded.libvirt, recorded.emulators);
+        host.aw_bits = host.aw_bits.or(recorded.aw_bits);
+    }
+    Ok(host)
+}
+
+fn recorded(path: &Path) -> Result<Host, Note> {
+    let unusable = |why: &str| Note::error(Code::ConfigInvalid, format!("{} cannot be used: {why}", path.display()));
+    match fs::read_trusted(path, 4 << 20) {
+        Ok(text) => serde_json::from_str(&text).map_err(|error| unusable(&error.to_string())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Host::default()),
+        Err(error) => Err(unusable(&error.to_string())),
+    }
+}

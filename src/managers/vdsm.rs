@@ -1,0 +1,105 @@
+//! oVirt's vdsm: scripts in `hooks/before_vm_start/` edit the domain XML before the machine starts (lib/vdsm/common/hooks.py).
+//!
+//! The file that `_hook_domxml` names is edited in place; custom properties of the machine are environment variables. vdsm
+//! logs what stands on stderr. Exit status 0 is done; 1 is failed, the scripts that follow still run; 2 is failed, and no
+//! other script runs. Either failure keeps the machine from starting.
+
+use std::env;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::rewritten;
+use crate::cli;
+use crate::domain::Metadata;
+use crate::request::Source;
+use crate::sys::fs;
+use crate::xml;
+
+/// A directory of vdsm's that we have something to do in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// The machine is about to start, fresh or by cold reboot.
+    BeforeVmStart,
+    /// The machine comes from another host, where it runs.
+    BeforeVmMigrateDestination,
+}
+
+/// The request's custom properties, with the keys of the domain metadata.
+const PROPERTIES: [(&str, &str); 4] = [
+    ("viommu", "model"),
+    ("viommu_locked_memory", "locked-memory"),
+    ("viommu_aw_bits", "aw-bits"),
+    ("viommu_hotplug", "hotplug"),
+];
+
+const DONE: u8 = 0;
+/// Failed, and the others may go on.
+const FAILED: u8 = 1;
+/// Failed, and the machine must not start.
+const STOP: u8 = 2;
+
+impl Point {
+    /// The point of a directory's name.
+    #[must_use]
+    pub fn of(directory: &str) -> Option<Point> {
+        match directory {
+            "before_vm_start" => Some(Point::BeforeVmStart),
+            "before_vm_migrate_destination" => Some(Point::BeforeVmMigrateDestination),
+            _ => None,
+        }
+    }
+}
+
+/// Answers one call.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "vdsm says everything in environment variables")]
+pub fn run(point: Point) -> ExitCode {
+    if point == Point::BeforeVmMigrateDestination {
+        // What runs keeps its vIOMMU: libvirt compares the XML with the running machine's and refuses any other.
+        return ExitCode::SUCCESS;
+    }
+    let Some(file) = env::var_os("_hook_domxml").map(PathBuf::from) else {
+        cli::complain("_hook_domxml is not set: vdsm did not start this");
+        return ExitCode::from(FAILED);
+    };
+    let mut asked = Metadata::default();
+    for (name, key) in PROPERTIES {
+        if let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) {
+            asked.set(key, value.to_string_lossy().into_owned());
+        }
+    }
+    ExitCode::from(edit(&file, &asked))
+}
+
+fn edit(file: &Path, asked: &Metadata) -> u8 {
+    let complain = |what: &str, error| cli::complain(&format!("{} cannot be {what}: {error}", file.display()));
+    let domain = match read(file) {
+        Ok(domain) => domain,
+        Err(error) => {
+            complain("read", error);
+            return FAILED;
+        }
+    };
+    match rewritten(&domain, Source::Ovirt, asked) {
+        Ok(None) => DONE,
+        Ok(Some(text)) => match fs::replace_kept(file, &text) {
+            Ok(()) => DONE,
+            Err(error) => {
+                complain("replaced", error);
+                STOP
+            }
+        },
+        Err(refusal) => {
+            cli::refuse(&refusal);
+            STOP
+        }
+    }
+}
+
+/// A little more than a domain may have, so that the reader of the XML is the one who refuses it.
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::open(file)?.take(xml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

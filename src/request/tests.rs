@@ -1,0 +1,184 @@
+use super::*;
+
+fn domain(extra_specs: &[(&str, &str)], properties: &[(&str, &str)]) -> Domain {
+    let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Domain {
+        nova: Some(NovaMetadata { extra_specs: own(extra_specs), properties: own(properties) }),
+        ..Domain::default()
+    }
+}
+
+fn request(domain: &Domain) -> Result<Request, Note> {
+    Request::of(domain, &Wishes::default(), &Config::default())
+}
+
+#[test]
+fn nobody_asks() {
+    let request = request(&Domain::default()).unwrap();
+    assert!(!request.asks());
+    assert_eq!(request.source, Source::None);
+}
+
+#[test]
+fn the_strongest_source_decides_each_key() {
+    let config =
+        Config::parse("[default]\nmodel = 'smmuv3'\naw-bits = 39\nhotplug = true\nlocked-memory = false").unwrap();
+    let mut domain = domain(&[("hw:viommu_model", "intel")], &[("hw_viommu_model", "virtio")]);
+    let wishes = |domain: &Domain, cli: Option<&str>| {
+        let cli = Wishes { model: cli.map(str::to_owned), ..Wishes::default() };
+        let request = Request::of(domain, &cli, &config).unwrap();
+        (request.model, request.source, request.aw_bits, request.hotplug)
+    };
+    assert_eq!(wishes(&domain, None), (Model::Intel, Source::NovaFlavor, Some(39), true));
+    domain.metadata = Some(Metadata { model: Some("none".into()), aw_bits: Some("48".into()), ..Metadata::default() });
+    assert_eq!(wishes(&domain, None), (Model::None, Source::Metadata, Some(48), true));
+    assert_eq!(wishes(&domain, Some("virtio")).0, Model::Virtio);
+    domain.metadata = None;
+    domain.nova.as_mut().unwrap().extra_specs.clear();
+    assert_eq!(wishes(&domain, None).1, Source::NovaImage);
+    domain.nova = None;
+    assert_eq!(wishes(&domain, None).1, Source::Config);
+}
+
+#[test]
+fn a_differing_image_is_a_warning_and_an_empty_flavor_falls_through() {
+    let differing = request(&domain(&[("hw:viommu_model", "intel")], &[("hw_viommu_model", "virtio")])).unwrap();
+    assert_eq!(differing.notes.iter().map(|note| note.code).collect::<Vec<_>>(), [Code::ImageOverridden]);
+    let equal = request(&domain(&[("hw:viommu_model", "auto")], &[("hw_viommu_model", "auto")])).unwrap();
+    assert!(equal.notes.is_empty());
+    let empty = request(&domain(&[("hw:viommu_model", "")], &[("hw_viommu_model", "virtio")])).unwrap();
+    assert_eq!((empty.model, empty.source), (Model::Virtio, Source::NovaImage));
+}
+
+#[test]
+fn an_unknown_model_names_its_source_and_the_accepted_values() {
+    for value in ["INTEL", "autt", " intel", "amd"] {
+        let note = request(&domain(&[("hw:viommu_model", value)], &[])).unwrap_err();
+        assert_eq!(note.code, Code::ModelUnknown);
+        assert!(note.message.contains("the Nova flavor") && note.message.contains(Model::NAMES), "{}", note.message);
+    }
+}
+
+#[test]
+fn the_operator_can_forbid_image_requests() {
+    let config = Config { allow_image_request: false, ..Config::default() };
+    let asked = domain(&[], &[("hw_viommu_model", "intel"), ("hw_locked_memory", "True")]);
+    let request = Request::of(&asked, &Wishes::default(), &config).unwrap();
+    assert!(!request.asks());
+    assert_eq!(request.notes.first().map(|note| note.code), Some(Code::ImageIgnored));
+}
+
+#[test]
+fn own_metadata_is_strict() {
+    let with = |metadata| Domain { metadata: Some(metadata), ..Domain::default() };
+    let wrong = [
+        Metadata { hotplug: Some("maybe".into()), ..Metadata::default() },
+        Metadata { aw_bits: Some("57".into()), ..Metadata::default() },
+        Metadata { unknown: vec!["modell".into()], ..Metadata::default() },
+    ];
+    for metadata in wrong {
+        assert_eq!(request(&with(metadata)).unwrap_err().code, Code::RequestConflict);
+    }
+}
+
+#[test]
+fn an_empty_model_is_none_at_all() {
+    let cli = Wishes { model: Some(String::new()), ..Wishes::default() };
+    let request = Request::of(&domain(&[("hw:viommu_model", "intel")], &[]), &cli, &Config::default()).unwrap();
+    assert_eq!((request.model, request.source), (Model::Intel, Source::NovaFlavor));
+}
+
+#[test]
+fn own_keys_of_a_flavor() {
+    let specs = [("viommu:model", "virtio"), ("hw:viommu_model", "intel"), ("viommu:aw_bits", "39")];
+    let own = request(&domain(&[&specs[..], &[("viommu:hotplug", "yes")]].concat(), &[])).unwrap();
+    assert_eq!((own.model, own.aw_bits, own.hotplug), (Model::Virtio, Some(39), true));
+    for wrong in [("viommu:aw_bits", "40"), ("viommu:hotplug", "perhaps")] {
+        assert_eq!(request(&domain(&[wrong], &[])).unwrap_err().code, Code::RequestConflict);
+    }
+}
+
+#[test]
+fn locked_memory_needs_a_page_size() {
+    // Nova: VirtLockMemoryTestCase.
+    let locked = ("hw:locked_memory", "True");
+    let note = request(&domain(&[locked], &[])).unwrap_err();
+    assert_eq!(note.code, Code::LockedMemoryWithoutPageSize);
+    assert_eq!(request(&domain(&[], &[("hw_locked_memory", "True")])).unwrap_err().code, note.code);
+    assert_eq!(request(&domain(&[locked, ("hw:mem_page_size", "")], &[])).unwrap_err().code, note.code);
+    assert!(request(&domain(&[locked, ("hw:mem_page_size", "small")], &[])).unwrap().asks_to_lock());
+    assert!(request(&domain(&[locked], &[("hw_mem_page_size", "large")])).unwrap().asks_to_lock());
+    assert!(!request(&domain(&[("hw:locked_memory", "False")], &[])).unwrap().asks());
+    // A domain of nobody's: what bounds the locked memory stands in its XML.
+    let bounded = |change: fn(&mut Domain)| {
+        let mut domain = domain(&[locked], &[]);
+        change(&mut domain);
+        request(&domain).map(|request| request.locked_memory)
+    };
+    assert_eq!(bounded(|domain| domain.memory.hugepages = true), Ok(true));
+    assert_eq!(bounded(|domain| domain.memory.hard_limit = Some(1 << 30)), Ok(true));
+    assert_eq!(bounded(|domain| domain.memory.locked = true), Ok(true));
+}
+
+#[test]
+fn novas_two_words_about_locked_memory_must_agree() {
+    let of = |flavor, image| {
+        let specs = [("hw:locked_memory", flavor), ("hw:mem_page_size", "small")];
+        request(&domain(&specs, &[("hw_locked_memory", image)])).map(|request| request.locked_memory)
+    };
+    assert_eq!(of("False", "True").unwrap_err().code, Code::RequestConflict);
+    assert_eq!(of("True", "False").unwrap_err().code, Code::RequestConflict);
+    assert_eq!(of("1", "true"), Ok(true));
+    assert_eq!(of("no", "False"), Ok(false));
+    // bool_from_string, not strict.
+    assert_eq!(of("nonsense", "False"), Ok(false));
+    assert_eq!(of("False", "nonsense"), Ok(false));
+    assert_eq!(of("", "True"), Ok(true));
+}
+
+#[test]
+fn a_stronger_word_about_locked_memory_ends_the_quarrel() {
+    let specs = [("hw:locked_memory", "False"), ("hw:mem_page_size", "small")];
+    let mut domain = domain(&specs, &[("hw_locked_memory", "True")]);
+    domain.metadata = Some(Metadata { locked_memory: Some("yes".into()), ..Metadata::default() });
+    assert!(request(&domain).unwrap().asks_to_lock());
+    let cli = Wishes { locked_memory: Some(false), ..Wishes::default() };
+    assert!(!Request::of(&domain, &cli, &Config::default()).unwrap().locked_memory);
+}
+
+#[test]
+fn nobody_asks_for_what_nova_implies() {
+    let realtime = domain(&[("hw:cpu_realtime", "yes")], &[]);
+    let encrypted = domain(&[], &[("hw_mem_encryption", "True")]);
+    for domain in [&realtime, &encrypted] {
+        let request = request(domain).unwrap();
+        assert!(request.locked_memory && !request.asks());
+    }
+    assert!(request(&realtime).unwrap().nosharepages && !request(&encrypted).unwrap().nosharepages);
+    let both = domain(&[("hw:cpu_realtime", "yes"), ("hw:locked_memory", "1"), ("hw:mem_page_size", "any")], &[]);
+    assert!(request(&both).unwrap().asks());
+}
+
+#[test]
+fn every_refusal_says_what_to_do_in_one_line() {
+    let domain = domain(&[("hw:viommu_model", "Intel")], &[]);
+    let message = request(&domain).unwrap_err().message;
+    assert_eq!(
+        message,
+        "unknown vIOMMU model 'Intel' in the Nova flavor; accepted values are none, intel, smmuv3, virtio, auto"
+    );
+    let metadata = |metadata| request(&Domain { metadata: Some(metadata), ..Domain::default() }).unwrap_err().message;
+    let locked = metadata(Metadata { locked_memory: Some("2".into()), ..Metadata::default() });
+    assert_eq!(locked, "locked-memory='2' in the domain metadata is neither yes nor no: write one of the two");
+    let width = metadata(Metadata { aw_bits: Some("57".into()), ..Metadata::default() });
+    assert!(width.ends_with("write 39 or 48"), "{width}");
+}
+
+#[test]
+fn memory_encryption_locks_as_nova_says() {
+    // Nova: GetMemEncryptionConfigTestCase.test_sev, test_sev_es, test_sev_snp.
+    for (model, locked) in [("amd-sev", true), ("amd-sev-es", true), ("amd-sev-snp", false)] {
+        let domain = domain(&[("hw:mem_encryption", "True"), ("hw:mem_encryption_model", model)], &[]);
+        assert_eq!(request(&domain).unwrap().locked_memory, locked, "{model}");
+    }
+}

@@ -1,0 +1,45 @@
+//! The managers' doors: Nova's metadata, KubeVirt's sidecar, vdsm's hook, and what schedulers are told about a host.
+
+#![expect(clippy::disallowed_methods, reason = "tests have effects")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here fails the test")]
+
+#[path = "../support/instance.rs"]
+mod instance;
+#[path = "../support/kept.rs"]
+mod kept;
+#[path = "../support/program.rs"]
+mod program;
+#[path = "../support/sandbox.rs"]
+mod sandbox;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod kubevirt;
+mod nova;
+mod placing;
+mod vdsm;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use program::VIOMMU;
+
+/// What was recorded about a host, for processes that cannot read libvirt's cache.
+const RECORDED_HOST: &str = "/etc/viommu-host.json";
+
+/// The binary under another name. Only inside a sandbox, whose `/run` is its own.
+fn named(path: &str) -> PathBuf {
+    let path = Path::new("/run/test").join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    if !path.exists() {
+        symlink(VIOMMU, &path).unwrap();
+    }
+    path
+}
+
+/// A domain of a manager's as a libvirt without KVM can define it.
+fn without_kvm(xml: &str) -> String {
+    let text = xml.replacen(r#"type="kvm""#, r#"type="qemu""#, 1);
+    text.replace(r#"<cpu mode="host-model">"#, r#"<cpu mode="custom"><model>qemu64</model>"#)
+}

@@ -1,0 +1,251 @@
+//! `before_vm_start` as vdsm runs it (lib/vdsm/common/hooks.py, `_runHooksDir`), over what oVirt's engine has written.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::kept::is_kept;
+use crate::program::{Ran, feed};
+use crate::support::libvirt::{Suite, shared};
+use crate::support::on_both_suites;
+use crate::{RECORDED_HOST, named, sandbox, without_kvm};
+
+const DOMAIN: &str = include_str!("../data/ovirt-engine.xml");
+const HOST: &str = include_str!("../data/host.json");
+
+/// vdsm and its group.
+const VDSM: u32 = 36;
+
+/// vdsm's temporary file: `tempfile.mkstemp()`, so for its owner's eyes only.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(content: &str) -> Temporary {
+        let directory = Path::new("/run/vdsm-tmp");
+        let _ = fs::remove_dir_all(directory);
+        fs::create_dir_all(directory).unwrap();
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o1777)).unwrap();
+        let file = directory.join("tmpk3x_9f2a");
+        fs::write(&file, content).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        Temporary(file)
+    }
+
+    fn content(&self) -> String {
+        fs::read_to_string(&self.0).unwrap()
+    }
+
+    /// What stands beside the file.
+    fn left(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.parent().unwrap()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| Some(name.as_str()) != self.0.file_name().and_then(|name| name.to_str())).collect()
+    }
+}
+
+/// The script by its absolute path, without arguments, everything in the environment.
+fn script(point: &str, file: &Temporary, properties: &[(&str, &str)]) -> Command {
+    let mut script = Command::new(named(&format!("hooks/{point}/50_viommu")));
+    script.envs(properties.iter().copied()).env("_hook_domxml", &file.0);
+    script
+        .env("vmId", "9a7e6d31-c08f-4b25-8e14-b5d2f7036ca9")
+        .env("PYTHONPATH", ":/usr/lib/python3/site-packages/vdsm");
+    script
+}
+
+fn before_vm_start(file: &Temporary, properties: &[(&str, &str)]) -> Ran {
+    feed(&mut script("before_vm_start", file, properties), b"")
+}
+
+#[test]
+fn the_custom_properties_are_the_request() {
+    if !sandbox::inside("vdsm::the_custom_properties_are_the_request") {
+        return;
+    }
+    fs::write(RECORDED_HOST, HOST).unwrap();
+    for (properties, added) in [
+        (&[("viommu", "auto")][..], r#"<iommu model="virtio""#),
+        (&[("viommu", "intel")], r#"caching_mode="on""#),
+        (&[("viommu", "intel"), ("viommu_aw_bits", "39")], r#"aw_bits="39""#),
+        (
+            &[("viommu", "intel"), ("viommu_hotplug", "yes"), ("viommu_locked_memory", "no")],
+            r#"<ioapic driver="qemu"/>"#,
+        ),
+    ] {
+        let file = Temporary::new(DOMAIN);
+        let ran = before_vm_start(&file, properties);
+        let text = file.content();
+        assert!(ran.status == 0 && text.replace('\'', "\"").contains(added), "{properties:?}: {ran:?}\n{text}");
+        assert!(is_kept(DOMAIN, &text), "what is not understood survives:\n{text}");
+        assert_eq!(fs::metadata(&file.0).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(file.left(), [""; 0]);
+        let inode = fs::metadata(&file.0).unwrap().ino();
+        assert_eq!(before_vm_start(&file, properties).status, 0);
+        assert_eq!((file.content(), fs::metadata(&file.0).unwrap().ino()), (text, inode), "twice is once");
+    }
+}
+
+#[test]
+fn what_asks_for_nothing_is_not_touched() {
+    if !sandbox::inside("vdsm::what_asks_for_nothing_is_not_touched") {
+        return;
+    }
+    for broken in ["", "not = [valid"] {
+        fs::write("/etc/viommu.toml", broken).unwrap();
+        fs::write(RECORDED_HOST, broken).unwrap();
+        for properties in [&[][..], &[("viommu", "")], &[("viommu", "none")]] {
+            for domain in [DOMAIN, "<domain", ""] {
+                let file = Temporary::new(domain);
+                let inode = fs::metadata(&file.0).unwrap().ino();
+                let ran = before_vm_start(&file, properties);
+                assert_eq!((ran.status, file.content().as_str()), (0, domain), "{properties:?}: {}", ran.stderr);
+                assert_eq!(fs::metadata(&file.0).unwrap().ino(), inode);
+            }
+        }
+    }
+}
+
+/// 2 keeps vdsm from running what comes after; 1 lets it go on. Both keep the machine from starting.
+#[test]
+fn failures_are_told_as_vdsm_means_them() {
+    if !sandbox::inside("vdsm::failures_are_told_as_vdsm_means_them") {
+        return;
+    }
+    fs::write(RECORDED_HOST, HOST).unwrap();
+    let i440fx = DOMAIN.replace("pc-q35-7.2", "pc-i440fx-7.2");
+    for (properties, domain, says) in [
+        (
+            &[("viommu", "Intel")][..],
+            DOMAIN,
+            "error[model-unknown]: unknown vIOMMU model 'Intel' in the custom property",
+        ),
+        (
+            &[("viommu", "intel"), ("viommu_aw_bits", "57")],
+            DOMAIN,
+            "error[request-conflict]: aw-bits='57' in the custom",
+        ),
+        (&[("viommu", "intel"), ("viommu_aw_bits", "48")], DOMAIN, "error[aw-bits-exceed-host]"),
+        (&[("viommu", "intel")], &i440fx, "error[machine-unsupported]"),
+        (&[("viommu", "intel")], "<domain", "error[xml-malformed]"),
+    ] {
+        let file = Temporary::new(domain);
+        let ran = before_vm_start(&file, properties);
+        assert_eq!((ran.status, file.content().as_str()), (2, domain), "{says}: {}", ran.stderr);
+        assert!(ran.stderr.contains(says), "{says}: {}", ran.stderr);
+    }
+    let file = Temporary::new(DOMAIN);
+    let missing = Temporary(file.0.with_extension("missing"));
+    assert_eq!(before_vm_start(&missing, &[]).status, 1);
+    let ran = feed(script("before_vm_start", &file, &[]).env_remove("_hook_domxml"), b"");
+    assert!(ran.status == 1 && ran.stderr.contains("_hook_domxml is not set"), "{ran:?}");
+}
+
+#[test]
+fn a_machine_that_runs_keeps_what_it_has() {
+    if !sandbox::inside("vdsm::a_machine_that_runs_keeps_what_it_has") {
+        return;
+    }
+    for domain in [DOMAIN, "<domain"] {
+        for value in ["auto", "intel", "nonsense"] {
+            let file = Temporary::new(domain);
+            let ran = feed(&mut script("before_vm_migrate_destination", &file, &[("viommu", value)]), b"");
+            assert_eq!((ran.status, file.content().as_str(), ran.stderr.as_str()), (0, domain, ""));
+        }
+    }
+}
+
+#[test]
+fn owner_and_mode_survive() {
+    if !sandbox::inside("vdsm::owner_and_mode_survive") {
+        return;
+    }
+    let give = |file: &Temporary| chown(&file.0, Some(VDSM), Some(VDSM));
+    if give(&Temporary::new(DOMAIN)).is_err() {
+        // In a user namespace there is nobody but root to give a file to.
+        return;
+    }
+    let kept = |file: &Temporary| {
+        let metadata = fs::metadata(&file.0).unwrap();
+        assert!(file.content().contains("<iommu"));
+        (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
+    };
+    for mode in [0o600, 0o640, 0o664] {
+        // As root, and as vdsm runs it.
+        for user in [0, VDSM] {
+            let file = Temporary::new(DOMAIN);
+            give(&file).unwrap();
+            fs::set_permissions(&file.0, fs::Permissions::from_mode(mode)).unwrap();
+            let mut script = script("before_vm_start", &file, &[("viommu", "intel")]);
+            let ran = feed(script.uid(user).gid(user), b"");
+            assert_eq!((ran.status, kept(&file)), (0, (VDSM, VDSM, mode)), "{user}: {}", ran.stderr);
+        }
+    }
+    // Where vdsm may not write, nothing is half done.
+    let file = Temporary::new(DOMAIN);
+    give(&file).unwrap();
+    fs::set_permissions(file.0.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+    let ran = feed(script("before_vm_start", &file, &[("viommu", "intel")]).uid(VDSM).gid(VDSM), b"");
+    assert_eq!((ran.status, file.content().as_str()), (2, DOMAIN), "{}", ran.stderr);
+    assert!(ran.stderr.contains("cannot be replaced: Permission denied"), "{}", ran.stderr);
+}
+
+/// The script below another program, which may see it die.
+fn below(program: &[&str], file: &Temporary) -> Output {
+    let script = script("before_vm_start", file, &[("viommu", "intel")]);
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).arg(script.get_program());
+    command.envs(script.get_envs().map(|(name, value)| (name, value.unwrap())));
+    command.output().unwrap()
+}
+
+#[test]
+fn a_crash_in_the_middle_leaves_the_old_file_whole() {
+    if !sandbox::inside("vdsm::a_crash_in_the_middle_leaves_the_old_file_whole") {
+        return;
+    }
+    // The kernel kills it while it writes (SIGXFSZ), or lets the write fail, as a full disk does.
+    let file = Temporary::new(DOMAIN);
+    let output = below(&["bash", "-c", "ulimit -c 0 -f 1; exec \"$0\""], &file);
+    assert_eq!((output.status.code(), file.content().as_str()), (None, DOMAIN), "{output:?}");
+    assert_eq!(file.left().len(), 1, "it died with half a file in its hands");
+    let file = Temporary::new(DOMAIN);
+    let output = below(&["bash", "-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\""], &file);
+    assert_eq!((output.status.code(), file.content().as_str()), (Some(2), DOMAIN), "{output:?}");
+    assert_eq!(file.left(), [""; 0]);
+    // Killed when everything is written and nothing is renamed.
+    if Command::new("strace").arg("-V").output().is_err() {
+        assert!(std::env::var_os("VIOMMU_REQUIRE_STRACE").is_none(), "strace is not installed");
+        return;
+    }
+    let file = Temporary::new(DOMAIN);
+    let inject = "inject=rename,renameat,renameat2:signal=KILL:error=EIO";
+    let output = below(&["strace", "-f", "-o", "/dev/null", "-e", inject], &file);
+    assert!(!output.status.success(), "{output:?}");
+    assert_eq!((file.content().as_str(), file.left().len()), (DOMAIN, 1));
+    let written = fs::read_to_string(file.0.parent().unwrap().join(&file.left()[0])).unwrap();
+    assert!(written.contains("<iommu") && written.trim_end().ends_with("</domain>"), "it had been about to");
+}
+
+on_both_suites!(libvirt_defines_what_the_hook_leaves);
+
+fn libvirt_defines_what_the_hook_leaves(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    for model in ["auto", "intel", "virtio"] {
+        lab.put("/run/domain.xml", without_kvm(DOMAIN));
+        let script = format!(
+            "set -e
+            mkdir -p /run/hooks/before_vm_start; ln -sf /usr/bin/viommu /run/hooks/before_vm_start/50_viommu
+            viommu={model} _hook_domxml=/run/domain.xml /run/hooks/before_vm_start/50_viommu
+            virsh -q define /run/domain.xml
+            virsh -q dumpxml --inactive vnf-04
+            virsh -q undefine vnf-04 >&2"
+        );
+        let defined = lab.run(&script).ok();
+        assert!(
+            defined.contains("<iommu model='") && defined.contains("ovirt-vm:clusterVersion"),
+            "{model}: {defined}"
+        );
+    }
+}

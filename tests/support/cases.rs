@@ -1,0 +1,30 @@
+//! Nova's test cases, where they are at hand.
+
+#![expect(clippy::disallowed_methods, reason = "reads the cases")]
+#![expect(clippy::print_stdout, reason = "the word to whoever reads the test's output")]
+
+use std::path::Path;
+use std::{env, fs};
+
+use serde_json::Value;
+
+/// The cases of one layer.
+pub(crate) fn cases(layer: &str) -> Vec<Value> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/cases/nova_cases.json");
+    let named = env::var_os("VIOMMU_CASES").map(Into::into);
+    let required = named.is_some() || env::var_os("VIOMMU_REQUIRE_CORPUS").is_some();
+    let path = named.unwrap_or(beside);
+    if !path.is_file() {
+        assert!(!required, "there are no cases at {}", path.display());
+        println!("SKIPPED: no cases of Nova's; VIOMMU_CASES can name them");
+        return Vec::new();
+    }
+    let cases: Vec<Value> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let cases: Vec<Value> = cases.into_iter().filter(|case| case["layer"] == layer).collect();
+    assert!(!cases.is_empty(), "no case of the layer {layer}");
+    cases
+}
+
+pub(crate) fn id(case: &Value) -> &str {
+    case["id"].as_str().unwrap()
+}
