@@ -61,8 +61,8 @@ complete -c viommu -n "__fish_viommu_using_subcommand rewrite" -l host -d 'What 
 complete -c viommu -n "__fish_viommu_using_subcommand rewrite" -l config -d 'Another configuration file than /etc/viommu.toml' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand rewrite" -s h -l help -d 'Print help'
 complete -c viommu -n "__fish_viommu_using_subcommand apply" -l connect -d 'libvirt connection URI for virsh' -r
-complete -c viommu -n "__fish_viommu_using_subcommand apply" -l route -d 'How the vIOMMU is to reach QEMU; as the domain\'s emulator says, where nothing is said here' -r -f -a "native\t'An <iommu> in the domain XML'
-wrapper\t'The wrapper as <emulator>, which adds it to QEMU\'s command line'"
+complete -c viommu -n "__fish_viommu_using_subcommand apply" -l route -d 'How the vIOMMU is to reach QEMU; as the domain\'s emulator says, where nothing is said here' -r -f -a "native\t'In the domain XML, as libvirt\'s own device'
+wrapper\t'By the wrapper as the emulator, which adds it to QEMU\'s command line'"
 complete -c viommu -n "__fish_viommu_using_subcommand apply" -l model -d 'vIOMMU model: none, intel, smmuv3, virtio, auto' -r
 complete -c viommu -n "__fish_viommu_using_subcommand apply" -l locked-memory -d 'Lock all of the guest\'s memory' -r -f -a "true\t''
 false\t''"
