@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::libvirt::skip;
-use support::packages::{Packages, packages};
+use support::packages::{Packages, build, packages};
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -63,6 +63,38 @@ fn packages_hold_what_the_script_installs() {
     assert!(list.contains("/usr/bin/viommu-qemu-system-x86_64 777 viommu"), "{list:?}");
     assert_eq!(tree(&by_deb), list);
     assert_eq!(tree(&by_rpm), list);
+}
+
+/// Debian and RPM name architectures each in their own way.
+#[test]
+fn one_command_packages_for_both_architectures() {
+    let cross = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debian/aarch64-unknown-linux-gnu/release/viommu");
+    if !cross.exists() {
+        skip::<()>("no binary for AArch64; tests/lab/aarch64.sh build makes it");
+        return;
+    }
+    let built = match build(&["x86_64", "aarch64"]) {
+        Ok(built) => built,
+        Err(reason) => {
+            skip::<()>(&reason);
+            return;
+        }
+    };
+    let machines = [("amd64", "x86_64", "x86-64"), ("arm64", "aarch64", "ARM aarch64")];
+    for (Packages { tarball, deb, rpm }, (debian, linux, elf)) in built.iter().zip(machines) {
+        assert_eq!(output("dpkg-deb", &[&"--field", deb, &"Architecture"]).trim(), debian);
+        assert_eq!(output("rpm", &[&"-qp", &"--queryformat", &"%{ARCH}", rpm]), linux);
+        assert!(tarball.to_str().unwrap().ends_with(&format!("-{linux}.tar.gz")), "{tarball:?}");
+        let [by_deb, by_rpm] = [format!("{linux}/deb"), format!("{linux}/rpm")].map(|name| desk(&name));
+        output("dpkg-deb", &[&"-x", deb, &by_deb]);
+        output("sh", &[&"-c", &"rpm2cpio \"$1\" | cpio --quiet -idm -D \"$2\"", &"sh", rpm, &by_rpm]);
+        assert_eq!(tree(&by_deb), tree(&by_rpm));
+        for root in [by_deb, by_rpm] {
+            let kind = output("file", &[&root.join("usr/bin/viommu")]);
+            assert!(kind.contains(elf) && kind.contains("static-pie linked"), "{kind}");
+        }
+        output("lintian", &[&"--fail-on", &"error", &"--allow-root", deb]);
+    }
 }
 
 #[test]
