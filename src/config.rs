@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::domain::{Domain, Uuid};
 use crate::note::{Code, Note};
-use crate::request::{Model, Wishes};
+use crate::wishes::{Model, Wishes};
 
 /// Where the configuration stands.
 pub const PATH: &str = "/etc/viommu.toml";

@@ -24,5 +24,6 @@ pub mod state;
 pub mod sys;
 pub mod text;
 pub mod version;
+mod wishes;
 pub mod wrapper;
 pub mod xml;

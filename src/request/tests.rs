@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::Metadata;
 
 fn domain(extra_specs: &[(&str, &str)], properties: &[(&str, &str)]) -> Domain {
     let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
