@@ -75,6 +75,13 @@ pub(super) fn values<'a, S: AsRef<OsStr>>(
         .filter_map(|option| Some((option.at + 1, option.value?)))
 }
 
+/// The option that ends the line where its value should stand: QEMU refuses such a line ("requires an argument",
+/// `lookup_opt`), and whatever is written behind it would become that value.
+pub(super) fn without_value<S: AsRef<OsStr>>(arguments: &[S]) -> Option<&str> {
+    let last = options(arguments).last()?;
+    (last.value.is_none() && WITH_VALUE.contains(&last.name)).then_some(last.name)
+}
+
 /// Replaces the argument at `at`, the value of `-option`, by what `edit` makes of it.
 ///
 /// # Errors

@@ -25,8 +25,13 @@ pub struct Rewritten {
 ///
 /// # Errors
 /// `iommu-conflict` if a vIOMMU is to be added and one is there; `irqchip-conflict` if the in-kernel irqchip is asked for
-/// explicitly; `command-line-unsupported` if what must be edited is missing or not UTF-8, or if pcie.0 is full.
+/// explicitly; `command-line-unsupported` if what must be edited is missing or not UTF-8, if the last option lacks its value, or
+/// if pcie.0 is full.
 pub fn rewrite(arguments: &[OsString], edits: &Edits) -> Result<Rewritten, Note> {
+    if let Some(name) = arguments::without_value(arguments).filter(|_| *edits != Edits::default()) {
+        let message = format!("-{name} at the end of QEMU's command line lacks its value: correct <qemu:commandline>");
+        return Err(Note::error(Code::CommandLineUnsupported, message));
+    }
     if !edits.devices.is_empty() || edits.machine.contains_key("iommu") {
         iommu::find_iommu(arguments).map_or(Ok(()), |found| Err(conflict(arguments, &found)))?;
     }

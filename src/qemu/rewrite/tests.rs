@@ -235,6 +235,16 @@ fn memory_is_locked_whatever_stood_there() {
 }
 
 #[test]
+fn an_option_does_not_swallow_what_is_appended() {
+    let edits = Edits { lock_memory: true, ..Edits::default() };
+    for before in ["-S -nic", "-M q35 -S --device"] {
+        assert_eq!(code(&words(before), &edits), Code::CommandLineUnsupported, "{before}");
+        assert_eq!(rewritten(&words(before), &Edits::default()), words(before));
+    }
+    assert_eq!(rewritten(&words("-S -name -nic"), &edits), words("-S -name -nic -overcommit mem-lock=on"));
+}
+
+#[test]
 fn bytes_that_are_not_utf8_pass_through() {
     let raw = |bytes: &[u8]| -> OsString { OsStr::from_bytes(bytes).into() };
     let mut before = words("-M q35 -kernel X -device Y -device intel-iommu");
