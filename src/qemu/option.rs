@@ -52,12 +52,14 @@ pub(super) fn get<'a>(pairs: &'a [Pair<'_>], key: &str) -> Option<&'a str> {
 pub(super) fn set(text: &str, implied: &str, key: &str, value: &str) -> String {
     let pairs = parse(text, implied);
     let wanted = format!("{key}={}", value.replace(',', ",,"));
-    let mut written: Vec<&str> = pairs.iter().map(|pair| pair.raw).collect();
-    match pairs.iter().rposition(|pair| pair.key == key).and_then(|at| written.get_mut(at)) {
-        Some(raw) => *raw = &wanted,
-        None => written.push(&wanted),
-    }
-    written.join(",")
+    let Some(at) = pairs.iter().rposition(|pair| pair.key == key) else {
+        return pairs.iter().map(|pair| pair.raw).chain([wanted.as_str()]).collect::<Vec<_>>().join(",");
+    };
+    let (before, from) = pairs.split_at(at);
+    // One comma ends each pair, whatever stands in it.
+    let (head, tail) = text.split_at(before.iter().map(|pair| pair.raw.len() + 1).sum());
+    let replaced = from.first().map_or(0, |pair| pair.raw.len());
+    format!("{head}{wanted}{}", tail.split_at(replaced).1)
 }
 
 /// Whether the list asks for help instead of setting something (`is_help_option`).
@@ -128,6 +130,7 @@ mod tests {
         assert_eq!(set("q35,a=x,,y,b=1", "type", "c", "1,2"), "q35,a=x,,y,b=1,c=1,,2");
         assert_eq!(set("q35,b=1,b=2", "type", "b", "3"), "q35,b=1,b=3");
         assert_eq!(set("x,nowait", "type", "wait", "on"), "x,wait=on");
+        assert_eq!(set("b=1,flag,,", "type", "b", "2"), "b=2,flag,,");
     }
 
     // Appending ",key" to a list that ends in a comma would make a doubled one.
