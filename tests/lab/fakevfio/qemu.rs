@@ -24,7 +24,7 @@ pub(crate) const GROUP_OF_TWO: [&str; 2] = ["0000:0a:00.0", "0000:0a:00.1"];
 /// The made-up host, and where to find the QEMUs.
 pub(crate) struct Fake {
     roots: PathBuf,
-    library: PathBuf,
+    preload: PathBuf,
     /// Its sysfs. The functions 0000:01:00.0 to 0000:09:00.1 are each in a group of their own.
     pub(crate) sysfs: PathBuf,
 }
@@ -89,8 +89,8 @@ impl Fake {
         let own = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fakevfio");
         let _ = fs::remove_dir_all(&own);
         fs::create_dir_all(&own).unwrap();
-        let library = compile(&own)?;
-        Ok(Fake { roots, library, sysfs: sysfs(&own.join("sys")) })
+        let preload = compile(&own)?;
+        Ok(Fake { roots, preload, sysfs: sysfs(&own.join("sys")) })
     }
 
     /// Starts the suite's QEMU of this architecture. The settings are those of `fakevfio.c`, the commands QMP's.
@@ -104,7 +104,7 @@ impl Fake {
     ) -> Outcome {
         let mut child = Command::new("bash")
             .arg("tests/lab/fakevfio/qemu.sh")
-            .args([&self.roots.join(suite.name()), &self.sysfs, &self.library])
+            .args([&self.roots.join(suite.name()), &self.sysfs, &self.preload])
             .arg(format!("qemu-system-{arch}"))
             .args(arguments)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
