@@ -6,7 +6,7 @@
 use crate::domain::{Domain, Memory, Vcpus};
 use crate::host::{Emulator, Host};
 use crate::note::{Code, Note};
-use crate::plan::{self, WRAPPER_PREFIX};
+use crate::plan::{self, wrapped_emulator};
 use crate::request::{Model, Request, Source};
 
 /// The architectures that have a vIOMMU, with a machine type that can have one.
@@ -32,7 +32,7 @@ pub fn offers(host: &Host) -> Vec<Offer<'_>> {
     let own_arch = |emulator: &Emulator| emulator.arch.clone().or_else(|| host.arch.clone());
     let offers = MACHINES.into_iter().flat_map(|(arch, machine)| {
         let emulators = host.emulators.iter().filter(|emulator| own_arch(emulator).as_deref() == Some(arch));
-        let real: Vec<_> = emulators.filter(|emulator| !is_wrapper(emulator)).map(Some).collect();
+        let real: Vec<_> = emulators.filter(|emulator| wrapped_emulator(&emulator.path).is_none()).map(Some).collect();
         let emulators = if real.is_empty() { vec![None] } else { real };
         emulators.into_iter().map(move |emulator| Offer {
             arch,
@@ -62,10 +62,6 @@ pub fn gives(host: &Host, offers: &[Offer<'_>], model: Model) -> Result<(), Note
         |(arch, note): &&(&str, &Note)| (note.code == Code::ModelArchMismatch, host.arch.as_deref() != Some(*arch));
     let refusal = refusals.iter().min_by_key(of_the_model);
     Err(refusal.map_or_else(|| missing(host, "x86_64"), |(_, note)| (*note).clone()))
-}
-
-fn is_wrapper(emulator: &Emulator) -> bool {
-    emulator.path.rsplit('/').next().is_some_and(|name| name.starts_with(WRAPPER_PREFIX))
 }
 
 /// Why an architecture has no emulator: none is installed, or nobody knows.

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use viommu::managers::{kubevirt, vdsm};
-use viommu::{cli, plan, wrapper};
+use viommu::{cli, wrapper};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let argv0 = arguments.next().unwrap_or_default();
-    if is_wrapper(&argv0) {
-        let refusal = wrapper::run(&argv0, arguments.collect());
+    if let Some(real) = wrapper::stands_for(&argv0) {
+        let refusal = wrapper::run(&argv0, real, arguments.collect());
         cli::refuse(&refusal);
         wrapper::linger();
         return ExitCode::FAILURE;
@@ -26,11 +26,6 @@ fn main() -> ExitCode {
         return vdsm::run(point);
     }
     cli::run([OsString::from("viommu")].into_iter().chain(arguments))
-}
-
-fn is_wrapper(argv0: &OsStr) -> bool {
-    let name = Path::new(argv0).file_name().and_then(OsStr::to_str);
-    name.and_then(|name| name.strip_prefix(plan::WRAPPER_PREFIX)).is_some_and(|real| real.starts_with("qemu-system-"))
 }
 
 /// libvirt runs hooks by their absolute path: `hooks/qemu`, and whatever stands in `hooks/qemu.d`.

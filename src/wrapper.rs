@@ -14,7 +14,7 @@ use crate::config;
 use crate::domain::Uuid;
 use crate::hook;
 use crate::note::{Code, Note};
-use crate::plan::WRAPPER_PREFIX;
+use crate::plan::wrapped_emulator;
 use crate::qemu::{self, Invocation};
 use crate::state::{self, State};
 use crate::sys::{fs, process};
@@ -23,10 +23,17 @@ use crate::sys::{fs, process};
 const PATIENCE: Duration = Duration::from_secs(10);
 const INTERVAL: Duration = Duration::from_millis(1);
 
-/// Becomes QEMU. Comes back only to say why it could not.
+/// The QEMU whose wrapper a program of this name is: `viommu-qemu-system-x86_64` stands for `qemu-system-x86_64`. Only the
+/// last component counts, and it names no directory.
 #[must_use]
-pub fn run(argv0: &OsStr, arguments: Vec<OsString>) -> Note {
-    match prepare(argv0, arguments) {
+pub fn stands_for(argv0: &OsStr) -> Option<&str> {
+    Path::new(argv0).file_name().and_then(OsStr::to_str).and_then(wrapped_emulator)
+}
+
+/// Becomes QEMU, where no guest's state says otherwise the one that `real` names. Comes back only to say why it could not.
+#[must_use]
+pub fn run(argv0: &OsStr, real: &str, arguments: Vec<OsString>) -> Note {
+    match prepare(real, arguments) {
         Ok((emulator, arguments)) => execute(&emulator, argv0, &arguments),
         Err(refusal) => refusal,
     }
@@ -38,12 +45,12 @@ pub fn linger() {
     std::thread::sleep(Duration::from_secs(1));
 }
 
-fn prepare(argv0: &OsStr, arguments: Vec<OsString>) -> Result<(String, Vec<OsString>), Note> {
+fn prepare(real: &str, arguments: Vec<OsString>) -> Result<(String, Vec<OsString>), Note> {
     match qemu::classify(&arguments) {
         Invocation::Other => {
             // A probe runs for every guest of the host: a broken configuration must not make libvirt forget QEMU.
             let config = hook::configuration(Path::new(config::PATH)).unwrap_or_default();
-            Ok((config.emulator_behind(real_name(argv0)?), arguments))
+            Ok((config.emulator_behind(real), arguments))
         }
         Invocation::Guest { uuid, incoming, .. } => {
             let state = state(&uuid)?;
@@ -55,15 +62,6 @@ fn prepare(argv0: &OsStr, arguments: Vec<OsString>) -> Result<(String, Vec<OsStr
             Ok((state.emulator, arguments))
         }
     }
-}
-
-/// `viommu-qemu-system-x86_64` stands for `qemu-system-x86_64`. Only the last component counts, and it names no directory.
-fn real_name(argv0: &OsStr) -> Result<&str, Note> {
-    let name = Path::new(argv0).file_name().and_then(OsStr::to_str).and_then(|name| name.strip_prefix(WRAPPER_PREFIX));
-    name.filter(|name| !name.is_empty()).ok_or_else(|| {
-        let message = "the wrapper is not called viommu-qemu-system-ARCH, so the real QEMU behind it is unknown";
-        Note::error(Code::EmulatorMissing, message)
-    })
 }
 
 fn state(uuid: &str) -> Result<State, Note> {

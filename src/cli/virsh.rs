@@ -6,14 +6,14 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use clap::Args;
 
 use crate::domain::{Domain, Uuid};
 use crate::note::{Code, Note};
+use crate::sys::fs;
 use crate::xml;
 
 use super::Failure;
@@ -63,11 +63,10 @@ impl Connection {
 /// PATH without its relative directories: root may stand in a directory of somebody else's.
 fn find() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
-    let executable = |file: &Path| {
-        file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-    };
     let directories = env::split_paths(&path).filter(|directory| directory.is_absolute());
-    directories.map(|directory| directory.join("virsh")).find(|file| executable(file))
+    directories
+        .map(|directory| directory.join("virsh"))
+        .find(|file| fs::entry(file).is_some_and(|entry| entry.executable))
 }
 
 impl Virsh {

@@ -10,7 +10,7 @@ use crate::guard;
 use crate::hook::configuration;
 use crate::host::probe::Places;
 use crate::note::{Code, Note};
-use crate::plan::WRAPPER_PREFIX;
+use crate::plan::wrapped_emulator;
 use crate::qemu;
 use crate::state::{self, State};
 use crate::sys::{fs, process, systemd};
@@ -150,7 +150,7 @@ fn hook_wrote() -> Option<u64> {
 
 fn wrappers(config: &Config) -> Vec<Wrapper> {
     let names = fs::names(Path::new("/usr/bin"));
-    let links = names.iter().filter_map(|name| Some((name, name.strip_prefix(WRAPPER_PREFIX)?)));
+    let links = names.iter().filter_map(|name| Some((name, wrapped_emulator(name)?)));
     let links = links.filter_map(|(name, real)| Some((name, real, real.strip_prefix("qemu-system-")?)));
     links
         .map(|(name, real, arch)| {

@@ -16,7 +16,7 @@ use crate::guard;
 use crate::host::Host;
 use crate::host::probe::Places;
 use crate::note::{Code, Level, Note};
-use crate::plan::{self, Limit, Plan, Route, WRAPPER_PREFIX};
+use crate::plan::{self, Limit, Plan, Route, wrapped_emulator};
 use crate::qemu::{self, Edits, Invocation};
 use crate::request::{Model, Request, Source, Wishes};
 use crate::rewrite::rewrite;
@@ -276,8 +276,8 @@ fn refuse_or_log(sight: &Sight<'_>, note: Note, outcome: &mut Outcome) {
 /// The real QEMU behind the wrapper's name.
 fn emulator(sight: &Sight<'_>) -> String {
     let path = sight.domain.emulator.as_deref().unwrap_or_default();
-    let name = path.rsplit('/').next().unwrap_or_default();
-    sight.config.emulator_behind(name.strip_prefix(WRAPPER_PREFIX).unwrap_or(name))
+    let name = wrapped_emulator(path).or_else(|| path.rsplit('/').next());
+    sight.config.emulator_behind(name.unwrap_or_default())
 }
 
 fn started(sight: &Sight<'_>, outcome: &mut Outcome) {

@@ -35,7 +35,7 @@ pub const OLDEST_LIBVIRT: Version = Version::new(7, 0);
 pub const OLDEST_QEMU: Version = Version::new(5, 2);
 
 /// What the wrapper's name begins with; the rest is the name of the real QEMU.
-pub const WRAPPER_PREFIX: &str = "viommu-";
+const WRAPPER_PREFIX: &str = "viommu-";
 
 /// Decides about a domain.
 ///
