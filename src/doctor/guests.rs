@@ -1,5 +1,6 @@
 //! Guests: whether those that are defined would start, and whether those that run have what they ask for.
 
+use crate::config::Config;
 use crate::domain::Domain;
 use crate::note::{Code, Level, Note};
 use crate::plan::{self, Limit, Plan};
@@ -21,14 +22,19 @@ pub(super) fn name(guest: &Guest) -> &str {
 }
 
 fn decide(facts: &Facts, domain: &Domain) -> Plan {
-    let config = facts.config.as_ref().ok().cloned().unwrap_or_default();
-    plan::decide(domain, &Wishes::default(), &config, &facts.host)
+    let default = Config::default();
+    plan::decide(domain, &Wishes::default(), facts.config.as_ref().unwrap_or(&default), &facts.host)
+}
+
+/// Whether a guest runs without the vIOMMU that it asks for.
+pub(super) fn lacks_viommu(facts: &Facts, guest: &Guest) -> bool {
+    let plan = guest.domain.as_ref().ok().map(|domain| decide(facts, domain));
+    plan.is_some_and(|plan| unmet(guest, &plan).is_some())
 }
 
 /// Why a running guest does not have the vIOMMU that it asks for.
-pub(super) fn unmet(facts: &Facts, guest: &Guest) -> Option<String> {
+fn unmet(guest: &Guest, plan: &Plan) -> Option<String> {
     let running = guest.running.as_ref()?;
-    let plan = decide(facts, guest.domain.as_ref().ok()?);
     if let Some(refusal) = plan.refusal() {
         return Some(refusal.message.clone());
     }
@@ -38,13 +44,11 @@ pub(super) fn unmet(facts: &Facts, guest: &Guest) -> Option<String> {
 
 pub(super) fn guests(facts: &Facts) -> Vec<Check> {
     let (running, defined): (Vec<&Guest>, Vec<&Guest>) = facts.guests.iter().partition(|guest| guest.running.is_some());
-    let mut checks: Vec<Check> = running.iter().filter_map(|guest| alive(facts, guest)).collect();
-    let troubled: Vec<&str> =
-        running.iter().filter(|guest| alive(facts, guest).is_some()).map(|guest| name(guest)).collect();
+    let troubled = running.iter().filter_map(|guest| Some((name(guest), alive(facts, guest)?)));
+    let (troubled, mut checks): (Vec<&str>, Vec<Check>) = troubled.unzip();
     // What runs badly and would not start again is told once.
-    checks.extend(
-        defined.iter().filter(|guest| !troubled.contains(&name(guest))).filter_map(|guest| would_start(facts, guest)),
-    );
+    let others = defined.iter().filter(|guest| !troubled.contains(&name(guest)));
+    checks.extend(others.filter_map(|guest| would_start(facts, guest)));
     if checks.iter().all(|check| check.state != State::Broken) {
         let message = format!("{} running and {} defined, each with what it asks for", running.len(), defined.len());
         checks.push(Check::ok("guests", message));
@@ -58,12 +62,12 @@ fn alive(facts: &Facts, guest: &Guest) -> Option<Check> {
         Ok(domain) => domain,
         Err(note) => return Some(unreadable(guest, note)),
     };
-    if let Some(why) = unmet(facts, guest) {
+    let plan = decide(facts, domain);
+    if let Some(why) = unmet(guest, &plan) {
         let message = format!("{} runs without the vIOMMU that it asks for: {why}", domain.name);
         let remedy = "shut it down and start it again; a reboot keeps the old QEMU";
         return Some(Check::broken(NAME, Code::RequestUnmet, message, remedy));
     }
-    let plan = decide(facts, domain);
     // The limit of a guest that has no vIOMMU and asks for nothing is libvirt's business alone.
     let ours = plan.request.asks() || plan.iommu.is_some();
     let needed = match plan.memlock.required_bytes.filter(|_| ours)? {
@@ -74,7 +78,7 @@ fn alive(facts: &Facts, guest: &Guest) -> Option<Check> {
     let needed = if needed == u64::MAX { "no limit".to_owned() } else { format!("{needed} bytes") };
     let message = format!("{} may lock {limit} bytes and needs {needed}", domain.name);
     let remedy = format!("viommu memlock {} --raise, before anything is plugged", domain.name);
-    Some(Check::broken(NAME, Code::MemlockTimeout, message, remedy))
+    Some(Check::broken(NAME, Code::MemlockTooLow, message, remedy))
 }
 
 /// Why the hook would refuse a guest that is defined.

@@ -86,7 +86,7 @@ pub(super) fn loaded(facts: &Facts) -> Option<Check> {
     let older = format!("{} (pid {}) is older than {}", daemon.name, daemon.pid, ours.path);
     let proof = facts.guests.iter().find(|guest| {
         let started = guest.running.as_ref().and_then(|running| running.started);
-        started.is_some_and(|started| started > ours.changed + INEXACT) && guests::unmet(facts, guest).is_some()
+        started.is_some_and(|started| started > ours.changed + INEXACT) && guests::lacks_viommu(facts, guest)
     });
     if let Some(guest) = proof {
         let message = format!("{older}, and did not call it for guest {}", guests::name(guest));
