@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     let argv0 = arguments.next().unwrap_or_default();
     if let Some(real) = wrapper::stands_for(&argv0) {
         let refusal = wrapper::run(&argv0, real, arguments.collect());
-        cli::refuse(&refusal);
+        cli::say(&refusal);
         wrapper::linger();
         return ExitCode::FAILURE;
     }

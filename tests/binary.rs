@@ -5,20 +5,14 @@
 #[path = "support/release.rs"]
 mod release;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-use release::release;
+use release::{cross, release};
 
-/// The binaries for x86_64 and for AArch64, which `tests/lab/aarch64.sh build` makes.
+/// The binaries for x86_64 and for AArch64.
 fn binaries() -> Vec<PathBuf> {
-    let cross = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debian/aarch64-unknown-linux-gnu/release/viommu");
-    if !cross.exists() {
-        assert!(std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "{} is missing", cross.display());
-        println!("SKIPPED: no binary for AArch64; tests/lab/aarch64.sh build makes it");
-        return release().into_iter().collect();
-    }
-    release().into_iter().chain([cross]).collect()
+    release().into_iter().chain(cross()).collect()
 }
 
 fn output(program: &str, arguments: &[&str]) -> String {

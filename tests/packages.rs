@@ -4,6 +4,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests have effects")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
 
+#[path = "support/release.rs"]
+mod release;
 mod support;
 
 use std::collections::BTreeSet;
@@ -12,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use release::cross;
 use support::libvirt::skip;
 use support::packages::{Packages, build, packages};
 
@@ -68,9 +71,7 @@ fn packages_hold_what_the_script_installs() {
 /// Debian and RPM name architectures each in their own way.
 #[test]
 fn one_command_packages_for_both_architectures() {
-    let cross = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debian/aarch64-unknown-linux-gnu/release/viommu");
-    if !cross.exists() {
-        skip::<()>("no binary for AArch64; tests/lab/aarch64.sh build makes it");
+    if cross().is_none() {
         return;
     }
     let built = match build(&["x86_64", "aarch64"]) {

@@ -123,7 +123,7 @@ fn changed(arguments: &Arguments, stored: &Stored, config: &Config) -> Result<(P
     // Decided about the domain that it is going to be: libvirt counts no vIOMMU that the wrapper adds.
     let text = switched.as_deref().unwrap_or(document.text());
     let target = xml::parse(text.as_bytes())?;
-    let (_, plan) = input::decide(&target, &arguments.request, &arguments.host)?;
+    let plan = input::decide(&target, &arguments.request, &arguments.host)?.plan;
     if let Some(refusal) = plan.refusal() {
         return Err(refusal.clone().into());
     }

@@ -86,7 +86,7 @@ fn people(host: &Host, offers: &[Offer<'_>], out: &mut impl Write) -> io::Result
             match outcome {
                 Ok(given) if given == model => writeln!(out, "  {model:<8}   yes")?,
                 Ok(given) => writeln!(out, "  {model:<8}   yes: {given}")?,
-                Err(note) => writeln!(out, "  {model:<8}   no [{}]: {}", note.code, printable(&note.message))?,
+                Err(note) => writeln!(out, "  {model:<8}   {}", report::no(note))?,
             }
         }
     }

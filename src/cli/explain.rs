@@ -44,7 +44,7 @@ fn list(paint: Paint, out: &mut impl Write) -> Result<(), Failure> {
 }
 
 fn log(source: Option<&str>, paint: Paint, out: &mut impl Write) -> Result<(), Failure> {
-    let name = source.filter(|name| *name != "-").unwrap_or("stdin");
+    let name = input::name(source);
     let unreadable = |failure| match failure {
         Failure::Usage(why) if !name.contains('/') => {
             Failure::Usage(format!("{name} is not a code, and as a log: {why}"))

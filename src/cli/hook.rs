@@ -1,7 +1,7 @@
 //! `viommu hook`: libvirt's hook, by hand or by libvirt.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,10 +10,11 @@ use clap::Args;
 use crate::config;
 use crate::hook::{self, Effect, Event, Outcome};
 use crate::host::probe::Places;
+use crate::sys::fs;
 use crate::text::printable;
 use crate::xml;
 
-use super::refuse;
+use super::say;
 
 /// Run libvirt's hook by hand.
 #[derive(Debug, Args)]
@@ -65,7 +66,7 @@ fn decide(event: Event, extra: &str) -> Outcome {
     // Most domains fit, so that their XML is read at once.
     let mut bytes = Vec::with_capacity(64 * 1024);
     // What cannot be read is judged as what was read so far: cut XML, which is malformed.
-    let _ = io::stdin().lock().take(xml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes);
+    let _ = fs::read_past(io::stdin().lock(), xml::MAX_BYTES, &mut bytes);
     hook::decide(event, extra, &bytes, hook::configuration(Path::new(config::PATH)), &Places::default())
 }
 
@@ -79,7 +80,7 @@ fn print(outcome: &Outcome, out: &mut impl Write) {
 fn end(outcome: &Outcome) -> ExitCode {
     match &outcome.refusal {
         Some(refusal) => {
-            refuse(refusal);
+            say(refusal);
             ExitCode::from(1)
         }
         None => ExitCode::SUCCESS,

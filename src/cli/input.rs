@@ -15,6 +15,7 @@ use crate::host::{Emulator, Host};
 use crate::note::Note;
 use crate::plan::{self, Plan};
 use crate::request::Wishes;
+use crate::sys::fs;
 use crate::version::Version;
 use crate::xml::{self, Document};
 
@@ -76,9 +77,14 @@ pub(super) fn open(source: Option<&str>) -> Result<Box<dyn Read>, Failure> {
     }
 }
 
+/// How to speak of what [`open()`] opens.
+pub(super) fn name(source: Option<&str>) -> &str {
+    source.filter(|name| *name != "-").unwrap_or("stdin")
+}
+
 /// Reads a domain: a file, `-` or nothing for stdin.
 pub(super) fn file(source: Option<&str>) -> Result<Vec<u8>, Failure> {
-    limited(open(source)?, source.filter(|name| *name != "-").unwrap_or("stdin"))
+    limited(open(source)?, name(source))
 }
 
 /// Reads a domain: as [`file()`], else the name or UUID of a domain that virsh knows.
@@ -94,14 +100,21 @@ pub(super) fn domain_xml(source: Option<&str>, connection: &Connection) -> Resul
 }
 
 /// Reads a little more than a domain may have, so that the reader of the XML is the one who refuses it.
-pub(super) fn limited(mut input: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
+fn limited(input: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    input.by_ref().take(xml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
+    fs::read_past(input, xml::MAX_BYTES, &mut bytes).map_err(|error| unreadable(name, &error))?;
     Ok(bytes)
 }
 
 pub(super) fn unreadable(name: &str, error: &io::Error) -> Failure {
     Failure::Usage(format!("cannot read {name}: {error}"))
+}
+
+/// A decision, and what it is about.
+pub(super) struct Decided {
+    pub(super) domain: Domain,
+    pub(super) host: Host,
+    pub(super) plan: Plan,
 }
 
 /// Decides about a domain as the options say.
@@ -111,13 +124,13 @@ pub(super) fn decide(
     document: &Document<'_>,
     request: &RequestOptions,
     host: &HostOptions,
-) -> Result<(Domain, Plan), Failure> {
+) -> Result<Decided, Failure> {
     let domain = Domain::read(document)?;
     let wishes = Wishes { model: request.model.clone(), locked_memory: request.locked_memory, ..Wishes::default() };
     let config = host.configuration()?;
-    let facts = host.facts(&domain)?;
-    let plan = plan::decide(&domain, &wishes, &config, &facts);
-    Ok((domain, plan))
+    let host = host.facts(&domain)?;
+    let plan = plan::decide(&domain, &wishes, &config, &host);
+    Ok(Decided { domain, host, plan })
 }
 
 impl RequestOptions {

@@ -15,7 +15,7 @@ use crate::text::{bytes, printable};
 use crate::xml;
 
 use super::Failure;
-use super::input::{self, HostOptions, RequestOptions};
+use super::input::{self, Decided, HostOptions, RequestOptions};
 use super::virsh::Connection;
 
 /// Show (and raise) the locked-memory limit of a running guest.
@@ -44,7 +44,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
     };
     let live = arguments.connection.virsh().and_then(|virsh| virsh.dump(&name, &[])).map_err(Failure::Usage)?;
     let document = xml::parse(&live)?;
-    let (domain, plan) = input::decide(&document, &RequestOptions::default(), &arguments.host)?;
+    let Decided { domain, plan, .. } = input::decide(&document, &RequestOptions::default(), &arguments.host)?;
     let not_running = || Failure::Usage(format!("{name} is not running"));
     let (pid, _pinned) = guard::pinned(&guard::pidfile(&domain.name)).ok_or_else(not_running)?;
     if arguments.pid.is_some_and(|named| named != pid.as_raw_nonzero().get()) {

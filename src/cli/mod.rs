@@ -126,7 +126,7 @@ impl Failure {
     fn report(self) -> ExitCode {
         match self {
             Failure::Refused(note) => {
-                refuse(&note);
+                say(&note);
                 ExitCode::from(1)
             }
             Failure::Usage(message) => {
@@ -135,19 +135,15 @@ impl Failure {
             }
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Failure::Output(error) => {
-                let _ = writeln!(io::stderr(), "viommu: cannot write the output: {error}");
+                complain(&format!("cannot write the output: {error}"));
                 ExitCode::from(2)
             }
         }
     }
 }
 
-/// Says a refusal, in the one form in which every personality does: libvirt shows it to the user who started the guest.
-pub fn refuse(note: &Note) {
-    say(note);
-}
-
-/// Says what is worth knowing, where nobody asked for a report.
+/// Says a refusal, or what is worth knowing where nobody asked for a report, in the one form in which every personality does:
+/// libvirt shows it to the user who started the guest.
 pub fn say(note: &Note) {
     // In one piece, so that no other process's words can stand in between.
     let line = format!("viommu: {}[{}]: {}\n", note.level.as_str(), note.code, printable(&note.message));

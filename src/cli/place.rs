@@ -37,9 +37,9 @@ pub(super) fn run(
     out: &mut impl Write,
 ) -> Result<ExitCode, Failure> {
     let ask = |(host, options): (String, HostOptions)| {
-        let (domain, plan) = input::decide(document, request, &options)?;
-        let reason = obstacle(&domain, &plan, &options.facts(&domain)?);
-        Ok(Answer { host, suitable: reason.is_none(), reason, plan })
+        let decided = input::decide(document, request, &options)?;
+        let reason = obstacle(&decided.domain, &decided.plan, &decided.host);
+        Ok(Answer { host, suitable: reason.is_none(), reason, plan: decided.plan })
     };
     let answers = hosts.into_iter().map(ask).collect::<Result<Vec<Answer>, Failure>>()?;
     if json {

@@ -8,10 +8,10 @@ use clap::{Args, ValueEnum};
 use crate::rewrite::rewrite;
 use crate::xml;
 
-use super::input::{self, HostOptions, RequestOptions};
+use super::input::{self, Decided, HostOptions, RequestOptions};
 use super::report::{self, Paint};
 use super::virsh::Connection;
-use super::{Failure, place, refuse};
+use super::{Failure, place, say};
 
 /// Show what would be done for a domain, and why; change nothing.
 ///
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
         }
         return place::run(&document, &arguments.request, hosts, arguments.format == Format::Json, out);
     }
-    let (domain, plan) = input::decide(&document, &arguments.request, &arguments.host)?;
+    let Decided { domain, plan, .. } = input::decide(&document, &arguments.request, &arguments.host)?;
     let rewritten = if plan.refusal().is_some() { None } else { rewrite(&document, &plan)? };
     let paint = Paint::when(std::io::stdout().is_terminal());
     match arguments.format {
@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
     }
     if let Some(refusal) = plan.refusal() {
         out.flush()?;
-        refuse(refusal);
+        say(refusal);
         return Ok(ExitCode::from(1));
     }
     Ok(ExitCode::from(if arguments.exit_code && rewritten.is_some() { 3 } else { 0 }))

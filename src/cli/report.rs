@@ -148,6 +148,11 @@ pub(super) fn attributes(driver: &[(String, String)]) -> String {
     pairs.collect::<Vec<_>>().concat()
 }
 
+/// Why a host cannot give a model, behind the model's name.
+pub(super) fn no(note: &Note) -> String {
+    format!("no [{}]: {}", note.code, printable(&note.message))
+}
+
 fn described(origin: Origin) -> &'static str {
     match origin {
         Origin::Added => "added",

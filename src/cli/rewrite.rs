@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
     let bytes = input::file(arguments.file.as_deref())?;
     let document = xml::parse(&bytes)?;
-    let (_, plan) = input::decide(&document, &arguments.request, &arguments.host)?;
+    let plan = input::decide(&document, &arguments.request, &arguments.host)?.plan;
     match rewrite(&document, &plan)? {
         Some(text) => out.write_all(text.as_bytes())?,
         None => out.write_all(&bytes)?,

@@ -9,8 +9,9 @@ use crate::capability::{MODELS, Offer, gives};
 use crate::host::Host;
 use crate::note::{Code, Note};
 use crate::request::Model;
-use crate::text::printable;
 use crate::version::Version;
+
+use super::report;
 
 /// Nova writes this width into every vIOMMU, so a host with less cannot pass devices through behind one.
 const NOVA_AW_BITS: u8 = 48;
@@ -75,7 +76,7 @@ pub(super) fn nfd(host: &Host, offers: &[Offer<'_>], out: &mut impl Write) -> io
     for model in MODELS {
         match gives(host, offers, model) {
             Ok(()) => writeln!(out, "{PREFIX}-{}=true", model.as_str())?,
-            Err(note) => writeln!(out, "# {}: {}", model.as_str(), answer(&Err(note)))?,
+            Err(note) => writeln!(out, "# {}: {}", model.as_str(), report::no(&note))?,
         }
     }
     if let Some(iommu) = host.iommu {
@@ -87,7 +88,7 @@ pub(super) fn nfd(host: &Host, offers: &[Offer<'_>], out: &mut impl Write) -> io
 fn answer(outcome: &Result<(), Note>) -> String {
     match outcome {
         Ok(()) => "yes".to_owned(),
-        Err(note) => format!("no [{}]: {}", note.code, printable(&note.message)),
+        Err(note) => report::no(note),
     }
 }
 

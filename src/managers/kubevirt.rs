@@ -56,7 +56,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Some(text)) => out.write_all(text.as_bytes()),
         Ok(None) => out.write_all(domain),
         Err(refusal) => {
-            cli::refuse(&refusal);
+            cli::say(&refusal);
             return ExitCode::FAILURE;
         }
     };

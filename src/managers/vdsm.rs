@@ -5,7 +5,7 @@
 //! other script runs. Either failure keeps the machine from starting.
 
 use std::env;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -91,7 +91,7 @@ fn edit(file: &Path, asked: &Metadata) -> u8 {
             }
         },
         Err(refusal) => {
-            cli::refuse(&refusal);
+            cli::say(&refusal);
             STOP
         }
     }
@@ -100,6 +100,6 @@ fn edit(file: &Path, asked: &Metadata) -> u8 {
 /// A little more than a domain may have, so that the reader of the XML is the one who refuses it.
 fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::open(file)?.take(xml::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    fs::read_past(fs::open(file)?, xml::MAX_BYTES, &mut bytes)?;
     Ok(bytes)
 }

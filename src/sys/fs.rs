@@ -131,6 +131,15 @@ pub fn open(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
+/// Reads up to one byte more than `limit`, so that whoever judges the content sees that it is too large. What was read before
+/// an error is in `bytes`.
+///
+/// # Errors
+/// What the kernel says.
+pub fn read_past(input: impl Read, limit: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
+    input.take(limit as u64 + 1).read_to_end(bytes).map(drop)
+}
+
 /// Opens a file for reading and writing.
 ///
 /// # Errors
