@@ -18,18 +18,16 @@ on_both_suites! {
     a_hook_of_the_users_runs_first
 }
 
-/// Debian unstable changes every day, so its tests have a command of their own: `cargo test --test install -- --ignored`.
+/// Debian unstable, where what the next Debian does to an installation is seen first.
 mod sid {
     use super::Suite;
 
     #[test]
-    #[ignore = "Debian unstable is not what it was yesterday"]
     fn a_host_has_it_by_package_and_is_as_before() {
         super::a_host_has_it_by_package_and_is_as_before(Suite::Sid);
     }
 
     #[test]
-    #[ignore = "Debian unstable is not what it was yesterday"]
     fn a_host_has_it_by_script_and_is_as_before() {
         super::a_host_has_it_by_script_and_is_as_before(Suite::Sid);
     }
