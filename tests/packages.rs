@@ -111,12 +111,13 @@ fn maintainer_scripts_are_sound() {
     let Some(packages) = packages() else { return };
     let desk = desk("scripts");
     output("dpkg-deb", &[&"-e", &packages.deb, &desk]);
-    for tag in ["postin", "preun", "postun", "transfiletriggerscripts"] {
+    let tags = ["postin", "preun", "postun", "filetriggerscripts", "transfiletriggerscripts"];
+    for tag in tags {
         let script = output("rpm", &[&"-qp", &"--queryformat", &format!("%{{{tag}}}"), &packages.rpm]);
         assert!(script.contains("viommu"), "{tag}: {script}");
         fs::write(desk.join(tag), format!("#!/bin/sh\n{script}\n")).unwrap();
     }
-    for script in ["postinst", "prerm", "postrm", "postin", "preun", "postun", "transfiletriggerscripts"] {
+    for script in ["postinst", "prerm", "postrm"].into_iter().chain(tags) {
         output("shellcheck", &[&desk.join(script)]);
     }
 }
@@ -176,16 +177,17 @@ fn the_rpm_comes_and_goes_without_a_trace() {
             Release: 1
             Summary: A QEMU
             License: GPL
-            BuildArch: noarch
+            AutoReqProv: no
             %description
             %install
             install -D /usr/bin/qemu-system-x86_64 %{buildroot}/usr/bin/qemu-system-x86_64
             %files
             /usr/bin/qemu-system-x86_64"
         sed -i 's/^ *//' /tmp/qemu.spec
-        rpmbuild -bb --quiet --define '_topdir /tmp/qemu' --define '__os_install_post %{nil}' /tmp/qemu.spec
+        rpmbuild -bb --quiet --dbpath /tmp/rpmdb --define '_topdir /tmp/qemu' --define '__os_install_post %{nil}' \
+            --define 'debug_package %{nil}' /tmp/qemu.spec
         before=$(stat -c %z /usr/bin/viommu)
-        $rpm -i /tmp/qemu/RPMS/noarch/*.rpm
+        $rpm -i /tmp/qemu/RPMS/*/*.rpm
         [ "$(stat -c %z /usr/bin/viommu)" != "$before" ]
         $rpm -V libvirt-viommu
 
