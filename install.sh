@@ -93,7 +93,8 @@ find_binary() {
         target=$(uname -m)-unknown-linux-gnu
         binary=${CARGO_TARGET_DIR:-target}/$target/release/viommu
         if [ ! -x "$binary" ] || [ "$(find src Cargo.toml Cargo.lock -newer "$binary" | head -n 1)" ]; then
-            command -v cargo >/dev/null || die "$binary is missing or older than src/: run cargo build --release"
+            [ "$dry_run" ] || command -v cargo >/dev/null ||
+                die "viommu is not built, and there is no cargo: install Rust 1.85 or newer (Debian 13: apt-get install cargo)"
             run cargo build --release --locked --target "$target"
         fi
     fi

@@ -118,7 +118,15 @@ impl Wishes {
     pub fn written(written: &Metadata, source: Source) -> Result<Wishes, Note> {
         let place = source.describe();
         if let Some(unknown) = written.unknown.first() {
-            let message = format!("unknown key '{unknown}' in {place}: use model, locked-memory, aw-bits or hotplug");
+            let message = if unknown.starts_with('<') {
+                format!("unknown element {unknown} in {place}: write <viommu model='auto'/>")
+            } else {
+                format!("unknown key '{unknown}' in {place}: use model, locked-memory, aw-bits or hotplug")
+            };
+            return Err(Note::error(Code::RequestConflict, message));
+        }
+        if source == Source::Metadata && written.is_empty() {
+            let message = "<viommu> in the domain metadata asks for nothing: add model='auto', or take it out";
             return Err(Note::error(Code::RequestConflict, message));
         }
         Ok(Wishes {

@@ -179,7 +179,7 @@ fn live(lab: &Libvirt, install: &str, upgrade: &str, uninstall: &str, purge: &st
 
     let says = lab.run(uninstall);
     // Guests with the wrapper cannot start any more, so they are named; this is not what ended them.
-    assert!(says.stderr.contains("virsh edit running"), "{says:?}");
+    assert!(says.stderr.contains("guest running cannot start while"), "{says:?}");
     says.ok();
     lab.run(purge).ok();
     lab.restart_libvirtd();

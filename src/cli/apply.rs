@@ -108,7 +108,7 @@ fn apply(arguments: &Arguments, virsh: &Virsh, stored: &Stored, out: &mut impl W
     // libvirt writes it in its own words.
     backup.keep(Copy::Applied, &virsh.stored(&stored.uuid.to_string())?.xml)?;
     let kept = backup.path(Copy::Before);
-    writeln!(out, "{}: defined; as it was before it is in {}", printable(&stored.name), kept.display())?;
+    writeln!(out, "{}: changed; what it was before is in {}", printable(&stored.name), kept.display())?;
     Ok(redefine::say_when(&known, &stored.name, out)?)
 }
 

@@ -59,6 +59,6 @@ fn remove(
     let keep = || backup.keep(Copy::Removed, &stored.xml);
     let Some(known) = targets.redefine(virsh, stored, &text, out, keep)? else { return Ok(()) };
     backup.forget(Copy::Applied);
-    writeln!(out, "{shown}: defined; as it was before it is in {}", backup.path(Copy::Removed).display())?;
+    writeln!(out, "{shown}: changed; what it was before is in {}", backup.path(Copy::Removed).display())?;
     Ok(redefine::say_when(&known, &stored.name, out)?)
 }

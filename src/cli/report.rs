@@ -62,7 +62,12 @@ pub(super) fn plan(
     writeln!(out)?;
     decision(plan, refused, paint, out)?;
     if rewritten.is_some() {
-        writeln!(out, "\n{}", paint.bold("Changes to the domain XML"))?;
+        // The wrapper leaves the XML as it is.
+        let heading = match plan.route {
+            Route::Native => "Changes to the domain XML",
+            Route::Wrapper => "What the domain XML would be without the wrapper",
+        };
+        writeln!(out, "\n{}", paint.bold(heading))?;
         changes(plan, out)?;
         writeln!(out)?;
         diff(original, rewritten, paint, "  ", out)?;

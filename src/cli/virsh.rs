@@ -89,10 +89,12 @@ impl Virsh {
             let _ = pipe.write_all(stdin.as_bytes());
         }
         let output = child.wait_with_output().map_err(failed)?;
-        if output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        // Of several commands in one call the status is the last one's.
+        if output.status.success() && !complaint.lines().any(|line| line.starts_with("error:")) {
             return Ok(output.stdout);
         }
-        let reason = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        let reason = complaint.trim().replace('\n', "; ");
         Err(if reason.is_empty() { format!("virsh ended with {}", output.status) } else { reason })
     }
 

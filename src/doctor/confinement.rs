@@ -146,8 +146,10 @@ pub(super) fn privileges(facts: &Facts) -> Check {
     const NAME: &str = "privileges";
     let Some(daemon) = &facts.daemon else { return Check::ok(NAME, "no daemon runs") };
     let broken = |message: String| {
-        let remedy =
-            format!("give them to {}'s unit or container, or set <memtune><hard_limit> for each guest", daemon.name);
+        let remedy = format!(
+            "add what it lacks to {}'s unit or container, or set <memtune><hard_limit> for each guest",
+            daemon.name
+        );
         Check::broken(NAME, Code::MemlockNoPrivilege, message, remedy)
     };
     let Some(capabilities) = daemon.capabilities else {

@@ -77,7 +77,7 @@ fn alive(facts: &Facts, guest: &Guest) -> Option<Check> {
     let limit = guest.running.as_ref()?.limit.filter(|limit| *limit < needed)?;
     let needed = if needed == u64::MAX { "no limit".to_owned() } else { format!("{needed} bytes") };
     let message = format!("{} may lock {limit} bytes and needs {needed}", domain.name);
-    let remedy = format!("viommu memlock {} --raise, before anything is plugged", domain.name);
+    let remedy = "viommu memlock DOMAIN --raise, before anything is plugged";
     Some(Check::broken(NAME, Code::MemlockTooLow, message, remedy))
 }
 
@@ -91,7 +91,7 @@ fn would_start(facts: &Facts, guest: &Guest) -> Option<Check> {
     let refusal = plan.refusal().cloned().or_else(|| plan.refusal_unless_rewritten())?;
     debug_assert_eq!(refusal.level, Level::Error);
     let message = format!("{} will be refused: {}", domain.name, refusal.message);
-    Some(Check::broken(NAME, refusal.code, message, format!("viommu plan {} says more", domain.name)))
+    Some(Check::broken(NAME, refusal.code, message, "viommu plan DOMAIN says more"))
 }
 
 fn unreadable(guest: &Guest, note: &Note) -> Check {

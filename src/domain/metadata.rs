@@ -17,8 +17,13 @@ const WINDOWS_ID: &str = "http://microsoft.com/win/";
 impl Metadata {
     /// Reads our own element from `<metadata>`.
     pub(super) fn read(metadata: Element<'_, '_>) -> Option<Metadata> {
-        let request = metadata.child_ns(METADATA_NAMESPACE, "viommu")?;
+        let request = metadata.elements().find(|element| element.namespace() == Some(METADATA_NAMESPACE))?;
         let mut read = Metadata::default();
+        if request.name() != "viommu" {
+            // Whoever writes in our namespace means us.
+            read.unknown.push(format!("<{}>", request.name()));
+            return Some(read);
+        }
         for attribute in request.attributes() {
             // A prefixed attribute is not ours, and whoever wrote it ought to hear that.
             match attribute.namespace {
@@ -27,6 +32,13 @@ impl Metadata {
             }
         }
         Some(read)
+    }
+
+    /// Whether nothing is written for any key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let values = [&self.model, &self.locked_memory, &self.aw_bits, &self.hotplug];
+        values.iter().all(|value| value.as_deref().is_none_or(str::is_empty)) && self.unknown.is_empty()
     }
 
     /// Takes over what somebody has written for a key.
@@ -119,6 +131,8 @@ mod tests {
         let metadata = domain.metadata.unwrap();
         assert_eq!(metadata.model.as_deref(), Some(""));
         assert_eq!(metadata.unknown, ["model", "modle", "MODEL"]);
+        let misspelt = "<viommmu xmlns='urn:libvirt-viommu:1' model='intel'/>";
+        assert_eq!(self::domain(misspelt).metadata.unwrap().unknown, ["<viommmu>"]);
     }
 
     /// What Nova 33.0.0 writes, shortened, with a prefix `n` of its own.

@@ -191,8 +191,10 @@ impl Plan {
             // The reason says what is lacking.
             Edit::CompleteIommu { .. } | Edit::SplitIoapic | Edit::ForbidPageSharing => "",
         };
+        // Not the domain's name: whoever chose it would have a word in what people paste into a root shell.
         let message = format!(
-            "{}{lack}: define what 'viommu rewrite' makes of the domain XML, or set <emulator> to {}",
+            "{}{lack}: run 'viommu apply DOMAIN', or have the XML go through 'viommu rewrite' before it is defined, or set <emulator> \
+             to {}",
             missing.reason,
             wrapper_for(self.domain.arch.as_deref())
         );

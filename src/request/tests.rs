@@ -76,6 +76,10 @@ fn own_metadata_is_strict() {
         Metadata { hotplug: Some("maybe".into()), ..Metadata::default() },
         Metadata { aw_bits: Some("57".into()), ..Metadata::default() },
         Metadata { unknown: vec!["modell".into()], ..Metadata::default() },
+        Metadata { unknown: vec!["<viommmu>".into()], ..Metadata::default() },
+        // Who writes this believes that the guest asks.
+        Metadata::default(),
+        Metadata { model: Some(String::new()), ..Metadata::default() },
     ];
     for metadata in wrong {
         assert_eq!(request(&with(metadata)).unwrap_err().code, Code::RequestConflict);

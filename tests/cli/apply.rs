@@ -17,7 +17,7 @@ fn desk(test: &str) -> PathBuf {
     let _ = fs::remove_dir_all(&desk);
     fs::create_dir_all(desk.join("bin")).unwrap();
     let script = "#!/bin/sh\ncd \"${0%/*}/..\"\ncase $* in\n*uri) cat uri ;;\n*dumpxml*) cat domain.xml ;;\n\
-                  *list*) grep -o '[0-9a-f-]\\{36\\}' domain.xml | head -1; echo ==; echo == ;;\n\
+                  *list*) { [ ! -e stuck ] && grep -o '[0-9a-f-]\\{36\\}' domain.xml || cat stuck >&2; } | head -1; echo ==; echo == ;;\n\
                   *define*) cat /dev/stdin >new.xml; mv new.xml domain.xml ;;\nesac\n";
     for (name, content) in [("script", script), ("domain.xml", &example()), ("uri", "qemu:///system\n")] {
         fs::write(desk.join(name), content).unwrap();
@@ -77,6 +77,19 @@ fn who_is_not_root_has_a_backup_of_his_own() {
     assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o7777, 0o700);
     assert!(fs::read_to_string(desk.join("domain.xml")).unwrap().contains("<iommu model='virtio'/>"));
     verb("remove");
+    assert_eq!(fs::read_to_string(desk.join("domain.xml")).unwrap(), example());
+    fs::remove_dir_all(desk).unwrap();
+}
+
+/// Of several commands in one call virsh's exit status is the last one's.
+#[test]
+fn a_list_that_failed_is_no_empty_list() {
+    let desk = desk("stuck");
+    fs::write(desk.join("stuck"), "error: Failed to list domains\n").unwrap();
+    let host = fs::canonicalize(HOST).unwrap();
+    let known = ["apply", "--yes", "dpdk-gateway", "--config", NO_CONFIG, "--host", host.to_str().unwrap()];
+    let ran = viommu(&desk, &path(&desk), &known);
+    assert!(ran.status == 2 && ran.stderr.contains("Failed to list domains"), "{ran:?}");
     assert_eq!(fs::read_to_string(desk.join("domain.xml")).unwrap(), example());
     fs::remove_dir_all(desk).unwrap();
 }

@@ -25,7 +25,7 @@ fn a_named_configuration_counts() {
     let file = directory.join("other.toml");
     let path = file.to_str().unwrap();
     let plan = |path: &str, domain: &str| run(VIOMMU, &["plan", "--host", HOST, "--config", path], domain.as_bytes());
-    let silent = example().replace(" model='auto'", "");
+    let silent = example().replace(" model='auto'", " hotplug='no'");
 
     fs::write(&file, "[[domain]]\nname = 'dpdk-*'\nmodel = 'intel'\n").unwrap();
     let ran = plan(path, &silent);
