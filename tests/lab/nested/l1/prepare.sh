@@ -16,7 +16,7 @@ done
 chmod 666 /dev/vfio/vfio
 
 # Root would have CAP_IPC_LOCK, for which the limit does not hold: QEMU must run as Debian runs it, as libvirt-qemu.
-grep -qE 'apparmor|selinux' /sys/kernel/security/lsm || echo 'security_driver = "none"' >/etc/libvirt/qemu.conf
+grep -qE 'security=(apparmor|selinux)' /proc/cmdline || echo 'security_driver = "none"' >/etc/libvirt/qemu.conf
 # What the administrator of a host with SELinux allows his guests: VFIO, the link of a device to its group, and an emulator without KVM.
 ! enforcing || setsebool virt_use_vfio=1 virt_use_sysfs=1 virt_use_execmem=1
 
