@@ -11,6 +11,7 @@ mod host;
 #[path = "lab/nested/results.rs"]
 #[allow(dead_code, reason = "tests/nested.rs asks for more")]
 mod results;
+mod support;
 
 use host::Suite;
 use results::Results;

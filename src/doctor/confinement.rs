@@ -58,6 +58,8 @@ pub(super) fn apparmor(facts: &Facts) -> Option<Check> {
 
 const DIRECTORY: &str = "abstractions/libvirt-qemu.d";
 const LOCAL: &str = "local/abstractions/libvirt-qemu";
+/// The file of the packages, which they include from the local file where libvirt does not look into the directory.
+const OWN: &str = "abstractions/libvirt-qemu.d/viommu";
 
 /// Where additions belong: libvirt has included a directory since 9.6, Debian a local file before.
 fn place(abstraction: &str) -> String {
@@ -77,8 +79,10 @@ impl AppArmor {
     /// The rules that the wrapper needs and that are not there.
     fn missing(&self, abstraction: &str) -> Vec<&'static str> {
         let mut texts = vec![abstraction];
-        texts.extend(includes(abstraction, DIRECTORY).then_some(self.directory.as_str()));
-        texts.extend(includes(abstraction, LOCAL).then_some(self.local.as_str()));
+        let local = includes(abstraction, LOCAL).then_some(self.local.as_str());
+        let directory = includes(abstraction, DIRECTORY) || local.is_some_and(|local| includes(local, OWN));
+        texts.extend(local);
+        texts.extend(directory.then_some(self.directory.as_str()));
         let rules = || texts.iter().flat_map(|text| text.lines()).map(str::trim).filter(|line| !line.starts_with('#'));
         // PATH PERMISSIONS, with qualifiers or without.
         let allowed = |path: &str, permission: char| {
@@ -114,7 +118,7 @@ pub(super) fn selinux(facts: &Facts) -> Option<Check> {
             "make it a link to /usr/bin/viommu",
         );
     }
-    let relabel = "install viommu's policy module, then restorecon -RF /usr/bin/viommu /run/viommu";
+    let relabel = "install viommu's policy module, then restorecon -RFi /usr/bin/viommu /run/viommu /var/lib/viommu";
     if !wraps(facts) {
         return Some(Check::ok(NAME, "needs no label: there is no wrapper"));
     }
@@ -196,6 +200,8 @@ mod tests {
         "  include if exists <abstractions/libvirt-qemu.d>\n  include if exists <local/abstractions/libvirt-qemu>\n";
     const OLD: &str = "  #include <local/abstractions/libvirt-qemu>\n";
     const RULES: &str = include_str!("../../hooks/apparmor/viommu");
+    // As hooks/attach writes it.
+    const INCLUDED: &str = "include if exists <abstractions/libvirt-qemu.d/viommu>\n";
 
     fn missing(abstraction: &str, directory: &str, local: &str) -> usize {
         let files = AppArmor { abstraction: None, directory: directory.to_owned(), local: local.to_owned() };
@@ -213,6 +219,8 @@ mod tests {
             (NEW, "", "", 2),
             (OLD, RULES, "", 2),
             (OLD, "", RULES, 0),
+            (OLD, RULES, INCLUDED, 0),
+            (OLD, "", INCLUDED, 2),
             (RULES, "", "", 0),
         ] {
             assert_eq!(missing(abstraction, directory, local), lacks, "{abstraction} {directory} {local}");

@@ -2,6 +2,7 @@
 # A Debian root directory with libvirt and QEMU of one suite, for the tests to chroot into and to make images of.
 #
 #   tests/lab/root.sh SUITE DIR      bullseye (libvirt 7.0, QEMU 5.2)   bookworm (9.0, 7.2)   trixie (11.3, 10.0)   sid (12.8, 11.1)
+#   tests/lab/root.sh SUITE-selinux DIR      the same with the reference policy of SELinux
 #
 # DIR is left alone when it is complete. MIRROR in the environment names another package mirror than mmdebstrap's own choice.
 set -euo pipefail
@@ -10,11 +11,12 @@ suite=$1 dir=$2
 # libvirt-daemon-driver-qemu is only recommended by libvirt-daemon, and recommendations are off.
 packages=libvirt-daemon-system,libvirt-clients,libvirt-daemon-driver-qemu,qemu-system-x86,qemu-system-arm,qemu-efi-aarch64,qemu-utils
 packages+=,ovmf,kmod,udev,procps,iproute2,pciutils,strace,gdb-minimal,socat,apparmor,systemd-sysv,dbus,util-linux
+[[ $suite != *-selinux ]] || packages+=,selinux-policy-default,policycoreutils
 rm -rf "$dir"
 mkdir -p "$(dirname "$dir")"
 mmdebstrap --variant=minbase --mode=root --quiet \
     --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Check-Valid-Until "false"' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/info/*' \
-    --include="$packages" "$suite" "$dir" ${MIRROR:+"$MIRROR"}
+    --include="$packages" "${suite%-selinux}" "$dir" ${MIRROR:+"$MIRROR"}
 touch "$dir/.complete"

@@ -1,19 +1,19 @@
 #!/bin/bash
 # Boots an L1 of any suite, runs scenarios in it and prints what they say; judging is up to the reader, or to tests/nested.rs.
 #
-#   tests/lab/nested/all.sh SUITE [SCENARIO…]      default: all but os and apparmor, in the order of their names
+#   tests/lab/nested/all.sh SUITE [SCENARIO…]      default: all s… and w…, in the order of their numbers
 #
-#   VIOMMU_BIN=FILE   the viommu binary (default: the one that cargo built last)
+#   VIOMMU_BIN=FILE   the viommu binary (default: the one that cargo built last, unless there is a VIOMMU_DEB)
 #   also what boot.sh reads
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 suite=${1:?usage: all.sh SUITE [SCENARIO…]}
 shift
-if [ -z "${VIOMMU_BIN:-}" ]; then
+if [ -z "${VIOMMU_BIN:-}${VIOMMU_DEB:-}" ]; then
     # shellcheck disable=SC2012 # cargo's own names
     VIOMMU_BIN=$(ls -t "$here"/../../../target/*/{debug,release}/viommu 2>/dev/null | head -n 1)
+    export VIOMMU_BIN
 fi
-export VIOMMU_BIN
 # shellcheck disable=SC2046 # no blanks in these names
 [ $# -gt 0 ] || set -- $(basename -s .sh "$here"/l1/scenarios/[sw][0-9]*.sh | sort -V)
 instance=all-$suite

@@ -5,6 +5,7 @@
 #
 #   ARCH=aarch64      an AArch64 host with SMMUv3 in place of x86 with VT-d (its image: ../arm64/image.sh)
 #   VIOMMU_BIN=FILE   the viommu binary that prepare.sh installs in L1 (none: only scenarios without viommu)
+#   VIOMMU_DEB=FILE   in its place the package; confined hosts want it
 #   INIT=systemd      systemd as PID 1 in place of a shell script (slower; AppArmor needs it)
 #   CMDLINE='…'       more words for the kernel, e.g. 'apparmor=1 security=apparmor'
 #   BOOT_LIMIT=SEC    how long to wait (60)
@@ -39,9 +40,9 @@ rm -rf "$dir"
 mkdir -p "$dir"/share/{in,out}
 cp -r "$here"/l1/{prepare.sh,lib.sh} "$source/l1/scenarios" "$dir/share/"
 [ ! -e "$source/l1/arch.sh" ] || cp "$source/l1/arch.sh" "$dir/share/"
-[ ! -e "$here/../../../hooks/apparmor/viommu" ] || cp "$here/../../../hooks/apparmor/viommu" "$dir/share/apparmor"
 cp "$nested/$kernel"/{vmlinuz,l2-initrd} "$dir/share/"
 [ -z "${VIOMMU_BIN:-}" ] || install -m755 "$VIOMMU_BIN" "$dir/share/viommu"
+[ -z "${VIOMMU_DEB:-}" ] || cp "$VIOMMU_DEB" "$dir/share/viommu.deb"
 
 # Inside QEMU's chroot the lab stands at /mnt.
 inside=/mnt/instances/$instance
@@ -55,7 +56,8 @@ for number in 1 2 3 4 5; do
         -device "igb,bus=port$number,netdev=net$number,mac=52:54:00:aa:00:0$number"
     )
 done
-cmdline+=" mitigations=off nokaslr loglevel=4 panic=-1"
+# Every denial is logged, however many there are.
+cmdline+=" mitigations=off nokaslr loglevel=4 panic=-1 sysctl.kernel.printk_ratelimit=0"
 [ "${INIT:-}" != systemd ] || cmdline+=" LAB_INIT=/lib/systemd/systemd"
 case " ${CMDLINE:-} " in *' apparmor='*) ;; *) cmdline+=" apparmor=0" ;; esac
 cmdline+=" ${CMDLINE:-}"

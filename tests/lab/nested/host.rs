@@ -7,9 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use super::results::Results;
-
-/// A run is given four times what it took on two busy cores.
-const PREPARE_SECONDS: u64 = 4 * 12;
+use super::support::packages::packages;
 
 /// What L1 is: a distribution release, confined or not. One scenario at a time: they share its NICs.
 pub(super) struct Suite {
@@ -63,6 +61,8 @@ pub(super) enum Security {
     None,
     /// As the distribution has it, which takes systemd.
     AppArmor,
+    /// Enforcing, likewise.
+    SeLinux,
 }
 
 impl Security {
@@ -71,6 +71,7 @@ impl Security {
         match self {
             Security::None => "plain",
             Security::AppArmor => "apparmor",
+            Security::SeLinux => "enforcing",
         }
     }
 
@@ -81,6 +82,19 @@ impl Security {
             Security::AppArmor => {
                 &[("BOOT_LIMIT", "300"), ("INIT", "systemd"), ("CMDLINE", "apparmor=1 security=apparmor")]
             }
+            Security::SeLinux => {
+                &[("BOOT_LIMIT", "300"), ("INIT", "systemd"), ("CMDLINE", "security=selinux selinux=1 enforcing=1")]
+            }
+        }
+    }
+
+    /// How long `prepare.sh` takes on two busy cores, seconds.
+    fn prepare_seconds(self) -> u64 {
+        match self {
+            Security::None => 12,
+            Security::AppArmor => 20,
+            // To load a policy module takes longer than all the rest.
+            Security::SeLinux => 60,
         }
     }
 }
@@ -99,6 +113,10 @@ impl Suite {
 
     pub(super) const fn trixie(security: Security) -> Self {
         Self::new("trixie", "11.3.", "10.0.", security, Arch::X86)
+    }
+
+    pub(super) const fn trixie_with_selinux() -> Self {
+        Self::new("trixie-selinux", "11.3.", "10.0.", Security::SeLinux, Arch::X86)
     }
 
     pub(super) const fn trixie_on_aarch64() -> Self {
@@ -154,11 +172,15 @@ impl Suite {
                     say(&format!("SKIPPED: every nested test on {}: {why}", self.name));
                     Host::Skipped
                 }
-                None => match self.boot().or_else(|why| {
-                    say(&format!("{}: L1 did not boot, trying once more: {why}", self.name));
-                    self.boot()
-                }) {
-                    Ok(instance) => Host::Up(instance),
+                None => match self.viommu() {
+                    Ok(Some(viommu)) => match self.boot(&viommu).or_else(|why| {
+                        say(&format!("{}: L1 did not boot, trying once more: {why}", self.name));
+                        self.boot(&viommu)
+                    }) {
+                        Ok(instance) => Host::Up(instance),
+                        Err(why) => Host::Broken(why),
+                    },
+                    Ok(None) => Host::Skipped,
                     Err(why) => Host::Broken(why),
                 },
             };
@@ -170,8 +192,19 @@ impl Suite {
         }
     }
 
+    /// What brings viommu to L1: a variable of `boot.sh`'s, and its value. A confined host gets the package; none where the tools to
+    /// build it are missing.
+    fn viommu(&self) -> Result<Option<(&'static str, String)>, String> {
+        match self.security {
+            Security::None => self.arch.binary().map(|binary| Some(("VIOMMU_BIN", binary))),
+            Security::AppArmor | Security::SeLinux => {
+                Ok(packages().map(|built| ("VIOMMU_DEB", built.deb.display().to_string())))
+            }
+        }
+    }
+
     /// Builds what is missing, boots, prepares, and checks that L1 is what the scenarios take it for.
-    fn boot(&self) -> Result<String, String> {
+    fn boot(&self, viommu: &(&str, String)) -> Result<String, String> {
         // Building needs the network and may take minutes: it has no limit, and its failure is not one of the boot.
         let build = Ran::from(lab_command(self.arch.image(), &[self.name]).output());
         if build.status != Some(0) {
@@ -181,7 +214,7 @@ impl Suite {
         let instance = format!("test-{}-{}-{}-{owner}", self.name, self.arch.name(), self.security.name());
         let boot = lab_command("nested/boot.sh", &[self.name, &instance])
             .env("ARCH", self.arch.name())
-            .env("VIOMMU_BIN", self.arch.binary()?)
+            .env(viommu.0, &viommu.1)
             .env("OWNER", owner)
             .envs(self.security.boot().iter().copied())
             .output();
@@ -190,7 +223,7 @@ impl Suite {
             return Err(boot.output);
         }
         let prepare = lab_command("nested/run.sh", &[&instance, "bash /lab/prepare.sh"])
-            .env("LIMIT", PREPARE_SECONDS.to_string())
+            .env("LIMIT", (4 * self.security.prepare_seconds()).to_string())
             .output();
         let prepare = Ran::from(prepare);
         let found = Results::parse(&prepare.output);

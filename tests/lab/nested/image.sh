@@ -1,7 +1,7 @@
 #!/bin/bash
 # L1's root disk for one suite.
 #
-#   tests/lab/nested/image.sh SUITE        -> $VIOMMU_LAB/nested/SUITE/root.img
+#   tests/lab/nested/image.sh SUITE[-selinux]        -> $VIOMMU_LAB/nested/SUITE[-selinux]/root.img
 #
 # The root of root.sh is copied without what L1 has no use for, so that the image is small and libvirt probes one emulator
 # and not four; mke2fs fills the file system by itself: no loop device, no mount.
@@ -13,7 +13,7 @@ root=$lab/roots/$suite
 make_root "$suite"
 lock "image-$suite"
 out=$nested/$suite
-stamp=$(stamp_of "$kit/stamp" "$here/image.sh" "$here"/l1/init "$here"/l1/lab.service <(stat -c %Y "$root/.complete"))
+stamp=$(stamp_of "$kit/stamp" "$here/image.sh" "$here"/l1/init "$here"/l1/{lab.service,selinux.cil} <(stat -c %Y "$root/.complete"))
 [ "$(cat "$out/stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 
 # In the kit, because mke2fs is run inside of it.
@@ -22,7 +22,7 @@ rm -rf "$stage" "$out"
 mkdir -p "$stage" "$out"
 useless=(
     'usr/bin/qemu-system-[!x]*' usr/bin/qemu-system-x86_64-microvm usr/share/{AAVMF,OVMF,ovmf,qemu-efi-aarch64} usr/lib/ipxe
-    usr/lib/udev/hwdb.d 'usr/share/perl*' usr/lib/x86_64-linux-gnu/perl var/lib/apt var/lib/dpkg/info var/cache 'dev/*'
+    usr/lib/udev/hwdb.d 'usr/share/perl*' usr/lib/x86_64-linux-gnu/perl var/lib/apt var/cache 'dev/*'
 )
 tar -C "$root" --one-file-system "${useless[@]/#/--exclude=./}" -cf - . | tar -C "$stage" -xf -
 mkdir -p "$stage"/{lab,var/cache/libvirt,var/cache/apparmor}
@@ -44,6 +44,13 @@ echo '127.0.0.1 localhost l1' >"$stage/etc/hosts"
 echo l1 >"$stage/etc/hostname"
 sha256sum <<<"$suite" | head -c 32 >"$stage/etc/machine-id"
 rm -f "$stage/etc/resolv.conf"
+
+# Every file gets its label here, and mke2fs takes it over: L1 would need minutes for it.
+if [[ $suite = *-selinux ]]; then
+    cp "$here/l1/selinux.cil" "$stage/root/lab.cil"
+    chroot "$stage" semodule --noreload --install /root/lab.cil
+    chroot "$stage" setfiles -F /etc/selinux/default/contexts/files/file_contexts /
+fi
 
 truncate -s 1G "$kit/$suite.img"
 chroot "$kit" mke2fs -q -t ext4 -O '^has_journal,^metadata_csum' -E lazy_itable_init=1 -m0 -d "/stage-$suite" "/$suite.img"

@@ -67,19 +67,21 @@ without_hook() {
     mv /tmp/hook /etc/libvirt/hooks/qemu 2>/dev/null
 }
 
-# ---- AppArmor
+# ---- AppArmor and SELinux
 
+enforcing() { [ "$(cat /sys/fs/selinux/enforce 2>/dev/null)" = 1 ]; }
 confinement() { tr -d '\0' <"/proc/$1/attr/current"; }
-denials() { dmesg | grep -c 'apparmor="DENIED"'; }
+# What the kernel denied since the last start began, and how often it did.
+denied() { dmesg | grep -E 'apparmor="DENIED"|avc: +denied'; }
+denials() { denied | wc -l; }
 
-# Lets confined guests use viommu, by the file that is shipped for it. It is read at each start.
-allow_viommu() {
-    local abstractions=/etc/apparmor.d/abstractions
-    if grep -qs 'libvirt-qemu\.d' $abstractions/libvirt-qemu; then
-        install -D -m644 /lab/apparmor $abstractions/libvirt-qemu.d/viommu
-    else
-        cat /lab/apparmor >>/etc/apparmor.d/local/abstractions/libvirt-qemu
-    fi
+# without_rules COMMAND…: as on a host that lacks what viommu's package ships for AppArmor, and has all else of it. libvirt reads the
+# rules at each start.
+without_rules() {
+    local rules=/etc/apparmor.d/abstractions/libvirt-qemu.d/viommu
+    mv $rules /tmp/rules
+    "$@"
+    mv /tmp/rules $rules
 }
 
 # ---- domains

@@ -1,6 +1,6 @@
 #!/bin/bash
-# What viommu doctor says about a real host: systemd, AppArmor enforced, an IOMMU, VFIO, libvirtd as its package starts it.
-# Needs an L1 with INIT=systemd CMDLINE='apparmor=1 security=apparmor'.
+# What viommu doctor says about a real host: systemd, AppArmor enforced, an IOMMU, VFIO, libvirtd as its package starts it, viommu from its
+# package. Needs an L1 with VIOMMU_DEB=FILE INIT=systemd CMDLINE='apparmor=1 security=apparmor'.
 . "$(dirname "$0")/../lib.sh"
 
 # examined NAME: a RESULT line with the exit status, and state and code of every check that is not ok, the first one first.
@@ -12,17 +12,10 @@ examined() {
     echo "RESULT $1 status=$status found=${found:-nothing} message=$(one_line </tmp/doctor)"
 }
 
-# Takes back what allow_viommu gave: other scenarios want to begin without it, too.
-forbid_viommu() {
-    rm -f /etc/apparmor.d/abstractions/libvirt-qemu.d/viommu
-    sed -i '/viommu/d' /etc/apparmor.d/local/abstractions/libvirt-qemu 2>/dev/null || : # Debian 13 has none
-}
-
-# As an administrator finds it: viommu's files are there, and the rules are not.
-forbid_viommu
-examined doctor-unprepared
-allow_viommu
-examined doctor-prepared
+# As after the installation: what the hook has written since would tell that the daemon knows it.
+rm -f "$STATE"/*.json /var/lib/viommu/*.json
+examined doctor-installed
+without_rules examined doctor-unprepared
 
 # A hook that comes to a daemon which has none. Times are compared to the second.
 rm -rf /etc/libvirt/hooks
@@ -36,4 +29,3 @@ examined doctor-not-reloaded
 systemctl reload libvirtd
 systemctl daemon-reload
 examined doctor-reloaded
-forbid_viommu
