@@ -15,10 +15,12 @@ mod host;
 mod program;
 #[path = "support/sandbox.rs"]
 mod sandbox;
+#[path = "hook/wrapper.rs"]
+mod wrapper;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::Command;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::process::{Command, Stdio};
 
 use program::{Ran, VIOMMU, feed, run};
 
@@ -135,13 +137,24 @@ fn a_broken_configuration_harms_only_who_asks() {
     }
     let guests = guests();
     let write = |text: &str| fs::write(CONFIG, text).unwrap();
-    let breakages: [(&str, &dyn Fn()); 8] = [
+    let breakages: [(&str, &dyn Fn()); 10] = [
         ("no TOML", &|| write("no TOML")),
         ("an unknown key", &|| write("modell = 'intel'")),
         ("a wrong value", &|| write("[default]\nmodel = 'Intel'")),
         ("others may write", &|| {
             write("");
             fs::set_permissions(CONFIG, fs::Permissions::from_mode(0o666)).unwrap();
+        }),
+        ("somebody else's", &|| {
+            write("");
+            // In a user namespace there is nobody else.
+            chown(CONFIG, Some(65_534), None)
+                .or_else(|_| fs::set_permissions(CONFIG, fs::Permissions::from_mode(0o666)))
+                .unwrap();
+        }),
+        ("a second name", &|| {
+            write("");
+            fs::hard_link(CONFIG, "/etc/second.toml").unwrap();
         }),
         ("a directory", &|| fs::create_dir(CONFIG).unwrap()),
         ("a symbolic link", &|| symlink("/etc/other.toml", CONFIG).unwrap()),
@@ -194,6 +207,13 @@ fn a_request_that_cannot_be_understood_is_refused() {
         assert_event("a running guest", &hook(event, &locked), None);
         assert_event("a running guest", &hook(event, &model), None);
     }
+    // A guest whose XML nobody can read may be the one that the host has a rule for.
+    for (rule, refusal) in [("[[domain]]\nname = 'dpdk-*'\nmodel = 'intel'", Some("xml-malformed")), ("", None)] {
+        fs::write(CONFIG, rule).unwrap();
+        for event in [PREPARE, START] {
+            assert_event(rule, &hook(event, &guests.broken_silent), refusal);
+        }
+    }
 }
 
 #[test]
@@ -212,6 +232,15 @@ fn a_running_guest_is_never_harmed() {
             assert_event(&format!("{event:?}"), &ran, None);
             assert!(ran.stdout.is_empty());
         }
+    }
+    // Nothing is read where nothing is to be done, so nobody is waited for who writes nothing and closes nothing.
+    for event in OTHERS {
+        let mut waiting = Command::new("timeout");
+        waiting.arg("20").arg(sandbox::hook()).arg(NAME).args(event).stdin(Stdio::piped());
+        let mut waiting = waiting.spawn().unwrap();
+        let open = waiting.stdin.take();
+        assert!(waiting.wait().unwrap().success(), "{event:?}");
+        drop(open);
     }
     // Fewer arguments than libvirt gives, or more, are not libvirt's call; a name can be anything.
     for arguments in

@@ -112,15 +112,14 @@ impl Findings {
 /// The codes in a line, as viommu writes them: `error[CODE]`.
 fn codes(line: &str) -> Vec<Code> {
     let mut found = Vec::new();
-    for (at, _) in line.match_indices('[') {
-        let (before, after) = (line.get(..at).unwrap_or(""), line.get(at + 1..).unwrap_or(""));
-        if ![Level::Error, Level::Warning, Level::Info].iter().any(|level| before.ends_with(level.as_str())) {
-            continue;
-        }
-        // No code is longer, and a line of nothing but brackets must not be searched to its end for each of them.
-        let end = after.bytes().take(64).position(|byte| byte == b']');
-        let code = end.and_then(|end| after.get(..end)).and_then(Code::from_name);
+    // Each piece ends where the next bracket begins, so a line of nothing but brackets is walked through once, too.
+    let mut pieces = line.split('[');
+    let mut before = pieces.next().unwrap_or_default();
+    for piece in pieces {
+        let level = [Level::Error, Level::Warning, Level::Info].iter().any(|level| before.ends_with(level.as_str()));
+        let code = piece.split_once(']').filter(|_| level).and_then(|(name, _)| Code::from_name(name));
         found.extend(code.filter(|code| !found.contains(code)));
+        before = piece;
     }
     found
 }

@@ -262,6 +262,17 @@ mod tests {
     }
 
     #[test]
+    fn what_others_may_write_is_no_cache() {
+        use std::os::unix::fs::PermissionsExt;
+        let tree = Tree::new("forged");
+        tree.file("elsewhere.xml", &cache("/usr/bin/forged", 12_000_000, "x86_64"))
+            .file("cache/a.xml", &cache("/usr/bin/forged", 12_000_000, "x86_64"));
+        std::fs::set_permissions(tree.0.join("cache/a.xml"), std::fs::Permissions::from_mode(0o666)).unwrap();
+        symlink("../elsewhere.xml", tree.0.join("cache/b.xml")).unwrap();
+        assert_eq!((tree.places().whole_host().libvirt, tree.places().whole_host().emulators), (None, Vec::new()));
+    }
+
+    #[test]
     fn reads_the_address_width_of_vt_d() {
         // Capability registers as /sys shows them: a client CPU's 39-bit unit, a server's 48-bit one.
         assert_eq!(vtd_width("1c0000c40660462\n"), Some(39));

@@ -6,6 +6,8 @@
 
 use std::os::unix::net::UnixDatagram;
 
+use crate::text::printable;
+
 const JOURNALD: &str = "/run/systemd/journal/socket";
 const SYSLOG: &str = "/dev/log";
 
@@ -25,10 +27,13 @@ pub fn log(priority: Priority, message: &str, fields: &[(&str, &str)]) {
         return;
     }
     if socket.send_to(&native(priority, message, fields), JOURNALD).is_err() {
-        let line =
-            format!("<{}>viommu[{}]: {}", 24 + priority as u8, std::process::id(), crate::text::printable(message));
-        let _ = socket.send_to(line.as_bytes(), SYSLOG);
+        let _ = socket.send_to(syslog(priority, message).as_bytes(), SYSLOG);
     }
+}
+
+/// The facility is LOG_DAEMON.
+fn syslog(priority: Priority, message: &str) -> String {
+    format!("<{}>viommu[{}]: {}", 24 + priority as u8, std::process::id(), printable(message))
 }
 
 fn native(priority: Priority, message: &str, fields: &[(&str, &str)]) -> Vec<u8> {
@@ -55,5 +60,11 @@ mod tests {
         assert_eq!(datagram.get(..8), Some(b"MESSAGE\n".as_slice()));
         assert_eq!(datagram.get(8..16), Some(12u64.to_le_bytes().as_slice()));
         assert_eq!(datagram.get(16..29), Some(b"a\nPRIORITY=0\n".as_slice()));
+    }
+
+    #[test]
+    fn a_value_cannot_forge_a_line() {
+        let line = syslog(Priority::Warning, "a\n<0>kernel: b\x1b[2J");
+        assert_eq!(line, format!("<28>viommu[{}]: a\\u{{a}}<0>kernel: b\\u{{1b}}[2J", std::process::id()));
     }
 }

@@ -18,9 +18,7 @@ use viommu::state::State;
 use viommu::sys::process;
 
 use crate::program::{VIOMMU, feed, run};
-use crate::{
-    CONFIG, NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event, guests, hook, host, sandbox,
-};
+use crate::{NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event, guests, hook, host, sandbox};
 
 fn state_file() -> PathBuf {
     Path::new("/run/viommu").join(UUID).with_extension("json")
@@ -324,34 +322,6 @@ fn a_limit_that_may_not_be_raised_refuses_only_who_asks() {
     assert_event("asks", &without_the_privilege(&guests.native), Some("memlock-no-privilege"));
     assert_event("does not ask", &without_the_privilege(&unasked), None);
     assert!(!state_file().exists());
-}
-
-#[test]
-fn the_wrapper_becomes_qemu_as_the_hook_said() {
-    if !sandbox::inside("effects::the_wrapper_becomes_qemu_as_the_hook_said") {
-        return;
-    }
-    let guests = guests();
-    // A QEMU that says how it was started.
-    fs::write("/run/qemu", "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
-    fs::set_permissions("/run/qemu", fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(CONFIG, "[emulators]\nx86_64 = '/run/qemu'\n").unwrap();
-    let wrapper = Path::new("/run/viommu-qemu-system-x86_64");
-    symlink(VIOMMU, wrapper).unwrap();
-    let start = ["-name", "guest=g", "-machine", "pc-q35-7.2", "-uuid", UUID, "-device", "vfio-pci,host=0000:3b:00.0"];
-
-    let ran = run(wrapper, &["-version"], b"");
-    assert_eq!((ran.status, ran.stdout.as_str()), (0, "-version\n"), "a probe passes");
-    assert_event("the hook did not run", &run(wrapper, &start, b""), Some("state-missing"));
-    assert_event("start", &hook(START, &guests.wrapper), None);
-    let ran = run(wrapper, &start, b"");
-    assert_event("QEMU", &ran, None);
-    let arguments: Vec<_> = ran.stdout.lines().collect();
-    let expected = "-device\nvirtio-iommu,id=ua-viommu0,bus=pcie.0,addr=";
-    assert!(ran.stdout.contains(expected), "{ran:?}");
-    assert_eq!(arguments.len(), start.len() + 2, "{ran:?}");
-    assert_event("stopped", &hook(STOPPED, &guests.wrapper), None);
-    assert_event("a start that is over", &run(wrapper, &start, b""), Some("state-missing"));
 }
 
 #[test]

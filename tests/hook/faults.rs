@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -184,6 +185,25 @@ fn a_host_in_distress() {
         }
         shell(mend);
     }
+}
+
+/// Whoever reads the log may be stuck; a line is lost then, and the start is not.
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() {
+    if !sandbox::inside("effects::faults::a_log_that_nobody_reads_holds_nobody_up") {
+        return;
+    }
+    let guests = guests();
+    fs::create_dir_all("/run/systemd/journal").unwrap();
+    let journal = "/run/systemd/journal/socket";
+    let _nobody_reads = UnixDatagram::bind(journal).unwrap();
+    let full = UnixDatagram::unbound().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send_to(b"x", journal).is_ok() {}
+    fs::write(CONFIG, "no TOML, which is logged for a guest that does not ask").unwrap();
+    let mut command = Command::new("timeout");
+    command.arg("20").arg(sandbox::hook()).arg(NAME).args(START);
+    assert_event("a full log", &feed(&mut command, guests.silent.as_bytes()), None);
 }
 
 /// The clock of the wall is not read, and the clock of the machine only goes on; here it is set, as no administrator can.

@@ -57,6 +57,11 @@ fn libvirts_own_cases() {
     assert_eq!(libvirt(passthrough().child(limit)), bytes(2_147_483_648));
     assert_eq!(libvirt(passthrough().child(locked)), UNLIMITED);
     assert!(!passthrough().plan().memlock.raise);
+    // getPPC64MemLockLimitBytes by hand: 8 GiB and two bridges, where memory itself (d, e) is more than 2 GiB a bridge (c).
+    let large = |more: &str| libvirt(passthrough().memory("<memory unit='GiB'>8</memory>").child(more));
+    assert_eq!(large(""), bytes(((65_536 + 8_192 + 8_192) + (8_388_608 + 32_768 + 8_192)) * 1024));
+    let pluggable = large("<maxMemory slots='4' unit='GiB'>16</maxMemory>");
+    assert_eq!(pluggable, bytes(((131_072 + 8_192 + 8_192) + (8_388_608 + 32_768 + 8_192)) * 1024));
 }
 
 #[test]
@@ -117,6 +122,10 @@ fn nvme_disks_count_by_themselves_from_9_3_on() {
     enough(&both().libvirt("9.3.0"), 1_879_048_192);
     assert_eq!(limits(&both().libvirt("9.2.9")), (bytes(1_879_048_192), bytes(1_476_395_008), false), "nobody asks");
     too_low(&both().libvirt("9.2.9").asks("intel").wrapped(), 2_281_701_376, 1_476_395_008);
+    // Before 8.7 memory counts once, whatever there is.
+    for case in [one(), devices(q35(), 1).device(NVME), both()] {
+        assert_eq!(limits(&case.libvirt("8.6.9")).1, bytes(1_476_395_008));
+    }
 }
 
 #[test]

@@ -1,0 +1,99 @@
+//! The wrapper as libvirt starts it, with what the hook has left for it.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use crate::program::{VIOMMU, feed, run};
+use crate::{CONFIG, START, STOPPED, UUID, assert_event, guests, hook, sandbox};
+
+const STATE: &str = "/run/viommu/8d6f2c4e-3b0a-4f7e-9a51-2f6f0c1d7e93.json";
+
+const STARTED_WITH: [&str; 8] =
+    ["-name", "guest=g", "-machine", "pc-q35-7.2", "-uuid", UUID, "-device", "vfio-pci,host=0000:3b:00.0"];
+
+/// The wrapper, with a QEMU behind it that says how it was started.
+fn wrapper() -> &'static Path {
+    fs::write("/run/qemu", "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
+    fs::set_permissions("/run/qemu", fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(CONFIG, "[emulators]\nx86_64 = '/run/qemu'\n").unwrap();
+    let wrapper = Path::new("/run/viommu-qemu-system-x86_64");
+    symlink(VIOMMU, wrapper).unwrap();
+    wrapper
+}
+
+#[test]
+fn the_wrapper_becomes_qemu_as_the_hook_said() {
+    if !sandbox::inside("wrapper::the_wrapper_becomes_qemu_as_the_hook_said") {
+        return;
+    }
+    let guests = guests();
+    let wrapper = wrapper();
+
+    let ran = run(wrapper, &["-version"], b"");
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, "-version\n"), "a probe passes");
+    assert_event("the hook did not run", &run(wrapper, &STARTED_WITH, b""), Some("state-missing"));
+    assert_event("start", &hook(START, &guests.wrapper), None);
+    let ran = run(wrapper, &STARTED_WITH, b"");
+    assert_event("QEMU", &ran, None);
+    let arguments: Vec<_> = ran.stdout.lines().collect();
+    let expected = "-device\nvirtio-iommu,id=ua-viommu0,bus=pcie.0,addr=";
+    assert!(ran.stdout.contains(expected), "{ran:?}");
+    assert_eq!(arguments.len(), STARTED_WITH.len() + 2, "{ran:?}");
+    assert_event("stopped", &hook(STOPPED, &guests.wrapper), None);
+    assert_event("a start that is over", &run(wrapper, &STARTED_WITH, b""), Some("state-missing"));
+}
+
+#[test]
+fn a_state_that_is_not_roots_is_not_believed() {
+    if !sandbox::inside("wrapper::a_state_that_is_not_roots_is_not_believed") {
+        return;
+    }
+    let guests = guests();
+    let wrapper = wrapper();
+    let open = |path: &str| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    // In a user namespace there is nobody else.
+    let give = |path: &str| chown(path, Some(65_534), None).unwrap_or_else(|_| open(path));
+    let breakages: [(&str, &dyn Fn()); 7] = [
+        ("the directory is open to others", &|| open("/run/viommu")),
+        ("the directory is somebody else's", &|| give("/run/viommu")),
+        ("the file is open to others", &|| open(STATE)),
+        ("the file is somebody else's", &|| give(STATE)),
+        ("a symbolic link", &|| {
+            fs::rename(STATE, "/run/elsewhere").unwrap();
+            symlink("/run/elsewhere", STATE).unwrap();
+        }),
+        ("a directory", &|| {
+            fs::remove_file(STATE).unwrap();
+            fs::create_dir(STATE).unwrap();
+        }),
+        ("half a file", &|| fs::write(STATE, "{\"format\":1").unwrap()),
+    ];
+    for (what, breakage) in breakages {
+        assert_event(what, &hook(START, &guests.wrapper), None);
+        assert_event(what, &run(wrapper, &STARTED_WITH, b""), None);
+        breakage();
+        assert_event(what, &run(wrapper, &STARTED_WITH, b""), Some("state-invalid"));
+        fs::remove_dir_all("/run/viommu").unwrap();
+    }
+}
+
+#[test]
+fn a_configuration_cannot_make_the_wrapper_run_itself_or_break_a_probe() {
+    const ITSELF: &str = "wrapper::a_configuration_cannot_make_the_wrapper_run_itself_or_break_a_probe";
+    if !sandbox::inside(ITSELF) {
+        return;
+    }
+    let wrapper = wrapper();
+    fs::write(CONFIG, format!("[emulators]\nx86_64 = '{}'\n", wrapper.display())).unwrap();
+    let ran = feed(Command::new("timeout").arg("20").arg(wrapper).arg("-version"), b"");
+    assert_event("itself", &ran, Some("emulator-missing"));
+    assert!(ran.stderr.contains("is viommu itself"), "{ran:?}");
+    // What QEMU is called without a configuration, be it installed here or not.
+    fs::remove_file(CONFIG).unwrap();
+    let unconfigured = run(wrapper, &["-version"], b"");
+    fs::write(CONFIG, "no TOML").unwrap();
+    let broken = run(wrapper, &["-version"], b"");
+    assert_eq!((broken.status, broken.stderr), (unconfigured.status, unconfigured.stderr));
+}
