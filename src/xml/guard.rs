@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use memchr::{memchr, memmem};
+use memchr::memchr;
 
 use super::MAX_BYTES;
 use crate::note::{Code, Note};
@@ -161,7 +161,7 @@ impl Scan<'_> {
         let rest = self.bytes.get(from..)?;
         let found = match needle {
             [byte] => memchr(*byte, rest),
-            _ => memmem::find(rest, needle),
+            _ => rest.windows(needle.len()).position(|window| window == needle),
         };
         found.map(|offset| from + offset)
     }
