@@ -39,6 +39,12 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
+    /// A program that gets a document.
+    fn new(what: &'static str, program: impl Into<PathBuf>, arguments: &[&str], xml: &Path) -> Subject {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Subject { what, program: program.into(), arguments, stdin: xml.to_owned(), every: 1 }
+    }
+
     pub(crate) fn run(&self) -> Duration {
         let stdin = fs::File::open(&self.stdin).unwrap();
         let mut command = Command::new(&self.program);
@@ -100,12 +106,6 @@ impl Workshop {
         self.0.join(name)
     }
 
-    /// A program that gets a document.
-    fn subject(&self, what: &'static str, program: impl Into<PathBuf>, arguments: &[&str], xml: &Path) -> Subject {
-        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        Subject { what, program: program.into(), arguments, stdin: xml.to_owned(), every: 1 }
-    }
-
     fn document(&self, text: &str) -> PathBuf {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let path = self.path(&format!("{}.xml", NUMBER.fetch_add(1, Ordering::Relaxed)));
@@ -115,7 +115,7 @@ impl Workshop {
 
     /// The hook at `prepare begin`.
     pub(crate) fn hook(&self, document: &str) -> Subject {
-        self.subject(PREPARE, self.path("hooks/qemu"), &EVENT, &self.document(document))
+        Subject::new(PREPARE, self.path("hooks/qemu"), &EVENT, &self.document(document))
     }
 
     /// Everything that can be measured with a domain of this size, the floor first.
@@ -128,22 +128,22 @@ impl Workshop {
         let guest = [&guest[..], &root_port.repeat(30)].concat();
         let hook = self.path("hooks/qemu");
         let mut subjects = vec![
-            self.subject(FLOOR, self.path("noop"), &guest, &nothing),
-            self.subject(WRAPPER, self.path("viommu-qemu-system-x86_64"), &guest, &nothing),
-            self.subject(RECONNECT, &hook, &["dpdk-gateway", "reconnect", "begin", "-"], &asking),
-            self.subject(SILENT, &hook, &EVENT, &silent),
-            self.subject(PREPARE, &hook, &EVENT, &asking),
-            self.subject(REWRITE, self.path("viommu"), &["rewrite"], &asking),
+            Subject::new(FLOOR, self.path("noop"), &guest, &nothing),
+            Subject::new(WRAPPER, self.path("viommu-qemu-system-x86_64"), &guest, &nothing),
+            Subject::new(RECONNECT, &hook, &["dpdk-gateway", "reconnect", "begin", "-"], &asking),
+            Subject::new(SILENT, &hook, &EVENT, &silent),
+            Subject::new(PREPARE, &hook, &EVENT, &asking),
+            Subject::new(REWRITE, self.path("viommu"), &["rewrite"], &asking),
         ];
         let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/hooks");
         let edit = ["--connect", "test:///default", "--edit", "--features", "ioapic.driver=qemu"];
         let rivals = [
-            self.subject(XMLSTARLET, hooks.join("xmlstarlet"), &EVENT, &asking),
-            self.subject(LXML, hooks.join("lxml"), &EVENT, &asking),
+            Subject::new(XMLSTARLET, hooks.join("xmlstarlet"), &EVENT, &asking),
+            Subject::new(LXML, hooks.join("lxml"), &EVENT, &asking),
         ];
         subjects.extend(rivals.into_iter().filter(works));
         // It takes two seconds here, and twenty for a megabyte.
-        let slow = Subject { every: 20, ..self.subject("virt-xml --edit", "virt-xml", &edit, &asking) };
+        let slow = Subject { every: 20, ..Subject::new("virt-xml --edit", "virt-xml", &edit, &asking) };
         subjects.extend(Some(slow).filter(|slow| bytes <= 20_000 && works(slow)));
         subjects
     }
