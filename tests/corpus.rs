@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use corpus::documents;
-use domain::{hosts, is_kept, rewritten};
+use domain::{glanced, hosts, is_kept, rewritten};
 use program::{VIOMMU, run};
 use viommu::config::Config;
 use viommu::hook::{self, Effect, Event};
@@ -42,7 +42,7 @@ const EVENTS: [(&str, &str, &str); 10] = [
 /// Files of a host that tells nothing.
 fn nowhere() -> Places {
     let nowhere = PathBuf::from("/nonexistent");
-    Places { sysfs: nowhere.clone(), capabilities: nowhere.clone(), meminfo: nowhere }
+    Places { sysfs: nowhere.clone(), capabilities: nowhere, memory: || None }
 }
 
 #[test]
@@ -55,6 +55,9 @@ fn who_asks_for_nothing_is_left_alone() {
             let outcome = hook::decide(event, extra, text.as_bytes(), Ok(Config::default()), &nowhere());
             let what = format!("{} at {operation}: {outcome:?}", path.display());
             assert!(outcome.refusal.is_none() && outcome.print.is_none(), "{what}");
+            if viommu::xml::parse(text.as_bytes()).is_ok() {
+                glanced(text, event);
+            }
             for effect in &outcome.effects {
                 // A start leaves nothing behind, and an end takes away what somebody else may have left.
                 assert!(matches!(effect, Effect::RemoveState(_) | Effect::Forget(_)), "{what}");

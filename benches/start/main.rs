@@ -3,7 +3,7 @@
 //!
 //! Whole processes, from spawn to exit, against a static C program that does nothing; runs alternate, so that a noisy
 //! machine is noisy for all. The state files stand on a tmpfs in a mount namespace of the benchmark's own. A number behind
-//! `--` makes that many rounds instead, and writes nothing.
+//! `--` makes that many rounds instead, and prints the page without writing it.
 #![expect(clippy::disallowed_methods, reason = "a benchmark has effects")]
 #![expect(
     clippy::unwrap_used,
@@ -11,10 +11,18 @@
     clippy::indexing_slicing,
     clippy::cast_precision_loss,
     clippy::format_collect,
+    clippy::panic,
     reason = "what fails here fails the benchmark"
 )]
 
+mod chart;
+mod hostile;
+#[path = "../../tests/scale/memory.rs"]
+mod memory;
 mod page;
+#[expect(dead_code, reason = "what is not looked at here is looked at by tests/scale.rs")]
+#[path = "../../tests/scale/shapes.rs"]
+mod shapes;
 #[path = "../../tests/support/sized.rs"]
 mod sized;
 mod subjects;
@@ -22,9 +30,10 @@ mod subjects;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use page::Page;
 use subjects::{Subject, Workshop};
 
-/// Rounds for each size of the domain. The claims are made at 20 KB.
+/// Rounds for each size of the domain. The claims are made at 20 KB, and at 1 MB.
 const SIZES: [(&str, usize, usize); 4] =
     [("1 KB", 1_000, 50), ("20 KB", 20_000, 200), ("1 MB", 1_000_000, 30), ("10 MB", 10_000_000, 10)];
 
@@ -48,27 +57,38 @@ fn main() {
     }
     let few: Option<usize> = std::env::args().find_map(|argument| argument.parse().ok());
     let workshop = Workshop::open();
-    let mut figures = Vec::new();
-    for (size, bytes, rounds) in SIZES {
-        let of_size = measure(&workshop.subjects(bytes), few.unwrap_or(rounds));
-        println!("{size}\n{}", page::table(&of_size));
-        figures.push((size, of_size));
-    }
-    if few.is_none() {
-        page::write(&figures);
+    let sizes = SIZES.map(|(size, bytes, rounds)| {
+        println!("a domain of {size}");
+        (size, measure(&workshop.subjects(bytes), few.unwrap_or(rounds)))
+    });
+    println!("hostile documents and memory");
+    let page = Page {
+        sizes: sizes.into(),
+        hostile: hostile::all(&workshop, few.unwrap_or(20)),
+        memory: memory::DENSE.map(|(what, make)| (what, memory_of(&workshop, make))).into(),
+    };
+    if few.is_some() {
+        println!("{}", page.text());
+    } else {
+        page.write();
     }
 }
 
-/// Runs everything in turn. What fails to start is left out.
+/// Runs everything in turn; what comes first in one round comes last in the next.
 fn measure(subjects: &[Subject], rounds: usize) -> Vec<Figure> {
     let mut times = vec![Vec::with_capacity(rounds); subjects.len()];
     // The first rounds fill caches.
     let warm = (rounds / 20).max(1);
     for round in 0..rounds + warm {
-        for (subject, times) in subjects.iter().zip(&mut times) {
-            let taken = subject.run();
-            if round >= warm {
-                times.push(taken.as_nanos() as f64 / 1000.0);
+        for turn in 0..subjects.len() {
+            let number = if round % 2 == 0 { turn } else { subjects.len() - 1 - turn };
+            if round % subjects[number].every > 0 {
+                continue;
+            }
+            let taken = subjects[number].run();
+            // Of the slow ones every run counts.
+            if round >= warm || subjects[number].every > 1 {
+                times[number].push(taken.as_nanos() as f64 / 1000.0);
             }
         }
     }
@@ -78,4 +98,12 @@ fn measure(subjects: &[Subject], rounds: usize) -> Vec<Figure> {
         Figure { what: subject.what, median: at(5), spread: (at(1), at(9)) }
     };
     subjects.iter().zip(times).map(figure).collect()
+}
+
+/// Peak memory for a megabyte and for ten, as multiples of the input.
+fn memory_of(workshop: &Workshop, make: fn(usize) -> String) -> [f64; 2] {
+    [1_000_000, 10_000_000].map(|bytes| {
+        let text = make(bytes);
+        memory::peak(&workshop.path("viommu"), &workshop.path(""), &text) as f64 * 1024.0 / text.len() as f64
+    })
 }

@@ -1,39 +1,115 @@
-//! The figures as tables and as a chart, in `docs/performance.md` and `docs/performance.svg`.
+//! The figures as the generated part of `docs/performance.md`.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::Figure;
-use crate::subjects::{FLOOR, LXML, PREPARE, RECONNECT, XMLSTARLET};
+use crate::hostile::{Hostile, LARGER};
+use crate::subjects::{FLOOR, LXML, PREPARE, RECONNECT, SILENT, XMLSTARLET};
+use crate::{Figure, chart};
 
 const BEGIN: &str = "<!-- generated: cargo bench --bench start -->\n";
 const END: &str = "<!-- end of the generated part -->\n";
 
-/// The figures of one size.
-type Measured = (&'static str, Vec<Figure>);
-
-pub(crate) fn table(figures: &[Figure]) -> String {
-    let mut text = String::from("| what | median µs | 10 % to 90 % µs | times the C program |\n|---|---:|---:|---:|\n");
-    for Figure { what, median, spread: (low, high) } in figures {
-        let ratio = median / figures[0].median;
-        writeln!(text, "| {what} | {median:.0} | {low:.0} to {high:.0} | {ratio:.2} |").unwrap();
-    }
-    text
+/// Everything that was measured.
+pub(crate) struct Page {
+    /// By the size of the domain.
+    pub(crate) sizes: Vec<(&'static str, Vec<Figure>)>,
+    pub(crate) hostile: Vec<Hostile>,
+    /// Peak memory of a megabyte and of ten, as multiples of the input.
+    pub(crate) memory: Vec<(&'static str, [f64; 2])>,
 }
 
-/// Rewrites the generated part of the page, and the chart.
-pub(crate) fn write(figures: &[Measured]) {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-    let page = fs::read_to_string(docs.join("performance.md")).unwrap();
-    let (head, rest) = page.split_once(BEGIN).unwrap();
-    let (_, tail) = rest.split_once(END).unwrap();
-    let tables: String = figures.iter().map(|(size, figures)| format!("### {size}\n\n{}\n", table(figures))).collect();
-    let chart_link = "![Medians on a logarithmic scale](performance.svg)";
-    let text = format!("{head}{BEGIN}{}\n{chart_link}\n\n{}\n{tables}{END}{tail}", machine(), claims(figures));
-    fs::write(docs.join("performance.md"), text).unwrap();
-    fs::write(docs.join("performance.svg"), chart(figures)).unwrap();
+impl Page {
+    /// Rewrites the generated part of the page, and the chart.
+    pub(crate) fn write(&self) {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+        let page = fs::read_to_string(docs.join("performance.md")).unwrap();
+        let (head, rest) = page.split_once(BEGIN).unwrap();
+        let (_, tail) = rest.split_once(END).unwrap();
+        fs::write(docs.join("performance.md"), format!("{head}{BEGIN}{}{END}{tail}", self.text())).unwrap();
+        fs::write(docs.join("performance.svg"), chart::draw(&self.sizes)).unwrap();
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let sizes: String = self
+            .sizes
+            .iter()
+            .map(|(size, figures)| format!("### A domain of {size}\n\n{}\n", times(figures)))
+            .collect();
+        format!(
+            "{}\n{}\n![Medians on a logarithmic scale](performance.svg)\n\n{sizes}{}\n{}",
+            machine(),
+            self.promises(),
+            self.hostile_table(),
+            self.memory_table()
+        )
+    }
+
+    /// What this project promises to keep.
+    fn promises(&self) -> String {
+        let median = |size: &str, what: &str| {
+            let (_, figures) = self.sizes.iter().find(|(name, _)| *name == size)?;
+            Some(figures.iter().find(|figure| figure.what == what)?.median)
+        };
+        let ratio = |this, that| median("20 KB", this).zip(median("20 KB", that)).map(|(this, that)| this / that);
+        let memory = self.memory.iter().flat_map(|(_, multiples)| multiples).copied().fold(0.0, f64::max);
+        let rows = [
+            ("20 KB: the hook at `prepare` with a request, times the C program", "at most 1.8", ratio(PREPARE, FLOOR)),
+            ("20 KB: the hook at `prepare` without one, times the C program", "at most 1.3", ratio(SILENT, FLOOR)),
+            ("20 KB: the hook at `reconnect`, times the C program", "at most 1.3", ratio(RECONNECT, FLOOR)),
+            ("20 KB: bash with xmlstarlet, times the hook", "at least 5", ratio(XMLSTARLET, PREPARE)),
+            ("20 KB: Python with lxml, times the hook", "at least 40", ratio(LXML, PREPARE)),
+            (
+                "1 MB: the hook at `prepare` with a request, ms",
+                "at most 25",
+                median("1 MB", PREPARE).map(|us| us / 1e3),
+            ),
+            ("peak memory, times the input, at the worst", "at most 20", Some(memory)),
+        ];
+        let mut text = String::from("| what | promised | measured |\n|---|---|---:|\n");
+        for (what, promise, measured) in rows {
+            let measured = measured.map_or("not measured".to_owned(), |measured| format!("{measured:.2}"));
+            writeln!(text, "| {what} | {promise} | {measured} |").unwrap();
+        }
+        text
+    }
+
+    fn hostile_table(&self) -> String {
+        let mut text = format!(
+            "### Documents that were made to hurt\n\nThe hook at `prepare`, for a document and for one that is {LARGER} times as long. \
+             All of them ask; `wrapper-missing` is what a guest hears with which nothing else is wrong.\n\n\
+             | what grows | refused with | KB | ms | KB | ms |\n|---|---|---:|---:|---:|---:|\n"
+        );
+        for Hostile { what, code, bytes, micros } in &self.hostile {
+            let [small, large] = bytes.map(|bytes| bytes.div_ceil(1000));
+            let [once, then] = micros.map(|micros| micros / 1000.0);
+            writeln!(text, "| {what} | `{code}` | {small} | {once:.2} | {large} | {then:.2} |").unwrap();
+        }
+        text
+    }
+
+    fn memory_table(&self) -> String {
+        let mut text = String::from(
+            "### Memory\n\nPeak memory of `viommu rewrite`, as multiples of the input. The densest documents that are accepted stand \
+             below the disks; denser ones are refused.\n\n| what grows | 1 MB | 10 MB |\n|---|---:|---:|\n",
+        );
+        for (what, [small, large]) in &self.memory {
+            writeln!(text, "| {what} | {small:.1} | {large:.1} |").unwrap();
+        }
+        text
+    }
+}
+
+fn times(figures: &[Figure]) -> String {
+    let mut text = String::from("| what | median | 10 % to 90 % | times the C program |\n|---|---:|---:|---:|\n");
+    for Figure { what, median, spread: (low, high) } in figures {
+        let ratio = median / figures[0].median;
+        let [median, low, high] = [median, low, high].map(|micros| chart::duration(*micros));
+        writeln!(text, "| {what} | {median} | {low} to {high} | {ratio:.2} |").unwrap();
+    }
+    text
 }
 
 /// What the figures mean is nothing without the machine.
@@ -43,93 +119,14 @@ fn machine() -> String {
         let found = text.lines().find_map(|line| line.strip_prefix(key));
         found.map(|value| value.trim_start_matches([' ', '\t', ':']).to_owned()).unwrap_or_default()
     };
-    let output = |program: &str| {
-        let output = Command::new(program).arg("-r").output();
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
-    };
+    let kernel = Command::new("uname").arg("-r").output().unwrap().stdout;
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
-    let load = line("/proc/loadavg", "").split(' ').next().unwrap_or_default().to_owned();
+    let virtual_machine =
+        if line("/proc/cpuinfo", "flags").contains(" hypervisor") { " (a virtual machine)" } else { "" };
+    let load = line("/proc/loadavg", "").split(' ').take(3).collect::<Vec<_>>().join(", ");
     format!(
-        "Measured on {processors} × {}, Linux {}, with a load of {load} at the end.\n",
+        "Measured on {processors} × {}{virtual_machine}, Linux {}; load averages at the end: {load}.\n",
         line("/proc/cpuinfo", "model name"),
-        output("uname")
+        String::from_utf8_lossy(&kernel).trim(),
     )
-}
-
-/// The comparisons that this project promises to keep, at 20 KB.
-fn claims(figures: &[Measured]) -> String {
-    let Some((_, figures)) = figures.iter().find(|(size, _)| *size == "20 KB") else { return String::new() };
-    let median = |what: &str| figures.iter().find(|figure| figure.what == what).map(|figure| figure.median);
-    let rows = [
-        ("`prepare begin` with a request, times the C program", PREPARE, FLOOR, "at most 1.8"),
-        ("`reconnect begin`, times the C program", RECONNECT, FLOOR, "at most 1.3"),
-        ("bash with xmlstarlet, times `prepare begin`", XMLSTARLET, PREPARE, "at least 5"),
-        ("Python with lxml, times `prepare begin`", LXML, PREPARE, "at least 40"),
-    ];
-    let mut text = String::from("| at 20 KB | measured | promised |\n|---|---:|---:|\n");
-    for (what, this, that, promise) in rows {
-        let ratio =
-            median(this).zip(median(that)).map_or("–".to_owned(), |(this, that)| format!("{:.2}", this / that));
-        writeln!(text, "| {what} | {ratio} | {promise} |").unwrap();
-    }
-    text
-}
-
-/// Bars of the medians on a logarithmic scale, one group for each size, whiskers from 10 % to 90 %.
-fn chart(figures: &[Measured]) -> String {
-    const LEFT: f64 = 300.0;
-    const DECADE: f64 = 110.0;
-    const ROW: f64 = 20.0;
-    let x = |micros: f64| LEFT + (micros.max(100.0) / 100.0).log10() * DECADE;
-    let mut body = String::new();
-    let mut y = 40.0;
-    for (size, figures) in figures {
-        writeln!(body, "<text x='10' y='{:.0}' font-weight='bold'>domain of {size}</text>", y + 4.0).unwrap();
-        y += ROW;
-        for Figure { what, median, spread: (low, high) } in figures {
-            let colour = if what.starts_with("hook") || what.starts_with("viommu") || what.contains("wrapper") {
-                "#2a6fb0"
-            } else {
-                "#9a9a9a"
-            };
-            let (end, middle) = (x(*median), y + ROW / 2.0 - 4.0);
-            writeln!(
-                body,
-                "<text x='{:.0}' y='{:.0}' text-anchor='end'>{what}</text><rect x='{LEFT}' y='{:.0}' width='{:.1}' height='12' \
-                 fill='{colour}'/><path d='M{:.1} {middle:.0}H{:.1}' stroke='#222'/><text x='{:.1}' y='{:.0}'>{}</text>",
-                LEFT - 8.0,
-                y + 10.0,
-                y,
-                end - LEFT,
-                x(*low),
-                x(*high),
-                x(*high).max(end) + 6.0,
-                y + 10.0,
-                duration(*median),
-            )
-            .unwrap();
-            y += ROW;
-        }
-        y += ROW / 2.0;
-    }
-    let mut scale = String::new();
-    for (label, micros) in
-        [("0.1 ms", 1e2), ("1 ms", 1e3), ("10 ms", 1e4), ("100 ms", 1e5), ("1 s", 1e6), ("10 s", 1e7)]
-    {
-        let at = x(micros);
-        writeln!(
-            scale,
-            "<path d='M{at:.0} 26V{y:.0}' stroke='#ddd'/><text x='{at:.0}' y='20' text-anchor='middle'>{label}</text>"
-        )
-        .unwrap();
-    }
-    let (width, height) = (x(1e7) + 60.0, y + 10.0);
-    format!(
-        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width:.0} {height:.0}' font-family='sans-serif' font-size='11'>\n\
-         <rect width='100%' height='100%' fill='#fff'/>\n{scale}{body}</svg>\n"
-    )
-}
-
-fn duration(micros: f64) -> String {
-    if micros < 1000.0 { format!("{micros:.0} µs") } else { format!("{:.1} ms", micros / 1000.0) }
 }

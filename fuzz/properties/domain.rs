@@ -6,6 +6,8 @@ mod kept;
 pub(crate) use kept::is_kept;
 use viommu::config::Config;
 use viommu::domain::Domain;
+use viommu::hook::{self, Event};
+use viommu::host::probe::Places;
 use viommu::host::{Emulator, Host};
 use viommu::note::{Code, Level, Note};
 use viommu::plan::{Edit as Change, Origin, Plan, plan};
@@ -26,9 +28,31 @@ pub(crate) fn check(data: &[u8]) {
             let locked_memory = (choice / 10 % 4 == 0).then_some(true);
             let wishes = Wishes { model: model.map(str::to_owned), locked_memory, ..Wishes::default() };
             rewritten("", document.text(), &wishes, &host);
+            // Not `start`, where the hook tries whether it may raise limits.
+            for event in [Event::Prepare, Event::Started, Event::Migrate, Event::Stopped] {
+                glanced(document.text(), event);
+            }
         }
         Err(note) => assert_refusal(&note),
     }
+}
+
+/// What the hook does at a glance is what it does after a closer look: a comment that speaks of an MMU makes it read.
+pub(crate) fn glanced(text: &str, event: Event) {
+    const COMMENT: &str = "<!-- mmu -->";
+    let closely = if text.starts_with('<') && !text.starts_with("<?xml") {
+        COMMENT.to_owned() + text
+    } else {
+        text.to_owned() + COMMENT
+    };
+    let nowhere = || "/nonexistent".into();
+    let places = Places { sysfs: nowhere(), capabilities: nowhere(), memory: || None };
+    let [outcome, closer] = [text, &closely].map(|text| {
+        let outcome = hook::decide(event, "-", text.as_bytes(), Ok(Config::default()), &places);
+        // What is printed has the comment in it; other lines have other numbers.
+        (outcome.print.is_some(), outcome.refusal.map(|note| note.code), outcome.log, outcome.effects, outcome.asks)
+    });
+    assert_eq!(outcome, closer, "{event:?}\n{text}");
 }
 
 /// The oldest host that is supported, and the newest, by their versions.

@@ -41,18 +41,19 @@ impl Passthrough {
 
 /// What a device passes through, if it is VFIO's.
 fn vfio_source(device: Element<'_, '_>) -> Option<VfioSource> {
-    let address = device.path(&["source", "address"]);
+    let address = || device.path(&["source", "address"]);
     if device.is("interface") {
-        let pci = device.attr("type") == Some("hostdev") && address?.attr("type") == Some("pci");
-        return (pci && driver_is_vfio(device)).then(|| address.map(host_address).map(VfioSource::Pci)).flatten();
+        let hostdev = device.attr("type") == Some("hostdev") && driver_is_vfio(device);
+        let pci = address().filter(|address| hostdev && address.attr("type") == Some("pci"));
+        return pci.map(host_address).map(VfioSource::Pci);
     }
     // mode='capabilities' belongs to LXC; none means subsystem (virDomainHostdevDefParseXML).
     if !device.is("hostdev") || !matches!(device.attr("mode"), None | Some("subsystem")) {
         return None;
     }
     match device.attr("type")? {
-        "pci" if driver_is_vfio(device) => Some(VfioSource::Pci(host_address(address?))),
-        "mdev" => Some(VfioSource::Mdev(address?.attr("uuid")?.to_owned())),
+        "pci" if driver_is_vfio(device) => Some(VfioSource::Pci(host_address(address()?))),
+        "mdev" => Some(VfioSource::Mdev(address()?.attr("uuid")?.to_owned())),
         _ => None,
     }
 }

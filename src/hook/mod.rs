@@ -25,6 +25,7 @@ use crate::sys::{fs, process};
 use crate::xml::{self, Document};
 
 mod effect;
+mod glance;
 
 pub use effect::{Effect, perform};
 
@@ -90,6 +91,9 @@ pub(crate) struct Sight<'a> {
 /// Decides about an event. Reads files of the host, changes nothing.
 #[must_use]
 pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note>, places: &Places) -> Outcome {
+    if let Some(outcome) = silent(event, xml, &config) {
+        return outcome;
+    }
     match event {
         Event::Other => Outcome::default(),
         Event::Stopped => ended(xml, false),
@@ -106,6 +110,21 @@ pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note
         }
         Event::Migrate => at_start(xml, config, places, migrate),
     }
+}
+
+/// What is done for a guest that asks for nothing, neither by itself nor by a rule of the host's: most guests of most hosts,
+/// so their XML is not even parsed. None where that takes a closer look.
+fn silent(event: Event, xml: &[u8], config: &Result<Config, Note>) -> Option<Outcome> {
+    let ends = matches!(event, Event::Stopped | Event::Release | Event::Other);
+    if ends || config.as_ref().map_or(true, Config::wishes_anything) || glance::may_ask(xml) {
+        return None;
+    }
+    let mut outcome = Outcome::default();
+    if event == Event::Start {
+        // A leftover of an earlier life would keep its guard waiting.
+        outcome.effects.push(Effect::RemoveState(glance::uuid(xml)?));
+    }
+    Some(outcome)
 }
 
 fn at_start(
@@ -140,12 +159,6 @@ pub(crate) struct Blind {
     pub(crate) asks: bool,
 }
 
-/// Whether a document that cannot be read speaks of a vIOMMU or of the wrapper. Tenants choose names and metadata: a guest
-/// must not lose its vIOMMU because somebody made its XML unreadable, nor be refused when it never asked.
-fn speaks_of_us(xml: &[u8]) -> bool {
-    xml.windows(6).any(|bytes| bytes == b"viommu")
-}
-
 /// Decides about the guest of a document, of whom somebody may have said more than stands in it.
 pub(crate) fn look<'a>(
     xml: &'a [u8],
@@ -156,7 +169,7 @@ pub(crate) fn look<'a>(
 ) -> Result<Sight<'a>, Blind> {
     // A document that nobody can read can still be one that the host has a rule for.
     let ruled = asked.1.asks() || config.as_ref().is_ok_and(Config::wishes_anything);
-    let unreadable = |note| Blind { note, asks: ruled || speaks_of_us(xml) };
+    let unreadable = |note| Blind { note, asks: ruled || glance::speaks_of_us(xml) };
     let asks = |note| Blind { note, asks: true };
     let document = xml::parse(xml).map_err(unreadable)?;
     let domain = Domain::read(&document).map_err(unreadable)?;
@@ -337,8 +350,8 @@ fn reproducible(sight: &Sight<'_>) -> bool {
 
 fn ended(xml: &[u8], forget: bool) -> Outcome {
     let mut outcome = Outcome::default();
-    let domain = xml::parse(xml).and_then(|document| Domain::read(&document));
-    match domain.map(|domain| domain.uuid) {
+    let read = || xml::parse(xml).and_then(|document| Domain::read(&document)).map(|domain| domain.uuid);
+    match glance::uuid(xml).map_or_else(read, |uuid| Ok(Some(uuid))) {
         Ok(Some(uuid)) => {
             outcome.effects.push(Effect::RemoveState(uuid));
             if forget {

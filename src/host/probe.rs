@@ -18,8 +18,8 @@ pub struct Places {
     pub sysfs: PathBuf,
     /// libvirt's capability cache.
     pub capabilities: PathBuf,
-    /// `/proc/meminfo`.
-    pub meminfo: PathBuf,
+    /// Installed memory, bytes. The kernel tells it faster than it writes `/proc/meminfo`.
+    pub memory: fn() -> Option<u64>,
 }
 
 impl Default for Places {
@@ -27,7 +27,7 @@ impl Default for Places {
         Places {
             sysfs: "/sys".into(),
             capabilities: "/var/cache/libvirt/qemu/capabilities".into(),
-            meminfo: "/proc/meminfo".into(),
+            memory: process::memory_bytes,
         }
     }
 }
@@ -65,7 +65,7 @@ impl Places {
             emulators,
             iommu,
             aw_bits,
-            memory_bytes: fs::head(&self.meminfo, 4096).as_deref().and_then(mem_total),
+            memory_bytes: (self.memory)(),
             page_bytes: Some(process::page_bytes()),
             allow_unsafe_interrupts: self.unsafe_interrupts(),
             ..Host::default()
@@ -119,11 +119,6 @@ impl Places {
     }
 }
 
-fn mem_total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
 /// VT-d capability register: bits 21:16 are the maximum guest address width minus 1 (VT-d specification 11.4.2).
 fn vtd_width(register: &str) -> Option<u8> {
     let value = u64::from_str_radix(register.trim().trim_start_matches("0x"), 16).ok()?;
@@ -166,7 +161,7 @@ mod tests {
         }
 
         fn places(&self) -> Places {
-            Places { sysfs: self.0.join("sys"), capabilities: self.0.join("cache"), meminfo: self.0.join("meminfo") }
+            Places { sysfs: self.0.join("sys"), capabilities: self.0.join("cache"), memory: || Some(24 << 30) }
         }
     }
 
@@ -192,7 +187,6 @@ mod tests {
             .function("0000:01:00.0", "11")
             .function("0000:01:00.1", "11")
             .file("sys/bus/pci/devices/0000:02:00.0/vendor", "0x8086\n")
-            .file("meminfo", "MemTotal:       24577348 kB\n")
             .file("cache/b.xml", &cache("/usr/bin/qemu-system-x86_64", 11_003_000, "x86_64"))
             .file("cache/a.xml", &cache("/usr/bin/viommu-qemu-system-x86_64", 11_003_000, "x86_64"))
             .file("cache/c.xml", "not a cache");
@@ -204,7 +198,7 @@ mod tests {
         assert_eq!((host.iommu, host.aw_bits), (Some(true), Some(39)), "the narrowest unit decides");
         let groups: Vec<_> = host.iommu_groups.iter().map(|(address, group)| (address.as_str(), *group)).collect();
         assert_eq!(groups, [("0000:01:00.0", 11), ("0000:01:00.1", 11)]);
-        assert_eq!(host.memory_bytes, Some(25_167_204_352));
+        assert_eq!(host.memory_bytes, Some(24 << 30));
         assert_eq!(host.allow_unsafe_interrupts, Some(true));
         // The smallest that a Linux has, and they grow by powers of two.
         assert!(host.page_bytes.is_some_and(|bytes| bytes >= 4096 && bytes.is_power_of_two()), "{:?}", host.page_bytes);
@@ -233,7 +227,7 @@ mod tests {
     #[test]
     fn what_is_not_there_is_not_known() {
         let tree = Tree::new("nothing");
-        let host = tree.places().whole_host();
+        let host = Places { memory: || None, ..tree.places() }.whole_host();
         let (arch, page_bytes) = (Some(std::env::consts::ARCH.to_owned()), host.page_bytes);
         assert_eq!(host, Host { arch, page_bytes, ..Host::default() }, "what the process itself knows");
     }
@@ -279,13 +273,5 @@ mod tests {
         assert_eq!(vtd_width("d2078c106f0466\n"), Some(48));
         assert_eq!(vtd_width("0xd2078c106f0466"), Some(48));
         assert_eq!(vtd_width("none"), None);
-    }
-
-    #[test]
-    fn reads_installed_memory() {
-        assert_eq!(mem_total("MemTotal:       24577348 kB\nMemFree: 1 kB\n"), Some(24_577_348 * 1024));
-        assert_eq!(mem_total("MemFree: 1 kB\n"), None);
-        assert_eq!(mem_total("MemTotal: 24577348 MB\n"), None);
-        assert_eq!(mem_total("MemTotal: 18446744073709551615 kB\n"), None);
     }
 }

@@ -37,6 +37,12 @@ pub fn page_bytes() -> u64 {
     rustix::param::page_size() as u64
 }
 
+/// Memory that the kernel has to give, bytes: `MemTotal` of `/proc/meminfo`.
+#[must_use]
+pub fn memory_bytes() -> Option<u64> {
+    nix::sys::sysinfo::sysinfo().ok().map(|known| known.ram_total())
+}
+
 /// This process's own limit.
 #[must_use]
 pub fn own_lock_limit() -> LockLimit {

@@ -9,6 +9,8 @@
 
 use std::ops::Range;
 
+use memchr::memchr;
+
 use super::MAX_BYTES;
 use crate::note::{Code, Note};
 
@@ -89,36 +91,35 @@ impl Scan<'_> {
         let mut attributes = 0;
         let mut name = tag + 1; // where the name of the next attribute may begin
         let mut at = tag + 1;
-        while let Some(byte) = self.bytes.get(at) {
+        while let Some((markup, byte)) = self.markup(at) {
+            at = markup + 1;
             match byte {
                 b'>' => {
                     self.depth += 1;
                     if self.depth > MAX_DEPTH {
                         return Err(self.complex(tag, &format!("nests more than {MAX_DEPTH} elements")));
                     }
-                    return Ok(Some(at + 1));
+                    return Ok(Some(at));
                 }
                 // An empty element is as deep as any other.
                 b'/' if self.depth >= MAX_DEPTH => {
                     return Err(self.complex(tag, &format!("nests more than {MAX_DEPTH} elements")));
                 }
-                b'/' => return Ok(self.bytes.get(at + 1).filter(|next| **next == b'>').map(|_| at + 2)),
+                b'/' => return Ok(self.bytes.get(at).filter(|next| **next == b'>').map(|_| at + 1)),
                 b'<' => return Ok(None),
-                b'\'' | b'"' => {
-                    let Some(end) = self.find(at + 1, &[*byte]) else { return Ok(None) };
+                quote => {
+                    let Some(end) = self.find(at, &[quote]) else { return Ok(None) };
                     attributes += 1;
                     if attributes > MAX_ATTRIBUTES {
                         return Err(
                             self.complex(tag, &format!("has an element with more than {MAX_ATTRIBUTES} attributes"))
                         );
                     }
-                    self.namespace(name..at, at + 1..end)?;
-                    at = end;
-                    name = end + 1;
+                    self.namespace(name..markup, at..end)?;
+                    at = end + 1;
+                    name = at;
                 }
-                _ => {}
             }
-            at += 1;
         }
         Ok(None)
     }
@@ -126,7 +127,12 @@ impl Scan<'_> {
     /// Counts an attribute that declares a namespace; `before` is what precedes its value, up to the opening quote.
     fn namespace(&mut self, before: Range<usize>, value: Range<usize>) -> Result<(), Note> {
         let (at, length) = (value.start, value.len());
-        let name = self.bytes.get(before).unwrap_or_default().trim_ascii_end();
+        let before = self.bytes.get(before).unwrap_or_default();
+        // Hardly any attribute is one, and all are asked.
+        if !before.windows(5).any(|word| word == b"xmlns") {
+            return Ok(());
+        }
+        let name = before.trim_ascii_end();
         let name = name.strip_suffix(b"=").unwrap_or(name).trim_ascii();
         // The last blank-separated word: for the first attribute the tag's name stands in front of it.
         let name = name.rsplit(u8::is_ascii_whitespace).next().unwrap_or(name);
@@ -144,10 +150,17 @@ impl Scan<'_> {
         Ok(())
     }
 
+    /// The next byte that means something in a tag.
+    fn markup(&self, from: usize) -> Option<(usize, u8)> {
+        let means = |(_, byte): &(usize, &u8)| matches!(**byte, b'>' | b'/' | b'<' | b'\'' | b'"');
+        let (offset, byte) = self.bytes.get(from..)?.iter().enumerate().find(means)?;
+        Some((from + offset, *byte))
+    }
+
     fn find(&self, from: usize, needle: &[u8]) -> Option<usize> {
         let rest = self.bytes.get(from..)?;
         let found = match needle {
-            [byte] => rest.iter().position(|b| b == byte),
+            [byte] => memchr(*byte, rest),
             _ => rest.windows(needle.len()).position(|window| window == needle),
         };
         found.map(|offset| from + offset)

@@ -14,8 +14,12 @@ const ENCODINGS: [&str; 4] = ["UTF-8", "UTF8", "US-ASCII", "ASCII"];
 /// Longest piece of the document that a message quotes, bytes.
 const QUOTE_BYTES: usize = 40;
 
-/// Nodes a document may have. Reached only by megabytes of empty elements, where it bounds memory to about 100 MB.
-const MAX_NODES: u32 = 1_000_000;
+/// Nodes that any document may have, however small.
+const FEW_NODES: usize = 1000;
+
+/// Bytes of a larger document for each of its nodes, on average. The parser takes 72 for a node, so this bounds memory to about
+/// 20 times the input. libvirt's test domains have between 10 and 30.
+const BYTES_PER_NODE: usize = 6;
 
 /// Parses a document, in time linear in its length.
 ///
@@ -34,10 +38,11 @@ pub fn parse(bytes: &[u8]) -> Result<Document<'_>, Note> {
         let encoding = excerpt(encoding);
         return Err(malformed(format!("The XML declares the encoding '{encoding}'; only UTF-8 is understood.")));
     }
-    let options = ParsingOptions { allow_dtd: false, nodes_limit: MAX_NODES, ..ParsingOptions::default() };
+    let nodes_limit = u32::try_from(FEW_NODES + text.len() / BYTES_PER_NODE).unwrap_or(u32::MAX);
+    let options = ParsingOptions { allow_dtd: false, nodes_limit, ..ParsingOptions::default() };
     match roxmltree::Document::parse_with_options(text, options) {
         Ok(tree) => Ok(Document { tree }),
-        Err(error) => Err(refusal(error, text)),
+        Err(error) => Err(refusal(error, text, nodes_limit)),
     }
 }
 
@@ -65,11 +70,14 @@ fn declared_encoding(text: &str) -> Option<&str> {
 }
 
 /// The parser's error in one sentence.
-fn refusal(error: Error, text: &str) -> Note {
+fn refusal(error: Error, text: &str, nodes_limit: u32) -> Note {
     match error {
         Error::DtdDetected => return guard::doctype(text.as_bytes(), 0),
         Error::NodesLimitReached | Error::AttributesLimitReached | Error::NamespacesLimitReached => {
-            let message = format!("The XML has more than {MAX_NODES} elements, comments and texts; no domain has.");
+            let message = format!(
+                "The XML has more than {nodes_limit} elements, comments and texts in {} bytes; no domain has.",
+                text.len()
+            );
             return Note::error(Code::XmlTooComplex, message);
         }
         _ => {}
@@ -281,6 +289,19 @@ mod tests {
         assert!(parse(text.as_bytes()).is_ok());
         text.push(' ');
         assert_eq!(refused(text).code, Code::XmlTooLarge);
-        assert_eq!(refused(format!("<a>{}</a>", "<b/>".repeat(1_000_000))).code, Code::XmlTooComplex);
+        // A node for every four bytes, then for every six: in a small document, and in a larger one.
+        let document = |count: usize, piece: &str| format!("<a>{}</a>", piece.repeat(count));
+        for (count, piece, accepted) in [
+            (2_990, "<b/>", true),
+            (3_010, "<b/>", false),
+            (1_000_000, "<b/>", false),
+            (500_000, "<b c=''>d</b>", true),
+        ] {
+            let text = document(count, piece);
+            match parse(text.as_bytes()) {
+                Ok(_) => assert!(accepted, "{count} × {piece}"),
+                Err(note) => assert!(!accepted && note.code == Code::XmlTooComplex, "{count} × {piece}: {note:?}"),
+            }
+        }
     }
 }

@@ -2,14 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test program; what does not hold fails it")]
 
+#[expect(dead_code, reason = "fuzzing has a way in of its own")]
+#[path = "../../fuzz/properties/domain.rs"]
+mod domain;
 mod guests;
 mod rules;
 
+use domain::glanced;
 use guests::{Guest, Place, guest, host, model};
 use proptest::option;
 use proptest::prelude::*;
 use viommu::config::Config;
 use viommu::domain::Domain;
+use viommu::hook::Event;
 use viommu::host::Host;
 use viommu::note::Code;
 use viommu::plan::{ASSUMED_LIBVIRT, ASSUMED_QEMU, Origin, Plan, plan};
@@ -108,6 +113,14 @@ proptest! {
         let strongest = words.into_iter().find_map(|(source, word)| Some((source, word?)));
         let (source, word) = strongest.unwrap_or((Source::None, "none"));
         prop_assert_eq!((request.source, request.model.as_str()), (source, word));
+    }
+
+    #[test]
+    fn a_glance_sees_what_a_closer_look_does(guest in guest()) {
+        let text = guest.xml();
+        for event in [Event::Prepare, Event::Started, Event::Migrate, Event::Stopped] {
+            glanced(&text, event);
+        }
     }
 
     #[test]

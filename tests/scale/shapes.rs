@@ -69,7 +69,7 @@ fn nova(count: usize) -> String {
     ))
 }
 
-pub(crate) const SHAPES: [Shape; 22] = [
+pub(crate) const SHAPES: [Shape; 23] = [
     Shape { what: "disks", number: 50_000, make: sized::asking, refused: false },
     Shape { what: "1,000 passed-through devices", number: 1000, make: hostdevs, refused: false },
     Shape { what: "devices behind bridges behind bridges", number: 200, make: bridges, refused: false },
@@ -151,6 +151,12 @@ pub(crate) const SHAPES: [Shape; 22] = [
         refused: false,
     },
     Shape { what: "tiny elements", number: 12_000, make: |n| with_devices(&"<a/>".repeat(n)), refused: false },
+    Shape {
+        what: "tiny elements and texts",
+        number: 4000,
+        make: |n| with_devices(&"<a/>12345678".repeat(n)),
+        refused: false,
+    },
     Shape { what: "comments", number: 7000, make: |n| with_devices(&"<!---->".repeat(n)), refused: false },
     Shape {
         what: "open comments",

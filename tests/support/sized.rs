@@ -13,9 +13,10 @@ const REQUEST: &str = "<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model=
 
 /// The guest with disks up to about `bytes` of XML; for less than the example has, about a kilobyte of the essential.
 pub(crate) fn asking(bytes: usize) -> String {
-    if bytes < GATEWAY.len() {
+    // libvirt keeps no comments.
+    let gateway = without(GATEWAY, "<!--\n", "-->\n");
+    if bytes < gateway.len() {
         let parts = [
-            ("<!--\n", "-->\n"),
             ("    <libosinfo:libosinfo", "</libosinfo:libosinfo>\n"),
             ("  <cputune>", "</cputune>\n"),
             ("  <cpu ", "</cpu>\n"),
@@ -23,7 +24,7 @@ pub(crate) fn asking(bytes: usize) -> String {
             ("    <interface", "</interface>\n"),
             ("    <serial", "</rng>\n"),
         ];
-        return parts.iter().fold(GATEWAY.to_owned(), |text, (from, to)| without(&text, from, to));
+        return parts.iter().fold(gateway, |text, (from, to)| without(&text, from, to));
     }
     let disk = |number: usize| {
         format!(
@@ -32,9 +33,9 @@ pub(crate) fn asking(bytes: usize) -> String {
              </disk>\n"
         )
     };
-    let count = bytes.saturating_sub(GATEWAY.len()) / disk(1000).len();
+    let count = bytes.saturating_sub(gateway.len()) / disk(1000).len();
     let disks: String = (0..count).map(disk).collect();
-    GATEWAY.replacen("    <interface", &format!("{disks}    <interface"), 1)
+    gateway.replacen("    <interface", &format!("{disks}    <interface"), 1)
 }
 
 /// The text without its first part from one piece to another.

@@ -1,0 +1,108 @@
+//! What can be told from a domain's XML at a glance, without parsing it: most guests ask for nothing, and at most events
+//! only the UUID counts.
+//!
+//! Pure. May err to one side only: where it is not certain the document is read.
+
+use memchr::memmem;
+
+use crate::domain::Uuid;
+
+/// A domain that has none of these can neither ask nor give a reason for a warning.
+const WORDS: [&str; 6] = [
+    // <iommu>, our own metadata, the wrapper, hw:viommu_model, and every vIOMMU of a <qemu:commandline>.
+    "mmu",
+    // Nova's other wish, and what it locks memory for by itself.
+    "locked_memory",
+    "cpu_realtime",
+    "mem_encryption",
+    // One that is too low for VFIO devices is worth a line in the log.
+    "hard_limit",
+    // A character reference can be any letter of the above.
+    "&#",
+];
+
+/// How far from its beginning libvirt can have put a domain's UUID, bytes: a name is part of a file's, hence short.
+const HEAD: usize = 2048;
+
+/// Whether the guest may have a wish, or something that is worth a warning.
+pub(super) fn may_ask(xml: &[u8]) -> bool {
+    WORDS.iter().any(|word| contains(xml, word))
+}
+
+/// Whether a document that cannot be read speaks of a vIOMMU or of the wrapper. Tenants choose names and metadata: a guest
+/// must not lose its vIOMMU because somebody made its XML unreadable, nor be refused when it never asked.
+pub(super) fn speaks_of_us(xml: &[u8]) -> bool {
+    contains(xml, "viommu")
+}
+
+fn contains(xml: &[u8], word: &str) -> bool {
+    memmem::find(xml, word.as_bytes()).is_some()
+}
+
+/// The UUID where libvirt writes it: behind the name, the root's first child (`virDomainDefFormatInternalSetRootName`). None
+/// for a document that begins in any other way.
+pub(super) fn uuid(xml: &[u8]) -> Option<Uuid> {
+    let head = xml.get(..HEAD).unwrap_or(xml);
+    let rest = behind(head.strip_prefix(b"<domain")?, b">\n  <name>")?;
+    let rest = behind(rest, b"</name>\n  <uuid>")?;
+    let end = memchr::memchr(b'<', rest)?;
+    std::str::from_utf8(rest.get(..end)?).ok()?.parse().ok()
+}
+
+/// What follows a piece of markup, if it is the next one.
+fn behind<'a>(text: &'a [u8], piece: &[u8]) -> Option<&'a [u8]> {
+    let at = memmem::find(text, piece)?;
+    let (before, rest) = text.split_at_checked(at)?;
+    if before.contains(&b'<') { None } else { rest.get(piece.len()..) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_may_ask_is_looked_at() {
+        for text in [
+            "<iommu model='intel'/>",
+            "<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto'/>",
+            "<emulator>/usr/bin/viommu-qemu-system-x86_64</emulator>",
+            "<q:arg value='-device'/><q:arg value='amd-iommu'/>",
+            "<q:arg value='virt,iommu=smmuv3'/>",
+            "<q:arg value='arm-smmuv3,id=s'/>",
+            "<nova:extraSpec name='hw:viommu_model'>auto</nova:extraSpec>",
+            "<nova:extraSpec name='hw:locked_memory'>True</nova:extraSpec>",
+            "<nova:extraSpec name='hw:cpu_realtime'>yes</nova:extraSpec>",
+            "<nova:property name='hw_mem_encryption'>true</nova:property>",
+            "<nova:extraSpec name='hw:&#108;ocked_memory'>True</nova:extraSpec>",
+            "<memtune><hard_limit unit='KiB'>1</hard_limit></memtune>",
+        ] {
+            assert!(may_ask(format!("<domain>{text}</domain>").as_bytes()), "{text}");
+        }
+        assert!(!may_ask(b"<domain type='kvm'><name>a &amp; b</name><memory>1</memory></domain>"));
+    }
+
+    #[test]
+    fn the_uuid_where_libvirt_writes_it() {
+        const UUID: &str = "3a21c2ee-5ece-4225-baa4-9a11258f601e";
+        let found = |text: &str| uuid(text.replace("UUID", UUID).as_bytes()).map(|uuid| uuid.to_string());
+        let own = "<uuid>UUID</uuid>\n";
+        for start in ["<domain type='kvm' id='7' xmlns:qemu='urn:q'>", "<domain>"] {
+            assert_eq!(found(&format!("{start}\n  <name>a &lt; b</name>\n  {own}")).as_deref(), Some(UUID), "{start}");
+        }
+        for text in [
+            // Nobody's, somebody else's, one in a comment, and what libvirt does not write.
+            "<domain>\n  <name>a</name>\n  <title>t</title>\n  ",
+            "<domain>\n  <metadata>\n  <name>a</name>\n  ",
+            "<domain>\n  <name>a<!--</name>\n  ",
+            "<domain><name>a</name>\n  ",
+            "<!-- --><domain>\n  <name>a</name>\n  ",
+            "<domainsnapshot>\n  <name>a</name>\n  <domain>\n  ",
+            "<domstatus><domain>\n  <name>a</name>\n  ",
+        ] {
+            assert_eq!(found(&format!("{text}{own}")), None, "{text}");
+        }
+        assert_eq!(found("<domain>\n  <name>a</name>\n  <uuid>../../x</uuid>"), None);
+        assert_eq!(found("<domain>\n  <name>a</name>\n  <uuid>UUID"), None);
+        assert_eq!(found(&format!("<domain>\n  <name>{}</name>\n  {own}", "a".repeat(HEAD))), None);
+    }
+}

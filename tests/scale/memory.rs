@@ -1,0 +1,45 @@
+//! The most memory that the program needs for a document.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::sized;
+
+/// A document of about so many bytes.
+type Make = fn(usize) -> String;
+
+/// What takes most memory for each byte, and what guests really have. Denser documents are refused, which shows no peak.
+pub(crate) const DENSE: [(&str, Make); 3] = [
+    ("disks", sized::asking),
+    ("tiny elements and texts", |bytes| with_devices(&"<a/>12345678".repeat(bytes / 12))),
+    ("tiny attributes", |bytes| {
+        let names = ('a'..='z').flat_map(|first| ["", "b"].map(|second| format!(" {first}{second}=''")));
+        let element = format!("<a{}/>", names.collect::<String>());
+        with_devices(&element.repeat(bytes / element.len()))
+    }),
+];
+
+/// The gateway with more in front of its `</devices>`.
+fn with_devices(devices: &str) -> String {
+    sized::GATEWAY.replace("  </devices>", &format!("{devices}  </devices>"))
+}
+
+/// Peak memory of `viommu rewrite`, KiB: it writes when all is done, and what does not fit into the pipe keeps it. The document
+/// is put into the directory.
+pub(crate) fn peak(binary: &Path, directory: &Path, text: &str) -> u64 {
+    let input = directory.join("input.xml");
+    fs::write(&input, text).unwrap();
+    let mut command = Command::new(binary);
+    command.arg("rewrite").stdin(fs::File::open(input).unwrap()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    output.read_exact(&mut [0]).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    assert!(child.try_wait().unwrap().is_none(), "the document is too small to see its peak");
+    drop(output);
+    child.wait().unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
