@@ -17,6 +17,8 @@ mod command_line;
 mod configuration;
 #[path = "../fuzz/properties/domain.rs"]
 mod domain;
+#[path = "../fuzz/properties/explain.rs"]
+mod explain;
 #[path = "../fuzz/properties/state.rs"]
 mod state;
 
@@ -26,11 +28,12 @@ use std::path::Path;
 type Check = fn(&[u8]);
 
 /// Every target of `fuzz/Cargo.toml`, by its name.
-const TARGETS: [(&str, Check); 5] = [
+const TARGETS: [(&str, Check); 6] = [
     ("capabilities", capabilities::check),
     ("command_line", command_line::check),
     ("configuration", configuration::check),
     ("domain", domain::check),
+    ("explain", explain::check),
     ("state", state::check),
 ];
 

@@ -63,7 +63,7 @@ fn twice_the_input_takes_twice_the_time() {
         // Who asks, and has no vIOMMU in the XML and no wrapper, is refused as well: for another reason.
         assert_eq!(status, 1, "{what}");
         let bytes = large.len() as f64 / small.len() as f64;
-        let growth = twice.saturating_sub(least) as f64 / once.saturating_sub(least).max(1) as f64 * 2.0 / bytes;
+        let growth = growth(least, once, twice) * 2.0 / bytes;
         let each = once.saturating_sub(least) as f64 / small.len() as f64;
         println!("| {what:40} | {:6} | {each:6.1} | {growth:4.2} |", small.len());
         // What is refused at once costs no more for more.
@@ -72,6 +72,81 @@ fn twice_the_input_takes_twice_the_time() {
         }
     }
     assert!(worse.is_empty(), "not linear: {worse:?}");
+}
+
+/// Instructions for twice the input, by those for the input: where nothing grows faster than the input, hardly more than two.
+fn growth(least: u64, once: u64, twice: u64) -> f64 {
+    twice.saturating_sub(least) as f64 / once.saturating_sub(least).max(1) as f64
+}
+
+#[test]
+fn twice_the_log_takes_twice_the_time() {
+    let Some(binary) = release::release().filter(|_| callgrind::available()) else { return };
+    let count = |log: &str| {
+        let (count, status) = instructions(&binary, &["explain"], log.as_bytes());
+        assert_eq!(status, 0);
+        count
+    };
+    let least = count("");
+    // Messages as they are, and lines that are made to be searched: 40 KB, so that twice as much is not yet cut.
+    for (what, piece) in [
+        ("messages", include_str!("../docs/messages.md")),
+        ("codes", "error[auto-model]\n"),
+        ("codes on one line", "error[auto-model]"),
+        ("beginnings of a code", "error["),
+        ("beginnings of a message", "vfio_dma_map("),
+        ("all pairs of many messages", &include_str!("../docs/messages.md").replace('\n', "|")),
+        ("control characters", "\x1b"),
+        ("command line", "-device x \\\n"),
+        ("empty lines", "\n"),
+    ] {
+        let log = piece.repeat((30_000 / piece.len()).max(1));
+        let (once, twice) = (count(&log), count(&log.repeat(2)));
+        let growth = growth(least, once, twice);
+        println!(
+            "{what:30} {:6} bytes {:5.1} instructions for each, {growth:.2}",
+            log.len(),
+            once as f64 / log.len() as f64
+        );
+        assert!(growth < 2.2, "{what}: {growth}");
+    }
+}
+
+/// libvirt gives each device an argument, and the edits look at all of them.
+#[test]
+fn twice_the_arguments_take_twice_the_time() {
+    let Some(binary) = release::release().filter(|_| callgrind::available()) else { return };
+    if !sandbox::inside("twice_the_arguments_take_twice_the_time") {
+        return;
+    }
+    let hook = hook(&binary);
+    fs::write("/etc/viommu.toml", "[emulators]\nx86_64 = '/nonexistent/qemu'\n").unwrap();
+    let wrapper = Path::new("/run/test/hooks/viommu-qemu-system-x86_64");
+    symlink(&binary, wrapper).unwrap();
+    let (_, status) = instructions(&hook, &["g", "start", "begin", "-"], sized::wrapped(20_000).as_bytes());
+    assert_eq!(status, 0);
+    let count = |number: usize, more: &[&str]| {
+        let guest = ["-name", "guest=g", "-machine", "pc-q35-7.2", "-uuid", sized::UUID];
+        let guest = [&guest, more.repeat(number).as_slice()].concat();
+        let (count, status) = instructions(wrapper, &guest, b"");
+        assert_eq!(status, 1, "it was about to become what is not there");
+        count
+    };
+    let least = count(0, &[]);
+    for more in [
+        &["-device", r#"{"driver":"pcie-root-port","port":8,"chassis":1,"id":"pci.1","bus":"pcie.0"}"#][..],
+        &["-device", "e1000e,id=a,,b,bus=pcie.0,addr=0x2"],
+        &["-machine", "usb=off"],
+        &["-overcommit", "mem-lock=off"],
+        &["-accel", "kvm,kernel-irqchip=split"],
+        &["disk.img"],
+        &["-option-of-2040", "value"],
+    ] {
+        let (once, twice) = (count(250, more), count(500, more));
+        let growth = growth(least, once, twice);
+        println!("{:40} {:6} instructions for each, {growth:.2}", more.concat().split_at(8).0, (once - least) / 250);
+        assert!(growth < 2.2, "{more:?}: {growth}");
+    }
 }
 
 /// Other guests' state files are nothing to look at.

@@ -17,7 +17,8 @@ pub(crate) fn check(data: &[u8]) {
     let untouched = qemu::rewrite(&arguments, &Edits::default()).unwrap();
     assert_eq!(untouched.arguments, arguments);
 
-    let edits = edits(data.iter().fold(0_usize, |sum, byte| sum * 31 % 1009 + usize::from(*byte)));
+    let edits =
+        edits(data.iter().fold(0_usize, |sum, byte| (sum.wrapping_mul(31) % 1009).wrapping_add(usize::from(*byte))));
     let rewritten = match qemu::rewrite(&arguments, &edits) {
         Ok(rewritten) => rewritten,
         Err(note) => return assert!(note.level == Level::Error && !note.message.is_empty(), "{note:?}"),

@@ -18,9 +18,10 @@ use viommu::xml::{self, Document, Edit};
 
 /// One document; wish and host follow from its bytes, so that any XML file is a seed.
 pub(crate) fn check(data: &[u8]) {
-    let choice = data.iter().fold(0_usize, |sum, byte| sum * 31 % 1009 + usize::from(*byte));
     match xml::parse(data) {
         Ok(document) => {
+            let choice =
+                data.iter().fold(0_usize, |sum, byte| (sum.wrapping_mul(31) % 1009).wrapping_add(usize::from(*byte)));
             let [oldest, newest] = hosts();
             let host = if choice % 2 == 0 { oldest.1 } else { newest.1 };
             let models = [None, Some("auto"), Some("intel"), Some("virtio"), Some("smmuv3")];

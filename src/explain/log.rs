@@ -5,6 +5,7 @@
 
 use std::io::{self, BufRead, Read};
 
+use super::pairs::Pairs;
 use super::{Page, code, messages};
 use crate::note::{Code, Level};
 use crate::text::printable;
@@ -23,6 +24,15 @@ pub enum Subject {
     Message(usize),
 }
 
+impl Subject {
+    fn page(&self) -> Option<Page> {
+        match self {
+            Subject::Code(known) => code(*known),
+            Subject::Message(index) => messages().get(*index).cloned(),
+        }
+    }
+}
+
 /// Something that stands in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -39,7 +49,6 @@ pub struct Finding {
 /// Everything that stands in a log.
 #[derive(Debug)]
 pub struct Findings {
-    pages: Vec<Page>,
     found: Vec<Finding>,
     /// How many lines were read.
     pub lines: u64,
@@ -51,7 +60,7 @@ impl Findings {
     /// # Errors
     /// What the reader says.
     pub fn read(mut log: impl BufRead) -> io::Result<Findings> {
-        let mut findings = Findings { pages: messages(), found: Vec::new(), lines: 0 };
+        let mut findings = Findings { found: Vec::new(), lines: 0 };
         let mut line = Vec::new();
         while log.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
             if !line.ends_with(b"\n") {
@@ -68,14 +77,7 @@ impl Findings {
 
     /// What was found, each with its page.
     pub fn iter(&self) -> impl Iterator<Item = (&Finding, Page)> {
-        self.found.iter().filter_map(|finding| Some((finding, self.page(&finding.subject)?)))
-    }
-
-    fn page(&self, subject: &Subject) -> Option<Page> {
-        match subject {
-            Subject::Code(known) => code(*known),
-            Subject::Message(index) => self.pages.get(*index).cloned(),
-        }
+        self.found.iter().filter_map(|finding| Some((finding, finding.subject.page()?)))
     }
 
     fn look_at(&mut self, line: &str) {
@@ -86,7 +88,8 @@ impl Findings {
         let codes = codes(line);
         if codes.is_empty() {
             // A line of ours may quote QEMU's; its code says more.
-            if let Some(index) = self.pages.iter().position(|page| page.explains(line)) {
+            let pairs = Pairs::of(line);
+            if let Some(index) = messages().iter().position(|page| page.explains(line, &pairs)) {
                 self.add(Subject::Message(index), line);
             }
         }

@@ -5,12 +5,16 @@
 //! these two files and nothing of other files, terminals or the host.
 
 mod log;
+mod pairs;
 mod words;
 
 pub use log::{Finding, Findings, Subject};
 pub use words::plain;
 
+use std::sync::LazyLock;
+
 use crate::note::Code;
+use pairs::Pairs;
 
 const CODES: &str = include_str!("../../docs/troubleshooting.md");
 const MESSAGES: &str = include_str!("../../docs/messages.md");
@@ -30,22 +34,27 @@ pub struct Page {
 
 /// A line of which parts are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Pattern(Vec<&'static str>);
+struct Pattern {
+    /// In their order.
+    parts: Vec<&'static str>,
+    /// All that stand in the parts.
+    pairs: Vec<u16>,
+}
 
 /// The page of a code. Tests keep it from being `None`.
 #[must_use]
 pub fn code(code: Code) -> Option<Page> {
-    sections(CODES).find(|(title, _)| *title == code.as_str()).map(|(title, text)| Page {
-        title,
-        text,
-        lines: Vec::new(),
-    })
+    static PAGES: LazyLock<Vec<Page>> =
+        LazyLock::new(|| sections(CODES).map(|(title, text)| Page { title, text, lines: Vec::new() }).collect());
+    PAGES.iter().find(|page| page.title == code.as_str()).cloned()
 }
 
 /// The pages about lines, in the order in which they count.
 #[must_use]
-pub fn messages() -> Vec<Page> {
-    sections(MESSAGES).filter_map(|(title, body)| message(title, body)).collect()
+pub fn messages() -> &'static [Page] {
+    static PAGES: LazyLock<Vec<Page>> =
+        LazyLock::new(|| sections(MESSAGES).filter_map(|(title, body)| message(title, body)).collect());
+    &PAGES
 }
 
 fn message(title: &'static str, body: &'static str) -> Option<Page> {
@@ -69,23 +78,23 @@ impl Page {
         anchors.filter_map(Code::from_name)
     }
 
-    /// Whether this page is about the line.
-    #[must_use]
-    pub fn explains(&self, line: &str) -> bool {
-        self.lines.iter().any(|pattern| pattern.is_in(line))
+    /// Whether this page is about the line, which has these pairs.
+    fn explains(&self, line: &str, pairs: &Pairs) -> bool {
+        self.lines.iter().any(|pattern| pairs.have(&pattern.pairs) && pattern.is_in(line))
     }
 }
 
 impl Pattern {
     fn of(line: &'static str) -> Pattern {
-        Pattern(line.split(ANYTHING).filter(|part| !part.is_empty()).collect())
+        let parts: Vec<&str> = line.split(ANYTHING).filter(|part| !part.is_empty()).collect();
+        Pattern { pairs: parts.iter().copied().flat_map(pairs::in_text).collect(), parts }
     }
 
     /// Whether the parts stand in the line in their order. Taking the first place for each is enough, because anything may
     /// stand between them; so the line is walked through once, whoever wrote it.
     fn is_in(&self, line: &str) -> bool {
         let mut rest = line;
-        self.0.iter().all(|part| match rest.split_once(part) {
+        self.parts.iter().all(|part| match rest.split_once(part) {
             Some((_, after)) => {
                 rest = after;
                 true
@@ -127,9 +136,9 @@ mod tests {
     fn every_kind_of_line_has_lines_and_words() {
         let pages = messages();
         assert_eq!(pages.len(), sections(MESSAGES).count(), "a page does not begin with its lines");
-        for page in &pages {
+        for page in pages {
             assert!(page.text.len() > 20 && !page.text.contains("```"), "{page:?}");
-            for Pattern(parts) in &page.lines {
+            for Pattern { parts, .. } in &page.lines {
                 assert!(parts.iter().map(|part| part.len()).sum::<usize>() >= 10, "{}: {parts:?}", page.title);
             }
         }

@@ -79,7 +79,7 @@ pub(super) fn values<'a, S: AsRef<OsStr>>(
 /// `lookup_opt`), and whatever is written behind it would become that value.
 pub(super) fn without_value<S: AsRef<OsStr>>(arguments: &[S]) -> Option<&str> {
     let last = options(arguments).last()?;
-    (last.value.is_none() && WITH_VALUE.contains(&last.name)).then_some(last.name)
+    (last.value.is_none() && is_one_of(WITH_VALUE, last.name)).then_some(last.name)
 }
 
 /// Replaces the argument at `at`, the value of `-option`, by what `edit` makes of it.
@@ -104,6 +104,11 @@ pub(super) fn replace(
     Ok(())
 }
 
+/// `sorted` is one of the tables above.
+fn is_one_of(sorted: &[&str], name: &str) -> bool {
+    sorted.binary_search(&name).is_ok()
+}
+
 fn looks_like_option(argument: &OsStr) -> bool {
     argument.as_encoded_bytes().starts_with(b"-")
 }
@@ -111,7 +116,7 @@ fn looks_like_option(argument: &OsStr) -> bool {
 /// Whether the option takes `value`, the argument after it. An option of a later QEMU takes it unless it looks like an
 /// option itself: to miss a `-device` would be worse than to misread the value of an unknown option.
 fn takes_value(name: &str, value: &OsStr) -> bool {
-    WITH_VALUE.contains(&name) || (!WITHOUT_VALUE.contains(&name) && !looks_like_option(value))
+    if looks_like_option(value) { is_one_of(WITH_VALUE, name) } else { !is_one_of(WITHOUT_VALUE, name) }
 }
 
 #[cfg(test)]
@@ -181,7 +186,8 @@ mod tests {
     }
 
     #[test]
-    fn no_option_stands_in_both_tables() {
+    fn tables_are_sorted_and_no_option_stands_in_both() {
+        assert!(WITH_VALUE.is_sorted() && WITHOUT_VALUE.is_sorted());
         assert!(WITHOUT_VALUE.iter().all(|name| !WITH_VALUE.contains(name)));
     }
 }

@@ -229,12 +229,8 @@ impl<'a> Work<'a> {
             self.patch.insert(end - indent.len(), format!("{lines}{newline}"));
             return Ok(());
         }
-        // `…</last></parent>`: as the last child does.
-        let last = parent.0.last_child().filter(|node| !node.is_text());
-        let text = match last.and_then(|node| self.layout.indent(node.range().start)) {
-            Some(indent) => self.on_lines(news, indent, step(self.layout.indent(range.start), indent))?,
-            None => self.in_line(news)?,
-        };
+        // `…</last></parent>`: with white space around it, removing it would leave some behind.
+        let text = self.in_line(news)?;
         self.patch.insert(end, text);
         Ok(())
     }

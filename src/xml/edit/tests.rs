@@ -87,7 +87,7 @@ fn one_line_gets_no_white_space() {
 fn a_shared_last_line_stays_shared() {
     assert_eq!(
         appended("<d>\n <a/>\n <b/></d>\n", &[]),
-        "<d>\n <a/>\n <b/>\n <features>\n  <ioapic driver='qemu'/>\n </features></d>\n"
+        "<d>\n <a/>\n <b/><features><ioapic driver='qemu'/></features></d>\n"
     );
 }
 

@@ -1,0 +1,5 @@
+#![no_main]
+#[path = "../properties/explain.rs"]
+mod property;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| property::check(data));

@@ -1,0 +1,55 @@
+//! Log text → explain: what is said of a log is what its lines say, and nothing in it commands a terminal.
+
+use std::io::BufReader;
+
+use viommu::explain::{Finding, Findings, Subject};
+use viommu::note::Code;
+
+/// Bytes of a line that are looked at, as `src/explain/log.rs` promises.
+const LOOKED_AT: usize = 64 * 1024;
+/// Characters of a line that are shown, with the one that says that more stood there.
+const SHOWN: usize = 401;
+
+pub(crate) fn check(data: &[u8]) {
+    let log = Findings::read(data).unwrap();
+    let lines = data.split_inclusive(|byte| *byte == b'\n').count();
+    assert_eq!(log.lines, u64::try_from(lines).unwrap());
+    let found: Vec<(Finding, &str)> = log.iter().map(|(finding, page)| (finding.clone(), page.title)).collect();
+    for (at, (finding, title)) in found.iter().enumerate() {
+        let Finding { subject, count, line, .. } = finding;
+        assert!((1..=log.lines).contains(count), "{finding:?}");
+        assert!(found.iter().skip(at + 1).all(|(other, _)| other.subject != *subject), "twice: {finding:?}");
+        assert!(!line.is_empty() && line.chars().count() <= SHOWN, "{finding:?}");
+        let turns = ['\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}'];
+        let harmful = |c: char| c.is_control() || turns.contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c);
+        assert!(!line.contains(harmful), "{finding:?}");
+        match subject {
+            // Who asks for the code gets the same page.
+            Subject::Code(code) => assert!(code.as_str() == *title && Code::from_name(title) == Some(*code)),
+            Subject::Message(_) => assert!(Code::from_name(title).is_none() && !title.is_empty()),
+        }
+    }
+    if found.is_empty() {
+        return;
+    }
+    let of = |log: Findings| log.iter().map(|(finding, _)| finding.clone()).collect::<Vec<_>>();
+    // However the bytes come in.
+    let read = Findings::read(BufReader::with_capacity(7, data)).unwrap();
+    assert!(of(read).iter().eq(found.iter().map(|(finding, _)| finding)));
+    // The same again says the same once more.
+    let twice = of(Findings::read([data, data].join(&b'\n').as_slice()).unwrap());
+    assert_eq!(twice.len(), found.len());
+    for (once, _) in &found {
+        let again = twice.iter().find(|again| again.subject == once.subject).unwrap();
+        assert!(again.count == 2 * once.count && again.line == once.line, "{once:?} {again:?}");
+    }
+    // An argument of a command line that libvirt logs is no message, whatever it says.
+    let arguments = data.split(|byte| *byte == b'\n').flat_map(|line| [line, b" \\\n"].concat()).collect::<Vec<u8>>();
+    assert!(of(Findings::read(arguments.as_slice()).unwrap()).is_empty());
+    // Nobody looks so far behind. That takes a hundred times as long as all else, so only some have to show it.
+    if data.len() % 64 == 0 {
+        let mut far = vec![b'-'; LOOKED_AT];
+        far.extend(data.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }));
+        assert!(of(Findings::read(far.as_slice()).unwrap()).is_empty());
+    }
+}
