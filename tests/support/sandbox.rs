@@ -47,9 +47,9 @@ pub(crate) fn inside(test: &str) -> bool {
     let mut command = unshare(own_user);
     command.args(["sh", "-c", ENTER]).arg(program).args(["--exact", test, "--nocapture"]);
     let output = command.env(INSIDE, "1").env("HIDDEN", HIDDEN).output().unwrap();
-    let words = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    println!("{words}");
-    assert!(output.status.success() && words.contains("1 passed"), "{test} failed inside");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    println!("{said}");
+    assert!(output.status.success() && said.contains("1 passed"), "{test} failed inside");
     false
 }
 
