@@ -142,7 +142,7 @@ impl Workshop {
             Subject::new(LXML, hooks.join("lxml"), &EVENT, &asking),
         ];
         subjects.extend(rivals.into_iter().filter(works));
-        // It takes two seconds here, and twenty for a megabyte.
+        // Too slow for every round, and for anything larger.
         let slow = Subject { every: 20, ..Subject::new("virt-xml --edit", "virt-xml", &edit, &asking) };
         subjects.extend(Some(slow).filter(|slow| bytes <= 20_000 && works(slow)));
         subjects
