@@ -13,7 +13,8 @@ alive() {
     grep -qsz "^$(basename "$dir")," "/proc/$pid/cmdline"
 }
 if [ "${2:-}" = --after ]; then
-    while kill -0 "$3" 2>/dev/null && alive; do sleep 1; done
+    # However L1 ends before: a second one of its name may use the directory by then.
+    while kill -0 "$3" 2>/dev/null; do sleep 1; done
 fi
 if alive; then
     kill -KILL "$pid" # nothing in it is worth a shutdown
