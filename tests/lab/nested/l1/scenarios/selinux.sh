@@ -8,7 +8,7 @@
 # What is viommu's of the denials: those of its processes, which are the hook, the guard and the wrapper, and those about its files.
 denials_of_ours() { denied | grep -cE 'comm="qemu"|viommu|{ [^}]*(entrypoint|[gs]etrlimit)'; }
 has_module() { semodule -l | grep -cx viommu; }
-label() { ls -dZ "$1" | cut -d: -f3; }
+label() { stat -c %C "$1" | cut -d: -f3; }
 
 ports="<controller type='pci' index='0' model='pcie-root'/>"
 for index in 1 2 3 4 5 6; do ports+="<controller type='pci' index='$index' model='pcie-root-port'/>"; done
