@@ -1,20 +1,37 @@
 //! The binary: picks the personality from argv[0] and from nothing else.
+//!
+//! It begins with C's `main`. Rust's own reads `/proc/self/maps`, to be able to tell an overflow of the stack from other errors,
+//! and that is a tenth of all that a hook's run takes. What else it does is in `sys::process::begin`.
 
-use std::ffi::{OsStr, OsString};
+#![no_main]
+
+use std::ffi::{OsStr, OsString, c_int};
 use std::path::Path;
-use std::process::ExitCode;
 
 use viommu::managers::{kubevirt, vdsm};
+use viommu::sys::process;
 use viommu::{cli, wrapper};
 
-fn main() -> ExitCode {
+#[cfg(not(target_env = "gnu"))]
+compile_error!("std::env::args() knows nothing without Rust's main, but with the GNU C library");
+
+#[expect(unsafe_code, reason = "the C library calls it by this very name")]
+#[unsafe(no_mangle)]
+extern "C" fn main() -> c_int {
+    process::begin();
+    // What stands in buffers is written here, too.
+    std::process::exit(run().into())
+}
+
+/// Runs the personality, for the exit status.
+fn run() -> u8 {
     let mut arguments = std::env::args_os();
     let argv0 = arguments.next().unwrap_or_default();
     if let Some(real) = wrapper::stands_for(&argv0) {
         let refusal = wrapper::run(&argv0, real, arguments.collect());
         cli::say(&refusal);
         wrapper::linger();
-        return ExitCode::FAILURE;
+        return 1;
     }
     if is_hook(&argv0) {
         return cli::hook::from_libvirt(arguments);

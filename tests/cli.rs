@@ -338,6 +338,17 @@ fn a_reader_that_goes_away_is_no_failure() {
     }
 }
 
+/// The number of a closed one would be the next opened file's, and what is printed would go there.
+#[test]
+fn standard_streams_are_there_even_if_they_were_closed() {
+    for (number, closed) in ["<&-", ">&-", "2>&-"].into_iter().enumerate() {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec '{VIOMMU}' explain /proc/self/fd/{number} <&- {closed}")]);
+        let ran = feed(&mut command, b"");
+        assert!(ran.status == 0 && ran.stderr.is_empty(), "{closed}: {ran:?}");
+    }
+}
+
 #[test]
 fn an_option_does_not_swallow_the_file() {
     let hugepages = viommu("rewrite", &["--locked-memory", EXAMPLE], "");

@@ -1,7 +1,6 @@
 //! `viommu apply`: gives domains the vIOMMU that they ask for, in libvirt's store.
 
 use std::io::{self, IsTerminal, Write};
-use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
@@ -55,7 +54,7 @@ impl From<Way> for Route {
     }
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     if arguments.route == Some(Way::Wrapper) && !arguments.request.is_empty() {
         let message = "the wrapper adds what the domain asks for at each start: put the request into its metadata (virsh \
                        metadata) or into the configuration, not on the command line";

@@ -1,7 +1,6 @@
 //! `viommu capabilities`: what is known about this host, and which models it can give.
 
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
@@ -36,7 +35,7 @@ enum Format {
     Ansible,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     let host = arguments.host.whole()?;
     let offers = capability::offers(&host);
     match arguments.format {
@@ -46,7 +45,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
         Format::Nfd => schedulers::nfd(&host, &offers, out)?,
         Format::Ansible => report::json(&schedulers::Facts::new(&host, &offers), out)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 fn people(host: &Host, offers: &[Offer<'_>], out: &mut impl Write) -> io::Result<()> {

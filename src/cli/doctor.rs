@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -40,7 +39,7 @@ struct Report<'a> {
     checks: &'a [Check],
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     if let Some(root) = &arguments.root {
         enter(root).map_err(|error| Failure::Usage(format!("cannot enter {}: {error}", root.display())))?;
     }
@@ -51,7 +50,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
         Format::Json => report::json(&report, out)?,
         Format::Text => text(&report, Paint::when(io::stdout().is_terminal()), out)?,
     }
-    Ok(ExitCode::from(u8::from(report.broken > 0)))
+    Ok(u8::from(report.broken > 0))
 }
 
 /// Makes a directory the root, so that every path and every link means what it means to that host.

@@ -1,7 +1,6 @@
 //! `viommu explain`: what a code, or a line of a log, means.
 
 use std::io::{BufReader, IsTerminal, Write};
-use std::process::ExitCode;
 
 use clap::Args;
 
@@ -24,7 +23,7 @@ pub(super) struct Arguments {
     subject: Option<String>,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     let paint = Paint::when(std::io::stdout().is_terminal());
     let subject = arguments.subject.as_deref();
     match subject.and_then(Code::from_name).and_then(explain::code) {
@@ -32,7 +31,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
         None if subject.is_none() && std::io::stdin().is_terminal() => list(paint, out)?,
         None => log(subject, paint, out)?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 fn list(paint: Paint, out: &mut impl Write) -> Result<(), Failure> {

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap::Args;
 
@@ -34,7 +33,7 @@ pub(super) struct Arguments {
     extra: String,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> ExitCode {
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> u8 {
     let event = Event::of(&arguments.operation, &arguments.sub_operation);
     let mut outcome = decide(event, &arguments.extra);
     if arguments.dry_run {
@@ -49,9 +48,9 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> ExitCode {
 
 /// Runs as libvirt's hook: `PROGRAM NAME OPERATION SUB-OPERATION EXTRA`. Anything else is not libvirt's call, and a failure
 /// here would keep every guest of the host from starting.
-pub fn from_libvirt(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn from_libvirt(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
-    let [_name, operation, sub_operation, extra, ..] = arguments.as_slice() else { return ExitCode::SUCCESS };
+    let [_name, operation, sub_operation, extra, ..] = arguments.as_slice() else { return 0 };
     let mut outcome = decide(Event::of(operation, sub_operation), extra);
     hook::perform(&mut outcome);
     print(&outcome, &mut io::stdout().lock());
@@ -77,13 +76,13 @@ fn print(outcome: &Outcome, out: &mut impl Write) {
     }
 }
 
-fn end(outcome: &Outcome) -> ExitCode {
+fn end(outcome: &Outcome) -> u8 {
     match &outcome.refusal {
         Some(refusal) => {
             say(refusal);
-            ExitCode::from(1)
+            1
         }
-        None => ExitCode::SUCCESS,
+        None => 0,
     }
 }
 

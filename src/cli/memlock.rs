@@ -1,7 +1,6 @@
 //! `viommu memlock`: the locked-memory limit of a running guest.
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use clap::Args;
 use rustix::process::Pid;
@@ -36,7 +35,7 @@ pub(super) struct Arguments {
     host: HostOptions,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     let name = match (&arguments.domain, arguments.pid) {
         (Some(name), _) => name.clone(),
         (None, Some(pid)) => uuid_of(pid)?,
@@ -87,7 +86,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
         let message = format!("the limit of {name} is {} bytes and it needs {needed}: run with --raise", limit.soft);
         return Err(Failure::Refused(Note::error(Code::MemlockTooLow, message)));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }
 
 fn size(number: u64) -> String {

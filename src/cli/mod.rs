@@ -19,7 +19,6 @@ mod virsh;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -86,13 +85,13 @@ impl From<io::Error> for Failure {
 }
 
 /// Runs the command line.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         // Help and version are errors to clap; it knows which stream and status each of them wants.
         Err(error) => {
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
     let mut out = io::stdout().lock();
@@ -123,20 +122,20 @@ impl Failure {
         }
     }
 
-    fn report(self) -> ExitCode {
+    fn report(self) -> u8 {
         match self {
             Failure::Refused(note) => {
                 say(&note);
-                ExitCode::from(1)
+                1
             }
             Failure::Usage(message) => {
                 complain(&message);
-                ExitCode::from(2)
+                2
             }
-            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Failure::Output(error) => {
                 complain(&format!("cannot write the output: {error}"));
-                ExitCode::from(2)
+                2
             }
         }
     }

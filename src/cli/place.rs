@@ -3,7 +3,6 @@
 //! No scheduler: the hosts come in the order in which they were named.
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use serde::Serialize;
 
@@ -35,7 +34,7 @@ pub(super) fn run(
     hosts: Vec<(String, HostOptions)>,
     json: bool,
     out: &mut impl Write,
-) -> Result<ExitCode, Failure> {
+) -> Result<u8, Failure> {
     let ask = |(host, options): (String, HostOptions)| {
         let decided = input::decide(document, request, &options)?;
         let reason = obstacle(&decided.domain, &decided.plan, &decided.host);
@@ -49,7 +48,7 @@ pub(super) fn run(
             writeln!(out, "{}", line(answer))?;
         }
     }
-    Ok(ExitCode::from(u8::from(answers.iter().all(|answer| !answer.suitable))))
+    Ok(u8::from(answers.iter().all(|answer| !answer.suitable)))
 }
 
 fn line(answer: &Answer) -> String {

@@ -1,7 +1,6 @@
 //! `viommu plan`: the dry run.
 
 use std::io::{IsTerminal, Write};
-use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
@@ -46,7 +45,7 @@ enum Format {
     Diff,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     let bytes = input::domain_xml(arguments.source.as_deref(), &arguments.connection)?;
     let document = xml::parse(&bytes)?;
     if let Some(hosts) = arguments.host.each_recorded() {
@@ -66,7 +65,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCod
     if let Some(refusal) = plan.refusal() {
         out.flush()?;
         say(refusal);
-        return Ok(ExitCode::from(1));
+        return Ok(1);
     }
-    Ok(ExitCode::from(if arguments.exit_code && rewritten.is_some() { 3 } else { 0 }))
+    Ok(if arguments.exit_code && rewritten.is_some() { 3 } else { 0 })
 }

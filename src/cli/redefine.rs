@@ -2,7 +2,6 @@
 //! nobody's edit.
 
 use std::io::{self, IsTerminal, Write};
-use std::process::ExitCode;
 
 use clap::Args;
 
@@ -49,9 +48,9 @@ impl Targets {
         all: impl FnOnce() -> Result<Vec<String>, Failure>,
         out: &mut O,
         mut one: impl FnMut(&str, &mut O) -> Result<(), Failure>,
-    ) -> Result<ExitCode, Failure> {
+    ) -> Result<u8, Failure> {
         if let [name] = self.domains.as_slice() {
-            return one(name, out).map(|()| ExitCode::SUCCESS);
+            return one(name, out).map(|()| 0);
         }
         let names = if self.all { all()? } else { self.domains.clone() };
         if names.is_empty() {
@@ -69,7 +68,7 @@ impl Targets {
                 }
             }
         }
-        Ok(ExitCode::from(u8::from(failed)))
+        Ok(u8::from(failed))
     }
 
     /// Shows the difference, asks, and defines the domain. `backup` is called before anything is changed.

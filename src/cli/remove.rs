@@ -2,7 +2,6 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap::Args;
 
@@ -27,7 +26,7 @@ pub(super) struct Arguments {
     targets: Targets,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<ExitCode, Failure> {
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     let virsh = arguments.targets.virsh()?;
     let all = || {
         let applied = backup::applied()?;

@@ -6,7 +6,6 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::process::ExitCode;
 
 use clap::Parser;
 use serde_json::Value;
@@ -35,19 +34,19 @@ struct Arguments {
 }
 
 /// Answers one call.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments = match Arguments::try_parse_from([OsString::from(NAME)].into_iter().chain(arguments)) {
         Ok(arguments) => arguments,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            return error.use_stderr().into();
         }
     };
     let asked = match annotations(arguments.vmi.as_bytes()) {
         Ok(asked) => asked,
         Err(error) => {
             cli::complain(&format!("--vmi is not a virtual machine instance: {error}"));
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
     let domain = arguments.domain.as_bytes();
@@ -57,15 +56,15 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(None) => out.write_all(domain),
         Err(refusal) => {
             cli::say(&refusal);
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
     match printed.and_then(|()| out.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             // Half a domain must not be taken for one.
             cli::complain(&format!("cannot print the domain: {error}"));
-            ExitCode::FAILURE
+            1
         }
     }
 }

@@ -7,7 +7,6 @@
 use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use super::rewritten;
 use crate::cli;
@@ -54,14 +53,14 @@ impl Point {
 /// Answers one call.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "vdsm says everything in environment variables")]
-pub fn run(point: Point) -> ExitCode {
+pub fn run(point: Point) -> u8 {
     if point == Point::BeforeVmMigrateDestination {
         // What runs keeps its vIOMMU: libvirt compares the XML with the running machine's and refuses any other.
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let Some(file) = env::var_os("_hook_domxml").map(PathBuf::from) else {
         cli::complain("_hook_domxml is not set: vdsm did not start this");
-        return ExitCode::from(FAILED);
+        return FAILED;
     };
     let mut asked = Metadata::default();
     for (name, key) in PROPERTIES {
@@ -69,7 +68,7 @@ pub fn run(point: Point) -> ExitCode {
             asked.set(key, value.to_string_lossy().into_owned());
         }
     }
-    ExitCode::from(edit(&file, &asked))
+    edit(&file, &asked)
 }
 
 fn edit(file: &Path, asked: &Metadata) -> u8 {

@@ -1,11 +1,12 @@
 //! Processes: pidfds, limits, the boot clock, what a process executes.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, prlimit, setrlimit};
 
@@ -221,6 +222,27 @@ fn status_field(pid: Pid, number: usize) -> Option<String> {
 pub fn arguments(pid: Pid) -> Vec<std::ffi::OsString> {
     let line = super::fs::head(Path::new(&format!("/proc/{}/cmdline", pid.as_raw_nonzero())), 4 << 20);
     line.unwrap_or_default().split('\0').skip(1).map(Into::into).collect()
+}
+
+/// What Rust's own `main` would have done before ours, as far as it is needed.
+///
+/// Descriptors 0 to 2 are open afterwards: a closed one would be given to the next file that is opened, and be printed into.
+/// Whoever writes to a reader that went away gets an error (EPIPE), and no signal that ends him: libvirt would take a killed
+/// hook for a refusal. Aborts where there is no `/dev/null`, as Rust does.
+pub fn begin() {
+    for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        if rustix::io::fcntl_getfd(stream).is_ok() {
+            continue;
+        }
+        // The lowest free number is this one.
+        match super::fs::open_for_update(Path::new("/dev/null")) {
+            Ok(file) => drop(file.into_raw_fd()),
+            Err(_) => std::process::abort(),
+        }
+    }
+    // SAFETY: no handler is set that could run at a wrong time, and no other thread is there yet.
+    #[expect(unsafe_code, reason = "signal(2) has no safe form, as with a handler it would not be")]
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) };
 }
 
 /// Asks for the processor ahead of everybody else: a real-time slice, else the best nice value. Whoever is refused goes on
