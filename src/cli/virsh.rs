@@ -90,8 +90,7 @@ impl Virsh {
         }
         let output = child.wait_with_output().map_err(failed)?;
         let complaint = String::from_utf8_lossy(&output.stderr);
-        // Of several commands in one call the status is the last one's.
-        if output.status.success() && !complaint.lines().any(|line| line.starts_with("error:")) {
+        if output.status.success() {
             return Ok(output.stdout);
         }
         let reason = complaint.trim().replace('\n', "; ");
@@ -125,14 +124,16 @@ impl Virsh {
 
     /// What is known about a domain. Taken from lists of UUIDs, in which no domain's name can pass for something else.
     pub(super) fn known(&self, uuid: Uuid) -> Result<Known, Failure> {
-        // One argument with several commands: virsh connects once.
-        let commands =
-            "list --uuid --all --persistent; echo ==; list --uuid; echo ==; list --uuid --all --with-managed-save";
-        let listed = self.run(&[commands], "").map_err(Failure::Usage)?;
-        let lists = String::from_utf8_lossy(&listed);
-        let mut lists = lists.split("==").map(|list| uuids(list).any(|listed| listed == uuid));
-        let mut next = || lists.next().unwrap_or(false);
-        Ok(Known { persistent: next(), running: next(), saved: next() })
+        // One by one: of several commands in one call only the last one's failure would be told.
+        let listed = |which: &[&str]| {
+            let list = self.run(&[&["list", "--uuid"], which].concat(), "").map_err(Failure::Usage)?;
+            Ok::<bool, Failure>(uuids(&String::from_utf8_lossy(&list)).any(|listed| listed == uuid))
+        };
+        Ok(Known {
+            persistent: listed(&["--all", "--persistent"])?,
+            running: listed(&[])?,
+            saved: listed(&["--all", "--with-managed-save"])?,
+        })
     }
 
     /// The URI that virsh has connected to: also that of an alias, or of no `--connect` at all.

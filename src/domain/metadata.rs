@@ -38,7 +38,7 @@ impl Metadata {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let values = [&self.model, &self.locked_memory, &self.aw_bits, &self.hotplug];
-        values.iter().all(|value| value.as_deref().is_none_or(str::is_empty)) && self.unknown.is_empty()
+        values.iter().all(|value| value.is_none()) && self.unknown.is_empty()
     }
 
     /// Takes over what somebody has written for a key.

@@ -8,7 +8,7 @@ use memchr::memmem;
 use crate::domain::Uuid;
 
 /// A domain that has none of these can neither ask nor give a reason for a warning.
-const WORDS: [&str; 6] = [
+const WORDS: [&str; 7] = [
     // <iommu>, our own metadata, the wrapper, hw:viommu_model, and every vIOMMU of a <qemu:commandline>.
     "mmu",
     // Nova's other wish, and what it locks memory for by itself.
@@ -17,8 +17,9 @@ const WORDS: [&str; 6] = [
     "mem_encryption",
     // One that is too low for VFIO devices is worth a line in the log.
     "hard_limit",
-    // A character reference can be any letter of the above.
+    // A character reference can be any letter of the above, and so can an escape in the JSON of a <qemu:commandline>.
     "&#",
+    "\\u",
 ];
 
 /// How far from its beginning libvirt can have put a domain's UUID, bytes: a name is part of a file's, hence short.
@@ -75,6 +76,7 @@ mod tests {
             "<nova:property name='hw_mem_encryption'>true</nova:property>",
             "<nova:extraSpec name='hw:&#108;ocked_memory'>True</nova:extraSpec>",
             "<memtune><hard_limit unit='KiB'>1</hard_limit></memtune>",
+            r#"<q:arg value='{"driver":"intel-io\u006dmu"}'/>"#,
         ] {
             assert!(may_ask(format!("<domain>{text}</domain>").as_bytes()), "{text}");
         }

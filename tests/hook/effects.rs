@@ -5,10 +5,11 @@ mod faults;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use viommu::hook::{Effect, Outcome, perform};
@@ -18,7 +19,9 @@ use viommu::state::State;
 use viommu::sys::process;
 
 use crate::program::{VIOMMU, feed, run};
-use crate::{NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event, guests, hook, host, sandbox};
+use crate::{
+    NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event, end, guests, hook, host, sandbox,
+};
 
 fn state_file() -> PathBuf {
     Path::new("/run/viommu").join(UUID).with_extension("json")
@@ -271,24 +274,30 @@ fn the_guard_comes_and_goes() {
         println!("SKIPPED: no limit can be raised on this machine, so no guard's life was looked at");
         return;
     }
-    // The guard looks for the daemon among the ancestors of the hook: a shell of that name, which waits for the hook.
+    // The guard looks for the daemon among the ancestors of the hook: a shell of that name, which runs the hook, closes its
+    // own streams, and lives on until somebody speaks to it.
     let daemon = Path::new("/run/test/libvirtd");
     fs::copy("/bin/sh", daemon).unwrap();
+    fs::write("/run/test/guest.xml", &two_devices).unwrap();
     let start = || {
+        let script = "\"$0\" \"$@\" </run/test/guest.xml; echo status=$?; exec >&- 2>&-; read -r end";
         let mut command = Command::new(daemon);
-        command.args(["-c", "\"$0\" \"$@\"; exit $?"]).arg(sandbox::hook());
-        let parent = std::process::id().to_string();
-        let began = Instant::now();
-        let ran = feed(command.arg(NAME).args(START).env("VIOMMU_TEST_PARENT", parent), two_devices.as_bytes());
-        assert_event("start", &ran, None);
+        command.args(["-c", script]).arg(sandbox::hook()).arg(NAME).args(START);
+        command.env("VIOMMU_TEST_PARENT", std::process::id().to_string());
+        let mut daemon = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         // libvirt waits for the end of the hook's streams, so the guard must hold none of them.
-        assert!(began.elapsed() < Duration::from_secs(5));
+        let began = Instant::now();
+        let mut said = String::new();
+        daemon.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(said, "status=0\n");
+        assert!(began.elapsed() < Duration::from_secs(60), "something held the hook's streams");
         assert_eq!(guards().len(), 1);
         let text = fs::read_to_string(state_file()).unwrap();
         // Two address spaces of 8 GiB, and 1 GiB.
         assert!(text.contains("\"memlock\":{\"bytes\":18253611008}"), "{text}");
+        daemon
     };
-    start();
+    let running = start();
     let pid = guards()[0];
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
     // Nothing but CAP_SYS_PTRACE (bit 19) and CAP_SYS_RESOURCE (bit 24) is left, and nothing can be gained.
@@ -303,6 +312,11 @@ fn the_guard_comes_and_goes() {
     assert_eq!(links.filter_map(|link| fs::read_link(link).ok()).count(), 5, "streams, state, daemon");
     assert_event("stopped", &hook(STOPPED, &two_devices), None);
     soon("the guard of a stopped guest ends", || guards().is_empty());
+    end(running);
+    // A daemon that dies will never tell that the start is over.
+    end(start());
+    soon("the guard of a dead daemon ends", || guards().is_empty());
+    assert!(!state_file().exists());
 }
 
 #[test]

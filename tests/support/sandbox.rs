@@ -38,8 +38,8 @@ pub(crate) fn inside(test: &str) -> bool {
         unshare.arg("--mount").args(own_user.then_some("--map-root-user"));
         unshare
     };
-    let works = |own_user: &bool| unshare(*own_user).arg("true").status().is_ok_and(|status| status.success());
-    let Some(own_user) = [false, true].into_iter().find(works) else {
+    let possible = |own_user: &bool| unshare(*own_user).arg("true").status().is_ok_and(|status| status.success());
+    let Some(own_user) = [false, true].into_iter().find(possible) else {
         assert!(env::var_os("VIOMMU_REQUIRE_SANDBOX").is_none(), "{test} needs a mount namespace");
         println!("SKIPPED: {test} needs root, or user namespaces");
         return false;
