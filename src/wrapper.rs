@@ -123,7 +123,7 @@ fn execute(emulator: &str, argv0: &OsStr, arguments: &[OsString]) -> Note {
         let message = format!("{emulator} is viommu itself: name the real QEMU under [emulators] in {}", config::PATH);
         return Note::error(Code::EmulatorMissing, message);
     }
-    // std's exec, because it gives QEMU the default SIGPIPE that Rust's runtime has taken away.
+    // std's exec, because it gives QEMU the default SIGPIPE that `process::begin` has taken away.
     #[expect(clippy::disallowed_methods, reason = "the wrapper becomes QEMU; nothing is spawned")]
     let error = Command::new(path).arg0(argv0).args(arguments).exec();
     Note::error(Code::EmulatorMissing, format!("the real QEMU cannot be executed: {emulator}: {error}"))
