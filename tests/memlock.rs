@@ -1,7 +1,7 @@
 //! The locked-memory limit: what libvirt sets by itself, and what a guest needs, for every shape of a guest that matters.
 //!
 //! Every number is typed in from another source than this program: libvirt's own tests, limits and `VmLck` of guests that
-//! were really started, or QEMU's and libvirt's formulas worked out by hand. `docs/memlock.md` shows the second table.
+//! were really started, or QEMU's and libvirt's formulas worked out by hand. `docs/proof/memlock.md` shows the second table.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a test program that shows its table")]
 
@@ -387,5 +387,5 @@ fn what_every_guest_needs() {
     println!("{page}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(unused.is_empty(), "{unused:?}");
-    page::check("memlock.md", "memlock", &format!("{page}\n"));
+    page::check("proof/memlock.md", "memlock", &format!("{page}\n"));
 }

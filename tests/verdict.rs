@@ -341,7 +341,7 @@ Written by `VIOMMU_REGENERATE=1 cargo test --test verdict -- --ignored`, as root
 fn rewritten_domains_are_accepted_and_refusals_are_justified() {
     let Some(table) = table(INTRODUCTION, Suite::ALL) else { return };
     fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("verdict.md"), &table).unwrap();
-    compare(&table, "docs/verdict.md");
+    compare(&table, "docs/proof/verdict.md");
 }
 
 /// The same for the oldest and the newest libvirt, of Debian 11 and unstable.
@@ -349,7 +349,7 @@ fn rewritten_domains_are_accepted_and_refusals_are_justified() {
 #[ignore = "Debian unstable moves: cargo test --test verdict -- --ignored"]
 fn the_oldest_and_the_newest_libvirt() {
     let Some(table) = table(INTRODUCTION_OTHERS, Suite::OTHERS) else { return };
-    compare(&table, "docs/verdict-oldest-newest.md");
+    compare(&table, "docs/proof/verdict-oldest-newest.md");
 }
 
 /// The table of all combinations for two suites; panics where anything in it is wrong.

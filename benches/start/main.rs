@@ -1,5 +1,5 @@
 //! What viommu adds to the start of a guest, beside what others would: `cargo bench --bench start`, as root. Writes the
-//! figures into `docs/performance.md` and the chart beside it.
+//! figures into `docs/proof/performance.md` and the chart beside it.
 //!
 //! Whole processes, from spawn to exit, against a static C program that does nothing; runs alternate, so that a noisy
 //! machine is noisy for all. The state files stand on a tmpfs in a mount namespace of the benchmark's own. A number behind

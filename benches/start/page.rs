@@ -1,4 +1,4 @@
-//! The figures as the generated part of `docs/performance.md`.
+//! The figures as the generated part of `docs/proof/performance.md`.
 
 use std::fmt::Write;
 use std::fs;
@@ -24,7 +24,7 @@ pub(crate) struct Page {
 impl Page {
     /// Rewrites the generated part of the page, and the chart.
     pub(crate) fn write(&self) {
-        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/proof");
         let page = fs::read_to_string(docs.join("performance.md")).unwrap();
         let (head, rest) = page.split_once(BEGIN).unwrap();
         let (_, tail) = rest.split_once(END).unwrap();

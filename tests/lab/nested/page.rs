@@ -1,4 +1,4 @@
-//! `docs/real-vfio.md`: what each scenario comes to on each suite.
+//! `docs/proof/real-vfio.md`: what each scenario comes to on each suite.
 //!
 //! `page.sh` runs the scenarios and has the page written from what they said. In between, the page must have every scenario as
 //! its script describes it, and no other.
@@ -42,7 +42,7 @@ impl Scenario {
 
 #[test]
 fn page_has_every_scenario() {
-    let path = root().join("docs/real-vfio.md");
+    let path = root().join("docs/proof/real-vfio.md");
     let scenarios = scenarios();
     if let Some(results) = env::var_os("VIOMMU_RESULTS") {
         fs::write(&path, page(&scenarios, Path::new(&results))).unwrap();

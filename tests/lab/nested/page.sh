@@ -1,5 +1,5 @@
 #!/bin/bash
-# Writes docs/real-vfio.md anew: every scenario on four Debians, two of them at a time. Some twenty minutes on two idle cores.
+# Writes docs/proof/real-vfio.md anew: every scenario on four Debians, two of them at a time. Some twenty minutes on two idle cores.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$here/../../.."
