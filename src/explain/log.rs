@@ -1,26 +1,25 @@
-//! Finds lines that there is something to say about in a log.
+//! Finds the lines of a log that have an explanation.
 //!
-//! Tenants write parts of such logs (names, addresses, whatever makes QEMU complain). So each line is cut, walked through a
-//! fixed number of times, and forgotten: what is kept is one line for each page.
+//! Tenants control parts of such logs (names, addresses, the cause of a QEMU error). So each line is cut to a maximum length
+//! and searched in linear time, and only one line per page is kept.
 
 use std::io::{self, BufRead, Read};
 
-use super::pairs::Pairs;
-use super::{Page, code, messages};
+use super::{Page, code, messages, page_of};
 use crate::note::{Code, Level};
 use crate::text::printable;
 
-/// Bytes of a line that are looked at. The longest are libvirt's errors, which quote a command and a kilobyte of its output.
+/// Bytes of a line that are searched. The longest lines are errors of libvirt, which quote a command and 1 KiB of its output.
 const MAX_LINE: u64 = 64 * 1024;
 /// Characters of a line that are shown.
 const MAX_SHOWN: usize = 400;
 
-/// What a line is about.
+/// The subject of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// A code of viommu's own.
+    /// A code of viommu.
     Code(Code),
-    /// A page about lines of others, by its place among [`messages`].
+    /// A page about lines of other programs, by its index in [`messages`].
     Message(usize),
 }
 
@@ -33,24 +32,24 @@ impl Subject {
     }
 }
 
-/// Something that stands in a log.
+/// An explained line of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What it is about.
+    /// The subject.
     pub subject: Subject,
-    /// How many lines say so.
+    /// Number of lines with this subject.
     pub count: u64,
-    /// The last one of them, fit to be printed.
+    /// The last such line, printable.
     pub line: String,
-    /// Its number, from 1.
+    /// The number of that line, from 1.
     number: u64,
 }
 
-/// Everything that stands in a log.
+/// All explained lines of a log.
 #[derive(Debug)]
 pub struct Findings {
     found: Vec<Finding>,
-    /// How many lines were read.
+    /// Number of lines read.
     pub lines: u64,
 }
 
@@ -58,7 +57,7 @@ impl Findings {
     /// Reads a log to its end.
     ///
     /// # Errors
-    /// What the reader says.
+    /// The error of the reader.
     pub fn read(mut log: impl BufRead) -> io::Result<Findings> {
         let mut findings = Findings { found: Vec::new(), lines: 0 };
         let mut line = Vec::new();
@@ -67,29 +66,28 @@ impl Findings {
                 log.skip_until(b'\n')?;
             }
             findings.lines += 1;
-            findings.look_at(String::from_utf8_lossy(&line).trim_end());
+            findings.examine(String::from_utf8_lossy(&line).trim_end());
             line.clear();
         }
-        // The newest first: a guest's log has every start since the guest was defined.
+        // Newest first: the log of a guest holds every start since the guest was defined.
         findings.found.sort_by_key(|finding| std::cmp::Reverse(finding.number));
         Ok(findings)
     }
 
-    /// What was found, each with its page.
+    /// The findings, each with its page.
     pub fn iter(&self) -> impl Iterator<Item = (&Finding, Page)> {
         self.found.iter().filter_map(|finding| Some((finding, finding.subject.page()?)))
     }
 
-    fn look_at(&mut self, line: &str) {
-        // libvirt logs QEMU's command line with an argument on each line. Names in it are the user's, and nothing that happened.
+    fn examine(&mut self, line: &str) {
+        // libvirt logs QEMU's command line with one argument per line. Names in it come from the user and are no events.
         if line.ends_with(" \\") {
             return;
         }
         let codes = codes(line);
         if codes.is_empty() {
-            // A line of ours may quote QEMU's; its code says more.
-            let pairs = Pairs::of(line);
-            if let Some(index) = messages().iter().position(|page| page.explains(line, &pairs)) {
+            // A line of viommu may quote one of QEMU; the code is more specific.
+            if let Some(index) = page_of(line) {
                 self.add(Subject::Message(index), line);
             }
         }
@@ -112,10 +110,10 @@ impl Findings {
     }
 }
 
-/// The codes in a line, as viommu writes them: `error[CODE]`.
+/// The codes in a line, in the form `error[CODE]`.
 fn codes(line: &str) -> Vec<Code> {
     let mut found = Vec::new();
-    // Each piece ends where the next bracket begins, so a line of nothing but brackets is walked through once, too.
+    // Each piece ends where the next bracket begins, so a line that consists of brackets is searched in linear time, too.
     let mut pieces = line.split('[');
     let mut before = pieces.next().unwrap_or_default();
     for piece in pieces {
@@ -137,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn repeats_are_counted_and_the_newest_stands_first() {
+    fn repeats_are_counted_and_the_newest_comes_first() {
         let log = "a: group 1 used in multiple address spaces\nb: aw-bits 48 > host aw-bits 39\r\nnothing\n\
                    c: group 2 used in multiple address spaces";
         let found = read(log);
@@ -172,7 +170,7 @@ mod tests {
     #[test]
     fn hostile_lines_are_cut_escaped_and_cheap() {
         let mut log = b"\x1b[2J\xff group 1 used in multiple address spaces\x07\n".to_vec();
-        // Whoever looks for the end of each beginning needs the square of it.
+        // A search for the end of each beginning would take quadratic time.
         for beginning in ["error[", "vfio_dma_map(", "[", "device "] {
             log.extend(beginning.repeat(1_000_000 / beginning.len()).bytes());
             log.push(b'\n');

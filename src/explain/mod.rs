@@ -1,11 +1,10 @@
-//! What a code means, and what a line of QEMU's, libvirt's or the kernel's means.
+//! Explains codes of viommu, and log lines of QEMU, libvirt and the kernel.
 //!
-//! The documentation itself is what is read: a page is what stands under a `###` heading of `docs/troubleshooting.md` (one
-//! for each code) or `docs/messages.md` (one for each kind of line, with the lines themselves in a block). Knows the form of
-//! these two files and nothing of other files, terminals or the host.
+//! The explanations are compiled in from the documentation. A page is the text below a `###` heading of
+//! `docs/troubleshooting.md` (one page per code) or `docs/messages.md` (one page per kind of line, which begins with a block
+//! of the lines). This module depends on the form of these two files only.
 
 mod log;
-mod pairs;
 mod words;
 
 pub use log::{Finding, Findings, Subject};
@@ -13,35 +12,31 @@ pub use words::plain;
 
 use std::sync::LazyLock;
 
+use aho_corasick::AhoCorasick;
+
 use crate::note::Code;
-use pairs::Pairs;
 
 const CODES: &str = include_str!("../../docs/troubleshooting.md");
 const MESSAGES: &str = include_str!("../../docs/messages.md");
-/// What stands for any text in the line of a page.
+/// Stands for any text in a line of a page.
 const ANYTHING: char = '…';
 
 /// An explanation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Its heading.
+    /// The heading.
     pub title: &'static str,
-    /// What it says, as Markdown.
+    /// The text, Markdown.
     pub text: &'static str,
-    /// The lines that it explains; none where it explains a code.
+    /// The lines that the page explains; empty for the page of a code.
     lines: Vec<Pattern>,
 }
 
-/// A line of which parts are known.
+/// The known parts of a line, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Pattern {
-    /// In their order.
-    parts: Vec<&'static str>,
-    /// All that stand in the parts.
-    pairs: Vec<u16>,
-}
+struct Pattern(Vec<&'static str>);
 
-/// The page of a code. Tests keep it from being `None`.
+/// The page of a code. A test checks that every code has one.
 #[must_use]
 pub fn code(code: Code) -> Option<Page> {
     static PAGES: LazyLock<Vec<Page>> =
@@ -49,7 +44,7 @@ pub fn code(code: Code) -> Option<Page> {
     PAGES.iter().find(|page| page.title == code.as_str()).cloned()
 }
 
-/// The pages about lines, in the order in which they count.
+/// The pages about lines. The first page that matches a line explains it.
 #[must_use]
 pub fn messages() -> &'static [Page] {
     static PAGES: LazyLock<Vec<Page>> =
@@ -57,12 +52,45 @@ pub fn messages() -> &'static [Page] {
     &PAGES
 }
 
+/// The first page that explains a line, by its index in [`messages`].
+fn page_of(line: &str) -> Option<usize> {
+    static INDEX: LazyLock<Option<Index>> = LazyLock::new(|| Index::of(messages()));
+    INDEX.as_ref()?.find(line)
+}
+
+/// Searches a line for the longest parts of all patterns at once. Only patterns whose longest part is found are compared.
+struct Index {
+    search: AhoCorasick,
+    /// The page and the pattern of each longest part.
+    patterns: Vec<(usize, &'static Pattern)>,
+}
+
+impl Index {
+    fn of(pages: &'static [Page]) -> Option<Index> {
+        let patterns =
+            pages.iter().enumerate().flat_map(|(number, page)| page.lines.iter().map(move |line| (number, line)));
+        let patterns: Vec<_> = patterns.collect();
+        let longest =
+            patterns.iter().map(|(_, Pattern(parts))| parts.iter().max_by_key(|part| part.len()).unwrap_or(&""));
+        Some(Index { search: AhoCorasick::new(longest).ok()?, patterns })
+    }
+
+    fn find(&self, line: &str) -> Option<usize> {
+        let found =
+            self.search.find_overlapping_iter(line).filter_map(|found| self.patterns.get(found.pattern().as_usize()));
+        let mut pages: Vec<_> = found.copied().collect();
+        pages.sort_unstable_by_key(|(page, pattern)| (*page, std::ptr::from_ref(*pattern)));
+        pages.dedup_by_key(|(_, pattern)| std::ptr::from_ref(*pattern));
+        pages.into_iter().find(|(_, pattern)| pattern.is_in(line)).map(|(page, _)| page)
+    }
+}
+
 fn message(title: &'static str, body: &'static str) -> Option<Page> {
     let (block, text) = body.strip_prefix("```text\n")?.split_once("\n```")?;
     Some(Page { title, text: text.trim(), lines: block.lines().map(Pattern::of).collect() })
 }
 
-/// The `###` headings of a document, each with what stands below it.
+/// The `###` headings of a document, each with the text below it.
 fn sections(document: &'static str) -> impl Iterator<Item = (&'static str, &'static str)> {
     document.split("\n### ").skip(1).filter_map(|section| {
         let section = section.split("\n## ").next()?;
@@ -77,30 +105,18 @@ impl Page {
         let anchors = self.text.split("](troubleshooting.md#").skip(1).filter_map(|link| link.split(')').next());
         anchors.filter_map(Code::from_name)
     }
-
-    /// Whether this page is about the line, which has these pairs.
-    fn explains(&self, line: &str, pairs: &Pairs) -> bool {
-        self.lines.iter().any(|pattern| pairs.have(&pattern.pairs) && pattern.is_in(line))
-    }
 }
 
 impl Pattern {
     fn of(line: &'static str) -> Pattern {
-        let parts: Vec<&str> = line.split(ANYTHING).filter(|part| !part.is_empty()).collect();
-        Pattern { pairs: parts.iter().copied().flat_map(pairs::in_text).collect(), parts }
+        Pattern(line.split(ANYTHING).filter(|part| !part.is_empty()).collect())
     }
 
-    /// Whether the parts stand in the line in their order. Taking the first place for each is enough, because anything may
-    /// stand between them; so the line is walked through once, whoever wrote it.
+    /// Whether the line contains the parts in their order. The first occurrence of each part is enough, because any text may
+    /// stand between them; so the time is linear in the length of the line.
     fn is_in(&self, line: &str) -> bool {
         let mut rest = line;
-        self.parts.iter().all(|part| match rest.split_once(part) {
-            Some((_, after)) => {
-                rest = after;
-                true
-            }
-            None => false,
-        })
+        self.0.iter().all(|part| rest.split_once(part).map(|(_, after)| rest = after).is_some())
     }
 }
 
@@ -138,7 +154,7 @@ mod tests {
         assert_eq!(pages.len(), sections(MESSAGES).count(), "a page does not begin with its lines");
         for page in pages {
             assert!(page.text.len() > 20 && !page.text.contains("```"), "{page:?}");
-            for Pattern { parts, .. } in &page.lines {
+            for Pattern(parts) in &page.lines {
                 assert!(parts.iter().map(|part| part.len()).sum::<usize>() >= 10, "{}: {parts:?}", page.title);
             }
         }
