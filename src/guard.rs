@@ -18,6 +18,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::unistd::{ForkResult, close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use rustix::process::Pid;
 
+use crate::host::libvirt;
 use crate::note::{Code, Note};
 use crate::state;
 use crate::sys::fs;
@@ -62,7 +63,7 @@ pub fn start(order: Order) -> Result<(), Note> {
         let message = format!("the locked-memory limit cannot be raised: {what}: {error}");
         Note::error(Code::MemlockNoPrivilege, message)
     };
-    let daemon = process::daemon().ok_or_else(|| {
+    let daemon = libvirt::daemon().ok_or_else(|| {
         failed("who would tell when", &"neither libvirtd nor virtqemud is among the hook's ancestors")
     })?;
     let watch = Watch {
@@ -140,7 +141,7 @@ impl Watch {
                 return End::StateGone;
             }
             if guest.is_none() {
-                guest = pinned(&self.order.pidfile);
+                guest = libvirt::pinned(&self.order.pidfile);
             }
             match &guest {
                 Some((_, pidfd)) if process::has_ended(pidfd.as_fd()) => return End::GuestGone,
@@ -173,34 +174,6 @@ impl Watch {
         }
         End::TooLate
     }
-}
-
-/// The guest's process, pinned. The lock is looked at again after pinning: it ends with the process, so whoever holds it
-/// then is the one that was pinned.
-#[must_use]
-pub fn pinned(pidfile: &Path) -> Option<(Pid, OwnedFd)> {
-    let pid = process::locked_pid(pidfile)?;
-    let pidfd = process::pin(pid).ok()?;
-    (process::locked_pid(pidfile) == Some(pid)).then_some((pid, pidfd))
-}
-
-/// Where libvirt writes the pid of a domain's emulator. The name is escaped as XML (`virPidFileBuildPath`).
-#[must_use]
-pub fn pidfile(domain: &str) -> PathBuf {
-    let mut name = String::with_capacity(domain.len());
-    for c in domain.chars() {
-        match c {
-            '&' => name.push_str("&amp;"),
-            '<' => name.push_str("&lt;"),
-            '>' => name.push_str("&gt;"),
-            '"' => name.push_str("&quot;"),
-            '\'' => name.push_str("&apos;"),
-            // A name with a slash has no pidfile, and must not lead anywhere else.
-            '/' => {}
-            c => name.push(c),
-        }
-    }
-    PathBuf::from(format!("/run/libvirt/qemu/{name}.pid"))
 }
 
 /// Leaves the hook's session, directory and streams behind.
@@ -241,19 +214,4 @@ fn keep_only(kept: &[Capability]) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_libvirts_pidfile() {
-        // virPidFileBuildPath writes the name through virBufferEscapeString.
-        assert_eq!(
-            pidfile("a&b<c>'d'\"e\""),
-            Path::new("/run/libvirt/qemu/a&amp;b&lt;c&gt;&apos;d&apos;&quot;e&quot;.pid")
-        );
-        assert_eq!(pidfile("../../etc/passwd"), Path::new("/run/libvirt/qemu/....etcpasswd.pid"));
-    }
 }

@@ -8,6 +8,7 @@
 pub mod capability;
 pub mod cli;
 pub mod config;
+pub mod decide;
 pub mod doctor;
 pub mod domain;
 pub mod explain;

@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString, c_int};
 use std::path::Path;
 
 use viommu::managers::{kubevirt, vdsm};
-use viommu::sys::process;
+use viommu::sys::{process, stderr};
 use viommu::{cli, wrapper};
 
 #[cfg(not(target_env = "gnu"))]
@@ -29,7 +29,7 @@ fn run() -> u8 {
     let argv0 = arguments.next().unwrap_or_default();
     if let Some(real) = wrapper::stands_for(&argv0) {
         let refusal = wrapper::run(&argv0, real, arguments.collect());
-        cli::say(&refusal);
+        stderr::say(&refusal);
         wrapper::linger();
         return 1;
     }

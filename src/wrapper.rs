@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use crate::config;
 use crate::domain::Uuid;
-use crate::hook;
+use crate::host;
 use crate::note::{Code, Note};
 use crate::plan::wrapped_emulator;
 use crate::qemu::{self, Invocation};
-use crate::state::{self, State};
-use crate::sys::{fs, process};
+use crate::state::{State, store};
+use crate::sys::process;
 
 /// How long the wrapper waits for its limit. The guard needs a millisecond; a starved host was seen to need three seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ fn prepare(real: &str, arguments: Vec<OsString>) -> Result<(String, Vec<OsString
     match qemu::classify(&arguments) {
         Invocation::Other => {
             // A probe runs for every guest of the host: a broken configuration must not make libvirt forget QEMU.
-            let config = hook::configuration(Path::new(config::PATH)).unwrap_or_default();
+            let config = host::config::load().unwrap_or_default();
             Ok((config.emulator_behind(real), arguments))
         }
         Invocation::Guest { uuid, incoming, .. } => {
@@ -68,27 +68,7 @@ fn state(uuid: &str) -> Result<State, Note> {
     let Ok(uuid) = uuid.parse::<Uuid>() else {
         return Err(Note::error(Code::StateMissing, "the guest's -uuid is not a UUID"));
     };
-    let path = Path::new(state::DIRECTORY).join(format!("{uuid}.json"));
-    let read = || {
-        fs::check_trusted_directory(Path::new(state::DIRECTORY))?;
-        fs::read_trusted(&path, state::MAX_BYTES)
-    };
-    match read() {
-        Ok(text) => State::parse(&text, uuid, process::boot_clock()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Note::error(
-            Code::StateMissing,
-            "the libvirt hook did not run for this guest: install /etc/libvirt/hooks/qemu and reload libvirtd (systemctl reload \
-             libvirtd), or set <emulator> back to QEMU",
-        )),
-        // Every other error is fatal too: a guest must never start silently without its vIOMMU.
-        Err(error) => {
-            let message = format!(
-                "{} cannot be read: {error}; an AppArmor or SELinux rule of viommu may be missing",
-                path.display()
-            );
-            Err(Note::error(Code::StateInvalid, message))
-        }
-    }
+    store::state(uuid)
 }
 
 fn unreproducible() -> Note {

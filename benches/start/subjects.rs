@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use viommu::domain::Uuid;
 use viommu::qemu::Edits;
-use viommu::state::{DIRECTORY, State};
+use viommu::state::State;
+use viommu::state::store::STATES;
 use viommu::sys::process::boot_clock;
 
 use crate::sized::{UUID, asking, silent};
@@ -83,8 +84,8 @@ impl Workshop {
         fs::write(work.join("noop.c"), "int main(void) { return 0; }\n").unwrap();
         let noop = work.join("noop");
         succeed(Command::new("gcc").args(["-O2", "-static", "-o"]).arg(&noop).arg(work.join("noop.c")));
-        fs::create_dir_all(DIRECTORY).unwrap();
-        succeed(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=0755", "tmpfs", DIRECTORY]));
+        fs::create_dir_all(STATES).unwrap();
+        succeed(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=0755", "tmpfs", STATES]));
         Workshop(work)
     }
 
@@ -98,7 +99,7 @@ impl Workshop {
             ..Edits::default()
         };
         let state = State::new(uuid, boot_clock(), self.0.join("noop").display().to_string(), edits, None);
-        fs::write(Path::new(DIRECTORY).join(format!("{UUID}.json")), state.to_json()).unwrap();
+        fs::write(Path::new(STATES).join(format!("{UUID}.json")), state.to_json()).unwrap();
     }
 
     /// Something in the workshop.

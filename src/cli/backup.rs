@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::Uuid;
 use crate::note::{Code, Note};
+use crate::state::store;
 use crate::sys::fs;
-use crate::{state, xml};
+use crate::xml;
 
 /// What a file of the backup holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl Copy {
 /// root's is where the hook's records are; others have a state directory of their own (XDG Base Directory Specification).
 fn directory() -> Result<PathBuf, Note> {
     if rustix::process::geteuid().is_root() {
-        return Ok(Path::new(state::RECORDS).join("backup"));
+        return Ok(Path::new(store::RECORDS).join("backup"));
     }
     let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
@@ -81,9 +82,9 @@ impl Backup {
     pub(super) fn keep(&self, copy: Copy, xml: &str) -> Result<(), Note> {
         let path = self.path(copy);
         let write = || {
-            if self.directory.starts_with(state::RECORDS) {
+            if self.directory.starts_with(store::RECORDS) {
                 // The hook's records are below it, and are read by it alone.
-                fs::trusted_directory(Path::new(state::RECORDS))?;
+                fs::trusted_directory(Path::new(store::RECORDS))?;
             }
             fs::private_directory(&self.directory)?;
             fs::replace(&path, xml, 0o600)?;

@@ -2,18 +2,16 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::Path;
 
 use clap::Args;
 
-use crate::config;
 use crate::hook::{self, Effect, Event, Outcome};
+use crate::host;
 use crate::host::probe::Places;
 use crate::sys::fs;
+use crate::sys::stderr::say;
 use crate::text::printable;
 use crate::xml;
-
-use super::say;
 
 /// Run libvirt's hook by hand.
 #[derive(Debug, Args)]
@@ -66,7 +64,7 @@ fn decide(event: Event, extra: &str) -> Outcome {
     let mut bytes = Vec::with_capacity(64 * 1024);
     // What cannot be read is judged as what was read so far: cut XML, which is malformed.
     let _ = fs::read_past(io::stdin().lock(), xml::MAX_BYTES, &mut bytes);
-    hook::decide(event, extra, &bytes, hook::configuration(Path::new(config::PATH)), &Places::default())
+    hook::decide(event, extra, &bytes, host::config::load(), &Places::default())
 }
 
 fn print(outcome: &Outcome, out: &mut impl Write) {

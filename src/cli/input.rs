@@ -9,9 +9,8 @@ use clap::Args;
 
 use crate::config::{self, Config};
 use crate::domain::Domain;
-use crate::hook::configuration;
 use crate::host::probe::Places;
-use crate::host::{Emulator, Host};
+use crate::host::{self, Emulator, Host};
 use crate::note::Note;
 use crate::plan::{self, Plan};
 use crate::request::Wishes;
@@ -160,7 +159,7 @@ impl HostOptions {
     pub(super) fn configuration(&self) -> Result<Config, Failure> {
         match &self.config {
             Some(path) => named_configuration(path),
-            None => Ok(configuration(Path::new(config::PATH))?),
+            None => Ok(host::config::load()?),
         }
     }
 

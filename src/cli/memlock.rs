@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 use rustix::process::Pid;
 
-use crate::guard;
+use crate::host::libvirt;
 use crate::note::{Code, Note};
 use crate::plan::{self, Limit};
 use crate::qemu::{self, Invocation};
@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     let document = xml::parse(&live)?;
     let Decided { domain, plan, .. } = input::decide(&document, &RequestOptions::default(), &arguments.host)?;
     let not_running = || Failure::Usage(format!("{name} is not running"));
-    let (pid, _pinned) = guard::pinned(&guard::pidfile(&domain.name)).ok_or_else(not_running)?;
+    let (pid, _pinned) = libvirt::pinned(&libvirt::pidfile(&domain.name)).ok_or_else(not_running)?;
     if arguments.pid.is_some_and(|named| named != pid.as_raw_nonzero().get()) {
         // A command line can say anything; libvirt's pidfile cannot.
         return Err(Failure::Usage(format!("process {} is not the QEMU of {name}", arguments.pid.unwrap_or_default())));

@@ -23,7 +23,7 @@ use std::io::{self, Write};
 use clap::{Parser, Subcommand};
 
 use crate::note::Note;
-use crate::text::printable;
+use crate::sys::stderr::{complain, say};
 
 /// A virtual IOMMU for libvirt/QEMU guests, with the locked-memory limit that PCI passthrough behind it needs.
 #[derive(Debug, Parser)]
@@ -139,17 +139,4 @@ impl Failure {
             }
         }
     }
-}
-
-/// Says a refusal, or what is worth knowing where nobody asked for a report, in the one form in which every personality does:
-/// libvirt shows it to the user who started the guest.
-pub fn say(note: &Note) {
-    // In one piece, so that no other process's words can stand in between.
-    let line = format!("viommu: {}[{}]: {}\n", note.level.as_str(), note.code, printable(&note.message));
-    let _ = io::stderr().write_all(line.as_bytes());
-}
-
-/// Says what went wrong where it has no code: with the usage, the input, the output.
-pub fn complain(message: &str) {
-    let _ = writeln!(io::stderr(), "viommu: {}", printable(message));
 }

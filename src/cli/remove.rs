@@ -1,12 +1,11 @@
 //! `viommu remove`: the way back from `viommu apply`.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 
 use clap::Args;
 
-use crate::config::{self, Config};
-use crate::hook::configuration;
+use crate::config::Config;
+use crate::host;
 use crate::text::printable;
 
 use super::Failure;
@@ -32,7 +31,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
         let applied = backup::applied()?;
         Ok(virsh.all()?.iter().filter(|uuid| applied.contains(uuid)).map(ToString::to_string).collect())
     };
-    let config = configuration(Path::new(config::PATH))?;
+    let config = host::config::load()?;
     arguments.targets.each(all, out, |name, out| {
         let stored = virsh.stored(name)?;
         remove(&arguments.targets, &virsh, &stored, &config, out).map_err(|failure| failure.of_domain(&stored.name))

@@ -4,15 +4,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::domain::{Domain, METADATA_NAMESPACE, Uuid};
-use crate::guard;
-use crate::hook::configuration;
 use crate::host::probe::Places;
+use crate::host::{self, libvirt};
 use crate::note::{Code, Note};
 use crate::plan::wrapped_emulator;
 use crate::qemu;
-use crate::state::{self, State};
+use crate::state::store;
 use crate::sys::{fs, process, systemd};
 use crate::version::Version;
 use crate::xml;
@@ -30,7 +29,7 @@ pub fn gather() -> Facts {
     let mut host = Places::default().whole_host();
     // libvirt keeps what it knows of emulators that are long gone.
     host.emulators.retain(|emulator| fs::entry(Path::new(&emulator.path)).is_some_and(|file| file.executable));
-    let config = configuration(Path::new(config::PATH));
+    let config = host::config::load();
     let guests: Vec<Guest> = running().chain(defined()).collect();
     let release = fs::head(Path::new("/proc/sys/kernel/osrelease"), 128).unwrap_or_default();
     let release = release.trim();
@@ -101,7 +100,7 @@ fn is_the_binary(path: &Path) -> bool {
 /// The daemon that holds the lock of its pidfile. Daemons of other containers have other files, and users' own too.
 fn daemon() -> Option<Daemon> {
     ["virtqemud", "libvirtd"].into_iter().find_map(|name| {
-        let pid = process::locked_pid(Path::new(&format!("/run/{name}.pid")))?;
+        let pid = libvirt::locked_pid(Path::new(&format!("/run/{name}.pid")))?;
         Some(Daemon {
             name,
             pid: pid.as_raw_nonzero().get(),
@@ -141,7 +140,7 @@ fn confinement(pid: Pid) -> Option<String> {
 
 /// When the hook last wrote the state or the record of a guest.
 fn hook_wrote() -> Option<u64> {
-    let files = [state::DIRECTORY, state::RECORDS]
+    let files = [store::STATES, store::RECORDS]
         .map(Path::new)
         .into_iter()
         .flat_map(|directory| files(directory, "json").filter_map(|file| fs::entry(&file)));
@@ -185,7 +184,7 @@ fn selinux() -> Option<Selinux> {
     Some(Selinux {
         enforcing: enforce.starts_with('1'),
         binary: fs::label(Path::new(BINARY)),
-        state: fs::label(Path::new(state::DIRECTORY)),
+        state: fs::label(Path::new(store::STATES)),
     })
 }
 
@@ -218,7 +217,7 @@ fn running() -> impl Iterator<Item = Guest> {
             |_| file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default(),
             |domain| domain.name.as_str(),
         );
-        let (pid, _pinned) = guard::pinned(&guard::pidfile(name))?;
+        let (pid, _pinned) = libvirt::pinned(&libvirt::pidfile(name))?;
         let arguments = process::arguments(pid);
         let running = Running {
             started: process::started(pid),
@@ -258,7 +257,7 @@ fn live(status: &str) -> Result<Domain, Note> {
 }
 
 fn state_directory(guests: &[Guest]) -> StateDirectory {
-    let directory = Path::new(state::DIRECTORY);
+    let directory = Path::new(store::STATES);
     if !directory.exists() {
         return StateDirectory::default();
     }
@@ -269,9 +268,8 @@ fn state_directory(guests: &[Guest]) -> StateDirectory {
     };
     let in_use = |name: &String| {
         let Some(uuid) = name.strip_suffix(".json").and_then(|uuid| uuid.parse::<Uuid>().ok()) else { return false };
-        let text = || fs::read_trusted(&directory.join(name), state::MAX_BYTES).ok();
         // A guest that is just starting has a state and does not run yet.
-        runs(uuid) || text().is_some_and(|text| State::parse(&text, uuid, process::boot_clock()).is_ok())
+        runs(uuid) || store::state(uuid).is_ok()
     };
     StateDirectory { distrust, leftovers: fs::names(directory).into_iter().filter(|name| !in_use(name)).collect() }
 }

@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::Uuid;
 use crate::guard;
+use crate::host::libvirt;
 use crate::note::{Code, Level, Note};
-use crate::state::{self, Record, State};
+use crate::state::{Record, State, store};
 use crate::sys::journal::{self, Priority};
 use crate::sys::{fs, process};
-
-use super::{Outcome, record_file, state_file};
 
 /// Something that changes the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +30,21 @@ pub enum Effect {
     RemoveState(Uuid),
     /// Forgets what the guest ran with.
     Forget(Uuid),
+}
+
+/// What a hook call comes to. Nothing has happened yet: [`perform`] makes it so.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The rewritten XML.
+    pub print: Option<String>,
+    /// Why the guest must not start.
+    pub refusal: Option<Note>,
+    /// For the host's log.
+    pub log: Vec<Note>,
+    /// What to do, in order.
+    pub effects: Vec<Effect>,
+    /// The guest asks for something, so an effect that fails refuses its start.
+    pub asks: bool,
 }
 
 /// Makes it so. What fails and is needed becomes a refusal where the guest asks, else a line in the log.
@@ -55,29 +69,8 @@ pub fn perform(outcome: &mut Outcome) {
 impl Effect {
     fn perform(self) -> Result<(), Note> {
         match self {
-            Effect::WriteState(state) => {
-                let write = || {
-                    fs::trusted_directory(Path::new(state::DIRECTORY))?;
-                    let path = Path::new(state::DIRECTORY).join(format!("{}.json", state.uuid));
-                    fs::replace(&path, &state.to_json(), 0o644)
-                };
-                write().map_err(|error| {
-                    let message = format!("the guest's state cannot be written to {}: {error}", state::DIRECTORY);
-                    Note::error(Code::StateUnwritable, message)
-                })
-            }
-            Effect::Record(uuid, record) => {
-                let write = || {
-                    fs::trusted_directory(Path::new(state::RECORDS))?;
-                    fs::replace(&record_file(uuid), &serde_json::to_string(&record).unwrap_or_default(), 0o600)
-                };
-                write().map_err(|error| {
-                    // A later restore says that it misses the record; an old one would be believed.
-                    let _ = fs::remove(&record_file(uuid));
-                    let message = format!("the guest's vIOMMU cannot be recorded in {}: {error}", state::RECORDS);
-                    Note::warning(Code::StateUnwritable, message)
-                })
-            }
+            Effect::WriteState(state) => store::write_state(&state),
+            Effect::Record(uuid, record) => store::write_record(uuid, &record),
             Effect::Guard(order) => {
                 let state = order.state.clone();
                 // The start is refused; should the daemon be gone, no later event takes the state away.
@@ -86,21 +79,16 @@ impl Effect {
                 })
             }
             Effect::Verify { pidfile, limit } => verify(&pidfile, limit),
-            Effect::RemoveState(uuid) => remove(&state_file(uuid)),
-            Effect::Forget(uuid) => remove(&record_file(uuid)),
+            Effect::RemoveState(uuid) => store::remove_state(uuid),
+            Effect::Forget(uuid) => store::remove_record(uuid),
         }
     }
-}
-
-fn remove(path: &Path) -> Result<(), Note> {
-    let message = |error| format!("{} cannot be removed: {error}", path.display());
-    fs::remove(path).map_err(|error| Note::warning(Code::StateUnwritable, message(error)))
 }
 
 /// The guard has normally been faster. Where it was not, QEMU has survived so far, and the next mapping must not fail.
 fn verify(pidfile: &Path, limit: u64) -> Result<(), Note> {
     // The descriptor keeps the pid from being given to somebody else.
-    let Some((pid, _pinned)) = guard::pinned(pidfile) else { return Ok(()) };
+    let Some((pid, _pinned)) = libvirt::pinned(pidfile) else { return Ok(()) };
     let late = process::lock_limit(pid).is_ok_and(|found| found.soft < limit);
     if !late {
         return Ok(());

@@ -5,6 +5,8 @@
 //! what it assumes (`host-fact-assumed`).
 
 mod capcache;
+pub mod config;
+pub mod libvirt;
 pub mod probe;
 
 use std::collections::BTreeMap;

@@ -11,9 +11,9 @@ use clap::Parser;
 use serde_json::Value;
 
 use super::rewritten;
-use crate::cli;
 use crate::domain::Metadata;
 use crate::request::Source;
+use crate::sys::stderr;
 
 /// The name by which the shim finds a hook.
 pub const NAME: &str = "onDefineDomain";
@@ -45,7 +45,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     let asked = match annotations(arguments.vmi.as_bytes()) {
         Ok(asked) => asked,
         Err(error) => {
-            cli::complain(&format!("--vmi is not a virtual machine instance: {error}"));
+            stderr::complain(&format!("--vmi is not a virtual machine instance: {error}"));
             return 1;
         }
     };
@@ -55,7 +55,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
         Ok(Some(text)) => out.write_all(text.as_bytes()),
         Ok(None) => out.write_all(domain),
         Err(refusal) => {
-            cli::say(&refusal);
+            stderr::say(&refusal);
             return 1;
         }
     };
@@ -63,7 +63,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
         Ok(()) => 0,
         Err(error) => {
             // Half a domain must not be taken for one.
-            cli::complain(&format!("cannot print the domain: {error}"));
+            stderr::complain(&format!("cannot print the domain: {error}"));
             1
         }
     }

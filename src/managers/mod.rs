@@ -8,16 +8,14 @@ pub mod vdsm;
 
 use std::path::Path;
 
-use crate::cli;
-use crate::config;
+use crate::decide::{self, Undecided};
 use crate::domain::{Domain, Metadata};
-use crate::hook::{self, Blind};
-use crate::host::Host;
 use crate::host::probe::Places;
+use crate::host::{self, Host};
 use crate::note::{Code, Level, Note};
 use crate::request::{Source, Wishes};
 use crate::rewrite::rewrite;
-use crate::sys::fs;
+use crate::sys::{fs, stderr};
 
 /// What `viommu capabilities --format json` printed, kept for processes that cannot read libvirt's capability cache: vdsm is
 /// not root, and the libvirt of a virt-launcher is in another container.
@@ -30,25 +28,25 @@ pub const RECORDED_HOST: &str = "/etc/viommu-host.json";
 fn rewritten(xml: &[u8], source: Source, asked: &Metadata) -> Result<Option<String>, Note> {
     let wishes = Wishes::written(asked, source)?;
     let mut log = Vec::new();
-    let seen = hook::look(xml, (source, &wishes), hook::configuration(Path::new(config::PATH)), host, &mut log);
-    let outcome = match seen {
-        Ok(sight) => {
+    let decided = decide::decide(xml, (source, &wishes), host::config::load(), facts, &mut log);
+    let outcome = match decided {
+        Ok(decided) => {
             let noteworthy = |note: &&Note| note.level == Level::Warning || note.code == Code::HostFactAssumed;
-            log.extend(sight.plan.notes.iter().filter(noteworthy).cloned());
-            rewrite(&sight.document, &sight.plan)
+            log.extend(decided.plan.notes.iter().filter(noteworthy).cloned());
+            rewrite(&decided.document, &decided.plan)
         }
-        Err(Blind { note, asks: true }) => Err(note),
-        Err(Blind { note, asks: false }) => {
+        Err(Undecided { note, asks: true }) => Err(note),
+        Err(Undecided { note, asks: false }) => {
             log.push(note);
             Ok(None)
         }
     };
-    log.iter().for_each(cli::say);
+    log.iter().for_each(stderr::say);
     outcome
 }
 
 /// This host, and what was recorded where this process cannot look.
-fn host(domain: &Domain) -> Result<Host, Note> {
+fn facts(domain: &Domain) -> Result<Host, Note> {
     let mut host = Places::default().host_for(domain);
     if host.libvirt.is_none() {
         let recorded = recorded(Path::new(RECORDED_HOST))?;

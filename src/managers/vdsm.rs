@@ -9,10 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::rewritten;
-use crate::cli;
 use crate::domain::Metadata;
 use crate::request::Source;
-use crate::sys::fs;
+use crate::sys::{fs, stderr};
 use crate::xml;
 
 /// A directory of vdsm's that we have something to do in.
@@ -59,7 +58,7 @@ pub fn run(point: Point) -> u8 {
         return 0;
     }
     let Some(file) = env::var_os("_hook_domxml").map(PathBuf::from) else {
-        cli::complain("_hook_domxml is not set: vdsm did not start this");
+        stderr::complain("_hook_domxml is not set: vdsm did not start this");
         return FAILED;
     };
     let mut asked = Metadata::default();
@@ -72,7 +71,7 @@ pub fn run(point: Point) -> u8 {
 }
 
 fn edit(file: &Path, asked: &Metadata) -> u8 {
-    let complain = |what: &str, error| cli::complain(&format!("{} cannot be {what}: {error}", file.display()));
+    let complain = |what: &str, error| stderr::complain(&format!("{} cannot be {what}: {error}", file.display()));
     let domain = match read(file) {
         Ok(domain) => domain,
         Err(error) => {
@@ -90,7 +89,7 @@ fn edit(file: &Path, asked: &Metadata) -> u8 {
             }
         },
         Err(refusal) => {
-            cli::say(&refusal);
+            stderr::say(&refusal);
             STOP
         }
     }

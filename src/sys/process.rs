@@ -155,45 +155,9 @@ pub fn may_raise_limits(bytes: u64) -> bool {
         && setrlimit(Resource::Memlock, higher.into()).is_ok()
 }
 
-/// The process that holds libvirt's lock on a pidfile, if it is the one whose pid the file holds.
-///
-/// libvirt's child locks the file's first byte before it writes its pid, and QEMU keeps the lock to its end
-/// (`virPidFileAcquirePathFull`, `virFileLock`). QEMU has inherited the descriptor and can write any number into the file;
-/// the lock is the kernel's word.
+/// The parent of a process.
 #[must_use]
-pub fn locked_pid(pidfile: &Path) -> Option<Pid> {
-    let file = super::fs::open(pidfile).ok()?;
-    let mut text = String::new();
-    std::io::Read::read_to_string(&mut std::io::Read::take(&file, 32), &mut text).ok()?;
-    let written: i32 = text.trim().parse().ok()?;
-    let mut lock = nix::libc::flock {
-        l_type: i16::try_from(nix::libc::F_WRLCK).ok()?,
-        l_whence: i16::try_from(nix::libc::SEEK_SET).ok()?,
-        l_start: 0,
-        l_len: 1,
-        l_pid: 0,
-    };
-    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETLK(&mut lock)).ok()?;
-    let held = i32::from(lock.l_type) != nix::libc::F_UNLCK && lock.l_pid == written;
-    held.then(|| Pid::from_raw(written)).flatten()
-}
-
-/// The daemon that runs this hook: the nearest ancestor that is one. A hook may be called through a shell script, whose own
-/// executable says nothing about when libvirt's child has left the daemon's.
-#[must_use]
-pub fn daemon() -> Option<Pid> {
-    let mut pid = rustix::process::getppid()?;
-    for _ in 0..8 {
-        let link = super::fs::link_name(Path::new(&format!("/proc/{}/exe", pid.as_raw_nonzero())))?;
-        if matches!(link.trim_end_matches(" (deleted)"), "libvirtd" | "virtqemud") {
-            return Some(pid);
-        }
-        pid = parent(pid)?;
-    }
-    None
-}
-
-fn parent(pid: Pid) -> Option<Pid> {
+pub fn parent(pid: Pid) -> Option<Pid> {
     status_field(pid, 4)?.parse().ok().and_then(Pid::from_raw)
 }
 

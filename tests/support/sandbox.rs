@@ -63,7 +63,7 @@ const QEMU: &str = "use Fcntl qw(F_SETLK F_WRLCK SEEK_SET); $^F = 255; my $file 
 
 /// A process that stands for the QEMU of a domain, with a locked-memory limit of 64 KiB, as soon as it has that limit.
 pub(crate) fn qemu(domain: &str, arguments: &[&str]) -> Child {
-    qemu_holding(&viommu::guard::pidfile(domain), arguments)
+    qemu_holding(&viommu::host::libvirt::pidfile(domain), arguments)
 }
 
 /// The same with the pidfile in a place of the test's choice.

@@ -1,22 +1,15 @@
 //! What the hook leaves for the wrapper and the guard of one guest: `/run/viommu/UUID.json`.
 //!
-//! Pure: the format and its rules. The file is root's, in a directory of root's; a guest can read it and nothing else. It
+//! Pure but for `store`: the format and its rules. The file is root's, in a directory of root's; a guest can read it and nothing else. It
 //! holds no number or name that the wrapper could get from a weaker place.
+
+pub mod store;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Domain, Uuid};
 use crate::note::{Code, Note};
 use crate::qemu::Edits;
-
-/// The directory of all state files.
-pub const DIRECTORY: &str = "/run/viommu";
-
-/// The directory of the plans of guests that may come back from a saved image; it outlives a reboot.
-pub const RECORDS: &str = "/var/lib/viommu";
-
-/// A file larger than this is not one of ours, bytes.
-pub const MAX_BYTES: u64 = 64 * 1024;
 
 /// How long after the hook a guest's emulator may still be started, seconds of the boot clock. libvirt relabels disks in
 /// between, which takes minutes on slow storage; an older file is a leftover of a start that never came to an end.
@@ -84,7 +77,8 @@ impl State {
     /// `state-invalid` where the content is not ours, belongs to another guest, or is a leftover.
     pub fn parse(text: &str, uuid: Uuid, now: u64) -> Result<State, Note> {
         let invalid = |what: &str| {
-            let message = format!("{DIRECTORY}/{uuid}.json {what}: start the guest again through libvirt");
+            let message =
+                format!("{} {what}: start the guest again through libvirt", store::state_file(uuid).display());
             Note::error(Code::StateInvalid, message)
         };
         let state: State =

@@ -30,12 +30,6 @@ pub(super) fn may_ask(xml: &[u8]) -> bool {
     WORDS.iter().any(|word| contains(xml, word))
 }
 
-/// Whether a document that cannot be read speaks of a vIOMMU or of the wrapper. Tenants choose names and metadata: a guest
-/// must not lose its vIOMMU because somebody made its XML unreadable, nor be refused when it never asked.
-pub(super) fn speaks_of_us(xml: &[u8]) -> bool {
-    contains(xml, "viommu")
-}
-
 fn contains(xml: &[u8], word: &str) -> bool {
     memmem::find(xml, word.as_bytes()).is_some()
 }

@@ -1,0 +1,92 @@
+//! The one way from a document's bytes to a plan, for the hook, the managers and the command line.
+
+use memchr::memmem;
+
+use crate::config::Config;
+use crate::domain::Domain;
+use crate::host::Host;
+use crate::note::Note;
+use crate::plan::{self, Plan, Route};
+use crate::request::{Request, Source, Wishes};
+use crate::xml::{self, Document};
+
+/// The decision about a guest, and what it was made from.
+pub struct Decided<'a> {
+    /// The document.
+    pub document: Document<'a>,
+    /// What the document says.
+    pub domain: Domain,
+    /// The host's configuration.
+    pub config: Config,
+    /// The decision.
+    pub plan: Plan,
+}
+
+/// Why nothing is known about a guest.
+pub struct Undecided {
+    /// The reason.
+    pub note: Note,
+    /// The guest asks for something all the same.
+    pub asks: bool,
+}
+
+/// Decides about the guest of a document. `asked` is what the caller was asked for beside the document. Notes for the host's
+/// log are added to `log`.
+///
+/// # Errors
+/// The document cannot be read, or the configuration or a fact about the host that the guest depends on cannot.
+pub fn decide<'a>(
+    xml: &'a [u8],
+    asked: (Source, &Wishes),
+    config: Result<Config, Note>,
+    host: impl FnOnce(&Domain) -> Result<Host, Note>,
+    log: &mut Vec<Note>,
+) -> Result<Decided<'a>, Undecided> {
+    // A document that nobody can read can still be one that the host has a rule for.
+    let ruled = asked.1.asks() || config.as_ref().is_ok_and(Config::wishes_anything);
+    let unreadable = |note| Undecided { note, asks: ruled || speaks_of_us(xml) };
+    let asks = |note| Undecided { note, asks: true };
+    let document = xml::parse(xml).map_err(unreadable)?;
+    let domain = Domain::read(&document).map_err(unreadable)?;
+    let config = match config {
+        Ok(config) => config,
+        Err(broken) => {
+            // What the configuration wishes is unknown, so only a guest that asks by itself, or that has chosen the wrapper,
+            // can be refused for it.
+            let request = Request::asked(&domain, asked, &Config::default());
+            if plan::route(&domain) == Route::Wrapper || request.map_or(true, |request| request.asks()) {
+                return Err(asks(broken));
+            }
+            log.push(broken);
+            Config::default()
+        }
+    };
+    // Whoever wishes what cannot be meant does wish.
+    let request = Request::asked(&domain, asked, &config).map_err(asks)?;
+    let concerned = request.asks() || plan::route(&domain) == Route::Wrapper || plan::has_viommu(&domain);
+    let host = match concerned.then(|| host(&domain)) {
+        Some(Err(note)) if request.asks() => return Err(Undecided { note, asks: true }),
+        Some(Err(note)) => {
+            log.push(note);
+            Host::default()
+        }
+        Some(Ok(host)) => host,
+        None => Host::default(),
+    };
+    let plan = plan::plan(&domain, &request, &host);
+    Ok(Decided { document, domain, config, plan })
+}
+
+impl Decided<'_> {
+    /// Whether the guest asks for something: what fails then refuses the start. The wrapper, too, is a request.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.plan.request.asks() || self.plan.route == Route::Wrapper
+    }
+}
+
+/// Whether a document that cannot be read mentions a vIOMMU or the wrapper. Tenants choose names and metadata: a guest must
+/// not lose its vIOMMU because somebody made its XML unreadable, nor be refused when it never asked.
+fn speaks_of_us(xml: &[u8]) -> bool {
+    memmem::find(xml, b"viommu").is_some()
+}

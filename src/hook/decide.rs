@@ -1,0 +1,244 @@
+//! Decides what an event calls for. Reads files of the host, changes nothing.
+
+use std::path::Path;
+
+use crate::config::Config;
+use crate::decide::{self, Decided, Undecided};
+use crate::domain::{Domain, Uuid};
+use crate::guard;
+use crate::host::libvirt;
+use crate::host::probe::Places;
+use crate::note::{Code, Level, Note};
+use crate::plan::{Limit, Route, wrapped_emulator};
+use crate::qemu::{self, Edits, Invocation};
+use crate::request::{Model, Source, Wishes};
+use crate::rewrite::rewrite;
+use crate::state::{Memlock, Record, State, store};
+use crate::sys::process;
+use crate::xml;
+
+use super::effect::{Effect, Outcome};
+use super::event::Event;
+use super::prefilter;
+
+/// Decides about an event. Reads files of the host, changes nothing.
+#[must_use]
+pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note>, places: &Places) -> Outcome {
+    if let Some(outcome) = without_request(event, xml, &config) {
+        return outcome;
+    }
+    match event {
+        Event::Other => Outcome::default(),
+        Event::Stopped => ended(xml, false),
+        // A guest that moved away runs on with what its new host gives it. Any other end, even a failed start, can be
+        // followed by a restore of an image that was saved before.
+        Event::Release => ended(xml, extra == "migrated"),
+        Event::Prepare => at_start(xml, config, places, prepare),
+        Event::Start => at_start(xml, config, places, start),
+        Event::Started => {
+            let mut outcome = at_start(xml, config, places, started);
+            // The guest runs; a failure now would kill it.
+            outcome.log.extend(outcome.refusal.take());
+            outcome
+        }
+        Event::Migrate => at_start(xml, config, places, migrate),
+    }
+}
+
+/// What is done for a guest that asks for nothing, neither by itself nor by a rule of the host's: most guests of most hosts,
+/// so their XML is not even parsed. None where that takes a closer look.
+fn without_request(event: Event, xml: &[u8], config: &Result<Config, Note>) -> Option<Outcome> {
+    let ends = matches!(event, Event::Stopped | Event::Release | Event::Other);
+    if ends || config.as_ref().map_or(true, Config::wishes_anything) || prefilter::may_ask(xml) {
+        return None;
+    }
+    let mut outcome = Outcome::default();
+    if event == Event::Start {
+        // A leftover of an earlier life would keep its guard waiting.
+        outcome.effects.push(Effect::RemoveState(prefilter::uuid(xml)?));
+    }
+    Some(outcome)
+}
+
+fn at_start(
+    xml: &[u8],
+    config: Result<Config, Note>,
+    places: &Places,
+    then: impl FnOnce(&Decided<'_>, &mut Outcome),
+) -> Outcome {
+    let mut outcome = Outcome::default();
+    let nothing = Wishes::default();
+    let host = |domain: &Domain| Ok(places.host_for(domain));
+    match decide::decide(xml, (Source::Cli, &nothing), config, host, &mut outcome.log) {
+        Ok(decided) => {
+            outcome.asks = decided.asks();
+            let notes = decided.plan.notes.iter().filter(|note| note.level == Level::Warning);
+            outcome.log.extend(notes.cloned());
+            match decided.plan.refusal() {
+                Some(refusal) => outcome.refusal = Some(refusal.clone()),
+                None => then(&decided, &mut outcome),
+            }
+        }
+        Err(Undecided { note, asks: true }) => outcome.refusal = Some(note),
+        Err(Undecided { note, asks: false }) => outcome.log.push(note),
+    }
+    outcome
+}
+
+fn prepare(decided: &Decided<'_>, outcome: &mut Outcome) {
+    match rewrite(&decided.document, &decided.plan) {
+        Ok(text) => outcome.print = text,
+        Err(refusal) => outcome.refusal = Some(refusal),
+    }
+    needs_rewriting(decided, outcome);
+}
+
+/// At a start nothing can be rewritten any more, so what is missing and essential refuses it; the rest is only logged.
+fn needs_rewriting(decided: &Decided<'_>, outcome: &mut Outcome) {
+    if outcome.refusal.is_some() || decided.plan.route == Route::Wrapper {
+        return;
+    }
+    outcome.refusal = decided.plan.refusal_unless_rewritten();
+    if outcome.refusal.is_none() {
+        let missing =
+            decided.plan.changes.iter().map(|change| Note::warning(Code::IommuIncomplete, change.reason.clone()));
+        outcome.log.extend(missing);
+    }
+}
+
+fn start(decided: &Decided<'_>, outcome: &mut Outcome) {
+    needs_rewriting(decided, outcome);
+    if outcome.refusal.is_some() {
+        return;
+    }
+    let wrapper = decided.plan.route == Route::Wrapper;
+    let limit = raise(decided);
+    let Some(uuid) = decided.domain.uuid else {
+        if wrapper || limit.is_some() {
+            let note = Note::error(Code::StateUnwritable, "the domain has no UUID, so nothing can be prepared for it");
+            refuse_or_log(decided, note, outcome);
+        }
+        return;
+    };
+    if !wrapper && limit.is_none() {
+        // A leftover of an earlier life would keep its guard waiting.
+        return outcome.effects.push(Effect::RemoveState(uuid));
+    }
+    if limit.is_some_and(|limit| !process::may_raise_limits(limit.rlimit())) {
+        let message = "the guest needs a higher locked-memory limit, and the daemon may not raise it: give libvirtd \
+                       CAP_SYS_RESOURCE and CAP_SYS_PTRACE, or set <memtune><hard_limit>";
+        return refuse_or_log(decided, Note::error(Code::MemlockNoPrivilege, message), outcome);
+    }
+    let boot = if wrapper { decided.plan.qemu.clone() } else { Edits::default() };
+    let incoming = recorded(&decided.domain, uuid).or_else(|| reproducible(decided).then(|| boot.clone()));
+    let mut state = State::new(uuid, process::boot_clock(), emulator(decided), boot, incoming);
+    state.memlock = limit;
+    outcome.effects.push(Effect::WriteState(Box::new(state)));
+    if let Some(limit) = limit {
+        outcome.effects.push(Effect::Guard(guard::Order {
+            state: store::state_file(uuid),
+            pidfile: libvirt::pidfile(&decided.domain.name),
+            limit: limit.rlimit(),
+            urgent: !wrapper,
+            uuid: uuid.to_string(),
+        }));
+    }
+}
+
+/// The limit that has to be set; none where libvirt's own is high enough or where the guest is none of ours.
+fn raise(decided: &Decided<'_>) -> Option<Memlock> {
+    let ours = decided.plan.request.asks() || decided.plan.iommu.is_some();
+    match decided.plan.memlock.required_bytes.filter(|_| ours && decided.plan.memlock.raise)? {
+        Limit::Bytes(bytes) => Some(Memlock::Bytes(bytes)),
+        Limit::Unlimited => Some(Memlock::Unlimited),
+    }
+}
+
+fn refuse_or_log(decided: &Decided<'_>, note: Note, outcome: &mut Outcome) {
+    if decided.asks() {
+        outcome.refusal = Some(note);
+    } else {
+        outcome.log.push(note);
+    }
+}
+
+/// The real QEMU behind the wrapper's name.
+fn emulator(decided: &Decided<'_>) -> String {
+    let path = decided.domain.emulator.as_deref().unwrap_or_default();
+    let name = wrapped_emulator(path).or_else(|| path.rsplit('/').next());
+    decided.config.emulator_behind(name.unwrap_or_default())
+}
+
+fn started(decided: &Decided<'_>, outcome: &mut Outcome) {
+    let pidfile = libvirt::pidfile(&decided.domain.name);
+    if let Some(limit) = raise(decided) {
+        outcome.effects.push(Effect::Verify { pidfile: pidfile.clone(), limit: limit.rlimit() });
+    }
+    let Some(uuid) = decided.domain.uuid.filter(|_| decided.plan.route == Route::Wrapper) else { return };
+    if let Some(edits) = edits_in_use(uuid, &pidfile) {
+        outcome.effects.push(Effect::Record(uuid, Record::new(&decided.domain, edits)));
+    }
+}
+
+/// What the wrapper has done to a running guest's command line, by what it was told and by whether the guest came in or
+/// booted. A QEMU that forges its command line can only choose between the two, for itself.
+fn edits_in_use(uuid: Uuid, pidfile: &Path) -> Option<Edits> {
+    let state = store::state(uuid).ok()?;
+    let (pid, _pinned) = libvirt::pinned(pidfile)?;
+    match qemu::classify(&process::arguments(pid)) {
+        Invocation::Guest { incoming: true, .. } => state.incoming,
+        Invocation::Guest { incoming: false, .. } => Some(state.boot),
+        Invocation::Other => None,
+    }
+}
+
+/// A guest that comes from elsewhere has run with a vIOMMU that libvirt does not know of. QEMU loads a stream into a vIOMMU
+/// with other attributes without a word, so it must be certain that they are the same.
+fn migrate(decided: &Decided<'_>, outcome: &mut Outcome) {
+    let Some(uuid) = decided.domain.uuid.filter(|_| decided.plan.route == Route::Wrapper) else { return };
+    if !reproducible(decided) {
+        let message = "the guest's vIOMMU was made by the wrapper of another host, and its attributes cannot be known here: name the \
+                       model in the guest's metadata instead of auto, and aw-bits if it has VFIO devices, or cold-start it";
+        outcome.refusal = Some(Note::error(Code::MigrationMismatch, message));
+        return;
+    }
+    // What the guest ran with here before it left says nothing about what it runs with now. One that runs here cannot come
+    // in, which libvirt will find out.
+    if !store::state_file(uuid).exists() {
+        outcome.effects.push(Effect::Forget(uuid));
+    }
+}
+
+/// Whether every host decides alike about this guest: there is nothing to add, or the model is named, and so is what depends
+/// on the host's IOMMU and QEMU.
+fn reproducible(decided: &Decided<'_>) -> bool {
+    let request = &decided.plan.request;
+    let width_is_certain = request.aw_bits.is_some() || (!request.hotplug && decided.domain.vfio.is_empty());
+    match request.model {
+        _ if decided.plan.qemu.is_empty() => true,
+        Model::Auto => false,
+        // Without KVM extended interrupt mode comes with QEMU 9.0.
+        Model::Intel => width_is_certain && decided.domain.virt_type == "kvm",
+        Model::None | Model::Smmuv3 | Model::Virtio => true,
+    }
+}
+
+fn ended(xml: &[u8], forget: bool) -> Outcome {
+    let mut outcome = Outcome::default();
+    let read = || xml::parse(xml).and_then(|document| Domain::read(&document)).map(|domain| domain.uuid);
+    match prefilter::uuid(xml).map_or_else(read, |uuid| Ok(Some(uuid))) {
+        Ok(Some(uuid)) => {
+            outcome.effects.push(Effect::RemoveState(uuid));
+            if forget {
+                outcome.effects.push(Effect::Forget(uuid));
+            }
+        }
+        Ok(None) => {}
+        Err(note) => outcome.log.push(note),
+    }
+    outcome
+}
+
+fn recorded(domain: &Domain, uuid: Uuid) -> Option<Edits> {
+    store::record(uuid)?.edits_for(domain)
+}

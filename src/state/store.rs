@@ -1,0 +1,112 @@
+//! The files of states and records. No other file of the program has their paths.
+
+use std::fmt::Display;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Record, State};
+use crate::domain::Uuid;
+use crate::note::{Code, Note};
+use crate::sys::{fs, process};
+
+/// The directory of the state files.
+pub const STATES: &str = "/run/viommu";
+
+/// The directory of the records. It outlives a reboot.
+pub const RECORDS: &str = "/var/lib/viommu";
+
+/// A larger file is not one of ours, bytes.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// The state file of a guest.
+#[must_use]
+pub fn state_file(uuid: Uuid) -> PathBuf {
+    file(STATES, uuid)
+}
+
+fn file(directory: &str, uuid: impl Display) -> PathBuf {
+    Path::new(directory).join(format!("{uuid}.json"))
+}
+
+/// Reads the state of a guest.
+///
+/// # Errors
+/// `state-missing` where there is no file; `state-invalid` where the file cannot be read or trusted, or is not this guest's.
+pub fn state(uuid: Uuid) -> Result<State, Note> {
+    match read(STATES, uuid) {
+        Ok(text) => State::parse(&text, uuid, process::boot_clock()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Note::error(
+            Code::StateMissing,
+            "the libvirt hook did not run for this guest: install /etc/libvirt/hooks/qemu and reload libvirtd (systemctl reload \
+             libvirtd), or set <emulator> back to QEMU",
+        )),
+        Err(error) => {
+            let path = state_file(uuid);
+            let message = format!(
+                "{} cannot be read: {error}; an AppArmor or SELinux rule of viommu may be missing",
+                path.display()
+            );
+            Err(Note::error(Code::StateInvalid, message))
+        }
+    }
+}
+
+/// Writes the state of a guest.
+///
+/// # Errors
+/// `state-unwritable`.
+pub fn write_state(state: &State) -> Result<(), Note> {
+    write(STATES, &state.uuid, &state.to_json(), 0o644).map_err(|error| {
+        Note::error(Code::StateUnwritable, format!("the guest's state cannot be written to {STATES}: {error}"))
+    })
+}
+
+/// Removes the state of a guest, if there is one.
+///
+/// # Errors
+/// `state-unwritable`, as a warning.
+pub fn remove_state(uuid: Uuid) -> Result<(), Note> {
+    remove(&state_file(uuid))
+}
+
+/// Reads the record of a guest; `None` where there is none that can be trusted.
+#[must_use]
+pub fn record(uuid: Uuid) -> Option<Record> {
+    serde_json::from_str(&read(RECORDS, uuid).ok()?).ok()
+}
+
+/// Writes the record of a guest.
+///
+/// # Errors
+/// `state-unwritable`, as a warning. The old record is then gone: a restore reports a missing record, and would use an old
+/// one.
+pub fn write_record(uuid: Uuid, record: &Record) -> Result<(), Note> {
+    let json = serde_json::to_string(record).unwrap_or_default();
+    write(RECORDS, uuid, &json, 0o600).map_err(|error| {
+        let _ = fs::remove(&file(RECORDS, uuid));
+        Note::warning(Code::StateUnwritable, format!("the guest's vIOMMU cannot be recorded in {RECORDS}: {error}"))
+    })
+}
+
+/// Removes the record of a guest, if there is one.
+///
+/// # Errors
+/// `state-unwritable`, as a warning.
+pub fn remove_record(uuid: Uuid) -> Result<(), Note> {
+    remove(&file(RECORDS, uuid))
+}
+
+fn read(directory: &str, uuid: Uuid) -> io::Result<String> {
+    fs::check_trusted_directory(Path::new(directory))?;
+    fs::read_trusted(&file(directory, uuid), MAX_BYTES)
+}
+
+fn write(directory: &str, uuid: impl Display, content: &str, mode: u32) -> io::Result<()> {
+    fs::trusted_directory(Path::new(directory))?;
+    fs::replace(&file(directory, uuid), content, mode)
+}
+
+fn remove(path: &Path) -> Result<(), Note> {
+    fs::remove(path)
+        .map_err(|error| Note::warning(Code::StateUnwritable, format!("{} cannot be removed: {error}", path.display())))
+}
