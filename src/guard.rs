@@ -19,6 +19,7 @@ use nix::unistd::{ForkResult, close, dup2_stderr, dup2_stdin, dup2_stdout, setsi
 use rustix::process::Pid;
 
 use crate::host::libvirt;
+use crate::limit::Limit;
 use crate::note::{Code, Note};
 use crate::state;
 use crate::sys::fs;
@@ -38,8 +39,8 @@ pub struct Order {
     pub state: PathBuf,
     /// Where libvirt writes the pid of the emulator.
     pub pidfile: PathBuf,
-    /// The limit, bytes as the kernel counts them.
-    pub limit: u64,
+    /// What the guest needs.
+    pub limit: Limit,
     /// Nobody waits for the limit: every millisecond counts.
     pub urgent: bool,
     /// For the log.
@@ -110,7 +111,7 @@ impl Watch {
             self.remove_state();
         }
         let (priority, what) = match &end {
-            End::Raised(limit) => (Priority::Info, format!("locked-memory limit raised to {} bytes", limit.hard)),
+            End::Raised(limit) => (Priority::Info, format!("locked-memory limit raised to {:#}", limit.hard)),
             End::StateGone => (Priority::Info, "the start is over, nothing to raise".to_owned()),
             End::GuestGone => (Priority::Info, "the guest ended before its emulator was executed".to_owned()),
             End::DaemonGone => (Priority::Info, "the daemon ended before the guest had a process".to_owned()),

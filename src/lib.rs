@@ -15,6 +15,7 @@ pub mod explain;
 pub mod guard;
 pub mod hook;
 pub mod host;
+pub mod limit;
 pub mod managers;
 pub mod note;
 pub mod plan;

@@ -5,6 +5,15 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// The oldest supported libvirt.
+pub const OLDEST_LIBVIRT: Version = Version::new(7, 0);
+/// The newest tested libvirt; an unknown version counts as this one.
+pub const NEWEST_LIBVIRT: Version = Version::new(12, 8);
+/// The oldest supported QEMU.
+pub const OLDEST_QEMU: Version = Version::new(5, 2);
+/// The newest tested QEMU; an unknown version counts as this one.
+pub const NEWEST_QEMU: Version = Version::new(11, 1);
+
 /// A version as libvirt and QEMU count them: major, minor, micro.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::config;
 use crate::domain::Uuid;
 use crate::host;
+use crate::limit::Limit;
 use crate::note::{Code, Note};
 use crate::plan::wrapped_emulator;
 use crate::qemu::{self, Invocation};
@@ -57,7 +58,7 @@ fn prepare(real: &str, arguments: Vec<OsString>) -> Result<(String, Vec<OsString
             let edits = if incoming { state.incoming.as_ref().ok_or_else(unreproducible)? } else { &state.boot };
             let arguments = if edits.is_empty() { arguments } else { qemu::rewrite(&arguments, edits)?.arguments };
             if let Some(limit) = state.memlock {
-                wait_for_limit(limit.rlimit())?;
+                wait_for_limit(limit)?;
             }
             Ok((state.emulator, arguments))
         }
@@ -78,13 +79,13 @@ fn unreproducible() -> Note {
     Note::error(Code::MigrationMismatch, message)
 }
 
-fn wait_for_limit(bytes: u64) -> Result<(), Note> {
+fn wait_for_limit(limit: Limit) -> Result<(), Note> {
     let mut waited = Duration::ZERO;
-    while process::own_lock_limit().hard < bytes {
+    while process::own_lock_limit().hard < limit {
         if waited >= PATIENCE {
             let message = format!(
-                "the locked-memory limit is {} bytes and was not raised to the {bytes} that this guest needs within {} seconds: see \
-                 the log of viommu's guard (journalctl -t viommu)",
+                "the locked-memory limit is {} and was not raised to the {limit} that this guest needs within {} seconds: see the log \
+                 of viommu's guard (journalctl -t viommu)",
                 process::own_lock_limit().hard,
                 PATIENCE.as_secs()
             );

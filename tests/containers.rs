@@ -28,8 +28,9 @@ use std::{fs, path, thread};
 use viommu::config::Config;
 use viommu::domain::Domain;
 use viommu::host::{Emulator, Host, probe::Places};
+use viommu::limit::Limit;
 use viommu::note::{Code, Note};
-use viommu::plan::{Limit, Plan, plan};
+use viommu::plan::{Plan, plan};
 use viommu::qemu::{Edits, rewrite};
 use viommu::request::{Request, Wishes};
 

@@ -6,8 +6,9 @@ use clap::Args;
 use rustix::process::Pid;
 
 use crate::host::libvirt;
+use crate::limit::Limit;
 use crate::note::{Code, Note};
-use crate::plan::{self, Limit};
+use crate::plan;
 use crate::qemu::{self, Invocation};
 use crate::sys::{fs, process};
 use crate::text::{bytes, printable};
@@ -56,41 +57,41 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     // A first device, or one more address space: without a vIOMMU all devices share one.
     let after = if plan.iommu.is_some() || spaces.is_empty() { spaces.len() + 1 } else { spaces.len() };
     let one_more = match plan.memlock.required_bytes {
-        Some(Limit::Unlimited) => u64::MAX,
-        _ => plan::needed_bytes(&domain, after).unwrap_or(0),
+        Some(Limit::Unlimited) => Limit::Unlimited,
+        _ => Limit::Bytes(plan::needed_bytes(&domain, after).unwrap_or(0)),
     };
     let mut limit = found;
     if arguments.raise {
         limit = process::raise_lock_limit(pid, one_more).map_err(|error| {
-            let message = format!("the locked-memory limit of {name} cannot be raised to {one_more} bytes: {error}");
+            let message = format!("the locked-memory limit of {name} cannot be raised to {one_more}: {error}");
             Note::error(Code::MemlockNoPrivilege, message)
         })?;
     }
 
     writeln!(out, "{}: pid {}", printable(&domain.name), pid.as_raw_nonzero())?;
-    let changed = if limit == found { String::new() } else { format!(", raised from {}", size(found.soft)) };
-    writeln!(out, "  limit           {}{changed}", size(limit.soft))?;
-    writeln!(out, "  locked now      {}", locked(pid).map_or_else(|| "not known".to_owned(), size))?;
+    let changed = if limit == found { String::new() } else { format!(", raised from {:#}", found.soft) };
+    writeln!(out, "  limit           {:#}{changed}", limit.soft)?;
+    writeln!(
+        out,
+        "  locked now      {}",
+        locked(pid).map_or_else(|| "not known".to_owned(), |locked| format!("{locked:#}"))
+    )?;
     for (index, space) in spaces.iter().enumerate() {
         let devices = space.devices.iter().map(|device| printable(device)).collect::<Vec<_>>().join(" ");
         writeln!(out, "  address space {} {} for {devices}", index + 1, bytes(plan::accounted_memory(&domain)))?;
     }
     let needed = match plan.memlock.required_bytes {
-        Some(Limit::Unlimited) => u64::MAX,
-        _ => plan::needed_bytes(&domain, spaces.len()).unwrap_or(0),
+        Some(Limit::Unlimited) => Some(Limit::Unlimited),
+        _ => plan::needed_bytes(&domain, spaces.len()).map(Limit::Bytes),
     };
-    writeln!(out, "  needed          {}", if needed == 0 { "nothing".to_owned() } else { size(needed) })?;
+    writeln!(out, "  needed          {}", needed.map_or_else(|| "nothing".to_owned(), |needed| format!("{needed:#}")))?;
     let room = if limit.soft >= one_more { "yes" } else { "no: run with --raise before the hot-plug" };
-    writeln!(out, "  room for one    {room} ({})", size(one_more))?;
-    if limit.soft < needed {
-        let message = format!("the limit of {name} is {} bytes and it needs {needed}: run with --raise", limit.soft);
+    writeln!(out, "  room for one    {room} ({one_more:#})")?;
+    if let Some(needed) = needed.filter(|needed| limit.soft < *needed) {
+        let message = format!("the limit of {name} is {} and it needs {needed}: run with --raise", limit.soft);
         return Err(Failure::Refused(Note::error(Code::MemlockTooLow, message)));
     }
     Ok(0)
-}
-
-fn size(number: u64) -> String {
-    if number == u64::MAX { "no limit".to_owned() } else { format!("{number} bytes ({})", bytes(number)) }
 }
 
 fn gone(name: &str, error: &std::io::Error) -> Failure {
@@ -106,8 +107,8 @@ fn uuid_of(pid: i32) -> Result<String, Failure> {
 }
 
 /// Memory that the process has locked, bytes (`VmLck`: type1 containers account there).
-fn locked(pid: Pid) -> Option<u64> {
+fn locked(pid: Pid) -> Option<Limit> {
     let status = fs::head(std::path::Path::new(&format!("/proc/{}/status", pid.as_raw_nonzero())), 8192)?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024).map(Limit::Bytes)
 }

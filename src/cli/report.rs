@@ -6,8 +6,9 @@ use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 
 use crate::domain::Domain;
+use crate::limit::Limit;
 use crate::note::{Level, Note};
-use crate::plan::{self, Limit, Memlock, Origin, Plan, Route};
+use crate::plan::{self, Memlock, Origin, Plan, Route};
 use crate::request::Source;
 use crate::text::{bytes, printable, printable_json};
 
@@ -218,11 +219,7 @@ fn command_line(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<(
 }
 
 fn limit(limit: Option<Limit>) -> String {
-    match limit {
-        Some(Limit::Bytes(number)) => format!("{} ({number} bytes)", bytes(number)),
-        Some(Limit::Unlimited) => "no limit".to_owned(),
-        None => "nothing".to_owned(),
-    }
+    limit.map_or_else(|| "nothing".to_owned(), |limit| format!("{limit:#}"))
 }
 
 fn locked_memory(domain: &Domain, memlock: &Memlock, paint: Paint, out: &mut impl Write) -> io::Result<()> {

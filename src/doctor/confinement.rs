@@ -1,8 +1,8 @@
 //! What may keep viommu from its work: AppArmor, SELinux, capabilities, and limits that are not what they seem.
 
+use crate::limit::Limit;
 use crate::note::Code;
 use crate::plan::{self, Route};
-use crate::text::bytes;
 
 use super::facts::{AppArmor, Facts, HookFile, Program};
 use super::{Check, guests};
@@ -10,7 +10,7 @@ use super::{Check, guests};
 /// Kernel numbers of the capabilities that raising a limit needs (linux/capability.h).
 const NEEDED: [(&str, u32); 2] = [("CAP_SYS_RESOURCE", 24), ("CAP_SYS_PTRACE", 19)];
 /// What libvirt's own units set.
-const STOCK_LIMIT: u64 = 64 << 20;
+const STOCK_LIMIT: Limit = Limit::Bytes(64 << 20);
 /// Where libvirtd's own AppArmor profile lets it execute programs, and hooks.
 const EXECUTABLE: [&str; 5] = ["/usr/bin/", "/bin/", "/usr/sbin/", "/sbin/", "/etc/libvirt/hooks/"];
 
@@ -177,11 +177,10 @@ pub(super) fn limit(facts: &Facts) -> Check {
     let limit = facts.daemon.as_ref().and_then(|daemon| Some((daemon.name, daemon.limit?)));
     let Some((name, limit)) = limit else { return Check::ok(NAME, "no daemon runs whose limit guests could inherit") };
     if limit <= STOCK_LIMIT {
-        return Check::ok(NAME, format!("guests without passed-through devices inherit {} from {name}", bytes(limit)));
+        return Check::ok(NAME, format!("guests without passed-through devices inherit {limit} from {name}"));
     }
-    let size = if limit == u64::MAX { "no limit".to_owned() } else { bytes(limit) };
     let message = format!(
-        "{name} runs with LimitMEMLOCK of its own ({size}): guests without passed-through devices inherit it, those with \
+        "{name} runs with LimitMEMLOCK of its own ({limit}): guests without passed-through devices inherit it, those with \
          them do not"
     );
     Check::warning(

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::config::Config;
 use crate::domain::Domain;
 use crate::host::Host;
+use crate::limit::Limit;
 use crate::note::Note;
 use crate::version::Version;
 
@@ -94,8 +95,8 @@ pub struct Daemon {
     pub started: Option<u64>,
     /// When systemd last started or reloaded it, seconds since the epoch.
     pub reloaded: Option<u64>,
-    /// Its own hard locked-memory limit, bytes.
-    pub limit: Option<u64>,
+    /// Its own hard locked-memory limit.
+    pub limit: Option<Limit>,
     /// The capabilities that it has and can hand on, as the kernel numbers their bits.
     pub capabilities: Option<u64>,
     /// It runs in a user namespace of its own, where capabilities count for nothing outside.
@@ -166,8 +167,8 @@ pub struct Guest {
 pub struct Running {
     /// When it was started, seconds since the epoch.
     pub started: Option<u64>,
-    /// Its soft locked-memory limit, bytes.
-    pub limit: Option<u64>,
+    /// Its soft locked-memory limit.
+    pub limit: Option<Limit>,
     /// Whether QEMU's command line has a vIOMMU.
     pub viommu: Option<bool>,
 }

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::domain::Domain;
 use crate::note::{Code, Level, Note};
-use crate::plan::{self, Limit, Plan};
+use crate::plan::{self, Plan};
 use crate::request::Wishes;
 
 use super::facts::{Facts, Guest};
@@ -68,15 +68,9 @@ fn alive(facts: &Facts, guest: &Guest) -> Option<Check> {
         let remedy = "shut it down and start it again; a reboot keeps the old QEMU";
         return Some(Check::broken(NAME, Code::RequestUnmet, message, remedy));
     }
-    // The limit of a guest that has no vIOMMU and asks for nothing is libvirt's business alone.
-    let ours = plan.request.asks() || plan.iommu.is_some();
-    let needed = match plan.memlock.required_bytes.filter(|_| ours)? {
-        Limit::Bytes(bytes) => bytes,
-        Limit::Unlimited => u64::MAX,
-    };
+    let needed = plan.memlock.required_bytes.filter(|_| plan.memlock.managed)?;
     let limit = guest.running.as_ref()?.limit.filter(|limit| *limit < needed)?;
-    let needed = if needed == u64::MAX { "no limit".to_owned() } else { format!("{needed} bytes") };
-    let message = format!("{} may lock {limit} bytes and needs {needed}", domain.name);
+    let message = format!("{} may lock {limit} and needs {needed}", domain.name);
     let remedy = "viommu memlock DOMAIN --raise, before anything is plugged";
     Some(Check::broken(NAME, Code::MemlockTooLow, message, remedy))
 }

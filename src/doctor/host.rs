@@ -1,8 +1,7 @@
 //! What the host itself brings: versions, its IOMMU, VFIO, KVM.
 
 use crate::note::Code;
-use crate::plan::{ASSUMED_LIBVIRT, ASSUMED_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU};
-use crate::version::Version;
+use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU, Version};
 
 use super::Check;
 use super::facts::Facts;
@@ -13,12 +12,12 @@ const SPLIT_IRQCHIP: Version = Version::new(4, 4);
 
 pub(super) fn versions(facts: &Facts) -> Vec<Check> {
     let libvirt = match facts.host.libvirt {
-        Some(version) => supported("libvirt", "libvirt", version, OLDEST_LIBVIRT, ASSUMED_LIBVIRT),
+        Some(version) => supported("libvirt", "libvirt", version, OLDEST_LIBVIRT, NEWEST_LIBVIRT),
         None => Check::unknown("libvirt", "its version is not known", "as root: virsh domcapabilities, then again"),
     };
     let emulators = facts.host.emulators.iter().filter_map(|emulator| {
         let what = format!("{}: QEMU", emulator.path);
-        Some(supported("QEMU", &what, emulator.version?, OLDEST_QEMU, ASSUMED_QEMU))
+        Some(supported("QEMU", &what, emulator.version?, OLDEST_QEMU, NEWEST_QEMU))
     });
     // One line speaks for all: the worst, and among equals the first.
     let qemu = emulators.min_by_key(|check| std::cmp::Reverse(check.state));

@@ -9,11 +9,11 @@ use crate::guard;
 use crate::host::libvirt;
 use crate::host::probe::Places;
 use crate::note::{Code, Level, Note};
-use crate::plan::{Limit, Route, wrapped_emulator};
+use crate::plan::{Route, wrapped_emulator};
 use crate::qemu::{self, Edits, Invocation};
 use crate::request::{Model, Source, Wishes};
 use crate::rewrite::rewrite;
-use crate::state::{Memlock, Record, State, store};
+use crate::state::{Record, State, store};
 use crate::sys::process;
 use crate::xml;
 
@@ -112,7 +112,7 @@ fn start(decided: &Decided<'_>, outcome: &mut Outcome) {
         return;
     }
     let wrapper = decided.plan.route == Route::Wrapper;
-    let limit = raise(decided);
+    let limit = decided.plan.memlock.to_set();
     let Some(uuid) = decided.domain.uuid else {
         if wrapper || limit.is_some() {
             let note = Note::error(Code::StateUnwritable, "the domain has no UUID, so nothing can be prepared for it");
@@ -124,7 +124,7 @@ fn start(decided: &Decided<'_>, outcome: &mut Outcome) {
         // A leftover of an earlier life would keep its guard waiting.
         return outcome.effects.push(Effect::RemoveState(uuid));
     }
-    if limit.is_some_and(|limit| !process::may_raise_limits(limit.rlimit())) {
+    if limit.is_some_and(|limit| !process::may_raise_limits(limit)) {
         let message = "the guest needs a higher locked-memory limit, and the daemon may not raise it: give libvirtd \
                        CAP_SYS_RESOURCE and CAP_SYS_PTRACE, or set <memtune><hard_limit>";
         return refuse_or_log(decided, Note::error(Code::MemlockNoPrivilege, message), outcome);
@@ -138,19 +138,10 @@ fn start(decided: &Decided<'_>, outcome: &mut Outcome) {
         outcome.effects.push(Effect::Guard(guard::Order {
             state: store::state_file(uuid),
             pidfile: libvirt::pidfile(&decided.domain.name),
-            limit: limit.rlimit(),
+            limit,
             urgent: !wrapper,
             uuid: uuid.to_string(),
         }));
-    }
-}
-
-/// The limit that has to be set; none where libvirt's own is high enough or where the guest is none of ours.
-fn raise(decided: &Decided<'_>) -> Option<Memlock> {
-    let ours = decided.plan.request.asks() || decided.plan.iommu.is_some();
-    match decided.plan.memlock.required_bytes.filter(|_| ours && decided.plan.memlock.raise)? {
-        Limit::Bytes(bytes) => Some(Memlock::Bytes(bytes)),
-        Limit::Unlimited => Some(Memlock::Unlimited),
     }
 }
 
@@ -171,8 +162,8 @@ fn emulator(decided: &Decided<'_>) -> String {
 
 fn started(decided: &Decided<'_>, outcome: &mut Outcome) {
     let pidfile = libvirt::pidfile(&decided.domain.name);
-    if let Some(limit) = raise(decided) {
-        outcome.effects.push(Effect::Verify { pidfile: pidfile.clone(), limit: limit.rlimit() });
+    if let Some(limit) = decided.plan.memlock.to_set() {
+        outcome.effects.push(Effect::Verify { pidfile: pidfile.clone(), limit });
     }
     let Some(uuid) = decided.domain.uuid.filter(|_| decided.plan.route == Route::Wrapper) else { return };
     if let Some(edits) = edits_in_use(uuid, &pidfile) {

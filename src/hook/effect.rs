@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::domain::Uuid;
 use crate::guard;
 use crate::host::libvirt;
+use crate::limit::Limit;
 use crate::note::{Code, Level, Note};
 use crate::state::{Record, State, store};
 use crate::sys::journal::{self, Priority};
@@ -23,8 +24,8 @@ pub enum Effect {
     Verify {
         /// libvirt's pidfile.
         pidfile: PathBuf,
-        /// The limit, bytes as the kernel counts them.
-        limit: u64,
+        /// What the guest needs.
+        limit: Limit,
     },
     /// Removes the guest's state file.
     RemoveState(Uuid),
@@ -86,7 +87,7 @@ impl Effect {
 }
 
 /// The guard has normally been faster. Where it was not, QEMU has survived so far, and the next mapping must not fail.
-fn verify(pidfile: &Path, limit: u64) -> Result<(), Note> {
+fn verify(pidfile: &Path, limit: Limit) -> Result<(), Note> {
     // The descriptor keeps the pid from being given to somebody else.
     let Some((pid, _pinned)) = libvirt::pinned(pidfile) else { return Ok(()) };
     let late = process::lock_limit(pid).is_ok_and(|found| found.soft < limit);

@@ -5,32 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::domain::{Domain, Requester, VfioDevice, VfioSource};
 use crate::host::Host;
+use crate::limit::Limit;
 use crate::version::Version;
 
 const KIB: u64 = 1024;
 const GIB: u64 = 1024 * 1024 * KIB;
-
-/// RLIMIT_MEMLOCK, bytes. Ordered: unlimited is the largest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Limit {
-    /// A number of bytes.
-    Bytes(u64),
-    /// RLIM_INFINITY.
-    Unlimited,
-}
-
-impl Serialize for Limit {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Limit::Bytes(bytes) => serializer.serialize_u64(*bytes),
-            Limit::Unlimited => serializer.serialize_str("unlimited"),
-        }
-    }
-}
 
 /// One VFIO container: devices that share a guest address space.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -56,6 +39,17 @@ pub struct Memlock {
     pub libvirt_bytes: Option<Limit>,
     /// Whether the limit has to be raised.
     pub raise: bool,
+    /// Whether the limit concerns this program: the guest has a vIOMMU or a request. Else it is libvirt's alone.
+    #[serde(skip)]
+    pub managed: bool,
+}
+
+impl Memlock {
+    /// The limit that has to be set; none where libvirt's own is high enough, or the limit does not concern this program.
+    #[must_use]
+    pub fn to_set(&self) -> Option<Limit> {
+        self.required_bytes.filter(|_| self.raise)
+    }
 }
 
 /// Whether the guest has something, and whether libvirt knows.
@@ -79,7 +73,7 @@ pub(super) struct Shape {
 }
 
 /// Computes the locked-memory part of a plan.
-pub(super) fn memlock(domain: &Domain, shape: Shape, host: &Host) -> Memlock {
+pub(super) fn memlock(domain: &Domain, shape: Shape, managed: bool, host: &Host) -> Memlock {
     let address_spaces = address_spaces(domain, shape.viommu != Presence::Absent, host);
     let required = required(domain, shape, &address_spaces);
     let libvirt = libvirt_limit(domain, shape, host.libvirt);
@@ -88,7 +82,8 @@ pub(super) fn memlock(domain: &Domain, shape: Shape, host: &Host) -> Memlock {
         vdpa_devices: vdpa(domain),
         required_bytes: required,
         libvirt_bytes: libvirt,
-        raise: required > libvirt,
+        raise: managed && required > libvirt,
+        managed,
         address_spaces,
     }
 }

@@ -17,22 +17,12 @@ use crate::host::Host;
 use crate::note::{Code, Note};
 use crate::qemu;
 use crate::request::{Model, Request, Wishes};
-use crate::version::Version;
+use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, Version};
 
-pub use memlock::{AddressSpace, Limit, Memlock, accounted_memory, needed_bytes};
+pub use memlock::{AddressSpace, Memlock, accounted_memory, needed_bytes};
 use memlock::{Presence, Shape};
 pub use placing::obstacle;
 pub use result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Route, Summary, wrapper_for};
-
-/// What libvirt and QEMU are taken for when nobody knows their versions: the newest that were tested.
-pub const ASSUMED_LIBVIRT: Version = Version::new(12, 8);
-/// See [`ASSUMED_LIBVIRT`].
-pub const ASSUMED_QEMU: Version = Version::new(11, 1);
-
-/// The oldest that were tested.
-pub const OLDEST_LIBVIRT: Version = Version::new(7, 0);
-/// See [`OLDEST_LIBVIRT`].
-pub const OLDEST_QEMU: Version = Version::new(5, 2);
 
 /// What the wrapper's name begins with; the rest is the name of the real QEMU.
 const WRAPPER_PREFIX: &str = "viommu-";
@@ -128,8 +118,8 @@ impl<'a> Guest<'a> {
             domain,
             request,
             host,
-            libvirt: host.libvirt.unwrap_or(ASSUMED_LIBVIRT),
-            qemu: emulator.and_then(|emulator| emulator.version).unwrap_or(ASSUMED_QEMU),
+            libvirt: host.libvirt.unwrap_or(NEWEST_LIBVIRT),
+            qemu: emulator.and_then(|emulator| emulator.version).unwrap_or(NEWEST_QEMU),
             hidden: qemu::find_iommu(&domain.commandline),
         }
     }
@@ -160,7 +150,7 @@ impl<'a> Guest<'a> {
     /// What libvirt found out about the domain's emulator; none where nobody knows. A libvirt that is newer than any that was
     /// tested may have stopped to ask for what every QEMU has by then, so there a version says more than a missing flag.
     fn emulator_has(&self, flag: &str) -> Option<bool> {
-        if self.libvirt > ASSUMED_LIBVIRT {
+        if self.libvirt > NEWEST_LIBVIRT {
             return None;
         }
         self.host.emulator_of(self.domain).and_then(|emulator| emulator.has(flag))
@@ -283,10 +273,9 @@ impl Plan {
 
 fn enter_memlock(guest: &Guest<'_>, plan: &mut Plan) {
     let shape = Shape { viommu: plan.viommu(), locked: plan.locked(guest.domain) };
-    plan.memlock = memlock::memlock(guest.domain, shape, guest.host);
-    // The limit of a guest that has no vIOMMU and asks for nothing is libvirt's business alone.
-    let ours = guest.request.asks() || plan.iommu.is_some();
-    plan.memlock.raise &= ours && plan.refusal().is_none();
+    let managed = guest.request.asks() || plan.iommu.is_some();
+    plan.memlock = memlock::memlock(guest.domain, shape, managed, guest.host);
+    plan.memlock.raise &= plan.refusal().is_none();
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! What works with a surprise: said when the guest is planned, not when somebody stumbles over it.
 
+use crate::limit::Limit;
 use crate::note::{Code, Note};
 use crate::version::Version;
 
-use super::memlock::{self, Limit, Presence};
+use super::memlock::{self, Presence};
 use super::{Guest, Plan, Route, model};
 
 /// Adds what is worth knowing about a guest that will start.

@@ -8,6 +8,7 @@ pub mod store;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Domain, Uuid};
+use crate::limit::Limit;
 use crate::note::{Code, Note};
 use crate::qemu::Edits;
 
@@ -33,28 +34,7 @@ pub struct State {
     /// The same for one that is restored or migrated in; none where its vIOMMU cannot be reproduced.
     pub incoming: Option<Edits>,
     /// The locked-memory limit to wait for.
-    pub memlock: Option<Memlock>,
-}
-
-/// A locked-memory limit in a state file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Memlock {
-    /// A number of bytes.
-    Bytes(u64),
-    /// No limit.
-    Unlimited,
-}
-
-impl Memlock {
-    /// As the kernel counts: RLIM_INFINITY for no limit.
-    #[must_use]
-    pub fn rlimit(self) -> u64 {
-        match self {
-            Memlock::Bytes(bytes) => bytes,
-            Memlock::Unlimited => u64::MAX,
-        }
-    }
+    pub memlock: Option<Limit>,
 }
 
 impl State {
@@ -132,7 +112,7 @@ mod tests {
         let uuid: Uuid = "3a21c2ee-5ece-4225-baa4-9a11258f601e".parse().unwrap();
         let boot = Edits { devices: vec!["intel-iommu,id=ua-viommu0".into()], ..Edits::default() };
         let mut state = State::new(uuid, 100, "/usr/bin/qemu-system-x86_64".into(), boot, None);
-        state.memlock = Some(Memlock::Bytes(2_684_354_560));
+        state.memlock = Some(Limit::Bytes(2_684_354_560));
         (state, uuid)
     }
 

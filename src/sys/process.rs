@@ -10,25 +10,26 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, prlimit, setrlimit};
 
-/// RLIMIT_MEMLOCK of a process, bytes; `u64::MAX` stands for no limit.
+use crate::limit::Limit;
+
+/// RLIMIT_MEMLOCK of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockLimit {
     /// What the kernel enforces.
-    pub soft: u64,
+    pub soft: Limit,
     /// Up to where the process itself may raise it.
-    pub hard: u64,
+    pub hard: Limit,
 }
 
 impl From<Rlimit> for LockLimit {
     fn from(limit: Rlimit) -> LockLimit {
-        LockLimit { soft: limit.current.unwrap_or(u64::MAX), hard: limit.maximum.unwrap_or(u64::MAX) }
+        LockLimit { soft: Limit::of_kernel(limit.current), hard: Limit::of_kernel(limit.maximum) }
     }
 }
 
 impl From<LockLimit> for Rlimit {
     fn from(limit: LockLimit) -> Rlimit {
-        let finite = |bytes: u64| (bytes != u64::MAX).then_some(bytes);
-        Rlimit { current: finite(limit.soft), maximum: finite(limit.hard) }
+        Rlimit { current: limit.soft.for_kernel(), maximum: limit.hard.for_kernel() }
     }
 }
 
@@ -68,18 +69,21 @@ pub fn lock_limit(pid: Pid) -> io::Result<LockLimit> {
         .ok_or(io::ErrorKind::NotFound)?;
     let line =
         text.lines().find_map(|line| line.strip_prefix("Max locked memory")).ok_or(io::ErrorKind::InvalidData)?;
-    let mut numbers = line.split_whitespace().map(|word| if word == "unlimited" { Ok(u64::MAX) } else { word.parse() });
-    let mut next = || numbers.next().and_then(Result::ok).ok_or(io::ErrorKind::InvalidData);
+    let mut words = line.split_whitespace();
+    let mut next = || match words.next() {
+        Some("unlimited") => Ok(Limit::Unlimited),
+        word => word.and_then(|word| word.parse().ok()).map(Limit::Bytes).ok_or(io::ErrorKind::InvalidData),
+    };
     Ok(LockLimit { soft: next()?, hard: next()? })
 }
 
-/// Raises soft and hard limit of another process to at least `bytes`; never lowers either.
+/// Raises soft and hard limit of another process to at least `limit`; never lowers either.
 ///
 /// # Errors
 /// What the kernel says: EPERM without CAP_SYS_RESOURCE, ESRCH where the process is gone.
-pub fn raise_lock_limit(pid: Pid, bytes: u64) -> io::Result<LockLimit> {
+pub fn raise_lock_limit(pid: Pid, limit: Limit) -> io::Result<LockLimit> {
     let old = lock_limit(pid)?;
-    let new = LockLimit { soft: old.soft.max(bytes), hard: old.hard.max(bytes) };
+    let new = LockLimit { soft: old.soft.max(limit), hard: old.hard.max(limit) };
     if new != old {
         prlimit(Some(pid), Resource::Memlock, new.into())?;
     }
@@ -143,13 +147,14 @@ pub fn boot_clock() -> u64 {
     now.map_or(0, |now| u64::try_from(now.tv_sec()).unwrap_or(0))
 }
 
-/// Whether this process can raise the limit of another user's process to `bytes`. The capabilities alone do not tell: in a
+/// Whether this process can raise the limit of another user's process to `limit`. The capabilities alone do not tell: in a
 /// user namespace they are all there and count for nothing. So this process raises its own hard limit, which harms nobody.
 #[must_use]
-pub fn may_raise_limits(bytes: u64) -> bool {
+pub fn may_raise_limits(limit: Limit) -> bool {
     let has = |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(false);
     let own = own_lock_limit();
-    let higher = LockLimit { hard: bytes.max(own.hard.saturating_add(1)), ..own };
+    let one_more = Limit::of_kernel(own.hard.for_kernel().and_then(|bytes| bytes.checked_add(1)));
+    let higher = LockLimit { hard: limit.max(one_more), ..own };
     has(caps::Capability::CAP_SYS_RESOURCE)
         && has(caps::Capability::CAP_SYS_PTRACE)
         && setrlimit(Resource::Memlock, higher.into()).is_ok()

@@ -301,7 +301,7 @@ fn guests_that_run_without_what_they_ask_for() {
     fault("unmet", ("broken", "request-unmet"), "running runs without", |host| {
         host.guest_runs(2 << 30, &["-device", "vfio-pci,host=1:0.0"]);
     });
-    fault("too-low", ("broken", "memlock-too-low"), "may lock 65536 bytes and needs 1610612736 bytes", |host| {
+    fault("too-low", ("broken", "memlock-too-low"), "may lock 64 KiB and needs 1.5 GiB", |host| {
         host.guest_runs(65536, &["-device", "intel-iommu", "-device", "vfio-pci,host=1:0.0"]);
     });
 }

@@ -267,7 +267,7 @@ fn the_guard_comes_and_goes() {
     }
     let guests = guests();
     let two_devices = guests.asks.replace("/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
-    if !process::may_raise_limits(18_253_611_008) {
+    if !process::may_raise_limits(viommu::limit::Limit::Bytes(18_253_611_008)) {
         // A guard that could do nothing is not started; the nested lab shows one that can.
         let refused = hook(START, &two_devices);
         assert_event("start", &refused, Some("memlock-no-privilege"));
@@ -294,7 +294,7 @@ fn the_guard_comes_and_goes() {
         assert_eq!(guards().len(), 1);
         let text = fs::read_to_string(state_file()).unwrap();
         // Two address spaces of 8 GiB, and 1 GiB.
-        assert!(text.contains("\"memlock\":{\"bytes\":18253611008}"), "{text}");
+        assert!(text.contains("\"memlock\":18253611008"), "{text}");
         daemon
     };
     let running = start();

@@ -17,9 +17,10 @@ use viommu::domain::Domain;
 use viommu::hook::Event;
 use viommu::host::Host;
 use viommu::note::Code;
-use viommu::plan::{ASSUMED_LIBVIRT, ASSUMED_QEMU, Origin, Plan, plan};
+use viommu::plan::{Origin, Plan, plan};
 use viommu::request::{Model, Request, Source, Wishes};
 use viommu::rewrite::rewrite;
+use viommu::version::{NEWEST_LIBVIRT, NEWEST_QEMU};
 use viommu::xml;
 
 /// The plan of a guest, where its request can be understood, and its XML afterwards, where something changes.
@@ -35,7 +36,7 @@ fn planned(guest: &Guest, host: &Host) -> Option<(Plan, Option<String>)> {
 
 fn versions(host: &Host) -> (viommu::version::Version, viommu::version::Version) {
     let qemu = host.emulators.first().and_then(|emulator| emulator.version);
-    (host.libvirt.unwrap_or(ASSUMED_LIBVIRT), qemu.unwrap_or(ASSUMED_QEMU))
+    (host.libvirt.unwrap_or(NEWEST_LIBVIRT), qemu.unwrap_or(NEWEST_QEMU))
 }
 
 proptest! {
@@ -82,8 +83,8 @@ proptest! {
         let containers = plan.memlock.address_spaces.len() + guest.nvme_disks as usize;
         let needed = (containers > 0).then(|| memory * containers as u128 + (1 << 30));
         let required = plan.memlock.required_bytes.map(|limit| match limit {
-            viommu::plan::Limit::Bytes(bytes) => u128::from(bytes),
-            viommu::plan::Limit::Unlimited => u128::MAX,
+            viommu::limit::Limit::Bytes(bytes) => u128::from(bytes),
+            viommu::limit::Limit::Unlimited => u128::MAX,
         });
         prop_assert_eq!(required, needed);
         prop_assert!(!plan.memlock.raise || plan.memlock.required_bytes > plan.memlock.libvirt_bytes);

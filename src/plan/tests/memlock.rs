@@ -1,5 +1,7 @@
 //! Locked memory. Numbers are libvirt's own (tests/qemumemlocktest.c) or were measured on real libvirts with guests of 384 MiB.
 
+use crate::limit::Limit;
+
 use super::*;
 
 fn limits(case: &Case) -> (Option<Limit>, Option<Limit>, bool) {
