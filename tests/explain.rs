@@ -92,7 +92,6 @@ fn other_lines_are_not_explained() {
         "cannot migrate domain: domain has CPU feature: invtsc",
         "error: XML error: Invalid value for attribute 'model' in element 'video': 'x'.",
         "The 'gic' feature is not supported for architecture 'x86_64' or machine type 'pc-q35-10.0'",
-        "VFIO_MAP_DMA failed: Bad address",
         "vfio_dma_map(0x1, 0x0, 0x1000, 0x7f) = 0",
         "audit: apparmor=\"DENIED\" operation=\"open\" profile=\"libvirt-3a21c2ee\" name=\"/etc/passwd\"",
         "avc:  denied  { read } for  pid=436 comm=\"qemu-system-x86\" name=\"disk.img\" tclass=file",
