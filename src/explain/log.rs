@@ -11,6 +11,8 @@ use crate::text::printable;
 
 /// Bytes of a line that are searched. The longest lines are errors of libvirt, which quote a command and 1 KiB of its output.
 const MAX_LINE: u64 = 64 * 1024;
+/// libvirt's line at the beginning of each start of a guest (`qemuLogOperation`).
+const START: &str = ": starting up libvirt version: ";
 /// Characters of a line that are shown.
 const MAX_SHOWN: usize = 400;
 
@@ -24,6 +26,10 @@ pub enum Subject {
 }
 
 impl Subject {
+    fn is_reasonless(&self) -> bool {
+        matches!(self, Subject::Message(index) if messages().get(*index).is_some_and(|page| page.reasonless))
+    }
+
     fn page(&self) -> Option<Page> {
         match self {
             Subject::Code(known) => code(*known),
@@ -49,6 +55,8 @@ pub struct Finding {
 #[derive(Debug)]
 pub struct Findings {
     found: Vec<Finding>,
+    /// The number of the line with which the current start of the guest begins.
+    start: u64,
     /// Number of lines read.
     pub lines: u64,
 }
@@ -59,7 +67,7 @@ impl Findings {
     /// # Errors
     /// The error of the reader.
     pub fn read(mut log: impl BufRead) -> io::Result<Findings> {
-        let mut findings = Findings { found: Vec::new(), lines: 0 };
+        let mut findings = Findings { found: Vec::new(), start: 0, lines: 0 };
         let mut line = Vec::new();
         while log.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
             if !line.ends_with(b"\n") {
@@ -84,6 +92,9 @@ impl Findings {
         if line.ends_with(" \\") {
             return;
         }
+        if line.contains(START) {
+            self.start = self.lines;
+        }
         let codes = codes(line);
         if codes.is_empty() {
             // A line of viommu may quote one of QEMU; the code is more specific.
@@ -96,7 +107,15 @@ impl Findings {
         }
     }
 
+    /// Adds a finding. A line without the reason is dropped where another line of the same start has the reason.
     fn add(&mut self, subject: Subject, line: &str) {
+        let start = self.start;
+        let of_this_start = |finding: &Finding| finding.number >= start;
+        if !subject.is_reasonless() {
+            self.found.retain(|finding| !(finding.subject.is_reasonless() && of_this_start(finding)));
+        } else if self.found.iter().any(|finding| !finding.subject.is_reasonless() && of_this_start(finding)) {
+            return;
+        }
         let mut shown: String = printable(line.trim_start()).chars().take(MAX_SHOWN + 1).collect();
         if shown.chars().count() > MAX_SHOWN {
             shown.pop();
@@ -143,6 +162,22 @@ mod tests {
         assert_eq!((found[0].1, found[0].2.as_str()), (2, "c: group 2 used in multiple address spaces"));
         assert_eq!((found[1].1, found[1].2.as_str()), (1, "b: aw-bits 48 > host aw-bits 39"));
         assert_eq!(Findings::read(log.as_bytes()).unwrap().lines, 4);
+    }
+
+    #[test]
+    fn a_line_without_the_reason_is_shown_only_where_its_start_has_no_other() {
+        let starts = [
+            "2026-11-22 10:00:00.000+0000: starting up libvirt version: 11.3.0, qemu version: 10.0.2",
+            "qemu: vfio_dma_map(0x1, 0x382000000000, 0x10000000, 0x2) = -22 (Invalid argument)",
+            "qemu: hardware error: vfio: DMA mapping failed, unable to continue",
+            "2026-11-22 11:00:00.000+0000: starting up libvirt version: 11.3.0, qemu version: 10.0.2",
+            "error: internal error: process exited while connecting to monitor: 2026-11-22T11:00:00Z x",
+        ];
+        let titles = |lines: &[&str]| read(lines.join("\n")).into_iter().map(|(title, ..)| title).collect::<Vec<_>>();
+        assert_eq!(titles(&starts), ["QEMU ended at once", "An address that the host's IOMMU cannot map"]);
+        assert_eq!(titles(&starts[..3]), ["An address that the host's IOMMU cannot map"]);
+        assert_eq!(titles(&[starts[2], starts[1]]), ["An address that the host's IOMMU cannot map"]);
+        assert_eq!(titles(&starts[2..3]), ["QEMU gave up after a failed DMA mapping"]);
     }
 
     #[test]

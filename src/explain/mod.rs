@@ -18,6 +18,8 @@ use crate::note::Code;
 
 const CODES: &str = include_str!("../../docs/troubleshooting.md");
 const MESSAGES: &str = include_str!("../../docs/messages.md");
+/// The heading above the pages whose lines carry no reason of a failure.
+const REASONLESS: &str = "\n## Lines without the reason\n";
 /// Stands for any text in a line of a page.
 const ANYTHING: char = '…';
 
@@ -30,6 +32,8 @@ pub struct Page {
     pub text: &'static str,
     /// The lines that the page explains; empty for the page of a code.
     lines: Vec<Pattern>,
+    /// Whether its lines carry no reason of a failure: they are harmless, or point to another line.
+    reasonless: bool,
 }
 
 /// The known parts of a line, in their order.
@@ -39,16 +43,21 @@ struct Pattern(Vec<&'static str>);
 /// The page of a code. A test checks that every code has one.
 #[must_use]
 pub fn code(code: Code) -> Option<Page> {
-    static PAGES: LazyLock<Vec<Page>> =
-        LazyLock::new(|| sections(CODES).map(|(title, text)| Page { title, text, lines: Vec::new() }).collect());
+    static PAGES: LazyLock<Vec<Page>> = LazyLock::new(|| {
+        sections(CODES).map(|(title, text)| Page { title, text, lines: Vec::new(), reasonless: false }).collect()
+    });
     PAGES.iter().find(|page| page.title == code.as_str()).cloned()
 }
 
 /// The pages about lines. The first page that matches a line explains it.
 #[must_use]
 pub fn messages() -> &'static [Page] {
-    static PAGES: LazyLock<Vec<Page>> =
-        LazyLock::new(|| sections(MESSAGES).filter_map(|(title, body)| message(title, body)).collect());
+    static PAGES: LazyLock<Vec<Page>> = LazyLock::new(|| {
+        let (reasons, others) = MESSAGES.split_once(REASONLESS).unwrap_or((MESSAGES, ""));
+        let read =
+            |document, reasonless| sections(document).filter_map(move |(title, body)| message(title, body, reasonless));
+        read(reasons, false).chain(read(others, true)).collect()
+    });
     &PAGES
 }
 
@@ -85,9 +94,9 @@ impl Index {
     }
 }
 
-fn message(title: &'static str, body: &'static str) -> Option<Page> {
+fn message(title: &'static str, body: &'static str, reasonless: bool) -> Option<Page> {
     let (block, text) = body.strip_prefix("```text\n")?.split_once("\n```")?;
-    Some(Page { title, text: text.trim(), lines: block.lines().map(Pattern::of).collect() })
+    Some(Page { title, text: text.trim(), lines: block.lines().map(Pattern::of).collect(), reasonless })
 }
 
 /// The `###` headings of a document, each with the text below it.
