@@ -69,13 +69,15 @@ link viommu $prefix/bin/viommu-qemu-system-aarch64
 644 hooks/apparmor/viommu /etc/apparmor.d/abstractions/libvirt-qemu.d/viommu
 644 hooks/selinux/viommu.cil $prefix/share/selinux/packages/viommu.cil
 644 hooks/tmpfiles/viommu.conf $prefix/lib/tmpfiles.d/viommu.conf
-644 examples/viommu.toml $prefix/share/doc/libvirt-viommu/examples/viommu.toml
 644 man/viommu.8 $prefix/share/man/man8/viommu.8
 644 man/viommu.toml.5 $prefix/share/man/man5/viommu.toml.5
 644 completions/viommu.bash $prefix/share/bash-completion/completions/viommu
 644 completions/_viommu $prefix/share/zsh/$zsh/_viommu
 644 completions/viommu.fish $prefix/share/fish/vendor_completions.d/viommu.fish
 LIST
+    # The documentation for users, laid out as in the repository so that its links and its examples work.
+    find README.md CHANGELOG.md SECURITY.md docs examples -path docs/proof -prune -o -name '.*' -o -name '*~' -o -type f -print |
+        LC_ALL=C sort | while read -r file; do echo "644 $file $prefix/share/doc/libvirt-viommu/$file"; done
 }
 
 # Runs a command that changes something, or only names it.

@@ -44,7 +44,8 @@ fn desk(name: &str) -> PathBuf {
 /// The files and links below a directory, but for what distributions want beside a program.
 fn tree(root: &Path) -> BTreeSet<String> {
     let found = output("find", &[&root, &"!", &"-type", &"d", &"-printf", &"/%P %m %l\n"]);
-    let own = |line: &&str| !line.starts_with("/usr/share/doc/") || line.contains("/examples/");
+    let theirs = ["changelog", "copyright", "LICENSE"].map(|name| format!("/usr/share/doc/libvirt-viommu/{name}"));
+    let own = |line: &&str| !theirs.iter().any(|name| line.starts_with(name));
     let lines = found.lines().filter(own).filter(|line| !line.starts_with("/usr/share/lintian/"));
     // Packages compress manual pages, and Debian's zsh has a directory of its own.
     lines.map(|line| line.replace(".gz ", " ").replace("vendor-completions", "site-functions")).collect()
@@ -64,6 +65,13 @@ fn packages_hold_what_the_script_installs() {
     output("sh", &[&"-c", &unpack, &"sh", rpm, &by_rpm]);
     let list = tree(&by_script);
     assert!(list.contains("/usr/bin/viommu-qemu-system-x86_64 777 viommu"), "{list:?}");
+    // Where 'viommu explain' points to.
+    for page in
+        ["README.md", "docs/install.md", "docs/guides/dpdk.md", "docs/pictures/plan.svg", "examples/viommu.toml"]
+    {
+        assert!(list.contains(&format!("/usr/share/doc/libvirt-viommu/{page} 644 ")), "{page} is not in {list:?}");
+    }
+    assert!(!list.iter().any(|line| line.contains("/docs/proof")), "{list:?}");
     assert_eq!(tree(&by_deb), list);
     assert_eq!(tree(&by_rpm), list);
 }

@@ -53,7 +53,7 @@ fn fill(paragraph: &str, indent: &str, out: &mut String) {
     }
 }
 
-/// A link is its text; where it leads to another file of the documentation, with that file's name.
+/// A link is its text; where it leads to another file of the documentation, with the place where packages install that file.
 fn without_links(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -64,7 +64,7 @@ fn without_links(text: &str) -> String {
         out.push_str(name);
         // A heading is a code, and `viommu explain` has it.
         if !target.contains('#') {
-            out.push_str(" (docs/");
+            out.push_str(" (/usr/share/doc/libvirt-viommu/docs/");
             out.push_str(target);
             out.push(')');
         }
@@ -82,7 +82,7 @@ mod tests {
         let markdown = "A [code](troubleshooting.md#code), and\n[a page](install.md).\n\n- **Why:** `x`\n- **Do:** ask\n  twice.\n";
         assert_eq!(
             plain(markdown, "  "),
-            "  A code, and a page (docs/install.md).\n\n  - Why: `x`\n  - Do: ask twice.\n"
+            "  A code, and a page (/usr/share/doc/libvirt-viommu/docs/install.md).\n\n  - Why: `x`\n  - Do: ask twice.\n"
         );
         assert_eq!(without_links("no [link] (here)"), "no [link] (here)");
     }
