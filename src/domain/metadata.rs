@@ -1,4 +1,4 @@
-//! `<metadata>`: the request in our own namespace, Nova's, and what libosinfo knows about the guest.
+//! `<metadata>`: the request in our own namespace, and Nova's.
 //!
 //! Values are taken over as written and judged elsewhere. Tenants write most of them.
 
@@ -7,12 +7,6 @@ use crate::xml::Element;
 
 /// Nova counts a version up at the end of this (1.0, 1.1), which says nothing about what is inside.
 const NOVA_NAMESPACE: &str = "http://openstack.org/xmlns/libvirt/nova/";
-
-/// libosinfo's, which virt-install and virt-manager write.
-const LIBOSINFO_NAMESPACE: &str = "http://libosinfo.org/xmlns/libvirt/domain/1.0";
-
-/// libosinfo's ids of every Windows start so.
-const WINDOWS_ID: &str = "http://microsoft.com/win/";
 
 impl Metadata {
     /// Reads our own element from `<metadata>`.
@@ -77,14 +71,6 @@ fn pairs(instance: Element<'_, '_>, [outer, list, item]: [&str; 3]) -> Vec<(Stri
     nova(list, item)
         .filter_map(|pair| Some((pair.attr("name")?.to_owned(), pair.text().unwrap_or_default().into_owned())))
         .collect()
-}
-
-/// Whether libosinfo's metadata or Nova's image say that the guest runs Windows.
-pub(super) fn is_windows(metadata: Element<'_, '_>, nova: Option<&NovaMetadata>) -> bool {
-    let libosinfo = metadata.child_ns(LIBOSINFO_NAMESPACE, "libosinfo");
-    let id = libosinfo.and_then(|info| info.child_ns(LIBOSINFO_NAMESPACE, "os")).and_then(|os| os.attr("id"));
-    let os_type = nova.and_then(|nova| nova.property("os_type"));
-    id.is_some_and(|id| id.starts_with(WINDOWS_ID)) || os_type.is_some_and(|os| os.eq_ignore_ascii_case("windows"))
 }
 
 #[cfg(test)]
@@ -166,29 +152,12 @@ mod tests {
             assert_eq!(nova.extra_spec("hw:mem_page_size"), Some(""));
             assert_eq!(nova.property("hw_viommu_model"), Some("virtio"));
             assert_eq!(nova.property("hw_locked_memory"), None);
-            assert!(domain.windows);
+            assert!(domain.system.is_some_and(|system| system.windows));
         }
         assert_eq!(domain(&instance("http://openstack.org/xmlns/libvirt/")).nova, None);
         let old = domain(
             "<nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'><nova:flavor name='m1'/></nova:instance>",
         );
         assert_eq!(old.nova, Some(NovaMetadata::default()));
-    }
-
-    #[test]
-    fn windows_by_libosinfo() {
-        let os = |id: &str| {
-            format!(
-                "<libosinfo:libosinfo xmlns:libosinfo='http://libosinfo.org/xmlns/libvirt/domain/1.0'>
-                   <libosinfo:os id='{id}'/></libosinfo:libosinfo>"
-            )
-        };
-        assert!(domain(&os("http://microsoft.com/win/10")).windows);
-        assert!(domain(&os("http://microsoft.com/win/2k19")).windows);
-        assert!(!domain(&os("http://debian.org/debian/12")).windows);
-        assert!(!domain("<os id='http://microsoft.com/win/10'/>").windows);
-        let linux = "<n:instance xmlns:n='http://openstack.org/xmlns/libvirt/nova/1.1'><n:image><n:properties>
-            <n:property name='os_type'>linux</n:property></n:properties></n:image></n:instance>";
-        assert!(!domain(linux).windows);
     }
 }

@@ -10,9 +10,11 @@ mod metadata;
 mod number;
 mod pci;
 mod read;
+mod system;
 mod uuid;
 mod vfio;
 
+pub use system::{Driver, System};
 pub use uuid::Uuid;
 
 /// The namespace of the request that a user writes into `<metadata>`.
@@ -41,8 +43,8 @@ pub struct Domain {
     pub acpi: bool,
     /// The firmware is UEFI: `<os firmware='efi'>`, or a `<loader type='pflash'>`.
     pub uefi: bool,
-    /// libosinfo's or Nova's metadata says that the guest runs Windows.
-    pub windows: bool,
+    /// The system in the guest, as far as the domain tells.
+    pub system: Option<System>,
     /// `<launchSecurity type=…>`.
     pub launch_security: Option<String>,
     /// Processors.

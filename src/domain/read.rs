@@ -3,7 +3,7 @@
 use super::bypass::Bypass;
 use super::pci::{Buses, count_roots};
 use super::vfio::{Passthrough, count, nvme_disks, virtio_ats};
-use super::{Domain, Iommu, Memory, Metadata, NovaMetadata, QEMU_NAMESPACE, Vcpus, cpu, metadata};
+use super::{Domain, Iommu, Memory, Metadata, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu};
 use crate::note::{Code, Note};
 use crate::xml::{Document, Element};
 
@@ -43,7 +43,7 @@ impl Domain {
             emulator: text(root.path(&["devices", "emulator"])),
             acpi: root.path(&["features", "acpi"]).is_some(),
             uefi: is_uefi(root),
-            windows: metadata.is_some_and(|element| metadata::is_windows(element, nova.as_ref())),
+            system: System::read(root, nova.as_ref(), &commandline),
             launch_security: attribute(root.child("launchSecurity"), "type"),
             vcpus: Vcpus::read(root),
             amd_cpu: cpu::is_amd(root),

@@ -143,6 +143,10 @@ impl<'a> Guest<'a> {
         self.domain.arch.as_deref().or(self.host.arch.as_deref())
     }
 
+    fn is_windows(&self) -> bool {
+        self.domain.system.as_ref().is_some_and(|system| system.windows)
+    }
+
     fn arch(&self) -> &'a str {
         self.known_arch().unwrap_or("x86_64")
     }

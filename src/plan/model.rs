@@ -185,7 +185,7 @@ fn auto_x86(guest: &Guest<'_>) -> Choice {
     let mut against: Vec<String> = Vec::new();
     let mut unless = |problem: Option<String>| against.extend(problem);
     unless(needs_eim(guest).then(|| "interrupts for this many vCPUs need interrupt remapping with eim".into()));
-    unless(guest.domain.windows.then(|| "Windows has no driver for virtio-iommu".into()));
+    unless(guest.is_windows().then(|| "Windows has no driver for virtio-iommu".into()));
     unless((has_or_expects_vfio(guest) && guest.qemu < Version::new(9, 0)).then(|| {
         let qemu = guest.qemu;
         format!("QEMU {qemu} tells a virtio-iommu neither the host's address width nor its reserved ranges (9.0 does)")

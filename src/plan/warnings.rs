@@ -93,7 +93,7 @@ fn host_page_size(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
 
 fn windows_without_driver(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     let intel = plan.iommu.as_ref().is_some_and(|iommu| iommu.model.starts_with("intel"));
-    (guest.domain.windows && !intel).then(|| {
+    (guest.is_windows() && !intel).then(|| {
         Note::warning(Code::WindowsWithoutDriver, "Windows has a driver for no vIOMMU but intel: use intel or auto")
     })
 }
