@@ -81,13 +81,13 @@ impl Iommu {
 fn not_a_domain(root: Element<'_, '_>) -> Note {
     let name = root.name();
     let message = if root.namespace().is_none() && CONTAINERS.contains(&name) {
-        format!("A <{name}> holds a libvirt domain but is none: give the <domain> in it, as 'virsh dumpxml' prints it.")
+        format!("a <{name}> contains a <domain> but is not one: pass the <domain> in it, as 'virsh dumpxml' prints it")
     } else if name == "domain" {
-        "The root element <domain> is in a namespace, where libvirt's has none: give what 'virsh dumpxml' prints."
+        "the root element <domain> is in a namespace, and libvirt's is not: pass the output of 'virsh dumpxml'"
             .to_owned()
     } else {
         let name: String = name.chars().take(QUOTED).collect();
-        format!("The root element is <{name}>, not a libvirt <domain>: give what 'virsh dumpxml' prints.")
+        format!("the root element is <{name}>, not a libvirt <domain>: pass the output of 'virsh dumpxml'")
     };
     Note::error(Code::XmlNotADomain, message)
 }
@@ -136,7 +136,7 @@ mod tests {
     fn only_a_domain_is_a_domain() {
         assert!(refusal("<network/>").contains("<network>"));
         assert!(refusal("<domstatus><domain/></domstatus>").contains("'virsh dumpxml'"));
-        assert!(refusal("<domainsnapshot/>").starts_with("A <domainsnapshot> holds"));
+        assert!(refusal("<domainsnapshot/>").starts_with("a <domainsnapshot> contains"));
         assert!(refusal("<domain xmlns='urn:x'/>").contains("namespace"));
         assert!(refusal("<domstatus xmlns='urn:x'/>").contains("root element is <domstatus>"));
         assert!(refusal(&format!("<{}/>", "x".repeat(10_000))).len() < 200);

@@ -103,7 +103,7 @@ fn a_width_of_virtio_is_written_where_it_was_asked_for() {
 }
 
 #[test]
-fn an_existing_one_is_completed_in_its_authors_hand() {
+fn an_existing_one_is_completed_and_nothing_else_changes() {
     let before = r#"<domain type="kvm">
   <os><type arch="x86_64" machine="q35">hvm</type></os>
   <features><ioapic driver="qemu"/></features>
@@ -116,7 +116,7 @@ fn an_existing_one_is_completed_in_its_authors_hand() {
   </devices>
 </domain>
 "#;
-    let after = before.replace(" />", r#" caching_mode="on" eim="on" aw_bits="48" />"#);
+    let after = before.replace(" />", " caching_mode='on' eim='on' aw_bits='48' />");
     becomes(before, &asks("auto"), &after);
 }
 

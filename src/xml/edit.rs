@@ -1,11 +1,11 @@
-//! Edits of a document, in its author's hand: quotes, line ends, indentation.
+//! Edits of a document.
 //!
-//! Every byte that an edit does not name stays. Edits that would touch the same bytes are refused; nothing is applied
-//! unless everything is.
+//! An edit changes no other byte. New elements have libvirt's own style (single quotes, two spaces per level), the document's
+//! line ends and the indentation of their siblings. Edits that overlap are refused, and then none is applied.
 
 use thiserror::Error;
 
-use super::layout::{Layout, step};
+use super::layout::Layout;
 use super::patch::{Overlap, Patch};
 use super::write::{Lines, New, Unwritable, escape, render};
 use super::{Document, Element};
@@ -26,7 +26,7 @@ pub enum Edit<'d, 'a> {
         element: Element<'d, 'a>,
         /// The name.
         name: &'static str,
-        /// The value as it is meant (not escaped). The present value changes nothing.
+        /// The value, not escaped. An equal value changes nothing.
         value: String,
     },
     /// Adds a sibling behind an element. Several for one sibling come out in their order.
@@ -36,16 +36,16 @@ pub enum Edit<'d, 'a> {
         /// The element behind it.
         new: New,
     },
-    /// Takes an element away, with its line where it stands alone on it.
+    /// Removes an element, and its line if nothing else is on it.
     Remove {
-        /// The element that goes; not the root.
+        /// The element; not the root.
         element: Element<'d, 'a>,
     },
     /// Replaces the whole text of an element that has text only, or nothing.
     SetText {
         /// The element that gets the text.
         element: Element<'d, 'a>,
-        /// The text as it is meant (not escaped). The present text changes nothing.
+        /// The text, not escaped. An equal text changes nothing.
         value: String,
     },
 }
@@ -56,16 +56,16 @@ pub enum PatchError {
     /// Two edits concern the same place, or one lies in what another removes.
     #[error("two edits of the XML contradict each other")]
     Overlap,
-    /// The new element would fall into a default namespace, and not be the element that is meant.
+    /// The new element would be in a default namespace.
     #[error("a default namespace (xmlns=…) is in force at <{0}>: elements without a namespace cannot be added there")]
     DefaultNamespace(String),
-    /// A value holds a character that XML cannot.
+    /// A value has a character that XML cannot represent.
     #[error("the character {0:?} cannot be written in XML")]
     Unwritable(char),
     /// The element has more than text.
     #[error("<{0}> has more than text in it")]
     NotText(String),
-    /// The root can neither go nor get a sibling.
+    /// The root cannot be removed or get a sibling.
     #[error("the root element <{0}> cannot be removed or get a sibling")]
     Root(String),
     /// An element belongs to another document.
@@ -135,7 +135,7 @@ fn own(document: &Document<'_>, edit: &Edit<'_, '_>) -> Result<(), PatchError> {
     }
 }
 
-/// The splices of edits in the making.
+/// The splices of the edits that are handled so far.
 struct Work<'a> {
     layout: Layout<'a>,
     patch: Patch,
@@ -150,8 +150,7 @@ impl<'a> Work<'a> {
                 self.patch.replace(range, escape(value)?);
             }
             None => {
-                let quote = if self.layout.single_quote { '\'' } else { '"' };
-                let text = format!(" {name}={quote}{}{quote}", escape(value)?);
+                let text = format!(" {name}='{}'", escape(value)?);
                 self.patch.insert(self.layout.attributes_end(element), text);
             }
         }
@@ -195,10 +194,10 @@ impl<'a> Work<'a> {
         let range = sibling.0.range();
         let (at, text) = match self.layout.indent(range.start) {
             Some(indent) => {
-                let text = self.on_lines(&[new], indent, self.layout.step(sibling))?;
+                let text = self.on_lines(&[new], indent)?;
                 (self.layout.line_end_after_comment(range.end).unwrap_or(range.end), text)
             }
-            None => (range.end, self.in_line(&[new])?),
+            None => (range.end, in_line(&[new])?),
         };
         self.patch.insert(at, text);
         Ok(())
@@ -207,7 +206,7 @@ impl<'a> Work<'a> {
     fn append(&mut self, parent: Element<'_, 'a>, news: &[&New]) -> Result<(), PatchError> {
         no_default_namespace(parent)?;
         let range = parent.0.range();
-        // Only an element that has its lines for itself is laid out over several.
+        // The content of an element gets lines of its own only if nothing else is on the element's lines.
         let own_line = self.layout.indent(range.start).filter(|_| self.layout.next_line(range.end).is_some());
         let Some(content) = self.layout.content(parent) else {
             let inner = self.between_tags(parent, own_line, news)?;
@@ -223,45 +222,45 @@ impl<'a> Work<'a> {
         if let Some(indent) = self.layout.indent(end) {
             // The end tag begins a line: the new lines come in front of that line, each with its end.
             let child = self.layout.child_indent(parent, indent);
-            let lines = self.on_lines(news, &child, step(Some(indent), &child))?;
+            let lines = self.on_lines(news, &child)?;
             let newline = self.layout.newline();
             let lines = lines.strip_prefix(newline).unwrap_or(&lines);
             self.patch.insert(end - indent.len(), format!("{lines}{newline}"));
             return Ok(());
         }
         // `…</last></parent>`: with white space around it, removing it would leave some behind.
-        let text = self.in_line(news)?;
+        let text = in_line(news)?;
         self.patch.insert(end, text);
         Ok(())
     }
 
-    /// What comes between the tags of an element that was empty and may have its lines for itself.
+    /// The content for an element that was empty; on lines of its own if `indent` is given.
     fn between_tags(&self, parent: Element<'_, 'a>, indent: Option<&str>, news: &[&New]) -> Result<String, PatchError> {
-        let Some(indent) = indent else { return self.in_line(news) };
+        let Some(indent) = indent else { return in_line(news) };
         let child = self.layout.child_indent(parent, indent);
-        Ok(self.on_lines(news, &child, step(Some(indent), &child))? + self.layout.newline() + indent)
+        Ok(self.on_lines(news, &child)? + self.layout.newline() + indent)
     }
 
     /// The elements on lines of their own, with a line end in front of each.
-    fn on_lines(&self, news: &[&New], indent: &str, step: &str) -> Result<String, PatchError> {
-        let lines = Lines { newline: self.layout.newline(), indent, step };
+    fn on_lines(&self, news: &[&New], indent: &str) -> Result<String, PatchError> {
+        let lines = Lines { newline: self.layout.newline(), indent };
         let mut out = String::new();
         for new in news {
             out += lines.newline;
             out += indent;
-            out += &render(new, self.layout.single_quote, Some(lines))?;
+            out += &render(new, Some(lines))?;
         }
         Ok(out)
     }
+}
 
-    /// The elements without any white space, where there are no lines or white space may count as text.
-    fn in_line(&self, news: &[&New]) -> Result<String, PatchError> {
-        let mut out = String::new();
-        for new in news {
-            out += &render(new, self.layout.single_quote, None)?;
-        }
-        Ok(out)
+/// The elements without any white space: where there are no lines, or where white space may be part of a text.
+fn in_line(news: &[&New]) -> Result<String, PatchError> {
+    let mut out = String::new();
+    for new in news {
+        out += &render(new, None)?;
     }
+    Ok(out)
 }
 
 fn parent_of<'d, 'a>(element: Element<'d, 'a>) -> Result<Element<'d, 'a>, PatchError> {

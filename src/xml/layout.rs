@@ -1,26 +1,24 @@
-//! Where things stand in the text, and how its author lays lines out.
+//! Positions in the text of a document, and its line ends and indentation.
 //!
-//! The parser's ranges are right for elements and attributes, and for the *start* of any node. The end of a text node is
-//! not to be used: adjacent text and CDATA become one node with the range of its first piece.
+//! The parser's ranges are right for elements and attributes, and for the *start* of any node. The end of a text node must
+//! not be used: adjacent text and CDATA become one node with the range of the first piece.
 
 use std::ops::Range;
 
 use super::{BLANKS, Document, Element};
 
-/// The indentation that libvirt writes, for documents that show none of their own.
+/// The indentation of one level, as libvirt writes it.
 const STEP: &str = "  ";
 
 const SPACES: [char; 2] = [' ', '\t'];
 const LINE_ENDS: [char; 2] = ['\r', '\n'];
 
-/// The text of a document with the habits of whoever wrote it.
+/// The text of a document and its line ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout<'a> {
     text: &'a str,
     /// The first line end; `None` for a document that is one line.
     newline: Option<&'a str>,
-    /// Whether attribute values stand in single quotes.
-    pub(super) single_quote: bool,
 }
 
 impl<'a> Layout<'a> {
@@ -30,9 +28,7 @@ impl<'a> Layout<'a> {
             let end = if slice(text, at..at + 2) == "\r\n" { at + 2 } else { at + 1 };
             slice(text, at..end)
         });
-        let first = document.tree.descendants().find_map(|node| node.attributes().next());
-        let single_quote = first.is_none_or(|attribute| slice(text, attribute.range()).ends_with('\''));
-        Layout { text, newline, single_quote }
+        Layout { text, newline }
     }
 
     /// The line end to write.
@@ -75,7 +71,7 @@ impl<'a> Layout<'a> {
         Some(range.start + quote + 1..range.end.checked_sub(1)?)
     }
 
-    /// The indentation of what stands at this offset, if it is the first thing on its line.
+    /// The indentation of the line of this offset, if only white space precedes the offset on it.
     ///
     /// `None` in a document of one line: it has no layout to follow.
     pub(super) fn indent(&self, at: usize) -> Option<&'a str> {
@@ -115,20 +111,9 @@ impl<'a> Layout<'a> {
     pub(super) fn child_indent(&self, parent: Element<'_, 'a>, indent: &str) -> String {
         match parent.elements().find_map(|child| self.indent(child.0.range().start)) {
             Some(existing) => existing.to_owned(),
-            None => format!("{indent}{}", self.step(parent)),
+            None => format!("{indent}{STEP}"),
         }
     }
-
-    /// How much deeper this element stands than its parent; what its children may follow.
-    pub(super) fn step(&self, element: Element<'_, 'a>) -> &'a str {
-        let indent = |node: roxmltree::Node<'_, 'a>| self.indent(node.range().start);
-        step(element.0.parent_element().and_then(indent), indent(element.0).unwrap_or_default())
-    }
-}
-
-/// What the indentation `inner` has beyond `outer`; libvirt's step where they have nothing in common.
-pub(super) fn step<'s>(outer: Option<&str>, inner: &'s str) -> &'s str {
-    outer.and_then(|outer| inner.strip_prefix(outer)).filter(|step| !step.is_empty()).unwrap_or(STEP)
 }
 
 /// A piece of the text. Empty where the offsets are none of it, which offsets of its own document never are.
@@ -203,16 +188,12 @@ mod tests {
     }
 
     #[test]
-    fn habits() {
-        let habits = |text: &str| inspect(text, |layout, _| (layout.newline.map(str::to_owned), layout.single_quote));
-        let lf = || Some("\n".to_owned());
-        assert_eq!(habits("<a/>"), (None, true));
-        assert_eq!(habits("<a>\n<b c=\"it's\" d='x'/>\r\n</a>"), (lf(), false));
-        assert_eq!(habits("<a>\r\n<b c='\"'/>\n</a>"), (Some("\r\n".to_owned()), true));
-        assert_eq!(habits("<a>\r<b/>\n</a>"), (Some("\r".to_owned()), true));
-        // Not the declaration's: programs write those.
-        assert_eq!(habits("<?xml version=\"1.0\"?>\n<a b=''/>"), (lf(), true));
-        assert_eq!(habits("<!-- x=\"y\" -->\n<a b=''/>"), (lf(), true));
+    fn the_line_end_of_a_document() {
+        let newline = |text: &str| inspect(text, |layout, _| layout.newline.map(str::to_owned));
+        assert_eq!(newline("<a/>"), None);
+        assert_eq!(newline("<a>\n<b/>\r\n</a>").as_deref(), Some("\n"));
+        assert_eq!(newline("<a>\r\n<b/>\n</a>").as_deref(), Some("\r\n"));
+        assert_eq!(newline("<a>\r<b/>\n</a>").as_deref(), Some("\r"));
     }
 
     #[test]
@@ -229,11 +210,9 @@ mod tests {
         });
         inspect("<a>\n   <b>\n   </b>\n</a>", |layout, root| {
             let b = root.child("b").unwrap();
-            assert_eq!((layout.step(root), layout.step(b)), ("  ", "   "));
-            assert_eq!(layout.child_indent(b, "   "), "      ");
+            assert_eq!(layout.child_indent(root, ""), "   ");
+            assert_eq!(layout.child_indent(b, "   "), "     ");
         });
-        assert_eq!(step(Some("\t"), "    "), "  ");
-        assert_eq!(step(None, "    "), "  ");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::borrow::Cow;
 use roxmltree::Node;
 
 pub mod edit;
-mod guard;
 mod layout;
+mod limits;
 mod parse;
 mod patch;
 pub mod write;

@@ -1,20 +1,21 @@
-//! From bytes to a [`Document`]: size, shape, encoding, grammar, in this order, each with its own refusal.
+//! Parses bytes into a [`Document`]. Checks size, complexity, encoding and syntax, in this order.
 //!
-//! The messages name a place and quote next to nothing: they end up in logs and in libvirt's error, and the document
-//! belongs to a tenant.
+//! The messages name a position and quote at most [`QUOTE_BYTES`] of the document: they appear in logs and in libvirt's error,
+//! and a tenant may have written the document.
 
 use roxmltree::{Error, ParsingOptions, TextPos};
 
-use super::{BLANKS, Document, guard};
+use super::{BLANKS, Document, limits};
 use crate::note::{Code, Note};
+use crate::text::printable;
 
-/// Encodings under which the bytes mean what they mean in UTF-8, in the spellings that libxml2 knows.
+/// Encodings whose bytes are valid UTF-8, in the spellings that libxml2 accepts.
 const ENCODINGS: [&str; 4] = ["UTF-8", "UTF8", "US-ASCII", "ASCII"];
 
 /// Longest piece of the document that a message quotes, bytes.
 const QUOTE_BYTES: usize = 40;
 
-/// Nodes that any document may have, however small.
+/// Nodes that a document of any size may have.
 const FEW_NODES: usize = 1000;
 
 /// Bytes of a larger document for each of its nodes, on average. The parser takes 72 for a node, so this bounds memory to about
@@ -28,15 +29,15 @@ const BYTES_PER_NODE: usize = 6;
 /// A note of level error: [`Code::XmlTooLarge`], [`Code::XmlTooComplex`] and [`Code::XmlDoctype`] for input whose shape
 /// no domain has, [`Code::XmlMalformed`] for everything that is not well-formed UTF-8 XML.
 pub fn parse(bytes: &[u8]) -> Result<Document<'_>, Note> {
-    guard::check(bytes)?;
+    limits::check(bytes)?;
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = guard::line(bytes, error.valid_up_to());
-        malformed(format!("The XML is not UTF-8 (line {line}); libvirt's XML always is."))
+        let line = limits::line(bytes, error.valid_up_to());
+        malformed(format!("domain XML is not UTF-8 (line {line})"))
     })?;
     let unknown = |encoding: &&str| !ENCODINGS.iter().any(|known| known.eq_ignore_ascii_case(encoding));
     if let Some(encoding) = declared_encoding(text).filter(unknown) {
         let encoding = excerpt(encoding);
-        return Err(malformed(format!("The XML declares the encoding '{encoding}'; only UTF-8 is understood.")));
+        return Err(malformed(format!("domain XML declares the encoding '{encoding}': convert it to UTF-8")));
     }
     let nodes_limit = u32::try_from(FEW_NODES + text.len() / BYTES_PER_NODE).unwrap_or(u32::MAX);
     let options = ParsingOptions { allow_dtd: false, nodes_limit, ..ParsingOptions::default() };
@@ -50,7 +51,7 @@ fn malformed(message: String) -> Note {
     Note::error(Code::XmlMalformed, message)
 }
 
-/// The encoding that the XML declaration names. The parser ignores it, and Latin-1 read as UTF-8 is another document.
+/// The encoding in the XML declaration. The parser ignores it, and would read Latin-1 as UTF-8.
 fn declared_encoding(text: &str) -> Option<&str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut rest = text.strip_prefix("<?xml")?.split_once("?>")?.0;
@@ -72,26 +73,24 @@ fn declared_encoding(text: &str) -> Option<&str> {
 /// The parser's error in one sentence.
 fn refusal(error: Error, text: &str, nodes_limit: u32) -> Note {
     match error {
-        Error::DtdDetected => return guard::doctype(text.as_bytes(), 0),
+        Error::DtdDetected => return limits::doctype(text.as_bytes(), 0),
         Error::NodesLimitReached | Error::AttributesLimitReached | Error::NamespacesLimitReached => {
-            let message = format!(
-                "The XML has more than {nodes_limit} elements, comments and texts in {} bytes; no domain has.",
-                text.len()
-            );
+            let message =
+                format!("domain XML has more than {nodes_limit} elements, comments and texts in {} bytes", text.len());
             return Note::error(Code::XmlTooComplex, message);
         }
         _ => {}
     }
     let error = shortened(error);
-    // These three carry no position; what they miss is missing at the end.
+    // These three have no position: something is missing at the end.
     let ends_early = matches!(error, Error::NoRootNode | Error::UnclosedRootNode | Error::UnexpectedEndOfStream);
     let position = if ends_early { end_of(text) } else { error.pos() };
     let what = error.to_string().replacen(&format!(" at {}", error.pos()), "", 1);
     let TextPos { row, col } = position;
-    malformed(format!("The XML is not well-formed: {} (line {row}, column {col}).", escaped(&what)))
+    malformed(format!("domain XML is not well-formed: {} (line {row}, column {col})", printable(&what)))
 }
 
-/// The same error with the names that it quotes cut to a bearable length.
+/// The same error with the quoted names cut to [`QUOTE_BYTES`].
 fn shortened(error: Error) -> Error {
     match error {
         Error::DuplicatedNamespace(name, pos) => Error::DuplicatedNamespace(excerpt(&name), pos),
@@ -110,21 +109,9 @@ fn excerpt(piece: &str) -> String {
         end -= 1;
     }
     match piece.get(..end) {
-        Some(start) if end < piece.len() => escaped(start) + "…",
-        _ => escaped(piece),
+        Some(start) if end < piece.len() => printable(start).into_owned() + "…",
+        _ => printable(piece).into_owned(),
     }
-}
-
-fn escaped(piece: &str) -> String {
-    let mut out = String::with_capacity(piece.len());
-    for c in piece.chars() {
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
 }
 
 fn end_of(text: &str) -> TextPos {
@@ -132,7 +119,7 @@ fn end_of(text: &str) -> TextPos {
     let column = last.chars().count() + 1;
     // The input is at most 10 MiB, so both fit.
     let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    TextPos::new(narrow(guard::line(text.as_bytes(), text.len())), narrow(column))
+    TextPos::new(narrow(limits::line(text.as_bytes(), text.len())), narrow(column))
 }
 
 #[cfg(test)]
@@ -145,7 +132,8 @@ mod tests {
         assert_eq!(note.level, crate::note::Level::Error);
         assert!(note.message.len() < 250, "{}", note.message);
         assert!(!note.message.contains(char::is_control), "{:?}", note.message);
-        assert!(note.message.ends_with('.'), "{}", note.message);
+        let message = note.message.as_str();
+        assert!(message.starts_with("domain XML ") && !message.ends_with('.'), "{message}");
         note
     }
 
@@ -247,11 +235,11 @@ mod tests {
     fn says_where_and_what() {
         assert_eq!(
             malformed("<a>\n  <b>\n  </c>\n</a>"),
-            "The XML is not well-formed: expected 'b' tag, not 'c' (line 3, column 3)."
+            "domain XML is not well-formed: expected 'b' tag, not 'c' (line 3, column 3)"
         );
         assert_eq!(
             malformed("<a>\n <b>\n"),
-            "The XML is not well-formed: the root node was opened but never closed (line 3, column 1)."
+            "domain XML is not well-formed: the root node was opened but never closed (line 3, column 1)"
         );
     }
 

@@ -43,12 +43,12 @@ fn appends_on_lines_of_their_own() {
     // The end tag's line has a comment and a blank line in front of it: they belong to what stands above.
     assert_eq!(
         appended("<d>\n    <a/> <!-- b -->\n\n</d>", &[]),
-        "<d>\n    <a/> <!-- b -->\n\n    <features>\n        <ioapic driver='qemu'/>\n    </features>\n</d>"
+        "<d>\n    <a/> <!-- b -->\n\n    <features>\n      <ioapic driver='qemu'/>\n    </features>\n</d>"
     );
-    // Nothing but a comment or white space within: one step deeper than the parent.
+    // Nothing but a comment or white space within: two spaces deeper than the parent.
     assert_eq!(
         appended("<d>\n   <e>\n   <!-- c -->\n   </e>\n</d>", &["e"]),
-        "<d>\n   <e>\n   <!-- c -->\n      <features>\n         <ioapic driver='qemu'/>\n      </features>\n   </e>\n</d>"
+        "<d>\n   <e>\n   <!-- c -->\n     <features>\n       <ioapic driver='qemu'/>\n     </features>\n   </e>\n</d>"
     );
     assert_eq!(appended("<d>\n</d>", &[]), "<d>\n  <features>\n    <ioapic driver='qemu'/>\n  </features>\n</d>");
 }
@@ -66,7 +66,7 @@ fn opens_empty_parents() {
     let prefixed = edited("<d>\n\t<p:e xmlns:p='urn:p' />\n</d>", |root| {
         vec![Edit::Append { parent: root.child_ns("urn:p", "e").unwrap(), new: new("n", &[]) }]
     });
-    assert_eq!(prefixed.unwrap(), "<d>\n\t<p:e xmlns:p='urn:p'>\n\t\t<n/>\n\t</p:e>\n</d>");
+    assert_eq!(prefixed.unwrap(), "<d>\n\t<p:e xmlns:p='urn:p'>\n\t  <n/>\n\t</p:e>\n</d>");
 }
 
 #[test]
@@ -92,10 +92,10 @@ fn a_shared_last_line_stays_shared() {
 }
 
 #[test]
-fn follows_line_ends_tabs_quotes_and_the_mark() {
+fn follows_line_ends_and_keeps_the_byte_order_mark() {
     assert_eq!(
         appended("\u{feff}<d t=\"x\">\r\n\t<a/>\r\n</d>\r\n", &[]),
-        "\u{feff}<d t=\"x\">\r\n\t<a/>\r\n\t<features>\r\n\t\t<ioapic driver=\"qemu\"/>\r\n\t</features>\r\n</d>\r\n"
+        "\u{feff}<d t=\"x\">\r\n\t<a/>\r\n\t<features>\r\n\t  <ioapic driver='qemu'/>\r\n\t</features>\r\n</d>\r\n"
     );
     assert_eq!(appended("<d>\r</d>", &[]), "<d>\r  <features>\r    <ioapic driver='qemu'/>\r  </features>\r</d>");
     // Line ends inside CDATA and comments are content, and the last one is not the layout's.
@@ -141,11 +141,11 @@ fn sets_attributes() {
     assert_eq!(set("<d ></d>"), format!("<d {added} ></d>"));
     assert_eq!(set("<d a='>' xmlns:p='/'>\n</d>"), format!("<d a='>' xmlns:p='/' {added}>\n</d>"));
     assert_eq!(set("<d a='1'\n   b='2'\n>x</d>"), format!("<d a='1'\n   b='2' {added}\n>x</d>"));
-    assert_eq!(set("<d a=\"1\" />"), format!("<d a=\"1\" {} />", added.replace('\'', "\"")));
+    assert_eq!(set("<d a=\"1\" />"), format!("<d a=\"1\" {added} />"));
     // Existing values are replaced in place and in their own quotes; those of a namespace are others.
     assert_eq!(
         set("<d eim = \"off\" xmlns:p='u' p:driver='x' driver=''/>"),
-        "<d eim = \"on\" xmlns:p='u' p:driver='x' driver='q&apos;&lt;&quot;&amp;' caching=\"1\"/>"
+        "<d eim = \"on\" xmlns:p='u' p:driver='x' driver='q&apos;&lt;&quot;&amp;' caching='1'/>"
     );
     // The same value, however written, is no change.
     assert_eq!(
@@ -190,7 +190,7 @@ fn inserts_behind_a_sibling() {
     // A comment at the end of the line stays with the element that it is about.
     assert_eq!(
         after("<d>\r\n\t<os/> <!-- boot --> \r\n</d>"),
-        "<d>\r\n\t<os/> <!-- boot --> \r\n\t<features>\r\n\t\t<ioapic driver='qemu'/>\r\n\t</features>\r\n\t<second/>\r\n\t<last/>\r\n</d>"
+        "<d>\r\n\t<os/> <!-- boot --> \r\n\t<features>\r\n\t  <ioapic driver='qemu'/>\r\n\t</features>\r\n\t<second/>\r\n\t<last/>\r\n</d>"
     );
     let inner = "<features><ioapic driver='qemu'/></features><second/>";
     assert_eq!(after("<d><os/><z/></d>"), format!("<d><os/>{inner}<z/><last/></d>"));

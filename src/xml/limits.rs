@@ -1,11 +1,11 @@
-//! The shape check: one linear pass over the bytes that runs before the parser does.
+//! Limits of size and complexity, checked in one linear pass over the bytes before the parser runs.
 //!
-//! The parser is not linear in everything: a start tag costs the square of its attributes, more than the square of the
-//! namespace declarations in scope, and the attributes of a namespace times the length of its URI (1.2 MB took 9 s). All
-//! of that is far beyond what a domain has and what libvirt itself accepts, so it is refused here.
+//! The parser is not linear in everything: the time for a start tag grows with the square of the number of attributes, with
+//! more than the square of the namespace declarations in scope, and with the number of attributes in a namespace times the
+//! length of its URI (1.2 MB took 9 s). Domains and libvirt's own limits are far below these limits.
 //!
-//! The pass must see tags exactly where the parser sees them, or say nothing: comments, CDATA, processing instructions
-//! and attribute values are skipped whole, and where the grammar breaks it stops, because the parser will stop there too.
+//! The pass finds tags exactly where the parser finds them. It skips comments, CDATA, processing instructions and attribute
+//! values as a whole, and stops at the first syntax error, which the parser then reports.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use memchr::memchr;
 use super::MAX_BYTES;
 use crate::note::{Code, Note};
 
-/// Deepest nesting, the root being 1; about where libxml2 stops by itself (`xmlParserMaxDepth`). libvirt's test domains reach 14.
+/// Deepest nesting; the root has depth 1. libxml2 has the same limit (`xmlParserMaxDepth`). libvirt's test domains reach 14.
 const MAX_DEPTH: usize = 256;
 /// Most attributes of one element, namespace declarations included. libvirt's test domains reach 15.
 const MAX_ATTRIBUTES: usize = 64;
@@ -26,8 +26,8 @@ const MAX_URI_BYTES: usize = 256;
 /// Refuses input that is too large, too complex, or has a document type declaration.
 pub(super) fn check(bytes: &[u8]) -> Result<(), Note> {
     if bytes.len() > MAX_BYTES {
-        let mebibytes = MAX_BYTES >> 20;
-        return Err(Note::error(Code::XmlTooLarge, format!("The XML is larger than {mebibytes} MiB; no domain is.")));
+        let message = format!("domain XML exceeds the {} MiB limit", MAX_BYTES >> 20);
+        return Err(Note::error(Code::XmlTooLarge, message));
     }
     Scan { bytes, depth: 0, namespaces: 0 }.run()
 }
@@ -35,7 +35,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), Note> {
 /// The refusal of a document type declaration at this offset.
 pub(super) fn doctype(bytes: &[u8], at: usize) -> Note {
     let line = line(bytes, at);
-    let message = format!("The XML has a document type declaration (line {line}); a domain needs none: remove it.");
+    let message = format!("domain XML has a document type declaration (line {line}): remove it");
     Note::error(Code::XmlDoctype, message)
 }
 
@@ -66,7 +66,7 @@ impl Scan<'_> {
             };
             match next {
                 Some(next) => at = next,
-                None => return Ok(()), // broken here: the parser says how
+                None => return Ok(()), // a syntax error, which the parser reports
             }
         }
         Ok(())
@@ -86,7 +86,7 @@ impl Scan<'_> {
         }
     }
 
-    /// Walks through a start tag and counts; the offset behind it, or `None` where it is broken.
+    /// Counts what a start tag has. Returns the offset behind it, or `None` at a syntax error.
     fn start_tag(&mut self, tag: usize) -> Result<Option<usize>, Note> {
         let mut attributes = 0;
         let mut name = tag + 1; // where the name of the next attribute may begin
@@ -97,13 +97,13 @@ impl Scan<'_> {
                 b'>' => {
                     self.depth += 1;
                     if self.depth > MAX_DEPTH {
-                        return Err(self.complex(tag, &format!("nests more than {MAX_DEPTH} elements")));
+                        return Err(self.complex(tag, &format!("is nested more than {MAX_DEPTH} levels deep")));
                     }
                     return Ok(Some(at));
                 }
                 // An empty element is as deep as any other.
                 b'/' if self.depth >= MAX_DEPTH => {
-                    return Err(self.complex(tag, &format!("nests more than {MAX_DEPTH} elements")));
+                    return Err(self.complex(tag, &format!("is nested more than {MAX_DEPTH} levels deep")));
                 }
                 b'/' => return Ok(self.bytes.get(at).filter(|next| **next == b'>').map(|_| at + 1)),
                 b'<' => return Ok(None),
@@ -128,7 +128,7 @@ impl Scan<'_> {
     fn namespace(&mut self, before: Range<usize>, value: Range<usize>) -> Result<(), Note> {
         let (at, length) = (value.start, value.len());
         let before = self.bytes.get(before).unwrap_or_default();
-        // Hardly any attribute is one, and all are asked.
+        // A cheap check first, because hardly any attribute is a declaration.
         if !before.windows(5).any(|word| word == b"xmlns") {
             return Ok(());
         }
@@ -150,7 +150,7 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// The next byte that means something in a tag.
+    /// The next byte with a meaning in a tag.
     fn markup(&self, from: usize) -> Option<(usize, u8)> {
         let means = |(_, byte): &(usize, &u8)| matches!(**byte, b'>' | b'/' | b'<' | b'\'' | b'"');
         let (offset, byte) = self.bytes.get(from..)?.iter().enumerate().find(means)?;
@@ -168,7 +168,7 @@ impl Scan<'_> {
 
     fn complex(&self, at: usize, what: &str) -> Note {
         let line = line(self.bytes, at);
-        Note::error(Code::XmlTooComplex, format!("The XML {what} (line {line}); no domain is like that."))
+        Note::error(Code::XmlTooComplex, format!("domain XML {what} (line {line})"))
     }
 }
 
@@ -180,14 +180,14 @@ mod tests {
     use super::*;
 
     fn code(text: &str) -> Option<Code> {
-        let guard = check(text.as_bytes()).err().map(|note| note.code);
-        // What the guard lets through the parser must take or refuse in no time.
+        let refused = check(text.as_bytes()).err().map(|note| note.code);
+        // The parser must accept or refuse quickly whatever is within the limits.
         #[expect(clippy::disallowed_methods, reason = "the test is about time")]
         let start = Instant::now();
         let parsed = parse(text.as_bytes()).err().map(|note| note.code);
         assert!(start.elapsed() < Duration::from_secs(5), "{:?} for {} bytes", start.elapsed(), text.len());
-        assert!(guard.is_none() || guard == parsed);
-        guard
+        assert!(refused.is_none() || refused == parsed);
+        refused
     }
 
     fn nested(depth: usize, tag: &str) -> String {
