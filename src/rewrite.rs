@@ -59,8 +59,8 @@ fn no_place(error: &PatchError) -> Note {
 }
 
 fn complete_iommu<'d, 'a>(domain: Element<'d, 'a>, driver: &[(&'static str, String)], edits: &mut Vec<Edit<'d, 'a>>) {
-    let devices = domain.children("devices").flat_map(|devices| devices.children("iommu"));
-    let Some(iommu) = devices.into_iter().find(|iommu| iommu.attr("model") == Some("intel")) else { return };
+    let mut iommus = domain.all(&["devices", "iommu"]).into_iter();
+    let Some(iommu) = iommus.find(|iommu| iommu.prop("model") == Some("intel")) else { return };
     match iommu.child("driver") {
         Some(element) => {
             edits.extend(driver.iter().map(|(name, value)| Edit::SetAttribute { element, name, value: value.clone() }));
@@ -71,7 +71,8 @@ fn complete_iommu<'d, 'a>(domain: Element<'d, 'a>, driver: &[(&'static str, Stri
 
 fn split_ioapic<'d, 'a>(domain: Element<'d, 'a>, edits: &mut Vec<Edit<'d, 'a>>) {
     let driver = ("driver", "qemu");
-    if let Some(element) = domain.path(&["features", "ioapic"]) {
+    // The last of several counts.
+    if let Some(element) = domain.all(&["features", "ioapic"]).pop() {
         // One without a driver says nothing to libvirt, and a second one would be invalid.
         edits.push(Edit::SetAttribute { element, name: driver.0, value: driver.1.to_owned() });
     } else {

@@ -57,8 +57,8 @@ impl Bypass {
 /// `<qemu:override><qemu:device alias=…><qemu:frontend><qemu:property name='bypass_iommu' type='bool' value=…/>`.
 fn overrides(domain: Element<'_, '_>) -> BTreeMap<String, bool> {
     let mut by_alias = BTreeMap::new();
-    let Some(overrides) = domain.child_ns(QEMU_NAMESPACE, "override") else { return by_alias };
-    for device in overrides.children_ns(QEMU_NAMESPACE, "device") {
+    let overrides = domain.children_ns(QEMU_NAMESPACE, "override");
+    for device in overrides.flat_map(|all| all.children_ns(QEMU_NAMESPACE, "device")) {
         let Some(alias) = device.attr("alias") else { continue };
         let properties = device
             .child_ns(QEMU_NAMESPACE, "frontend")

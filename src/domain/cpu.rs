@@ -1,5 +1,6 @@
 //! Processors: how many, in which topology, and the APIC ids that follow from it.
 
+use super::lookup::string;
 use super::number::decimal32;
 use super::{Topology, Vcpus};
 use crate::xml::Element;
@@ -11,10 +12,10 @@ impl Vcpus {
     /// Reads `<vcpu>` and `<cpu><topology>` of a `<domain>`.
     pub(super) fn read(domain: Element<'_, '_>) -> Vcpus {
         // The content of <vcpu> is the maximum (virDomainVcpuParse); current= is only how many are plugged at the start.
-        let maximum = domain.child("vcpu").and_then(Element::text).and_then(|text| decimal32(&text));
+        let maximum = string(domain, &["vcpu"]).and_then(|text| decimal32(&text));
         Vcpus {
             maximum: maximum.filter(|&maximum| maximum > 0).unwrap_or(1),
-            topology: domain.path(&["cpu", "topology"]).map(Topology::read),
+            topology: domain.child("cpu").and_then(|cpu| cpu.child("topology")).map(Topology::read),
         }
     }
 
@@ -50,7 +51,7 @@ fn field(number: u32, offset: u32) -> u128 {
 
 impl Topology {
     fn read(topology: Element<'_, '_>) -> Topology {
-        let count = |name| topology.attr(name).and_then(decimal32).filter(|&count| count > 0).unwrap_or(1);
+        let count = |name| topology.prop(name).and_then(decimal32).filter(|&count| count > 0).unwrap_or(1);
         Topology {
             sockets: count("sockets"),
             dies: count("dies"),
@@ -64,7 +65,7 @@ impl Topology {
 /// Whether `<cpu>` names AMD as the vendor, itself or through its model.
 pub(super) fn is_amd(domain: Element<'_, '_>) -> bool {
     let Some(cpu) = domain.child("cpu") else { return false };
-    let text = |name| cpu.child(name).and_then(Element::text).unwrap_or_default().to_ascii_lowercase();
+    let text = |name| string(cpu, &[name]).unwrap_or_default().to_ascii_lowercase();
     let model = text("model");
     text("vendor") == "amd" || AMD_MODELS.iter().any(|start| model.starts_with(start))
 }
@@ -124,11 +125,12 @@ mod tests {
     #[test]
     fn reads_the_maximum_and_the_topology() {
         let domain = from_text(
-            "<domain><vcpu placement='static' current='2'> 8 </vcpu>
+            "<domain><vcpu placement='static' current='2'> 8</vcpu>
              <cpu><topology sockets='2' dies='1' cores='2' threads='2'/></cpu></domain>",
         );
         assert_eq!(domain.vcpus, vcpus(8, [2, 1, 1, 2, 2]));
-        for vcpu in ["", "<vcpu/>", "<vcpu>0</vcpu>", "<vcpu>many</vcpu>", "<vcpu>4294967296</vcpu>"] {
+        for vcpu in ["", "<vcpu/>", "<vcpu>0</vcpu>", "<vcpu>many</vcpu>", "<vcpu>4294967296</vcpu>", "<vcpu>2 </vcpu>"]
+        {
             let domain = from_text(&format!("<domain>{vcpu}</domain>"));
             assert_eq!(domain.vcpus, Vcpus { maximum: 1, topology: None }, "{vcpu}");
         }

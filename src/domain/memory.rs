@@ -5,6 +5,7 @@
 //! shows the rounded sizes.
 
 use super::Memory;
+use super::lookup::{attribute, first_attribute};
 use super::number::{decimal, decimal32};
 use crate::xml::Element;
 
@@ -14,14 +15,13 @@ const UNLIMITED: u64 = 9_007_199_254_740_991 * 1024;
 impl Memory {
     /// Reads the memory of a `<domain>`.
     pub(super) fn read(domain: Element<'_, '_>) -> Memory {
-        let max_memory = domain.child("maxMemory");
-        let backing = domain.child("memoryBacking");
-        let backed = |name| backing.is_some_and(|backing| backing.child(name).is_some());
+        let backed = |name| domain.path(&["memoryBacking", name]).is_some();
+        let slots = attribute(domain, &["maxMemory"], "slots");
         Memory {
             total: total(domain),
-            maximum: max_memory.and_then(size).filter(|&bytes| bytes > 0),
-            slots: max_memory.and_then(|element| element.attr("slots")).and_then(decimal32).unwrap_or(0),
-            hard_limit: domain.path(&["memtune", "hard_limit"]).and_then(size).filter(|&bytes| bytes < UNLIMITED),
+            maximum: size(domain, &[], "maxMemory").filter(|&bytes| bytes > 0),
+            slots: slots.and_then(decimal32).unwrap_or(0),
+            hard_limit: size(domain, &["memtune"], "hard_limit").filter(|&bytes| bytes < UNLIMITED),
             locked: backed("locked"),
             nosharepages: backed("nosharepages"),
             hugepages: backed("hugepages"),
@@ -35,25 +35,28 @@ impl Memory {
 /// `virDomainDefPostParseMemory`, and for an older definition at the start by `qemuDomainAlignMemorySizes`. Otherwise
 /// `<memory>` already includes the devices.
 fn total(domain: Element<'_, '_>) -> u64 {
-    let cells = sum(domain.path(&["cpu", "numa"]).into_iter().flat_map(|numa| numa.children("cell")).map(|cell| {
+    let numa = domain.children("cpu").filter_map(|cpu| cpu.child("numa"));
+    let cells = sum(numa.flat_map(|numa| numa.children("cell").collect::<Vec<_>>()).map(|cell| {
         let memory = cell.attr("memory")?;
         scaled(memory, cell.attr("unit"))
     }));
     if cells == 0 {
-        return domain.child("memory").and_then(size).unwrap_or(0);
+        return size(domain, &[], "memory").unwrap_or(0);
     }
     // All models alike: dimm, nvdimm, virtio-pmem, sgx-epc, and virtio-mem with all that it can ever provide.
-    let devices = domain.child("devices").into_iter().flat_map(|devices| devices.children("memory"));
-    cells.saturating_add(sum(devices.map(|memory| memory.path(&["target", "size"]).and_then(size))))
+    let devices = domain.all(&["devices", "memory"]).into_iter().filter_map(|memory| memory.child("target"));
+    cells.saturating_add(sum(devices.map(|target| size(target, &[], "size"))))
 }
 
 fn sum(sizes: impl Iterator<Item = Option<u64>>) -> u64 {
     sizes.flatten().fold(0, u64::saturating_add)
 }
 
-/// The size in an element's text and `unit` attribute, bytes.
-fn size(element: Element<'_, '_>) -> Option<u64> {
-    scaled(&element.text()?, element.attr("unit"))
+/// The size in the first element of this name, bytes. The unit is that of the first of them that has one, which is how libvirt
+/// finds it.
+fn size(domain: Element<'_, '_>, parents: &[&str], name: &str) -> Option<u64> {
+    let text = domain.all(parents).into_iter().find_map(|parent| parent.child(name))?.string();
+    scaled(&text, first_attribute(domain, parents, name, "unit"))
 }
 
 /// A number with a unit, in bytes, rounded up to KiB (`virDomainParseMemory`); `None` where libvirt would refuse it.

@@ -5,6 +5,7 @@
 
 mod bypass;
 mod cpu;
+mod lookup;
 mod memory;
 mod metadata;
 mod number;
@@ -53,7 +54,7 @@ pub struct Domain {
     pub amd_cpu: bool,
     /// Memory, its backing and its limits.
     pub memory: Memory,
-    /// `<features><ioapic driver=…>`.
+    /// `<features><ioapic driver=…>` of the last one.
     pub ioapic: Option<String>,
     /// Every `<iommu>`, in document order.
     pub iommus: Vec<Iommu>,

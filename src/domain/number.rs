@@ -5,21 +5,35 @@
 
 /// A decimal number (`virXPathULongLong`, `virStrToLong_ullp` with base 10).
 pub(super) fn decimal(text: &str) -> Option<u64> {
-    text.trim_ascii().parse().ok()
+    digits(text).parse().ok()
 }
 
 /// [`decimal`], for 32 bits.
 pub(super) fn decimal32(text: &str) -> Option<u32> {
-    text.trim_ascii().parse().ok()
+    digits(text).parse().ok()
 }
 
 /// A number in C notation (`virXMLPropUInt` and `virStrToLong_uip` with base 0): `0x1f` is hexadecimal, `031` octal.
 pub(super) fn c_notation(text: &str) -> Option<u32> {
-    let text = text.trim_ascii();
+    let text = digits(text);
     match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        Some(digits) => hexadecimal(digits),
         None if text.starts_with('0') => u32::from_str_radix(text, 8).ok(),
         None => text.parse().ok(),
+    }
+}
+
+/// Without a second sign, which `from_str_radix` would take.
+fn hexadecimal(digits: &str) -> Option<u32> {
+    if digits.starts_with('+') { None } else { u32::from_str_radix(digits, 16).ok() }
+}
+
+/// A number without what `g_ascii_strtoull` skips: white space in front of it, not behind it, where it ends the number.
+fn digits(text: &str) -> &str {
+    let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
+    match text.strip_prefix('+') {
+        Some(number) if !number.starts_with('+') => number,
+        _ => text,
     }
 }
 
@@ -29,9 +43,9 @@ mod tests {
 
     #[test]
     fn reads_what_strtoul_reads() {
-        assert_eq!(decimal(" 18446744073709551615\n"), Some(u64::MAX));
+        assert_eq!(decimal(" \n18446744073709551615"), Some(u64::MAX));
         assert_eq!(decimal("+7"), Some(7));
-        for wrong in ["", "-1", "18446744073709551616", "0x10", "1 2", "١"] {
+        for wrong in ["", "-1", "18446744073709551616", "0x10", "1 2", "7 ", "7\n", "++7", "+ 7", "١"] {
             assert_eq!(decimal(wrong), None, "{wrong:?}");
         }
         assert_eq!(decimal32("4294967295"), Some(u32::MAX));
@@ -46,7 +60,7 @@ mod tests {
         assert_eq!(c_notation("0XDE"), Some(0xde));
         assert_eq!(c_notation("010"), Some(8));
         assert_eq!(c_notation("0"), Some(0));
-        for wrong in ["", "0x", "08", "0x100000000", "-1", "de"] {
+        for wrong in ["", "0x", "0x+1", "08", "0x100000000", "-1", "de"] {
             assert_eq!(c_notation(wrong), None, "{wrong:?}");
         }
     }

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Requester;
 use super::bypass::Bypass;
-use super::number::c_notation;
+use super::lookup::attribute;
+use super::number::{c_notation, decimal32};
 use crate::xml::Element;
 
 /// Buses that a device can name (`virPCIDeviceAddressIsValid`). A way to the root with more steps is a circle.
@@ -25,8 +26,8 @@ pub(super) struct PciAddress {
 impl PciAddress {
     /// Where a device sits in the guest; `None` where libvirt has not assigned an address yet.
     pub(super) fn read(device: Element<'_, '_>) -> Option<PciAddress> {
-        let address = device.children("address").find(|address| address.attr("type") == Some("pci"))?;
-        let number = |name| address.attr(name).and_then(c_notation).unwrap_or(0);
+        let address = device.child("address").filter(|address| address.prop("type") == Some("pci"))?;
+        let number = |name| address.prop(name).and_then(c_notation).unwrap_or(0);
         let read = PciAddress { bus: number("bus"), slot: number("slot"), function: number("function") };
         // virPCIDeviceAddressIsEmpty: <address type='pci'/> only asks for an address.
         (number("domain") != 0 || read.bus != 0 || read.slot != 0).then_some(read)
@@ -35,7 +36,7 @@ impl PciAddress {
 
 /// A host PCI function as sysfs writes it, from an `<address>` of a `<source>` (`virPCIDeviceAddressAsString`).
 pub(super) fn host_address(address: Element<'_, '_>) -> String {
-    let number = |name| address.attr(name).and_then(c_notation).unwrap_or(0);
+    let number = |name| address.prop(name).and_then(c_notation).unwrap_or(0);
     format!("{:04x}:{:02x}:{:02x}.{}", number("domain"), number("bus"), number("slot"), number("function"))
 }
 
@@ -71,18 +72,18 @@ pub(super) struct Buses {
 }
 
 impl Buses {
-    /// Reads the controllers in `<devices>`.
-    pub(super) fn read(devices: Option<Element<'_, '_>>, bypass: &Bypass) -> Buses {
+    /// Reads the controllers of a domain.
+    pub(super) fn read(domain: Element<'_, '_>, bypass: &Bypass) -> Buses {
         let mut controllers = BTreeMap::new();
-        let served = served_by_smmus(devices);
+        let served = served_by_smmus(domain);
         let without_smmu = |bus| served.as_ref().is_some_and(|served| !served.contains(&bus));
-        for element in controllers_of(devices) {
-            let index = element.attr("index").and_then(c_notation).filter(|&index| index < BUSES);
+        for element in controllers_of(domain) {
+            let index = element.prop("index").and_then(decimal32).filter(|&index| index < BUSES);
             let Some(index) = index else { continue };
-            let passage = match element.attr("model").unwrap_or_default() {
+            let passage = match element.prop("model").unwrap_or_default() {
                 "pcie-to-pci-bridge" | "dmi-to-pci-bridge" | "pci-bridge" | "pci-expander-bus" => Passage::Conventional,
                 "pcie-expander-bus" => {
-                    let alias = element.child("alias").and_then(|alias| alias.attr("name"));
+                    let alias = attribute(element, &["alias"], "name");
                     // The alias that libvirt will give it (qemuAssignDeviceControllerAlias).
                     let alias = alias.map_or_else(|| format!("pci.{index}"), str::to_owned);
                     Passage::HostBridge { bypass: bypass.expander(&alias) || without_smmu(index) }
@@ -130,24 +131,24 @@ impl Buses {
 
 /// The host bridges that have a vIOMMU, where each is an SMMUv3 for one of them (`pciBus`: libvirt >= 11.10, QEMU >= 10.2);
 /// `None` where there is a vIOMMU for all, or none at all.
-fn served_by_smmus(devices: Option<Element<'_, '_>>) -> Option<BTreeSet<u32>> {
-    let iommus = devices.into_iter().flat_map(|devices| devices.children("iommu"));
+fn served_by_smmus(domain: Element<'_, '_>) -> Option<BTreeSet<u32>> {
+    let iommus = domain.all(&["devices", "iommu"]).into_iter();
     let bus = |iommu: Element<'_, '_>| {
-        let smmu = Some(iommu).filter(|iommu| iommu.attr("model") == Some("smmuv3"))?;
-        smmu.child("driver")?.attr("pciBus").and_then(c_notation)
+        let smmu = Some(iommu).filter(|iommu| iommu.prop("model") == Some("smmuv3"))?;
+        smmu.child("driver")?.prop("pciBus").and_then(decimal32)
     };
     iommus.map(bus).collect::<Option<BTreeSet<u32>>>().filter(|served| !served.is_empty())
 }
 
 /// The `pci-root` controllers, which are the PCI host bridges of a pseries guest; libvirt adds one where there is none.
-pub(super) fn count_roots(devices: Option<Element<'_, '_>>) -> u32 {
-    let roots = controllers_of(devices).filter(|element| element.attr("model") == Some("pci-root")).count();
+pub(super) fn count_roots(domain: Element<'_, '_>) -> u32 {
+    let roots = controllers_of(domain).filter(|element| element.prop("model") == Some("pci-root")).count();
     u32::try_from(roots).unwrap_or(u32::MAX).max(1)
 }
 
-fn controllers_of<'d, 'a>(devices: Option<Element<'d, 'a>>) -> impl Iterator<Item = Element<'d, 'a>> {
-    let controllers = devices.into_iter().flat_map(|devices| devices.children("controller"));
-    controllers.filter(|controller| controller.attr("type") == Some("pci"))
+fn controllers_of<'d, 'a>(domain: Element<'d, 'a>) -> impl Iterator<Item = Element<'d, 'a>> {
+    let controllers = domain.all(&["devices", "controller"]).into_iter();
+    controllers.filter(|controller| controller.prop("type") == Some("pci"))
 }
 
 #[cfg(test)]
@@ -161,7 +162,7 @@ mod tests {
         let document = xml::parse(text.as_bytes()).unwrap();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let bypass = Bypass::read(document.root(), &arguments);
-        let buses = Buses::read(document.root().child("devices"), &bypass);
+        let buses = Buses::read(document.root(), &bypass);
         buses.requester(Some(PciAddress { bus, slot: 2, function: 1 }))
     }
 
@@ -271,7 +272,7 @@ mod tests {
             );
             let document = xml::parse(text.as_bytes()).unwrap();
             let bypass = Bypass::read(document.root(), &[]);
-            let buses = Buses::read(document.root().child("devices"), &bypass);
+            let buses = Buses::read(document.root(), &bypass);
             let address = PciAddress { bus: 1, slot: 0, function: 0 };
             assert_eq!(buses.requester(Some(address)), Requester::Bypass, "{name}");
         }
@@ -306,12 +307,13 @@ mod tests {
         assert_eq!(read("<address type='pci' domain='0x0000' bus='0x0a' slot='0x1f' function='0x7'/>"), at(10, 31, 7));
         assert_eq!(read("<address type='pci' bus='4'/>"), at(4, 0, 0));
         assert_eq!(read("<address type='pci' bus='0' slot='010' function='x'/>"), at(0, 8, 0));
-        assert_eq!(read("<address type='ccw'/><address type='pci' slot='2'/>"), at(0, 2, 0));
+        assert_eq!(read("<address type='pci' slot='2'/><address type='pci' slot='3'/>"), at(0, 2, 0));
         for unassigned in [
             "",
             "<address type='pci'/>",
             "<address type='pci' domain='0' bus='0x00' slot='0x00' function='0x1' multifunction='on'/>",
             "<address type='unassigned'/>",
+            "<address type='ccw'/><address type='pci' slot='2'/>",
             "<address bus='1' slot='1'/>",
             "<source><address type='pci' bus='1' slot='1'/></source>",
         ] {
@@ -323,11 +325,10 @@ mod tests {
     fn roots() {
         let count = |controllers: &str| {
             let text = format!("<domain><devices>{controllers}</devices></domain>");
-            count_roots(xml::parse(text.as_bytes()).unwrap().root().child("devices"))
+            count_roots(xml::parse(text.as_bytes()).unwrap().root())
         };
         assert_eq!(count(""), 1);
         assert_eq!(count(ROOT), 1);
         assert_eq!(count("<controller type='pci' model='pci-root'/><controller type='pci' model='pci-root'/>"), 2);
-        assert_eq!(count_roots(None), 1);
     }
 }

@@ -1,6 +1,7 @@
 //! From a document to the facts of a domain.
 
 use super::bypass::Bypass;
+use super::lookup::{attribute, first_attribute, string};
 use super::pci::{Buses, count_roots};
 use super::vfio::{Passthrough, count, nvme_disks, virtio_ats};
 use super::{Domain, Iommu, Memory, Metadata, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu};
@@ -14,10 +15,10 @@ const CONTAINERS: [&str; 4] = ["domstatus", "domainsnapshot", "domaincheckpoint"
 const QUOTED: usize = 40;
 
 impl Domain {
-    /// Reads a domain.
+    /// Reads a domain as libvirt reads it (`virDomainDefParseXML`).
     ///
     /// Lenient below the root: what is missing or makes no sense is absent here, because libvirt refuses such a domain by
-    /// itself. Where an element stands twice the first counts, as for libvirt.
+    /// itself. libvirt merges the contents of an element that is there twice, and takes the first of two values.
     ///
     /// # Errors
     ///
@@ -27,36 +28,36 @@ impl Domain {
         if !root.is("domain") {
             return Err(not_a_domain(root));
         }
-        let devices = root.child("devices");
         let metadata = root.child("metadata");
         let nova = metadata.and_then(NovaMetadata::read);
         let commandline = commandline(root);
-        let buses = Buses::read(devices, &Bypass::read(root, &commandline));
+        let buses = Buses::read(root, &Bypass::read(root, &commandline));
         let passthrough = Passthrough::read(root, &buses);
-        let os_type = root.path(&["os", "type"]);
+        let os_type = |name| first_attribute(root, &["os"], "type", name).map(str::to_owned);
         Ok(Domain {
-            virt_type: attribute(Some(root), "type").unwrap_or_default(),
-            name: text(root.child("name")).unwrap_or_default(),
-            uuid: text(root.child("uuid")).and_then(|uuid| uuid.parse().ok()),
-            arch: attribute(os_type, "arch"),
-            machine: attribute(os_type, "machine"),
-            emulator: text(root.path(&["devices", "emulator"])),
-            acpi: root.path(&["features", "acpi"]).is_some(),
+            virt_type: root.attr("type").unwrap_or_default().to_owned(),
+            name: string(root, &["name"]).unwrap_or_default(),
+            uuid: string(root, &["uuid"]).and_then(|uuid| uuid.parse().ok()),
+            arch: os_type("arch"),
+            machine: os_type("machine"),
+            emulator: string(root, &["devices", "emulator"]),
+            acpi: features(root, "acpi").next().is_some(),
             uefi: is_uefi(root),
             system: System::read(root, nova.as_ref(), &commandline),
-            launch_security: attribute(root.child("launchSecurity"), "type"),
+            launch_security: root.child("launchSecurity").and_then(|element| element.prop("type")).map(str::to_owned),
             vcpus: Vcpus::read(root),
             amd_cpu: cpu::is_amd(root),
             memory: Memory::read(root),
-            ioapic: attribute(root.path(&["features", "ioapic"]), "driver"),
-            iommus: devices.into_iter().flat_map(|devices| devices.children("iommu")).map(Iommu::read).collect(),
+            // The last one counts, also if it names no driver (virDomainFeaturesDefParse).
+            ioapic: features(root, "ioapic").last().and_then(|ioapic| ioapic.prop("driver")).map(str::to_owned),
+            iommus: root.all(&["devices", "iommu"]).into_iter().map(Iommu::read).collect(),
             vfio: passthrough.devices,
             unassigned: passthrough.unassigned,
-            nvme_disks: nvme_disks(devices),
-            vdpa_interfaces: count(devices, "interface", "vdpa"),
-            vdpa_disks: count(devices, "disk", "vhostvdpa"),
-            virtio_ats: virtio_ats(devices),
-            pci_roots: count_roots(devices),
+            nvme_disks: nvme_disks(root),
+            vdpa_interfaces: count(root, "interface", "vdpa"),
+            vdpa_disks: count(root, "disk", "vhostvdpa"),
+            virtio_ats: virtio_ats(root),
+            pci_roots: count_roots(root),
             commandline,
             metadata: metadata.and_then(Metadata::read),
             nova,
@@ -69,7 +70,7 @@ impl Iommu {
     fn read(iommu: Element<'_, '_>) -> Iommu {
         let driver = iommu.child("driver").into_iter().flat_map(Element::attributes);
         Iommu {
-            model: attribute(Some(iommu), "model").unwrap_or_default(),
+            model: iommu.prop("model").unwrap_or_default().to_owned(),
             driver: driver
                 .filter(|attribute| attribute.namespace.is_none())
                 .map(|attribute| (attribute.name.to_owned(), attribute.value.to_owned()))
@@ -92,27 +93,23 @@ fn not_a_domain(root: Element<'_, '_>) -> Note {
     Note::error(Code::XmlNotADomain, message)
 }
 
-fn attribute(element: Option<Element<'_, '_>>, name: &str) -> Option<String> {
-    element?.attr(name).map(str::to_owned)
-}
-
-fn text(element: Option<Element<'_, '_>>) -> Option<String> {
-    element?.text().map(std::borrow::Cow::into_owned)
+/// The features of this name, in whatever namespace (`./features/*`).
+fn features<'d, 'a>(domain: Element<'d, 'a>, name: &'static str) -> impl Iterator<Item = Element<'d, 'a>> {
+    let features = domain.children("features").flat_map(Element::elements);
+    features.filter(move |feature| feature.name() == name)
 }
 
 /// libvirt picks the firmware for `firmware='efi'`; a flash image as the loader is how it was written before, and what it
 /// becomes when the guest starts.
-fn is_uefi(root: Element<'_, '_>) -> bool {
-    let Some(os) = root.child("os") else { return false };
-    let loader = os.child("loader").and_then(|loader| loader.attr("type"));
-    os.attr("firmware") == Some("efi") || loader == Some("pflash")
+fn is_uefi(domain: Element<'_, '_>) -> bool {
+    let loader = domain.path(&["os", "loader"]).and_then(|loader| loader.prop("type"));
+    attribute(domain, &["os"], "firmware") == Some("efi") || loader == Some("pflash")
 }
 
 fn commandline(root: Element<'_, '_>) -> Vec<String> {
-    let arguments = root.child_ns(QEMU_NAMESPACE, "commandline").into_iter();
-    arguments
+    root.children_ns(QEMU_NAMESPACE, "commandline")
         .flat_map(|commandline| commandline.children_ns(QEMU_NAMESPACE, "arg"))
-        .filter_map(|argument| attribute(Some(argument), "value"))
+        .filter_map(|argument| argument.prop("value").map(str::to_owned))
         .collect()
 }
 
@@ -166,6 +163,39 @@ mod tests {
         assert_eq!(domain.launch_security.as_deref(), Some("sev"));
         assert!(domain.acpi && domain.uefi);
         assert_eq!(from_text("<domain><uuid>../../x</uuid></domain>").uuid, None);
+    }
+
+    #[test]
+    fn names_are_whole() {
+        // With a blank cut off, this guest would be taken for "victim", and its hook would act on that guest's QEMU.
+        assert_eq!(from_text("<domain><name>victim </name></domain>").name, "victim ");
+        assert_eq!(from_text("<domain><name>\n\tvictim</name></domain>").name, "\n\tvictim");
+        let pieces = "<name><!-- c -->vi<![CDATA[ct]]><b>i</b>&#109; <?p i?></name><name>second</name>";
+        assert_eq!(from_text(&format!("<domain>{pieces}</domain>")).name, "victim ");
+        assert_eq!(from_text("<domain><name/><name>second</name></domain>").name, "", "the first counts");
+        let emulator = "<devices/><devices><emulator> /usr/bin/qemu </emulator></devices>";
+        assert_eq!(from_text(&format!("<domain>{emulator}</domain>")).emulator.as_deref(), Some(" /usr/bin/qemu "));
+    }
+
+    #[test]
+    fn elements_that_are_there_twice_are_merged() {
+        let domain = from_text(
+            "<domain xmlns:x='urn:x' xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>
+               <os><type x:arch='a' machine='q35'/></os><os firmware='efi'><type arch='x86_64' machine='pc'/></os>
+               <features><ioapic driver='kvm'/></features><features><x:acpi/><ioapic driver='qemu'/></features>
+               <memtune/><memtune><hard_limit unit='GiB'>1</hard_limit></memtune>
+               <memoryBacking/><memoryBacking><locked/></memoryBacking>
+               <devices><iommu x:model='intel'/></devices><devices><iommu model='virtio'/></devices>
+               <q:commandline><q:arg value='a'/></q:commandline><q:commandline><q:arg value='b'/></q:commandline></domain>",
+        );
+        assert_eq!((domain.arch.as_deref(), domain.machine.as_deref()), (Some("x86_64"), Some("q35")));
+        assert!(domain.uefi && domain.acpi && domain.memory.locked);
+        assert_eq!(domain.memory.hard_limit, Some(1 << 30));
+        assert_eq!(domain.ioapic.as_deref(), Some("qemu"), "the last counts");
+        assert_eq!(domain.iommus.iter().map(|iommu| &iommu.model[..]).collect::<Vec<_>>(), ["intel", "virtio"]);
+        assert_eq!(domain.commandline, ["a", "b"]);
+        let none = from_text("<domain><features><ioapic driver='qemu'/><ioapic/></features></domain>");
+        assert_eq!(none.ioapic, None);
     }
 
     #[test]

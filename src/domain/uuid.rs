@@ -15,18 +15,18 @@ pub struct UuidError;
 impl FromStr for Uuid {
     type Err = UuidError;
 
-    /// Accepts what libvirt's `virUUIDParse` accepts in practice: 32 hexadecimal digits with or without hyphens between bytes.
+    /// Accepts what libvirt's `virUUIDParse` accepts: 32 hexadecimal digits, hyphens and blanks in front of a pair of them, and
+    /// white space around.
     fn from_str(text: &str) -> Result<Uuid, UuidError> {
-        if text.len() > 64 {
-            return Err(UuidError);
-        }
+        const WHITE_SPACE: [char; 6] = [' ', '\t', '\n', '\r', '\x0b', '\x0c'];
+        let mut rest = text.trim_start_matches(WHITE_SPACE).chars();
         let mut bytes = [0; 16];
-        let mut digits = text.bytes().filter(|byte| *byte != b'-');
         for byte in &mut bytes {
-            let mut digit = || digits.next().and_then(|b| char::from(b).to_digit(16)).ok_or(UuidError);
-            *byte = u8::try_from(digit()? << 4 | digit()?).map_err(|_| UuidError)?;
+            let first = rest.find(|c| !matches!(c, '-' | ' '));
+            let digit = |c: Option<char>| c.and_then(|c| c.to_digit(16)).ok_or(UuidError);
+            *byte = u8::try_from(digit(first)? << 4 | digit(rest.next())?).map_err(|_| UuidError)?;
         }
-        if digits.next().is_some() { Err(UuidError) } else { Ok(Uuid(bytes)) }
+        if rest.all(|c| WHITE_SPACE.contains(&c)) { Ok(Uuid(bytes)) } else { Err(UuidError) }
     }
 }
 
@@ -49,7 +49,12 @@ mod tests {
     #[test]
     fn one_form_only() {
         let uuid = "3a21c2ee-5ece-4225-baa4-9a11258f601e";
-        for text in [uuid, "3A21C2EE5ECE4225BAA49A11258F601E", "3a21c2ee-5ece4225-baa4-9a11258f601e"] {
+        for text in [
+            uuid,
+            "3A21C2EE5ECE4225BAA49A11258F601E",
+            "3a21c2ee-5ece4225-baa4-9a11258f601e",
+            "\n 3a-21 c2ee-5ece--4225 baa4 9a11258f601e\t ",
+        ] {
             assert_eq!(text.parse::<Uuid>().unwrap().to_string(), uuid);
         }
     }
@@ -62,6 +67,8 @@ mod tests {
             "3a21c2ee-5ece-4225-baa4-9a11258f601",
             "3a21c2ee-5ece-4225-baa4-9a11258f601e0",
             "3a21c2ee-5ece-4225-baa4-9a11258f601/",
+            "3-a21c2ee-5ece-4225-baa4-9a11258f601e",
+            "3a21c2ee-5ece-4225-baa4-9a11258f601e-",
             "３a21c2ee-5ece-4225-baa4-9a11258f601e",
         ] {
             assert_eq!(text.parse::<Uuid>(), Err(UuidError), "{text}");

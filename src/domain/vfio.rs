@@ -20,16 +20,16 @@ impl Passthrough {
     pub(super) fn read(domain: Element<'_, '_>, buses: &Buses) -> Passthrough {
         let mut found = Passthrough::default();
         // <iommufd enabled='yes'/> speaks for every PCI device that says nothing itself (libvirt 12.2).
-        let iommufd = domain.child("iommufd").is_some_and(|iommufd| iommufd.attr("enabled") == Some("yes"));
-        for device in domain.child("devices").into_iter().flat_map(Element::elements) {
+        let iommufd = domain.child("iommufd").is_some_and(|iommufd| iommufd.prop("enabled") == Some("yes"));
+        for device in domain.children("devices").flat_map(Element::elements) {
             let Some(source) = vfio_source(device) else { continue };
-            if device.children("address").any(|address| address.attr("type") == Some("unassigned")) {
+            if device.child("address").is_some_and(|address| address.prop("type") == Some("unassigned")) {
                 found.unassigned = found.unassigned.saturating_add(1);
                 continue;
             }
             let requester =
                 if in_pci_guest(device) { buses.requester(PciAddress::read(device)) } else { Requester::None };
-            let iommufd = match device.child("driver").and_then(|driver| driver.attr("iommufd")) {
+            let iommufd = match device.child("driver").and_then(|driver| driver.prop("iommufd")) {
                 Some(value) => value == "yes",
                 None => iommufd && matches!(source, VfioSource::Pci(_)),
             };
@@ -41,58 +41,58 @@ impl Passthrough {
 
 /// What a device passes through, if it is VFIO's.
 fn vfio_source(device: Element<'_, '_>) -> Option<VfioSource> {
-    let address = || device.path(&["source", "address"]);
+    let address = || device.child("source")?.child("address");
     if device.is("interface") {
-        let hostdev = device.attr("type") == Some("hostdev") && driver_is_vfio(device);
-        let pci = address().filter(|address| hostdev && address.attr("type") == Some("pci"));
+        let hostdev = device.prop("type") == Some("hostdev") && driver_is_vfio(device);
+        let pci = address().filter(|address| hostdev && address.prop("type") == Some("pci"));
         return pci.map(host_address).map(VfioSource::Pci);
     }
     // mode='capabilities' belongs to LXC; none means subsystem (virDomainHostdevDefParseXML).
-    if !device.is("hostdev") || !matches!(device.attr("mode"), None | Some("subsystem")) {
+    if !device.is("hostdev") || !matches!(device.prop("mode"), None | Some("subsystem")) {
         return None;
     }
-    match device.attr("type")? {
+    match device.prop("type")? {
         "pci" if driver_is_vfio(device) => Some(VfioSource::Pci(host_address(address()?))),
-        "mdev" => Some(VfioSource::Mdev(address()?.attr("uuid")?.to_owned())),
+        "mdev" => Some(VfioSource::Mdev(device.path(&["source", "address"])?.prop("uuid")?.to_owned())),
         _ => None,
     }
 }
 
 /// Whether `<driver name=…>` leaves the device to VFIO. The kernel's and Xen's own assignment are the only others.
 fn driver_is_vfio(device: Element<'_, '_>) -> bool {
-    !matches!(device.child("driver").and_then(|driver| driver.attr("name")), Some("kvm" | "xen"))
+    !matches!(device.child("driver").and_then(|driver| driver.prop("name")), Some("kvm" | "xen"))
 }
 
 /// Whether the guest sees a PCI device. Mediated devices of s390 sit on its channel subsystem or are crypto adapters.
 fn in_pci_guest(device: Element<'_, '_>) -> bool {
-    !matches!(device.attr("model"), Some("vfio-ccw" | "vfio-ap"))
+    !matches!(device.prop("model"), Some("vfio-ccw" | "vfio-ap"))
 }
 
 /// The host addresses of NVMe disks that QEMU drives itself: `<disk type='nvme'>`, or such a backing file of a disk.
 ///
 /// QEMU opens a container for each, also for two namespaces of one device (block/nvme.c).
-pub(super) fn nvme_disks(devices: Option<Element<'_, '_>>) -> Vec<String> {
+pub(super) fn nvme_disks(domain: Element<'_, '_>) -> Vec<String> {
     let mut disks = Vec::new();
-    for disk in devices.into_iter().flat_map(|devices| devices.children("disk")) {
+    for disk in domain.all(&["devices", "disk"]) {
         let chain = std::iter::successors(Some(disk), |image| image.child("backingStore"));
-        for image in chain.filter(|image| image.attr("type") == Some("nvme")) {
-            disks.extend(image.path(&["source", "address"]).map(host_address));
+        for image in chain.filter(|image| image.prop("type") == Some("nvme")) {
+            disks.extend(image.child("source").and_then(|source| source.child("address")).map(host_address));
         }
     }
     disks
 }
 
 /// How many devices of this element name and `type` there are.
-pub(super) fn count(devices: Option<Element<'_, '_>>, name: &str, kind: &str) -> u32 {
-    let devices = devices.into_iter().flat_map(|devices| devices.children(name));
-    u32::try_from(devices.filter(|device| device.attr("type") == Some(kind)).count()).unwrap_or(u32::MAX)
+pub(super) fn count(domain: Element<'_, '_>, name: &str, kind: &str) -> u32 {
+    let devices = domain.all(&["devices", name]).into_iter();
+    u32::try_from(devices.filter(|device| device.prop("type") == Some(kind)).count()).unwrap_or(u32::MAX)
 }
 
 /// Whether a virtio device, of whatever kind, has `<driver ats='on'/>`.
-pub(super) fn virtio_ats(devices: Option<Element<'_, '_>>) -> bool {
-    devices.into_iter().flat_map(Element::elements).any(|device| {
+pub(super) fn virtio_ats(domain: Element<'_, '_>) -> bool {
+    domain.children("devices").flat_map(Element::elements).any(|device| {
         // An SMMUv3 has an attribute of that name too, and it is no virtio device.
-        !device.is("iommu") && device.child("driver").is_some_and(|driver| driver.attr("ats") == Some("on"))
+        !device.is("iommu") && device.child("driver").is_some_and(|driver| driver.prop("ats") == Some("on"))
     })
 }
 

@@ -28,14 +28,13 @@ pub fn undo(
     let mut edits = Vec::new();
     // One that stood there before is its author's, also where apply has completed it.
     if !had(&["devices", "iommu"]) {
-        let iommus: Vec<Element<'_, '_>> =
-            domain.children("devices").flat_map(|devices| devices.children("iommu")).collect();
+        let iommus: Vec<Element<'_, '_>> = domain.all(&["devices", "iommu"]);
         // Nobody else needs the split irqchip; without the old domain it is taken for a part of the vIOMMU that wants it.
         let companion = match old {
             Some(_) => !had(&["features", "ioapic"]),
             None => iommus.iter().any(|iommu| iommu.attr("model") == Some("intel")),
         };
-        let ioapic = domain.path(&["features", "ioapic"]);
+        let ioapic = domain.all(&["features", "ioapic"]).pop();
         let ioapic = ioapic.filter(|ioapic| companion && ioapic.attr("driver") == Some("qemu"));
         edits.extend(iommus.into_iter().chain(ioapic).map(|element| Edit::Remove { element }));
     }

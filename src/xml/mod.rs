@@ -114,16 +114,31 @@ impl<'d, 'a> Element<'d, 'a> {
         self.elements().filter(move |element| element.is_ns(ns, name))
     }
 
-    /// The first child of the first child of …, all without a namespace. An empty path is the element itself.
+    /// Every element at the end of a path of names without a namespace, in document order: the children of *every* element
+    /// of each step, as the XPath `./a/b` finds them. An empty path is the element itself.
+    #[must_use]
+    pub fn all(self, names: &[&str]) -> Vec<Element<'d, 'a>> {
+        names
+            .iter()
+            .fold(vec![self], |parents, name| parents.into_iter().flat_map(|parent| parent.children(name)).collect())
+    }
+
+    /// The first of [`Element::all`].
     #[must_use]
     pub fn path(self, names: &[&str]) -> Option<Element<'d, 'a>> {
-        names.iter().try_fold(self, |element, name| element.child(name))
+        self.all(names).into_iter().next()
     }
 
     /// The value of the attribute `name` without a namespace, references resolved.
     #[must_use]
     pub fn attr(self, name: &str) -> Option<&'d str> {
         self.attribute(name).map(|attribute| attribute.value())
+    }
+
+    /// The value of the first attribute of this local name, whatever its namespace (libxml2's `xmlGetProp`).
+    #[must_use]
+    pub fn prop(self, name: &str) -> Option<&'d str> {
+        self.0.attributes().find(|attribute| attribute.name() == name).map(|attribute| attribute.value())
     }
 
     /// All attributes, in order. Namespace declarations are none.
@@ -150,6 +165,12 @@ impl<'d, 'a> Element<'d, 'a> {
             }
         };
         Some(text).filter(|text| !text.is_empty())
+    }
+
+    /// The text of the element and of all elements in it, white space and CDATA included: the XPath `string(.)`.
+    #[must_use]
+    pub fn string(self) -> String {
+        self.0.descendants().filter(Node::is_text).filter_map(|node| node.text()).collect()
     }
 
     /// A prefix that stands for the namespace `ns` here; `None` if it has none, which includes a default namespace.
