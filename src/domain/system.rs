@@ -95,17 +95,17 @@ fn by_signs(root: Element<'_, '_>, commandline: &[String]) -> Option<System> {
     if commandline.iter().any(|argument| argument.contains("isa-applesmc")) {
         return of(MACOS, "isa-applesmc in <qemu:commandline>");
     }
-    let mut disks = root.child("devices").into_iter().flat_map(|devices| devices.children("disk"));
+    let mut disks = root.all(&["devices", "disk"]).into_iter();
     let mut files = disks.by_ref().filter_map(|disk| disk.child("source")?.attr("file"));
     if files.any(opencore) || commandline.iter().any(|argument| opencore(argument)) {
         return of(MACOS, "an OpenCore disk");
     }
     let is_on = |feature: Element<'_, '_>| feature.attr("state") == Some("on");
-    let hyperv = root.path(&["features", "hyperv"]);
-    if hyperv.is_some_and(|hyperv| hyperv.attr("mode") == Some("passthrough") || hyperv.elements().any(is_on)) {
+    let mut hyperv = root.all(&["features", "hyperv"]).into_iter();
+    if hyperv.any(|hyperv| hyperv.attr("mode") == Some("passthrough") || hyperv.elements().any(is_on)) {
         return of(WINDOWS, "<hyperv> features");
     }
-    let mut timers = root.child("clock").into_iter().flat_map(|clock| clock.children("timer"));
+    let mut timers = root.all(&["clock", "timer"]).into_iter();
     let hypervclock =
         |timer: Element<'_, '_>| timer.attr("name") == Some("hypervclock") && timer.attr("present") != Some("no");
     timers.any(hypervclock).then(|| of(WINDOWS, "a hypervclock timer")).flatten()
