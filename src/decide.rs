@@ -18,6 +18,8 @@ pub struct Decided<'a> {
     pub domain: Domain,
     /// The host's configuration.
     pub config: Config,
+    /// What is known about the host.
+    pub host: Host,
     /// The decision.
     pub plan: Plan,
 }
@@ -30,8 +32,8 @@ pub struct Undecided {
     pub asks: bool,
 }
 
-/// Decides about the guest of a document. `asked` is what the caller was asked for beside the document. Notes for the host's
-/// log are added to `log`.
+/// Decides about the guest of a document. `asked` is what the caller was asked for beside the document. `host` is told whether
+/// the guest depends on the host. Notes for the host's log are added to `log`.
 ///
 /// # Errors
 /// The document cannot be read, or the configuration or a fact about the host that the guest depends on cannot.
@@ -39,7 +41,7 @@ pub fn decide<'a>(
     xml: &'a [u8],
     asked: (Source, &Wishes),
     config: Result<Config, Note>,
-    host: impl FnOnce(&Domain) -> Result<Host, Note>,
+    host: impl FnOnce(&Domain, bool) -> Result<Host, Note>,
     log: &mut Vec<Note>,
 ) -> Result<Decided<'a>, Undecided> {
     // A document that nobody can read can still be one that the host has a rule for.
@@ -61,20 +63,29 @@ pub fn decide<'a>(
             Config::default()
         }
     };
-    // Whoever wishes what cannot be meant does wish.
-    let request = Request::asked(&domain, asked, &config).map_err(asks)?;
-    let concerned = request.asks() || plan::route(&domain) == Route::Wrapper || plan::has_viommu(&domain);
-    let host = match concerned.then(|| host(&domain)) {
-        Some(Err(note)) if request.asks() => return Err(Undecided { note, asks: true }),
-        Some(Err(note)) => {
+    let request = Request::asked(&domain, asked, &config);
+    // An invalid request still counts as a request.
+    let asking = request.as_ref().map_or(true, Request::asks);
+    let concerned = asking || plan::route(&domain) == Route::Wrapper || plan::has_viommu(&domain);
+    let host = match host(&domain, concerned) {
+        Ok(host) => host,
+        Err(note) if asking => return Err(asks(note)),
+        Err(note) => {
             log.push(note);
             Host::default()
         }
-        Some(Ok(host)) => host,
-        None => Host::default(),
     };
-    let plan = plan::plan(&domain, &request, &host);
-    Ok(Decided { document, domain, config, plan })
+    let plan = plan_for(&domain, request, &host);
+    Ok(Decided { document, domain, config, host, plan })
+}
+
+/// Decides about a domain whose request was found out. An invalid request is a plan too: one that refuses.
+#[must_use]
+pub fn plan_for(domain: &Domain, request: Result<Request, Note>, host: &Host) -> Plan {
+    match request {
+        Ok(request) => plan::plan(domain, &request, host),
+        Err(refusal) => plan::refused(domain, refusal),
+    }
 }
 
 impl Decided<'_> {

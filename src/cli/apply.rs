@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use clap::{Args, ValueEnum};
 
 use crate::config::Config;
+use crate::decide::Decided;
 use crate::domain::Domain;
 use crate::note::{Code, Note};
 use crate::plan::{self, Plan, Route, wrapped_emulator};
@@ -121,8 +122,7 @@ fn changed(arguments: &Arguments, stored: &Stored, config: &Config) -> Result<(P
     };
     // Decided about the domain that it is going to be: libvirt counts no vIOMMU that the wrapper adds.
     let text = switched.as_deref().unwrap_or(document.text());
-    let target = xml::parse(text.as_bytes())?;
-    let plan = input::decide(&target, &arguments.request, &arguments.host)?.plan;
+    let Decided { document: target, plan, .. } = input::decide(text.as_bytes(), &arguments.request, &arguments.host)?;
     if let Some(refusal) = plan.refusal() {
         return Err(refusal.clone().into());
     }

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::config::{self, Config};
+use crate::decide::{self, Decided};
 use crate::domain::Domain;
 use crate::host::probe::Places;
 use crate::host::{self, Emulator, Host};
 use crate::note::Note;
-use crate::plan::{self, Plan};
-use crate::request::Wishes;
+use crate::request::{Source, Wishes};
 use crate::sys::fs;
 use crate::version::Version;
-use crate::xml::{self, Document};
+use crate::xml;
 
 use super::Failure;
 use super::virsh::Connection;
@@ -109,27 +109,18 @@ pub(super) fn unreadable(name: &str, error: &io::Error) -> Failure {
     Failure::Usage(format!("cannot read {name}: {error}"))
 }
 
-/// A decision, and what it is about.
-pub(super) struct Decided {
-    pub(super) domain: Domain,
-    pub(super) host: Host,
-    pub(super) plan: Plan,
-}
-
-/// Decides about a domain as the options say.
-///
-/// A broken request is a plan too: one that refuses.
-pub(super) fn decide(
-    document: &Document<'_>,
-    request: &RequestOptions,
-    host: &HostOptions,
-) -> Result<Decided, Failure> {
-    let domain = Domain::read(document)?;
+/// Decides about a domain as the options say. A broken request is a plan too: one that refuses.
+pub(super) fn decide<'a>(xml: &'a [u8], request: &RequestOptions, host: &HostOptions) -> Result<Decided<'a>, Failure> {
     let wishes = Wishes { model: request.model.clone(), locked_memory: request.locked_memory, ..Wishes::default() };
     let config = host.configuration()?;
-    let host = host.facts(&domain)?;
-    let plan = plan::decide(&domain, &wishes, &config, &host);
-    Ok(Decided { domain, host, plan })
+    let known = &host.known;
+    let recorded = known.recorded()?;
+    let facts = |domain: &Domain, _| {
+        let host = recorded.unwrap_or_else(|| known.places().host_for(domain));
+        Ok(known.overridden(host))
+    };
+    let decided = decide::decide(xml, (Source::Cli, &wishes), Ok(config), facts, &mut Vec::new());
+    Ok(decided.map_err(|undecided| undecided.note)?)
 }
 
 impl RequestOptions {
@@ -162,26 +153,26 @@ impl HostOptions {
             None => Ok(host::config::load()?),
         }
     }
-
-    /// What the decision needs to know for one domain.
-    pub(super) fn facts(&self, domain: &Domain) -> Result<Host, Failure> {
-        self.known.read(|places| places.host_for(domain))
-    }
 }
 
 impl FactOptions {
     /// Everything that can be known.
     pub(super) fn whole(&self) -> Result<Host, Failure> {
-        self.read(Places::whole_host)
+        let host = self.recorded()?.unwrap_or_else(|| self.places().whole_host());
+        Ok(self.overridden(host))
     }
 
-    /// A recorded host, or this one; then what the options say instead.
-    fn read(&self, this_host: impl FnOnce(&Places) -> Host) -> Result<Host, Failure> {
-        let mut host = match self.host.as_slice() {
-            [] => this_host(&self.places()),
-            [file] => recorded(file)?,
-            _ => return Err(Failure::Usage("only 'viommu plan' takes several hosts".to_owned())),
-        };
+    /// The recorded host; `None` where this host counts.
+    fn recorded(&self) -> Result<Option<Host>, Failure> {
+        match self.host.as_slice() {
+            [] => Ok(None),
+            [file] => recorded(file).map(Some),
+            _ => Err(Failure::Usage("only 'viommu plan' takes several hosts".to_owned())),
+        }
+    }
+
+    /// The host with what the options say instead.
+    fn overridden(&self, mut host: Host) -> Host {
         if self.libvirt_version.is_some() {
             host.libvirt = self.libvirt_version;
         }
@@ -195,7 +186,7 @@ impl FactOptions {
             // So does a flag that another libvirt did not look for.
             host.emulators.iter_mut().for_each(|emulator| emulator.flags = None);
         }
-        Ok(host)
+        host
     }
 
     fn places(&self) -> Places {

@@ -5,6 +5,7 @@ use std::io::Write;
 use clap::Args;
 use rustix::process::Pid;
 
+use crate::decide::Decided;
 use crate::host::libvirt;
 use crate::limit::Limit;
 use crate::note::{Code, Note};
@@ -12,10 +13,9 @@ use crate::plan;
 use crate::qemu::{self, Invocation};
 use crate::sys::{fs, process};
 use crate::text::{bytes, printable};
-use crate::xml;
 
 use super::Failure;
-use super::input::{self, Decided, HostOptions, RequestOptions};
+use super::input::{self, HostOptions, RequestOptions};
 use super::virsh::Connection;
 
 /// Show (and raise) the locked-memory limit of a running guest.
@@ -43,8 +43,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
         (None, None) => return Err(Failure::Usage("name a domain or a --pid".into())),
     };
     let live = arguments.connection.virsh().and_then(|virsh| virsh.dump(&name, &[])).map_err(Failure::Usage)?;
-    let document = xml::parse(&live)?;
-    let Decided { domain, plan, .. } = input::decide(&document, &RequestOptions::default(), &arguments.host)?;
+    let Decided { domain, plan, .. } = input::decide(&live, &RequestOptions::default(), &arguments.host)?;
     let not_running = || Failure::Usage(format!("{name} is not running"));
     let (pid, _pinned) = libvirt::pinned(&libvirt::pidfile(&domain.name)).ok_or_else(not_running)?;
     if arguments.pid.is_some_and(|named| named != pid.as_raw_nonzero().get()) {

@@ -9,7 +9,6 @@ use serde::Serialize;
 use crate::note::Note;
 use crate::plan::{Plan, obstacle};
 use crate::text::printable;
-use crate::xml::Document;
 
 use super::Failure;
 use super::input::{self, HostOptions, RequestOptions};
@@ -29,14 +28,14 @@ struct Answer {
 
 /// Asks every host. Exit status 1 where none can take the domain.
 pub(super) fn run(
-    document: &Document<'_>,
+    xml: &[u8],
     request: &RequestOptions,
     hosts: Vec<(String, HostOptions)>,
     json: bool,
     out: &mut impl Write,
 ) -> Result<u8, Failure> {
     let ask = |(host, options): (String, HostOptions)| {
-        let decided = input::decide(document, request, &options)?;
+        let decided = input::decide(xml, request, &options)?;
         let reason = obstacle(&decided.domain, &decided.plan, &decided.host);
         Ok(Answer { host, suitable: reason.is_none(), reason, plan: decided.plan })
     };

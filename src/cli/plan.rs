@@ -4,10 +4,10 @@ use std::io::{IsTerminal, Write};
 
 use clap::{Args, ValueEnum};
 
+use crate::decide::Decided;
 use crate::rewrite::rewrite;
-use crate::xml;
 
-use super::input::{self, Decided, HostOptions, RequestOptions};
+use super::input::{self, HostOptions, RequestOptions};
 use super::report::{self, Paint};
 use super::virsh::Connection;
 use super::{Failure, place, say};
@@ -47,14 +47,13 @@ enum Format {
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     let bytes = input::domain_xml(arguments.source.as_deref(), &arguments.connection)?;
-    let document = xml::parse(&bytes)?;
     if let Some(hosts) = arguments.host.each_recorded() {
         if arguments.format == Format::Diff || arguments.exit_code {
             return Err(Failure::Usage("--format diff and --exit-code are for one host".to_owned()));
         }
-        return place::run(&document, &arguments.request, hosts, arguments.format == Format::Json, out);
+        return place::run(&bytes, &arguments.request, hosts, arguments.format == Format::Json, out);
     }
-    let Decided { domain, plan, .. } = input::decide(&document, &arguments.request, &arguments.host)?;
+    let Decided { document, domain, plan, .. } = input::decide(&bytes, &arguments.request, &arguments.host)?;
     let rewritten = if plan.refusal().is_some() { None } else { rewrite(&document, &plan)? };
     let paint = Paint::when(std::io::stdout().is_terminal());
     match arguments.format {

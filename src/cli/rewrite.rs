@@ -5,7 +5,6 @@ use std::io::Write;
 use clap::Args;
 
 use crate::rewrite::rewrite;
-use crate::xml;
 
 use super::Failure;
 use super::input::{self, HostOptions, RequestOptions};
@@ -23,9 +22,8 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     let bytes = input::file(arguments.file.as_deref())?;
-    let document = xml::parse(&bytes)?;
-    let plan = input::decide(&document, &arguments.request, &arguments.host)?.plan;
-    match rewrite(&document, &plan)? {
+    let decided = input::decide(&bytes, &arguments.request, &arguments.host)?;
+    match rewrite(&decided.document, &decided.plan)? {
         Some(text) => out.write_all(text.as_bytes())?,
         None => out.write_all(&bytes)?,
     }

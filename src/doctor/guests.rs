@@ -1,10 +1,11 @@
 //! Guests: whether those that are defined would start, and whether those that run have what they ask for.
 
 use crate::config::Config;
+use crate::decide::plan_for;
 use crate::domain::Domain;
 use crate::note::{Code, Level, Note};
-use crate::plan::{self, Plan};
-use crate::request::Wishes;
+use crate::plan::Plan;
+use crate::request::{Request, Wishes};
 
 use super::facts::{Facts, Guest};
 use super::{Check, State};
@@ -23,7 +24,8 @@ pub(super) fn name(guest: &Guest) -> &str {
 
 fn decide(facts: &Facts, domain: &Domain) -> Plan {
     let default = Config::default();
-    plan::decide(domain, &Wishes::default(), facts.config.as_ref().unwrap_or(&default), &facts.host)
+    let request = Request::of(domain, &Wishes::default(), facts.config.as_ref().unwrap_or(&default));
+    plan_for(domain, request, &facts.host)
 }
 
 /// Whether a guest runs without the vIOMMU that it asks for.

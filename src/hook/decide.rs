@@ -6,8 +6,8 @@ use crate::config::Config;
 use crate::decide::{self, Decided, Undecided};
 use crate::domain::{Domain, Uuid};
 use crate::guard;
-use crate::host::libvirt;
 use crate::host::probe::Places;
+use crate::host::{Host, libvirt};
 use crate::note::{Code, Level, Note};
 use crate::plan::{Route, wrapped_emulator};
 use crate::qemu::{self, Edits, Invocation};
@@ -68,7 +68,7 @@ fn at_start(
 ) -> Outcome {
     let mut outcome = Outcome::default();
     let nothing = Wishes::default();
-    let host = |domain: &Domain| Ok(places.host_for(domain));
+    let host = |domain: &Domain, concerned: bool| Ok(if concerned { places.host_for(domain) } else { Host::default() });
     match decide::decide(xml, (Source::Cli, &nothing), config, host, &mut outcome.log) {
         Ok(decided) => {
             outcome.asks = decided.asks();

@@ -46,7 +46,10 @@ fn rewritten(xml: &[u8], source: Source, asked: &Metadata) -> Result<Option<Stri
 }
 
 /// This host, and what was recorded where this process cannot look.
-fn facts(domain: &Domain) -> Result<Host, Note> {
+fn facts(domain: &Domain, concerned: bool) -> Result<Host, Note> {
+    if !concerned {
+        return Ok(Host::default());
+    }
     let mut host = Places::default().host_for(domain);
     if host.libvirt.is_none() {
         let recorded = recorded(Path::new(RECORDED_HOST))?;

@@ -11,12 +11,11 @@ mod refusals;
 mod result;
 mod warnings;
 
-use crate::config::Config;
 use crate::domain::Domain;
 use crate::host::Host;
 use crate::note::{Code, Note};
 use crate::qemu;
-use crate::request::{Model, Request, Wishes};
+use crate::request::{Model, Request};
 use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, Version};
 
 pub use memlock::{AddressSpace, Memlock, accounted_memory, needed_bytes};
@@ -56,15 +55,6 @@ pub fn plan(domain: &Domain, request: &Request, host: &Host) -> Plan {
     enter_memlock(&guest, &mut plan);
     warnings::warn(&guest, &mut plan);
     plan
-}
-
-/// Decides about a domain, once it is found out what it asks for. A request that is wrong is a plan too: one that refuses.
-#[must_use]
-pub fn decide(domain: &Domain, command_line: &Wishes, config: &Config, host: &Host) -> Plan {
-    match Request::of(domain, command_line, config) {
-        Ok(request) => plan(domain, &request, host),
-        Err(refusal) => refused(domain, refusal),
-    }
 }
 
 /// A plan for a domain whose request itself is wrong.
