@@ -374,3 +374,46 @@ fn asks_elsewhere(domain: &Path) -> bool {
     let name = domain.file_name().and_then(|name| name.to_str()).unwrap();
     name.starts_with("kubevirt") || name.starts_with("ovirt")
 }
+
+/// The last line of `tests/run`: a test that was skipped, or of which a part was, is none that passed.
+#[test]
+fn skipped_tests_are_counted_and_named() {
+    let printed = "\
+     Running tests/one.rs (target/debug/deps/one-0)
+
+running 2 tests
+test a ... ok
+test b ... ok
+
+successes:
+
+---- a stdout ----
+SKIPPED: no data (SOME_VARIABLE)
+SKIPPED: and no tool
+test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.01s
+
+
+successes:
+    a
+    b
+
+test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
+
+     Running tests/two.rs (target/debug/deps/two-0)
+
+test result: FAILED. 3 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s
+";
+    let desk = Desk::new("count");
+    fs::write(desk.0.join("printed"), printed).unwrap();
+    fs::write(desk.0.join("before"), "Debian unstable: not today\n").unwrap();
+    let count = root().join("tests/count.awk");
+    let output = desk.run(&format!("{} -v before=before printed", count.display()));
+    let counted = String::from_utf8(output.stdout).unwrap();
+    let shown = "test result: FAILED. 3 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s
+
+skipped: a: no data (SOME_VARIABLE)
+skipped: Debian unstable: not today
+4 passed, 1 failed, 2 skipped
+";
+    assert!(counted.ends_with(shown) && !counted.contains("---- a"), "{counted}");
+}

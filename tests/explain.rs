@@ -138,7 +138,10 @@ fn binaries_of_each_release_have_these_words() {
         let (Some(qemu), Some(libvirt)) = (strings(&root, &QEMU), strings(&root, &LIBVIRT)) else {
             let required = std::env::var_os("VIOMMU_REQUIRE_LAB").is_some() && Suite::ALL.contains(&suite);
             assert!(!required, "{} has no QEMU and libvirt", root.display());
-            println!("SKIPPED: no root of {}; tests/lab/root.sh makes it", suite.name());
+            // tests/run makes no root of Debian 11.
+            if suite != Suite::Bullseye {
+                println!("SKIPPED: no root of {}; tests/lab/root.sh makes it", suite.name());
+            }
             continue;
         };
         let [has_qemu, has_libvirt] = ["qemu-system-x86", "libvirt0"].map(|package| version(&root, package));

@@ -202,7 +202,7 @@ fn a_dry_run_changes_nothing() {
     let guests = guests();
     let traced = Command::new("strace").arg("-V").output().is_ok();
     if !traced {
-        assert!(std::env::var_os("VIOMMU_REQUIRE_STRACE").is_none(), "strace is not installed");
+        assert!(std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "strace is not installed");
         println!("SKIPPED: strace is not installed, so only the files were compared");
     }
     // Something to remove, and something to forget.

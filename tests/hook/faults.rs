@@ -1,7 +1,7 @@
 //! What a host can do to a hook call: files that are not there or not readable, a disk that is full, signals, a call of the
 //! kernel that fails. The exit status stays what the table of events says, and nothing half done is left behind.
 //!
-//! strace makes calls of the kernel fail; without it a part of this is skipped, unless `VIOMMU_REQUIRE_STRACE` is set.
+//! strace makes calls of the kernel fail; without it a part of this is skipped, unless `VIOMMU_REQUIRE_LAB` is set.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -29,7 +29,7 @@ const HARMLESS: [[&str; 3]; 3] = [STARTED, STOPPED, RELEASE];
 
 fn traced() -> bool {
     let traced = Command::new("strace").arg("-V").output().is_ok();
-    assert!(traced || std::env::var_os("VIOMMU_REQUIRE_STRACE").is_none(), "strace is not installed");
+    assert!(traced || std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "strace is not installed");
     if !traced {
         println!("SKIPPED: strace is not installed");
     }

@@ -14,7 +14,7 @@ packages+=,ovmf,kmod,udev,procps,iproute2,pciutils,strace,gdb-minimal,socat,appa
 [[ $suite != *-selinux ]] || packages+=,selinux-policy-default,policycoreutils
 rm -rf "$dir"
 mkdir -p "$(dirname "$dir")"
-mmdebstrap --variant=minbase --mode=root --quiet \
+mmdebstrap --variant=minbase --mode=root --quiet --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
     --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Check-Valid-Until "false"' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/info/*' \

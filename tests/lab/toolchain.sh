@@ -22,7 +22,7 @@ if [ ! -e "$root/.complete" ]; then
     rm -rf "$root"
     # Rust's library for arm64 needs no arm64 program, so none has to run while the packages are set up.
     packages=rustc,cargo,gcc,libc6-dev,gcc-aarch64-linux-gnu,libc6-dev-arm64-cross,libstd-rust-dev:arm64,qemu-user
-    mmdebstrap --variant=apt --mode=root --quiet --architectures=amd64,arm64 \
+    mmdebstrap --variant=apt --mode=root --quiet --keyring=/usr/share/keyrings/debian-archive-keyring.gpg --architectures=amd64,arm64 \
         --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
         --include="$packages" trixie "$root" ${MIRROR:+"$MIRROR"}

@@ -1,6 +1,6 @@
 //! The managers' doors: Nova's metadata, KubeVirt's sidecar, vdsm's hook, and what schedulers are told about a host.
 
-#![expect(clippy::disallowed_methods, reason = "tests have effects")]
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here fails the test")]
 
 #[path = "../support/instance.rs"]

@@ -216,7 +216,8 @@ fn a_crash_in_the_middle_leaves_the_old_file_whole() {
     assert_eq!(file.left(), [""; 0]);
     // Killed when everything is written and nothing is renamed.
     if Command::new("strace").arg("-V").output().is_err() {
-        assert!(std::env::var_os("VIOMMU_REQUIRE_STRACE").is_none(), "strace is not installed");
+        assert!(std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "strace is not installed");
+        println!("SKIPPED: strace is not installed, so nothing was killed between write and rename");
         return;
     }
     let file = Temporary::new(DOMAIN);

@@ -3,7 +3,7 @@
 //!
 //! The cases are data taken from Nova's source and runs of it (Apache-2.0), not part of this repository. `VIOMMU_CASES` names
 //! the file; without it `../shared/cases/nova_cases.json` beside the repository is tried. Where there is none, the tests say
-//! so and pass, unless `VIOMMU_REQUIRE_CORPUS` is set. `docs/proof/nova-conformance.md` shows what came of each case.
+//! so and pass, which `tests/run` counts as skipped. `docs/proof/nova-conformance.md` shows what came of each case.
 
 #![expect(
     clippy::indexing_slicing,

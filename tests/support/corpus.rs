@@ -2,7 +2,7 @@
 //!
 //! They are data of libvirt's source (LGPL), not part of this repository. `VIOMMU_CORPUS` names the archive, or a
 //! directory with its contents; without it `../shared/corpus/libvirt-9.0.0.tar.xz` beside the repository is tried. Where
-//! there is none, a test says so and passes, unless `VIOMMU_REQUIRE_CORPUS` is set.
+//! there is none, a test says so and passes; `tests/run` counts it as skipped.
 
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "finds and unpacks files for tests")]
 
@@ -44,16 +44,15 @@ fn corpus() -> Option<PathBuf> {
     }
     if !source.is_file() {
         assert!(named.is_none(), "VIOMMU_CORPUS names {}, which does not exist", source.display());
-        assert!(env::var_os("VIOMMU_REQUIRE_CORPUS").is_none(), "there is no corpus at {}", source.display());
         skipped();
         return None;
     }
     Some(UNPACKED.get_or_init(|| unpacked(&source)).clone())
 }
 
-#[expect(clippy::print_stdout, reason = "the word to whoever reads the test's output")]
+#[expect(clippy::print_stdout, reason = "tests/run reads this line")]
 fn skipped() {
-    println!("SKIPPED: no corpus; VIOMMU_CORPUS can name one");
+    println!("SKIPPED: libvirt's test domains are not here (VIOMMU_CORPUS)");
 }
 
 /// Unpacks once, safely against other test programs that do the same at the same time.

@@ -25,7 +25,7 @@ const ENTER: &str = "set -e; mount --make-rprivate /
 /// Whether this process is inside. If it is not, runs the test of this name inside and fails as it fails.
 ///
 /// Who may not mount gets a user namespace too, in which there are no files of other users. Where the machine allows no
-/// such thing the test is skipped, unless `VIOMMU_REQUIRE_SANDBOX` is set.
+/// such thing the test is skipped, unless `VIOMMU_REQUIRE_LAB` is set.
 pub(crate) fn inside(test: &str) -> bool {
     if env::var_os(INSIDE).is_some() {
         return true;
@@ -40,7 +40,7 @@ pub(crate) fn inside(test: &str) -> bool {
     };
     let possible = |own_user: &bool| unshare(*own_user).arg("true").status().is_ok_and(|status| status.success());
     let Some(own_user) = [false, true].into_iter().find(possible) else {
-        assert!(env::var_os("VIOMMU_REQUIRE_SANDBOX").is_none(), "{test} needs a mount namespace");
+        assert!(env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "{test} needs a mount namespace");
         println!("SKIPPED: {test} needs root, or user namespaces");
         return false;
     };

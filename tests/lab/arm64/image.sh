@@ -25,7 +25,7 @@ rm -rf "$out"
 mkdir -p "$out"
 packages=bash,coreutils,mawk,busybox-static,kmod,procps,iproute2,linux-image-arm64
 packages+=,libvirt-daemon-system,libvirt-clients,libvirt-daemon-driver-qemu,qemu-system-arm,qemu-efi-aarch64
-mmdebstrap --variant=extract --mode=root --quiet --architectures=arm64 --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+mmdebstrap --variant=extract --mode=root --quiet --keyring=/usr/share/keyrings/debian-archive-keyring.gpg --architectures=arm64 --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
     --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
     --include='?essential' --include="$packages" "$suite" "$root" ${MIRROR:+"$MIRROR"}
 

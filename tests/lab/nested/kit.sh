@@ -17,7 +17,7 @@ l1_boot_modules=(virtio_pci virtio_blk crc32c_generic ext4)
 l2_modules=(igb)
 
 rm -rf "$kit"
-mmdebstrap --variant=extract --mode=root --quiet \
+mmdebstrap --variant=extract --mode=root --quiet --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
     --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
     --include=linux-image-amd64,busybox-static,e2fsprogs "$kernel_suite" "$kit" ${MIRROR:+"$MIRROR"}
 release=$(basename "$kit"/lib/modules/*)
