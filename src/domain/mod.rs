@@ -150,6 +150,8 @@ pub struct VfioDevice {
     pub requester: Requester,
     /// `<driver iommufd='yes'/>`.
     pub iommufd: bool,
+    /// It stands in `<qemu:commandline>`, where libvirt does not see it.
+    pub hidden: bool,
 }
 
 /// What is passed through.

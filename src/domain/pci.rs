@@ -10,6 +10,7 @@ use super::Requester;
 use super::bypass::Bypass;
 use super::lookup::attribute;
 use super::number::{c_notation, decimal32};
+use crate::qemu::FoundVfio;
 use crate::xml::Element;
 
 /// Buses that a device can name (`virPCIDeviceAddressIsValid`). A way to the root with more steps is a circle.
@@ -31,6 +32,16 @@ impl PciAddress {
         let read = PciAddress { bus: number("bus"), slot: number("slot"), function: number("function") };
         // virPCIDeviceAddressIsEmpty: <address type='pci'/> only asks for an address.
         (number("domain") != 0 || read.bus != 0 || read.slot != 0).then_some(read)
+    }
+
+    /// Where a device of a command line sits, by the id of its bus: libvirt names them `pcie.0` and `pci.N`. `None` for a
+    /// bus of another name.
+    pub(super) fn on_bus(id: Option<&str>, slot: u32, function: u32) -> Option<PciAddress> {
+        let bus = match id {
+            None | Some("pcie.0") => 0,
+            Some(id) => id.strip_prefix("pci.")?.parse().ok()?,
+        };
+        Some(PciAddress { bus, slot, function })
     }
 }
 
@@ -101,6 +112,14 @@ impl Buses {
         let Some(PciAddress { bus, slot, function }) = address else { return Requester::Unassigned };
         let own = Requester::Function { bus, slot, function };
         self.climb(bus, &own).unwrap_or(own)
+    }
+
+    /// The same for a device of a command line; one that QEMU gives the next free slot has an id of its own.
+    pub(super) fn requester_of(&self, device: &FoundVfio) -> Requester {
+        let (slot, function) = device.address.unwrap_or_default();
+        let requester = self.requester(PciAddress::on_bus(device.bus.as_deref(), slot, function));
+        let unplaced = device.address.is_none() && matches!(requester, Requester::Function { .. });
+        if unplaced { Requester::Unassigned } else { requester }
     }
 
     /// What becomes of a requester id on its way from a bus up to the host bridge; `None` if it never gets there.

@@ -32,7 +32,7 @@ impl Domain {
         let nova = metadata.and_then(NovaMetadata::read);
         let commandline = commandline(root);
         let buses = Buses::read(root, &Bypass::read(root, &commandline));
-        let passthrough = Passthrough::read(root, &buses);
+        let passthrough = Passthrough::read(root, &buses).and_hidden(&commandline, &buses);
         let os_type = |name| first_attribute(root, &["os"], "type", name).map(str::to_owned);
         Ok(Domain {
             virt_type: root.attr("type").unwrap_or_default().to_owned(),

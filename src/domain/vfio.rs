@@ -4,6 +4,7 @@
 
 use super::pci::{Buses, PciAddress, host_address};
 use super::{Requester, VfioDevice, VfioSource};
+use crate::qemu::find_vfio;
 use crate::xml::Element;
 
 /// The devices of `<devices>` behind VFIO, and the number of those that never reach the guest.
@@ -33,9 +34,33 @@ impl Passthrough {
                 Some(value) => value == "yes",
                 None => iommufd && matches!(source, VfioSource::Pci(_)),
             };
-            found.devices.push(VfioDevice { source, requester, iommufd });
+            found.devices.push(VfioDevice { source, requester, iommufd, hidden: false });
         }
         found
+    }
+
+    /// Adds the devices of `<qemu:commandline>`.
+    pub(super) fn and_hidden(mut self, commandline: &[String], buses: &Buses) -> Passthrough {
+        self.devices.extend(find_vfio(commandline).into_iter().map(|device| VfioDevice {
+            requester: if device.pci { buses.requester_of(&device) } else { Requester::None },
+            source: hidden_source(device.source),
+            iommufd: false,
+            hidden: true,
+        }));
+        self
+    }
+}
+
+/// A host address as sysfs writes it, with the domain that QEMU lets out, or a mediated device.
+fn hidden_source(source: String) -> VfioSource {
+    let digits = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let parts: Vec<&str> = source.split([':', '.']).collect();
+    match parts[..] {
+        [bus, slot, function] if digits(bus, 2) && digits(slot, 2) && digits(function, 1) => {
+            VfioSource::Pci(format!("0000:{source}"))
+        }
+        [domain, _, _, _] if digits(domain, 4) => VfioSource::Pci(source),
+        _ => VfioSource::Mdev(source),
     }
 }
 
@@ -112,7 +137,7 @@ mod tests {
     }
 
     fn pci(address: &str, requester: Requester) -> VfioDevice {
-        VfioDevice { source: VfioSource::Pci(address.into()), requester, iommufd: false }
+        VfioDevice { source: VfioSource::Pci(address.into()), requester, iommufd: false, hidden: false }
     }
 
     #[test]
@@ -178,7 +203,8 @@ mod tests {
                    <source><address uuid='{uuid}'/></source>{address}</hostdev>"
             ))
         };
-        let device = |requester| VfioDevice { source: VfioSource::Mdev(uuid.into()), requester, iommufd: false };
+        let device =
+            |requester| VfioDevice { source: VfioSource::Mdev(uuid.into()), requester, iommufd: false, hidden: false };
         assert_eq!(mdev("vfio-pci", ""), [device(Requester::Unassigned)]);
         let function = Requester::Function { bus: 1, slot: 0, function: 0 };
         assert_eq!(mdev("vfio-pci", "<address type='pci' bus='1'/>"), [device(function)]);
@@ -271,5 +297,39 @@ mod tests {
         ] {
             assert_eq!(domain(devices).virtio_ats, ats, "{devices}");
         }
+    }
+
+    #[test]
+    fn devices_of_the_command_line() {
+        let arguments = |arguments: &[&str]| {
+            let arguments: Vec<_> = arguments.iter().map(|argument| format!("<q:arg value='{argument}'/>")).collect();
+            let bridge = "<controller type='pci' index='3' model='pcie-to-pci-bridge'/>";
+            from_text(&format!(
+                "<domain><devices>{bridge}</devices><q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>{}\
+                 </q:commandline></domain>",
+                arguments.concat()
+            ))
+            .vfio
+        };
+        let found = arguments(&[
+            "-device",
+            "vfio-pci,host=02:00.0",
+            "-device",
+            "vfio-pci,host=0001:02:00.1,addr=5.1",
+            "-device",
+            "vfio-pci,sysfsdev=/sys/bus/mdev/devices/3a21c2ee-5ece-4225-baa4-9a11258f601e,bus=pci.3,addr=1",
+            "-device",
+            "vfio-ap,sysfsdev=/sys/devices/vfio_ap/matrix/x",
+        ]);
+        let expected = [
+            (VfioSource::Pci("0000:02:00.0".into()), Requester::Unassigned),
+            (VfioSource::Pci("0001:02:00.1".into()), Requester::Function { bus: 0, slot: 5, function: 1 }),
+            (VfioSource::Mdev("3a21c2ee-5ece-4225-baa4-9a11258f601e".into()), Requester::Bridge { controller: 3 }),
+            (VfioSource::Mdev("x".into()), Requester::None),
+        ];
+        let expected =
+            expected.map(|(source, requester)| VfioDevice { source, requester, iommufd: false, hidden: true });
+        assert_eq!(found, expected);
+        assert_eq!(arguments(&["-device", "e1000e,host=02:00.0"]), []);
     }
 }

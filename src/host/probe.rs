@@ -216,7 +216,7 @@ mod tests {
     fn looks_up_only_what_the_domain_has() {
         let tree = Tree::new("domain");
         tree.function("0000:01:00.0", "11").function("0000:02:00.0", "12").function("0000:03:00.0", "none");
-        let device = |source| VfioDevice { source, requester: Requester::Unassigned, iommufd: false };
+        let device = |source| VfioDevice { source, requester: Requester::Unassigned, iommufd: false, hidden: false };
         let pci = |address: &str| device(VfioSource::Pci(address.to_owned()));
         let domain = Domain {
             vfio: vec![

@@ -174,7 +174,8 @@ fn libvirt_limit(domain: &Domain, shape: Shape, libvirt: Option<Version>) -> Opt
     let since = |major, minor| libvirt.is_none_or(|version| version >= Version::new(major, minor));
     let nvme = domain.nvme_disks.len() as u64;
     // libvirt counts a <hostdev> even where its address says that the guest does not get it.
-    let vfio = domain.vfio.len() as u64 + u64::from(domain.unassigned);
+    let seen = domain.vfio.iter().filter(|device| !device.hidden).count();
+    let vfio = seen as u64 + u64::from(domain.unassigned);
     let vdpa_disks = if since(9, 3) { u64::from(domain.vdpa_disks) } else { 0 };
     let vdpa = if since(7, 2) { u64::from(domain.vdpa_interfaces) + vdpa_disks } else { 0 };
     let multiplied = |devices: u64| if devices > 0 && shape.viommu != Presence::Known { 1 } else { devices };

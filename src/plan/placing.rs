@@ -61,6 +61,7 @@ mod tests {
             source: VfioSource::Pci(address.to_owned()),
             requester: Requester::Unassigned,
             iommufd: false,
+            hidden: false,
         };
         Domain {
             virt_type: "kvm".to_owned(),

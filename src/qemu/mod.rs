@@ -11,6 +11,7 @@ mod machine;
 mod option;
 mod rewrite;
 mod slots;
+mod vfio;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use iommu::{FoundIommu, find_iommu};
 pub use rewrite::{Rewritten, rewrite};
+pub use vfio::{FoundVfio, find_vfio};
 
 /// What is to change on QEMU's command line. Plain data: it is part of the plan and of the state file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,78 @@
+//! Devices behind VFIO that stand on a command line already: libvirt neither sees them nor counts their memory.
+
+use std::ffi::OsStr;
+
+use super::iommu::devices;
+
+/// A device behind VFIO that was found on a command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundVfio {
+    /// What is passed through: the value of `host`, or the last part of `sysfsdev`'s path.
+    pub source: String,
+    /// The id of the guest's bus; none for the default bus, and for a device of another kind than PCI.
+    pub bus: Option<String>,
+    /// Slot and function on that bus; none where QEMU takes the next free slot.
+    pub address: Option<(u32, u32)>,
+    /// The guest sees a PCI device.
+    pub pci: bool,
+}
+
+/// Every device behind VFIO on a command line, in its order. `vfio-user-pci` is not among them: it pins nothing.
+pub fn find_vfio<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundVfio> {
+    let found = devices(arguments).filter_map(|(_, mut device)| {
+        let pci = match device.driver.as_str() {
+            "vfio-pci" | "vfio-pci-nohotplug" => true,
+            "vfio-ap" | "vfio-ccw" | "vfio-platform" => false,
+            _ => return None,
+        };
+        let host = device.properties.remove("host");
+        let path = device.properties.remove("sysfsdev");
+        let source = host.or_else(|| path?.trim_end_matches('/').rsplit('/').next().map(str::to_owned));
+        Some(FoundVfio {
+            source: source.unwrap_or_default(),
+            bus: device.properties.remove("bus"),
+            address: device.properties.get("addr").and_then(|text| slot_and_function(text)),
+            pci,
+        })
+    });
+    found.collect()
+}
+
+/// QEMU's `addr`: slot and function, hexadecimal (`set_pci_devfn`).
+fn slot_and_function(text: &str) -> Option<(u32, u32)> {
+    let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
+    let number = |text: &str| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+    Some((number(slot)?, number(function)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_and_both_sources() {
+        let found = find_vfio(&[
+            "-device",
+            "vfio-pci,host=02:00.0,multifunction=on",
+            "-device",
+            r#"{"driver":"vfio-pci","host":"0000:02:00.1","bus":"pci.3","addr":"0x0.1"}"#,
+            "-device",
+            "vfio-pci-nohotplug,sysfsdev=/sys/bus/mdev/devices/3a21c2ee-5ece-4225-baa4-9a11258f601e,addr=1f",
+            "-device",
+            "vfio-ccw,sysfsdev=/sys/bus/mdev/devices/a/",
+            "-device",
+            "vfio-user-pci",
+            "-name",
+            "vfio-pci,host=03:00.0",
+        ]);
+        let plain: Vec<_> =
+            found.iter().map(|vfio| (vfio.source.as_str(), vfio.bus.as_deref(), vfio.address, vfio.pci)).collect();
+        let expected = [
+            ("02:00.0", None, None, true),
+            ("0000:02:00.1", Some("pci.3"), Some((0, 1)), true),
+            ("3a21c2ee-5ece-4225-baa4-9a11258f601e", None, Some((0x1f, 0)), true),
+            ("a", None, None, false),
+        ];
+        assert_eq!(plain, expected);
+    }
+}
