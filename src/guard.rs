@@ -100,7 +100,7 @@ impl Watch {
     fn live(self) {
         detach(&[self.state.as_raw_fd(), self.daemon.as_raw_fd()]);
         if self.order.urgent {
-            process::hurry();
+            process::prefer_scheduling();
         }
         let kept = [Capability::CAP_SYS_RESOURCE, Capability::CAP_SYS_PTRACE];
         let end = match keep_only(&kept) {
@@ -134,7 +134,7 @@ impl Watch {
     }
 
     fn watch(&self) -> End {
-        let deadline = process::boot_clock() + state::MAX_AGE;
+        let deadline = process::boot_clock().as_secs() + state::MAX_AGE;
         let mut guest: Option<(Pid, OwnedFd)> = None;
         for look in 0u32.. {
             // An unlinked or replaced state file has no name left.
@@ -161,7 +161,7 @@ impl Watch {
                 None if process::has_ended(self.daemon.as_fd()) => return End::DaemonGone,
                 None => {}
             }
-            if process::boot_clock() > deadline {
+            if process::boot_clock().as_secs() > deadline {
                 return End::TooLate;
             }
             let watched = guest.as_ref().map_or(&self.daemon, |(_, pidfd)| pidfd);

@@ -1,8 +1,8 @@
 //! The emulator wrapper: what libvirt executes as `<emulator>` and what becomes QEMU, in the same process.
 //!
-//! Should: pass probes through untouched; give a guest exactly what the hook wrote down for it; wait until the guest may
-//! lock what it needs; leave descriptors, environment, signals, pid and `argv[0]` as they were.
-//! Mustn't: start a guest that the hook did not prepare; look at anything that a guest could have written.
+//! The wrapper passes probes through unchanged, applies the edits that the hook wrote for a guest, waits until the guest's
+//! locked-memory limit is high enough, and keeps descriptors, environment, signals, pid and `argv[0]`. It never starts a guest
+//! that the hook did not prepare, and reads no file that a guest could have written.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
@@ -18,34 +18,31 @@ use crate::note::{Code, Note};
 use crate::plan::wrapped_emulator;
 use crate::qemu::{self, Invocation};
 use crate::state::{State, store};
-use crate::sys::process;
+use crate::sys::{process, stderr};
 
 /// How long the wrapper waits for its limit. The guard needs a millisecond; a starved host was seen to need three seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 const INTERVAL: Duration = Duration::from_millis(1);
 
-/// The QEMU whose wrapper a program of this name is: `viommu-qemu-system-x86_64` stands for `qemu-system-x86_64`. Only the
-/// last component counts, and it names no directory.
-#[must_use]
-pub fn stands_for(argv0: &OsStr) -> Option<&str> {
-    Path::new(argv0).file_name().and_then(OsStr::to_str).and_then(wrapped_emulator)
-}
+/// How long a refused wrapper stays. libvirt shows the message of its child only if the child ended after libvirt had connected
+/// to the monitor's socket; before, it reports "failed to connect to monitor socket" and no more (libvirt 9.0).
+const STAY: Duration = Duration::from_secs(1);
 
-/// Becomes QEMU, where no guest's state says otherwise the one that `real` names. Comes back only to say why it could not.
+/// Becomes QEMU. Returns only where that failed: the exit status, after the reason was printed.
 #[must_use]
-pub fn run(argv0: &OsStr, real: &str, arguments: Vec<OsString>) -> Note {
-    match prepare(real, arguments) {
+pub fn run(argv0: &OsStr, arguments: Vec<OsString>) -> u8 {
+    let name = Path::new(argv0).file_name().and_then(OsStr::to_str);
+    let real = name.and_then(wrapped_emulator).unwrap_or_default();
+    let refusal = match prepare(real, arguments) {
         Ok((emulator, arguments)) => execute(&emulator, argv0, &arguments),
         Err(refusal) => refusal,
-    }
+    };
+    stderr::say(&refusal);
+    std::thread::sleep(STAY);
+    1
 }
 
-/// Stays for a moment after a refusal. libvirt shows what its child has said only if the child ended after libvirt had
-/// connected to the monitor's socket; before, it says "failed to connect to monitor socket" and no more (libvirt 9.0).
-pub fn linger() {
-    std::thread::sleep(Duration::from_secs(1));
-}
-
+/// The emulator to execute, and its arguments. `real` is the emulator of every invocation that is not a guest's.
 fn prepare(real: &str, arguments: Vec<OsString>) -> Result<(String, Vec<OsString>), Note> {
     match qemu::classify(&arguments) {
         Invocation::Other => {
@@ -80,22 +77,23 @@ fn unreproducible() -> Note {
 }
 
 fn wait_for_limit(limit: Limit) -> Result<(), Note> {
-    let mut waited = Duration::ZERO;
-    while process::own_lock_limit().hard < limit {
-        if waited >= PATIENCE {
-            let message = format!(
-                "the locked-memory limit is {} and was not raised to the {limit} that this guest needs within {} seconds: see the log \
-                 of viommu's guard (journalctl -t viommu)",
-                process::own_lock_limit().hard,
+    let timeout = |message| Note::error(Code::MemlockTimeout, message);
+    let deadline = process::boot_clock() + PATIENCE;
+    loop {
+        let own = process::own_lock_limit().hard;
+        if own >= limit {
+            break;
+        }
+        if process::boot_clock() >= deadline {
+            return Err(timeout(format!(
+                "the locked-memory limit is {own} and was not raised to the {limit} that this guest needs within {} seconds: see the \
+                 log of viommu's guard (journalctl -t viommu)",
                 PATIENCE.as_secs()
-            );
-            return Err(Note::error(Code::MemlockTimeout, message));
+            )));
         }
         std::thread::sleep(INTERVAL);
-        waited += INTERVAL;
     }
-    process::use_hard_lock_limit()
-        .map_err(|error| Note::error(Code::MemlockTimeout, format!("the locked-memory limit cannot be used: {error}")))
+    process::use_hard_lock_limit().map_err(|error| timeout(format!("the locked-memory limit cannot be used: {error}")))
 }
 
 fn execute(emulator: &str, argv0: &OsStr, arguments: &[OsString]) -> Note {
@@ -104,7 +102,7 @@ fn execute(emulator: &str, argv0: &OsStr, arguments: &[OsString]) -> Note {
         let message = format!("{emulator} is viommu itself: name the real QEMU under [emulators] in {}", config::PATH);
         return Note::error(Code::EmulatorMissing, message);
     }
-    // std's exec, because it gives QEMU the default SIGPIPE that `process::begin` has taken away.
+    // std's exec sets SIGPIPE, which Rust's start-up ignores, back to its default.
     #[expect(clippy::disallowed_methods, reason = "the wrapper becomes QEMU; nothing is spawned")]
     let error = Command::new(path).arg0(argv0).args(arguments).exec();
     Note::error(Code::EmulatorMissing, format!("the real QEMU cannot be executed: {emulator}: {error}"))

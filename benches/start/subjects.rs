@@ -98,7 +98,7 @@ impl Workshop {
             devices: vec![device.to_owned()],
             ..Edits::default()
         };
-        let state = State::new(uuid, boot_clock(), self.0.join("noop").display().to_string(), edits, None);
+        let state = State::new(uuid, boot_clock().as_secs(), self.0.join("noop").display().to_string(), edits, None);
         fs::write(Path::new(STATES).join(format!("{UUID}.json")), state.to_json()).unwrap();
     }
 

@@ -124,14 +124,14 @@ fn start(decided: &Decided<'_>, outcome: &mut Outcome) {
         // A leftover of an earlier life would keep its guard waiting.
         return outcome.effects.push(Effect::RemoveState(uuid));
     }
-    if limit.is_some_and(|limit| !process::may_raise_limits(limit)) {
+    if limit.is_some() && !process::may_raise_limits() {
         let message = "the guest needs a higher locked-memory limit, and the daemon may not raise it: give libvirtd \
                        CAP_SYS_RESOURCE and CAP_SYS_PTRACE, or set <memtune><hard_limit>";
         return refuse_or_log(decided, Note::error(Code::MemlockNoPrivilege, message), outcome);
     }
     let boot = if wrapper { decided.plan.qemu.clone() } else { Edits::default() };
     let incoming = recorded(&decided.domain, uuid).or_else(|| reproducible(decided).then(|| boot.clone()));
-    let mut state = State::new(uuid, process::boot_clock(), emulator(decided), boot, incoming);
+    let mut state = State::new(uuid, process::boot_clock().as_secs(), emulator(decided), boot, incoming);
     state.memlock = limit;
     outcome.effects.push(Effect::WriteState(Box::new(state)));
     if let Some(limit) = limit {

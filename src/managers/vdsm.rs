@@ -37,18 +37,6 @@ const FAILED: u8 = 1;
 /// Failed, and the machine must not start.
 const STOP: u8 = 2;
 
-impl Point {
-    /// The point of a directory's name.
-    #[must_use]
-    pub fn of(directory: &str) -> Option<Point> {
-        match directory {
-            "before_vm_start" => Some(Point::BeforeVmStart),
-            "before_vm_migrate_destination" => Some(Point::BeforeVmMigrateDestination),
-            _ => None,
-        }
-    }
-}
-
 /// Answers one call.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "vdsm says everything in environment variables")]

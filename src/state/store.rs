@@ -34,7 +34,7 @@ fn file(directory: &str, uuid: impl Display) -> PathBuf {
 /// `state-missing` where there is no file; `state-invalid` where the file cannot be read or trusted, or is not this guest's.
 pub fn state(uuid: Uuid) -> Result<State, Note> {
     match read(STATES, uuid) {
-        Ok(text) => State::parse(&text, uuid, process::boot_clock()),
+        Ok(text) => State::parse(&text, uuid, process::boot_clock().as_secs()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Note::error(
             Code::StateMissing,
             "the libvirt hook did not run for this guest: install /etc/libvirt/hooks/qemu and reload libvirtd (systemctl reload \

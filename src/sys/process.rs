@@ -1,12 +1,11 @@
 //! Processes: pidfds, limits, the boot clock, what a process executes.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::signal::{SigHandler, Signal, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, prlimit, setrlimit};
 
@@ -140,24 +139,27 @@ pub fn executable(pid: Pid) -> io::Result<FileId> {
     file_id(Path::new(&format!("/proc/{}/exe", pid.as_raw_nonzero())))
 }
 
-/// Seconds since the machine booted, suspended time included. No administrator and no NTP can set it back.
+/// Time since the machine booted, suspended time included. No administrator and no NTP can set it back.
 #[must_use]
-pub fn boot_clock() -> u64 {
+pub fn boot_clock() -> Duration {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-    now.map_or(0, |now| u64::try_from(now.tv_sec()).unwrap_or(0))
+    now.map_or(Duration::ZERO, Duration::from)
 }
 
-/// Whether this process can raise the limit of another user's process to `limit`. The capabilities alone do not tell: in a
-/// user namespace they are all there and count for nothing. So this process raises its own hard limit, which harms nobody.
+/// Whether this process can probably raise the limit of another user's process. The kernel wants CAP_SYS_RESOURCE and
+/// CAP_SYS_PTRACE in the initial user namespace; in another one a process has them all, and may raise nothing. A security
+/// module or a seccomp filter can still refuse.
 #[must_use]
-pub fn may_raise_limits(limit: Limit) -> bool {
+pub fn may_raise_limits() -> bool {
     let has = |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(false);
-    let own = own_lock_limit();
-    let one_more = Limit::of_kernel(own.hard.for_kernel().and_then(|bytes| bytes.checked_add(1)));
-    let higher = LockLimit { hard: limit.max(one_more), ..own };
-    has(caps::Capability::CAP_SYS_RESOURCE)
-        && has(caps::Capability::CAP_SYS_PTRACE)
-        && setrlimit(Resource::Memlock, higher.into()).is_ok()
+    has(caps::Capability::CAP_SYS_RESOURCE) && has(caps::Capability::CAP_SYS_PTRACE) && in_initial_user_namespace()
+}
+
+/// The kernel gives the initial user namespace a fixed inode (`PROC_USER_INIT_INO`, include/linux/proc_ns.h, since Linux
+/// 3.8). A namespace with an identical `uid_map` has another one.
+fn in_initial_user_namespace() -> bool {
+    const PROC_USER_INIT_INO: u64 = 0xEFFF_FFFD;
+    file_id(Path::new("/proc/self/ns/user")).is_ok_and(|file| file.inode == PROC_USER_INIT_INO)
 }
 
 /// The parent of a process.
@@ -193,30 +195,8 @@ pub fn arguments(pid: Pid) -> Vec<std::ffi::OsString> {
     line.unwrap_or_default().split('\0').skip(1).map(Into::into).collect()
 }
 
-/// What Rust's own `main` would have done before ours, as far as it is needed.
-///
-/// Descriptors 0 to 2 are open afterwards: a closed one would be given to the next file that is opened, and be printed into.
-/// Whoever writes to a reader that went away gets an error (EPIPE), and no signal that ends him: libvirt would take a killed
-/// hook for a refusal. Aborts where there is no `/dev/null`, as Rust does.
-pub fn begin() {
-    for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
-        if rustix::io::fcntl_getfd(stream).is_ok() {
-            continue;
-        }
-        // The lowest free number is this one.
-        match super::fs::open_for_update(Path::new("/dev/null")) {
-            Ok(file) => drop(file.into_raw_fd()),
-            Err(_) => std::process::abort(),
-        }
-    }
-    // SAFETY: no handler is set that could run at a wrong time, and no other thread is there yet.
-    #[expect(unsafe_code, reason = "signal(2) has no safe form, as with a handler it would not be")]
-    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) };
-}
-
-/// Asks for the processor ahead of everybody else: a real-time slice, else the best nice value. Whoever is refused goes on
-/// at his usual pace.
-pub fn hurry() {
+/// Switches this process to SCHED_RR, or to nice -20 where that is not permitted. Failure is ignored.
+pub fn prefer_scheduling() {
     let parameter = nix::libc::sched_param { sched_priority: 1 };
     // SAFETY: pid 0 is this process, and the parameter lives until the call returns.
     #[expect(unsafe_code, reason = "neither nix nor rustix has sched_setscheduler")]

@@ -197,7 +197,7 @@ impl Host {
     /// Who is not root becomes it in a namespace, where its files are root's.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("unshare");
-        if viommu::sys::process::may_raise_limits(viommu::limit::Limit::Bytes(1)) {
+        if viommu::sys::process::may_raise_limits() {
             command = Command::new(VIOMMU);
         } else {
             command.args(["--map-root-user", VIOMMU]);

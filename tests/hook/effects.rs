@@ -75,7 +75,7 @@ fn a_start_leaves_a_state_and_an_end_takes_it_away() {
     };
     assert_eq!((mode(Path::new("/run/viommu")), mode(&state_file())), ((0, 0o755), (0, 0o644)));
     let text = fs::read_to_string(state_file()).unwrap();
-    let state = State::parse(&text, UUID.parse().unwrap(), process::boot_clock()).unwrap();
+    let state = State::parse(&text, UUID.parse().unwrap(), process::boot_clock().as_secs()).unwrap();
     assert_eq!(state.emulator, "/usr/bin/qemu-system-x86_64");
     assert_eq!(state.boot.devices, ["virtio-iommu,id=ua-viommu0,bus=pcie.0"]);
     assert_eq!((state.incoming, state.memlock), (Some(state.boot), None));
@@ -129,7 +129,8 @@ fn a_place_that_is_not_roots_is_not_written_to() {
         assert!(fs::read_dir("/run/elsewhere").unwrap().next().is_none());
 
         // A guest that did not ask starts as it would without us.
-        let state = State::new(UUID.parse().unwrap(), process::boot_clock(), String::new(), Edits::default(), None);
+        let state =
+            State::new(UUID.parse().unwrap(), process::boot_clock().as_secs(), String::new(), Edits::default(), None);
         let written = |asks| {
             let effects = vec![Effect::WriteState(Box::new(state.clone()))];
             let mut outcome = Outcome { effects, asks, ..Outcome::default() };
@@ -174,10 +175,16 @@ const CHANGES: [&str; 26] = [
 
 /// The calls of a program that change something, by strace.
 fn changes(arguments: &[&str], xml: &str) -> Vec<String> {
+    changes_by(Command::new("strace"), arguments, xml)
+}
+
+/// A program that runs another one as root of a user namespace of its own: with every capability, and none that counts.
+const NAMESPACE: [&str; 2] = ["unshare", "--map-root-user"];
+
+fn changes_by(mut strace: Command, arguments: &[&str], xml: &str) -> Vec<String> {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hook.trace");
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o"]).arg(&file).arg(VIOMMU).args(arguments);
-    feed(&mut command, xml.as_bytes());
+    strace.args(["-f", "-qq", "-o"]).arg(&file).arg(VIOMMU).args(arguments);
+    feed(&mut strace, xml.as_bytes());
     let trace = fs::read_to_string(&file).unwrap();
     fs::remove_file(&file).unwrap();
     assert!(trace.contains("execve("), "{trace}");
@@ -192,6 +199,35 @@ fn changes(arguments: &[&str], xml: &str) -> Vec<String> {
             || name == "prlimit64" && !call.contains(", NULL, ")
     });
     changes.map(str::to_owned).collect()
+}
+
+/// A dry run tells from capabilities and namespace whether the daemon could raise a limit. Setting one to find out would be a
+/// change.
+#[test]
+fn a_dry_run_sets_no_limit() {
+    if !sandbox::inside("effects::a_dry_run_sets_no_limit") {
+        return;
+    }
+    let guests = guests();
+    let two_devices = guests.asks.replace("/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
+    let arguments = ["hook", "--dry-run", NAME, "start", "begin"];
+    let ran = run(NAMESPACE[0], &[&NAMESPACE[1..], &[VIOMMU], &arguments].concat(), two_devices.as_bytes());
+    assert!(ran.status == 1 && ran.stderr.contains("[memlock-no-privilege]"), "{ran:?}");
+    let ran = run(VIOMMU, &arguments, two_devices.as_bytes());
+    if process::may_raise_limits() {
+        assert!(ran.status == 0 && ran.stdout.contains("would raise the locked-memory limit"), "{ran:?}");
+    } else {
+        assert!(ran.status == 1 && ran.stderr.contains("[memlock-no-privilege]"), "{ran:?}");
+    }
+    if Command::new("strace").arg("-V").output().is_err() {
+        assert!(std::env::var_os("VIOMMU_REQUIRE_STRACE").is_none(), "strace is not installed");
+        println!("SKIPPED: strace is not installed");
+        return;
+    }
+    assert_eq!(changes(&arguments, &two_devices), [""; 0]);
+    let mut strace = Command::new(NAMESPACE[0]);
+    strace.args([NAMESPACE[1], "strace"]);
+    assert_eq!(changes_by(strace, &arguments, &two_devices), [""; 0], "in a namespace");
 }
 
 #[test]
@@ -267,7 +303,7 @@ fn the_guard_comes_and_goes() {
     }
     let guests = guests();
     let two_devices = guests.asks.replace("/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
-    if !process::may_raise_limits(viommu::limit::Limit::Bytes(18_253_611_008)) {
+    if !process::may_raise_limits() {
         // A guard that could do nothing is not started; the nested lab shows one that can.
         let refused = hook(START, &two_devices);
         assert_event("start", &refused, Some("memlock-no-privilege"));

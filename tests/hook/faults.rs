@@ -52,7 +52,7 @@ fn injected(fault: &str, event: [&str; 3], xml: &str) -> Output {
 /// The guest's state, if there is one: never a part of it.
 fn state() -> Option<State> {
     let text = fs::read_to_string(STATE).ok()?;
-    Some(State::parse(&text, UUID.parse().unwrap(), process::boot_clock()).unwrap())
+    Some(State::parse(&text, UUID.parse().unwrap(), process::boot_clock().as_secs()).unwrap())
 }
 
 /// Every call that the hook makes of its own accord, and what can become of it on a host in distress.
