@@ -2,7 +2,7 @@
 //!
 //! One direction of data: bytes → facts → plan → bytes. The core (`xml`, `domain`, `request`, `plan`, `capability`,
 //! `rewrite`, `qemu`, `state`, `explain`) does no I/O and reads no clock or environment; `hook`, `wrapper`, `managers`,
-//! `guard`, `host::probe`, `doctor::gather`, `sys` and `cli` are the thin shell around it. Every route and every verb runs
+//! `guard`, `host::probe`, `doctor`, `sys` and `cli` are the thin shell around it. Every route and every verb runs
 //! the one decision function, [`plan::plan`].
 
 pub mod capability;

@@ -1,6 +1,7 @@
 //! Words for people: tenant-given strings made harmless, byte counts made readable.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 /// A string that cannot command a terminal or break a log line: control characters (and the Unicode characters that turn
 /// the direction of text) become `\u{…}`.
@@ -35,6 +36,16 @@ fn escaped(text: &str, harmful: impl Fn(char) -> bool, escape: impl Fn(char) -> 
     Cow::Owned(escaped)
 }
 
+/// A domain as a word of a shell command: its name if that needs no quotes, else its UUID.
+#[must_use]
+pub fn shell_name(name: &str, uuid: Option<impl Display>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !name.is_empty() && !name.starts_with('-') && name.chars().all(plain) {
+        return name.to_owned();
+    }
+    uuid.map_or_else(|| "DOMAIN".to_owned(), |uuid| uuid.to_string())
+}
+
 /// Bytes as people say them: `9 GiB`, `1.4 GiB`, `384 MiB`.
 #[must_use]
 pub fn bytes(bytes: u64) -> String {
@@ -62,6 +73,16 @@ mod tests {
             printable_json("{\n  \"ä\": \"\u{9b}\u{7f}\u{2066}\"\n}"),
             "{\n  \"ä\": \"\\u009b\\u007f\\u2066\"\n}"
         );
+    }
+
+    #[test]
+    fn a_name_in_a_command_cannot_be_a_command() {
+        let uuid = "3a21c2ee-5ece-4225-baa4-9a11258f601e";
+        assert_eq!(shell_name("web-1.example_2", Some(uuid)), "web-1.example_2");
+        for name in ["", "-rf", "a b", "a;b", "$(id)", "`id`", "a'b", "a\"b", "a\nb", "a*", "\u{e4}"] {
+            assert_eq!(shell_name(name, Some(uuid)), uuid, "{name}");
+        }
+        assert_eq!(shell_name("a;b", None::<&str>), "DOMAIN");
     }
 
     #[test]

@@ -94,6 +94,49 @@ fn names_cannot_command_a_terminal() {
     }
 }
 
+/// The QEMUs are those that guests use, with their version; on a host without systemd a remedy does not call it.
+#[test]
+fn facts_and_remedies_are_those_of_this_host() {
+    let host = Host::healthy("qemus");
+    host.file(
+        "var/cache/libvirt/qemu/capabilities/2.xml",
+        "<qemuCaps>\n  <emulator>/usr/bin/qemu-system-aarch64</emulator>\n  <selfvers>11003000</selfvers>\n  \
+         <version>10000003</version>\n  <arch>aarch64</arch>\n",
+    );
+    let qemus = || {
+        let (report, _) = host.report();
+        let named = report["checks"].as_array().unwrap().iter().filter(|check| check["name"] == "QEMU").cloned();
+        named.map(|check| check["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(qemus(), ["/usr/bin/qemu-system-x86_64: QEMU 10.0.2"]);
+    host.define("arm", "qemu-system-aarch64", "");
+    assert_eq!(qemus(), ["/usr/bin/qemu-system-aarch64: QEMU 10.0.3", "/usr/bin/qemu-system-x86_64: QEMU 10.0.2"]);
+
+    let host = Host::healthy("no-systemd");
+    host.remove("run/viommu");
+    host.daemon_started(host::now() - 3600);
+    let remedy = || host.report().0["checks"][0]["remedy"].as_str().unwrap().to_owned();
+    assert!(remedy().starts_with("kill -HUP "), "{}", remedy());
+    host.directory("run/systemd/system");
+    assert!(remedy().starts_with("systemctl reload libvirtd"), "{}", remedy());
+}
+
+/// A user who cannot read /etc/libvirt/qemu is not told that there are no guests.
+#[test]
+fn an_ordinary_user_is_told_what_was_not_read() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can become another user");
+        return;
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", program::VIOMMU, "doctor", "--format", "json"]);
+    let ran = feed(&mut command, b"");
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let state = |name: &str| checks.iter().find(|check| check["name"] == name).map(|check| check["state"].clone());
+    assert_eq!((state("guests"), state("user")), (Some("unknown".into()), Some("unknown".into())), "{report:#}");
+}
+
 /// An image of a host has no processes, and a directory that is no host has nothing: nothing is known, and nothing fails.
 #[test]
 fn an_image_is_examined_as_far_as_it_goes() {

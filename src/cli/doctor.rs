@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     if let Some(root) = &arguments.root {
         enter(root).map_err(|error| Failure::Usage(format!("cannot enter {}: {error}", root.display())))?;
     }
-    let checks = doctor::examine(&doctor::gather());
+    let checks = doctor::examine(arguments.root.is_some());
     let count = |state| checks.iter().filter(|check| check.state == state).count();
     let report = Report { broken: count(State::Broken), warnings: count(State::Warning), checks: &checks };
     match arguments.format {

@@ -1,71 +1,97 @@
-//! What may keep viommu from its work: AppArmor, SELinux, capabilities, and limits that are not what they seem.
+//! AppArmor and SELinux: whether their rules allow the hook and the wrapper.
 
-use crate::limit::Limit;
+use std::path::Path;
+
 use crate::note::Code;
-use crate::plan::{self, Route};
+use crate::state::store;
+use crate::sys::fs;
 
-use super::facts::{AppArmor, Facts, HookFile, Program};
-use super::{Check, guests};
+use super::install::{BINARY, HookFile, Program};
+use super::{Check, Known, text};
 
-/// Kernel numbers of the capabilities that raising a limit needs (linux/capability.h).
-const NEEDED: [(&str, u32); 2] = [("CAP_SYS_RESOURCE", 24), ("CAP_SYS_PTRACE", 19)];
-/// What libvirt's own units set.
-const STOCK_LIMIT: Limit = Limit::Bytes(64 << 20);
-/// Where libvirtd's own AppArmor profile lets it execute programs, and hooks.
+/// Directories from which libvirtd's own AppArmor profile allows it to execute hooks.
 const EXECUTABLE: [&str; 5] = ["/usr/bin/", "/bin/", "/usr/sbin/", "/sbin/", "/etc/libvirt/hooks/"];
 
-/// Whether guests are, or can be, started through the wrapper.
-fn wraps(facts: &Facts) -> bool {
-    !facts.wrappers.is_empty() || guests::domains(facts).any(|domain| plan::route(domain) == Route::Wrapper)
+/// Whether a guest is, or can be, started through the wrapper.
+fn wraps(known: &Known) -> bool {
+    !known.wrappers.is_empty() || known.wrapped()
+}
+
+/// What `security_driver` in libvirt's qemu.conf sets: `"none"`, or a list of names.
+fn security_driver(conf: &str) -> Option<&str> {
+    let value = conf.lines().find_map(|line| line.trim().strip_prefix("security_driver"))?;
+    value.trim().strip_prefix('=').map(str::trim)
 }
 
 /// Whether libvirt's configuration leaves a security driver in use.
-fn in_use(facts: &Facts, driver: &str) -> bool {
-    facts.security_driver.as_ref().is_none_or(|setting| setting.contains(driver))
+fn in_use(driver: &str) -> bool {
+    security_driver(&text("/etc/libvirt/qemu.conf")).is_none_or(|setting| setting.contains(driver))
 }
 
-fn hooks_of_ours(facts: &Facts) -> impl Iterator<Item = &HookFile> {
-    facts.hooks.iter().filter(|hook| hook.program == Program::Viommu)
+fn hooks_of_viommu(known: &Known) -> impl Iterator<Item = &HookFile> {
+    known.hooks.iter().filter(|hook| hook.program == Program::Viommu)
 }
 
-pub(super) fn apparmor(facts: &Facts) -> Option<Check> {
+/// AppArmor's rules for guests.
+#[derive(Debug)]
+struct AppArmor {
+    /// `abstractions/libvirt-qemu`, which every guest's profile includes.
+    abstraction: String,
+    /// The files in `abstractions/libvirt-qemu.d`.
+    directory: String,
+    /// `local/abstractions/libvirt-qemu`.
+    local: String,
+}
+
+impl AppArmor {
+    /// `None` where libvirt has no profiles.
+    fn read() -> Option<AppArmor> {
+        let file = |name: &str| fs::head(&Path::new("/etc/apparmor.d").join(name), 1 << 20);
+        let additions = fs::names(&Path::new("/etc/apparmor.d").join(DIRECTORY));
+        let additions = additions.iter().filter_map(|name| file(&format!("{DIRECTORY}/{name}")));
+        Some(AppArmor {
+            directory: additions.collect::<Vec<_>>().join("\n"),
+            local: file(LOCAL).unwrap_or_default(),
+            abstraction: file("abstractions/libvirt-qemu")?,
+        })
+    }
+}
+
+/// `None` where the kernel does not use AppArmor.
+pub(super) fn apparmor(known: &Known) -> Option<Check> {
     const NAME: &str = "apparmor";
-    let apparmor = facts.apparmor.as_ref()?;
-    let daemon = facts.daemon.as_ref().and_then(|daemon| daemon.confinement.as_deref());
+    text("/sys/module/apparmor/parameters/enabled").starts_with('Y').then_some(())?;
+    let daemon = known.daemon.as_ref().and_then(|daemon| daemon.confinement.as_deref());
     // libvirt confines guests where it is confined itself (AppArmorSecurityManagerProbe).
     let unconfined = daemon.is_some_and(|profile| profile.starts_with("unconfined"));
-    let Some(abstraction) = apparmor.abstraction.as_ref().filter(|_| !unconfined) else {
+    let Some(rules) = AppArmor::read().filter(|_| !unconfined) else {
         return Some(Check::ok(NAME, "does not confine libvirt"));
     };
-    let far = hooks_of_ours(facts).find_map(|hook| {
+    let forbidden = hooks_of_viommu(known).find_map(|hook| {
         let target = hook.target.as_deref()?;
         (!EXECUTABLE.iter().any(|directory| target.starts_with(directory))).then_some(target)
     });
-    if let Some(target) = far {
-        let message = format!("libvirt's profile does not allow the hook to be {target}");
-        return Some(Check::broken(NAME, Code::Confined, message, "install it as /usr/bin/viommu"));
+    if let Some(target) = forbidden {
+        let message = format!("libvirt's profile does not allow it to execute the hook {target}");
+        let remedy = format!("install it as {BINARY}");
+        return Some(Check::broken(NAME, Code::Confined, message, remedy).concerning(known.asked()));
     }
-    if !wraps(facts) || !in_use(facts, "apparmor") {
-        return Some(Check::ok(NAME, "needs no rule: guests are not confined, or use no wrapper"));
+    if !wraps(known) || !in_use("apparmor") {
+        return Some(Check::ok(NAME, "needs no rule: guests are not confined, or none uses the wrapper"));
     }
-    let missing = apparmor.missing(abstraction);
+    let missing = rules.missing();
     if missing.is_empty() {
-        return Some(Check::ok(NAME, "the rules for the wrapper are there"));
+        return Some(Check::ok(NAME, "the rules for the wrapper are in place"));
     }
-    let message = format!("the wrapper is refused: guests' profiles lack {}", missing.join(" and "));
-    Some(Check::broken(NAME, Code::Confined, message, format!("add it to {}", place(abstraction))))
+    let message = format!("the profiles of guests forbid the wrapper: they lack {}", missing.join(" and "));
+    let remedy = format!("add it to {}", rules.place());
+    Some(Check::broken(NAME, Code::Confined, message, remedy).concerning(known.wrapped()))
 }
 
 const DIRECTORY: &str = "abstractions/libvirt-qemu.d";
 const LOCAL: &str = "local/abstractions/libvirt-qemu";
-/// The file of the packages, which they include from the local file where libvirt does not look into the directory.
+/// The file of viommu's packages, which they include from the local file where libvirt does not include the directory.
 const OWN: &str = "abstractions/libvirt-qemu.d/viommu";
-
-/// Where additions belong: libvirt has included a directory since 9.6, Debian a local file before.
-fn place(abstraction: &str) -> String {
-    let file = if includes(abstraction, DIRECTORY) { "abstractions/libvirt-qemu.d/viommu" } else { LOCAL };
-    format!("/etc/apparmor.d/{file}")
-}
 
 fn includes(abstraction: &str, what: &str) -> bool {
     // `#include` is no comment, and `<path>` may be followed by anything.
@@ -76,8 +102,15 @@ fn includes(abstraction: &str, what: &str) -> bool {
 }
 
 impl AppArmor {
-    /// The rules that the wrapper needs and that are not there.
-    fn missing(&self, abstraction: &str) -> Vec<&'static str> {
+    /// The file for additions: libvirt has included a directory since 9.6, Debian a local file before.
+    fn place(&self) -> String {
+        let file = if includes(&self.abstraction, DIRECTORY) { OWN } else { LOCAL };
+        format!("/etc/apparmor.d/{file}")
+    }
+
+    /// The missing rules of those that the wrapper needs.
+    fn missing(&self) -> Vec<&'static str> {
+        let abstraction = self.abstraction.as_str();
         let mut texts = vec![abstraction];
         let local = includes(abstraction, LOCAL).then_some(self.local.as_str());
         let directory = includes(abstraction, DIRECTORY) || local.is_some_and(|local| includes(local, OWN));
@@ -102,93 +135,48 @@ impl AppArmor {
     }
 }
 
-pub(super) fn selinux(facts: &Facts) -> Option<Check> {
+/// `None` where the kernel does not use SELinux.
+pub(super) fn selinux(known: &Known) -> Option<Check> {
     const NAME: &str = "selinux";
-    let selinux = facts.selinux.as_ref()?;
-    if !selinux.enforcing || !in_use(facts, "selinux") {
-        return Some(Check::ok(NAME, "does not enforce anything on guests"));
+    let enforce = fs::head(Path::new("/sys/fs/selinux/enforce"), 8)?;
+    if !enforce.starts_with('1') || !in_use("selinux") {
+        return Some(Check::ok(NAME, "does not confine guests"));
     }
-    let broken = |message: String, remedy: &str| Some(Check::broken(NAME, Code::Confined, message, remedy));
-    // The daemon may not execute what carries the label of its configuration, and then no guest of the host starts.
+    let broken = |message: String, remedy: &str| Check::broken(NAME, Code::Confined, message, remedy);
+    // The daemon may not execute a file with the label of its configuration, and then no guest of the host starts.
     let configured =
         |hook: &&HookFile| !hook.link && kind(hook.label.as_deref()).is_some_and(|kind| kind.ends_with("etc_rw_t"));
-    if let Some(hook) = hooks_of_ours(facts).find(configured) {
-        return broken(
-            format!("the label of {} keeps every guest from starting", hook.path),
-            "make it a link to /usr/bin/viommu",
-        );
+    if let Some(hook) = hooks_of_viommu(known).find(configured) {
+        let message = format!("the label of {} prevents every guest from starting", hook.path);
+        return Some(broken(message, "chcon -t qemu_exec_t on it, or make it a link to /usr/bin/viommu"));
     }
     let relabel = "install viommu's policy module, then restorecon -RFi /usr/bin/viommu /run/viommu /var/lib/viommu";
-    if !wraps(facts) {
+    if !wraps(known) {
         return Some(Check::ok(NAME, "needs no label: there is no wrapper"));
     }
-    match kind(selinux.binary.as_deref()) {
+    let label = |path: &str| fs::label(Path::new(path));
+    match kind(label(BINARY).as_deref()) {
         None => {
             return Some(Check::unknown(NAME, "the label of /usr/bin/viommu is not known", "ls -Z /usr/bin/viommu"));
         }
         Some("qemu_exec_t") => {}
         Some(other) => {
-            let message = format!("the wrapper is refused: /usr/bin/viommu is {other}, and must be qemu_exec_t");
-            return broken(message, relabel);
+            let message = format!("the wrapper may not run: /usr/bin/viommu has type {other} instead of qemu_exec_t");
+            return Some(broken(message, relabel).concerning(known.wrapped()));
         }
     }
     let unreadable =
         |kind: &&str| matches!(*kind, "var_run_t" | "virt_runtime_t" | "virt_var_run_t" | "virtqemud_var_run_t");
-    if let Some(other) = kind(selinux.state.as_deref()).filter(unreadable) {
-        return broken(format!("guests may not read /run/viommu, which is {other}"), relabel);
+    if let Some(other) = kind(label(store::STATES).as_deref()).filter(unreadable) {
+        let message = format!("guests may not read /run/viommu, which has type {other}");
+        return Some(broken(message, relabel).concerning(known.wrapped()));
     }
-    Some(Check::ok(NAME, "the labels for the wrapper are there"))
+    Some(Check::ok(NAME, "the labels for the wrapper are in place"))
 }
 
 /// The type in a context `USER:ROLE:TYPE:LEVEL`.
 fn kind(context: Option<&str>) -> Option<&str> {
     context?.split(':').nth(2)
-}
-
-/// Whether the daemon, and so its hook, may raise limits.
-pub(super) fn privileges(facts: &Facts) -> Check {
-    const NAME: &str = "privileges";
-    let Some(daemon) = &facts.daemon else { return Check::ok(NAME, "no daemon runs") };
-    let broken = |message: String| {
-        let remedy = format!(
-            "add what it lacks to {}'s unit or container, or set <memtune><hard_limit> for each guest",
-            daemon.name
-        );
-        Check::broken(NAME, Code::MemlockNoPrivilege, message, remedy)
-    };
-    let Some(capabilities) = daemon.capabilities else {
-        return Check::unknown(NAME, format!("the capabilities of {} are not known", daemon.name), "run as root");
-    };
-    let lacks = NEEDED.iter().filter(|(_, bit)| capabilities >> bit & 1 == 0).map(|(name, _)| *name);
-    let lacks: Vec<_> = lacks.collect();
-    if !lacks.is_empty() {
-        return broken(format!("{} may not raise limits: it has no {}", daemon.name, lacks.join(" and no ")));
-    }
-    if daemon.user_namespace {
-        return broken(format!("{} runs in a user namespace, where its capabilities raise no limit", daemon.name));
-    }
-    Check::ok(NAME, format!("{} may raise limits", daemon.name))
-}
-
-/// The daemon's own limit: what guests without VFIO devices inherit, and nobody else. libvirt sets another one for each guest
-/// with VFIO devices (`qemuDomainGetMemLockLimitBytes`), so whoever raised this one for them did not get what he wanted.
-pub(super) fn limit(facts: &Facts) -> Check {
-    const NAME: &str = "memlock";
-    let limit = facts.daemon.as_ref().and_then(|daemon| Some((daemon.name, daemon.limit?)));
-    let Some((name, limit)) = limit else { return Check::ok(NAME, "no daemon runs whose limit guests could inherit") };
-    if limit <= STOCK_LIMIT {
-        return Check::ok(NAME, format!("guests without passed-through devices inherit {limit} from {name}"));
-    }
-    let message = format!(
-        "{name} runs with LimitMEMLOCK of its own ({limit}): guests without passed-through devices inherit it, those with \
-         them do not"
-    );
-    Check::warning(
-        NAME,
-        Code::DaemonMemlock,
-        message,
-        "take it out of the unit; use <memtune><hard_limit> where it is meant",
-    )
 }
 
 #[cfg(test)]
@@ -202,16 +190,16 @@ mod tests {
     // As hooks/attach writes it.
     const INCLUDED: &str = "include if exists <abstractions/libvirt-qemu.d/viommu>\n";
 
-    fn missing(abstraction: &str, directory: &str, local: &str) -> usize {
-        let files = AppArmor { abstraction: None, directory: directory.to_owned(), local: local.to_owned() };
-        files.missing(abstraction).len()
+    fn rules(abstraction: &str, directory: &str, local: &str) -> AppArmor {
+        let [abstraction, directory, local] = [abstraction, directory, local].map(str::to_owned);
+        AppArmor { abstraction, directory, local }
     }
 
     #[test]
     fn rules_count_where_they_are_included() {
         // The abstractions of Debian 13 and Debian 12 end like this.
-        assert_eq!(place(NEW), "/etc/apparmor.d/abstractions/libvirt-qemu.d/viommu");
-        assert_eq!(place(OLD), "/etc/apparmor.d/local/abstractions/libvirt-qemu");
+        assert_eq!(rules(NEW, "", "").place(), "/etc/apparmor.d/abstractions/libvirt-qemu.d/viommu");
+        assert_eq!(rules(OLD, "", "").place(), "/etc/apparmor.d/local/abstractions/libvirt-qemu");
         for (abstraction, directory, local, lacks) in [
             (NEW, RULES, "", 0),
             (NEW, "", RULES, 0),
@@ -222,20 +210,31 @@ mod tests {
             (OLD, "", INCLUDED, 2),
             (RULES, "", "", 0),
         ] {
-            assert_eq!(missing(abstraction, directory, local), lacks, "{abstraction} {directory} {local}");
+            assert_eq!(
+                rules(abstraction, directory, local).missing().len(),
+                lacks,
+                "{abstraction} {directory} {local}"
+            );
         }
     }
 
     #[test]
     fn rules_are_read_as_the_parser_reads_them() {
-        for (rules, lacks) in [
+        for (text, lacks) in [
             ("/usr/bin/viommu rmix,\n/run/viommu/*.json r,\n", 0),
             ("  owner \"/usr/bin/viommu\" rmix,\n  /{,var/}run/viommu/** r,\n", 0),
             ("# /usr/bin/viommu rmix,\n/run/viommu/*.json r,\n", 1),
             ("/usr/bin/viommu r,\n/run/viommu/*.json r,\n", 1),
             ("/usr/bin/viommu rmix,\n", 1),
         ] {
-            assert_eq!(missing(rules, "", ""), lacks, "{rules}");
+            assert_eq!(rules(text, "", "").missing().len(), lacks, "{text}");
         }
+    }
+
+    #[test]
+    fn reads_libvirts_setting() {
+        let conf = "# security_driver = \"selinux\"\n#security_driver = [ \"selinux\", \"apparmor\" ]\n";
+        assert_eq!(security_driver(conf), None);
+        assert_eq!(security_driver("security_driver = \"none\"\n"), Some("\"none\""));
     }
 }

@@ -1,96 +1,214 @@
-//! Guests: whether those that are defined would start, and whether those that run have what they ask for.
+//! Guests: whether the defined ones would start, and whether the running ones have what they ask for.
+
+use std::path::Path;
 
 use crate::config::Config;
 use crate::decide::plan_for;
-use crate::domain::Domain;
-use crate::note::{Code, Level, Note};
-use crate::plan::Plan;
+use crate::domain::{Domain, Uuid};
+use crate::host::{Host, libvirt};
+use crate::limit::Limit;
+use crate::note::{Code, Note};
+use crate::plan::{Plan, Route};
+use crate::qemu;
 use crate::request::{Request, Wishes};
+use crate::sys::{fs, process};
+use crate::text::shell_name;
+use crate::xml;
 
-use super::facts::{Facts, Guest};
-use super::{Check, State};
+use super::{Check, Known, State};
 
 const NAME: &str = "guest";
+const RUNNING: &str = "/run/libvirt/qemu";
+const DEFINED: &str = "/etc/libvirt/qemu";
 
-/// Every domain that can be read.
-pub(super) fn domains(facts: &Facts) -> impl Iterator<Item = &Domain> {
-    facts.guests.iter().filter_map(|guest| guest.domain.as_ref().ok())
+/// A defined or running guest.
+#[derive(Debug)]
+pub(super) struct Guest {
+    /// The file that describes it.
+    file: String,
+    domain: Result<(Domain, Plan), Note>,
+    /// Its process, if it runs.
+    running: Option<Running>,
 }
 
-/// How to speak of a guest.
-pub(super) fn name(guest: &Guest) -> &str {
-    guest.domain.as_ref().map_or(guest.file.as_str(), |domain| domain.name.as_str())
+/// The process of a guest.
+#[derive(Debug)]
+struct Running {
+    /// When it was started, seconds since the epoch.
+    started: Option<u64>,
+    /// Its soft locked-memory limit.
+    limit: Option<Limit>,
+    /// Whether QEMU's command line has a vIOMMU.
+    viommu: Option<bool>,
 }
 
-fn decide(facts: &Facts, domain: &Domain) -> Plan {
-    let default = Config::default();
-    let request = Request::of(domain, &Wishes::default(), facts.config.as_ref().unwrap_or(&default));
-    plan_for(domain, request, &facts.host)
+/// Running guests by libvirt's status files, and defined ones.
+pub(super) fn read(config: &Config, host: &Host) -> Vec<Guest> {
+    let decide = |domain: Domain| {
+        let plan = plan_for(&domain, Request::of(&domain, &Wishes::default(), config), host);
+        (domain, plan)
+    };
+    let running = xml_files(RUNNING).filter_map(|(file, stem, text)| {
+        let domain = live(&text);
+        let name = domain.as_ref().map_or(stem.as_str(), |domain| domain.name.as_str());
+        let running = Some(Running::read(name)?);
+        Some(Guest { file, domain: domain.map(decide), running })
+    });
+    let defined = xml_files(DEFINED).map(|(file, _, text)| {
+        let domain = xml::parse(text.as_bytes()).and_then(|document| Domain::read(&document));
+        Guest { file, domain: domain.map(decide), running: None }
+    });
+    running.chain(defined).collect()
 }
 
-/// Whether a guest runs without the vIOMMU that it asks for.
-pub(super) fn lacks_viommu(facts: &Facts, guest: &Guest) -> bool {
-    let plan = guest.domain.as_ref().ok().map(|domain| decide(facts, domain));
-    plan.is_some_and(|plan| unmet(guest, &plan).is_some())
+/// The XML files of a directory: path, name without the extension, text.
+fn xml_files(directory: &'static str) -> impl Iterator<Item = (String, String, String)> {
+    fs::names(Path::new(directory)).into_iter().filter_map(move |name| {
+        let stem = name.strip_suffix(".xml")?.to_owned();
+        let file = format!("{directory}/{name}");
+        let text = fs::head(Path::new(&file), xml::MAX_BYTES)?;
+        Some((file, stem, text))
+    })
 }
 
-/// Why a running guest does not have the vIOMMU that it asks for.
-fn unmet(guest: &Guest, plan: &Plan) -> Option<String> {
-    let running = guest.running.as_ref()?;
-    if let Some(refusal) = plan.refusal() {
-        return Some(refusal.message.clone());
+/// The domain in a status file of libvirt.
+fn live(status: &str) -> Result<Domain, Note> {
+    let document = xml::parse(status.as_bytes())?;
+    let domain = document.root().child("domain");
+    let domain = domain.ok_or_else(|| Note::error(Code::XmlNotADomain, "the status file has no <domain>"))?;
+    Domain::read(&xml::parse(domain.source().as_bytes())?)
+}
+
+impl Running {
+    /// The process that holds the lock of the guest's pidfile.
+    fn read(name: &str) -> Option<Running> {
+        let (pid, _pinned) = libvirt::pinned(&libvirt::pidfile(name))?;
+        let arguments = process::arguments(pid);
+        Some(Running {
+            started: process::started(pid),
+            limit: process::lock_limit(pid).ok().map(|limit| limit.soft),
+            viommu: (!arguments.is_empty()).then(|| qemu::find_iommu(&arguments).is_some()),
+        })
     }
-    let lacks = plan.iommu.is_some() && running.viommu == Some(false);
-    lacks.then(|| "QEMU's command line has none".to_owned())
 }
 
-pub(super) fn guests(facts: &Facts) -> Vec<Check> {
-    let (running, defined): (Vec<&Guest>, Vec<&Guest>) = facts.guests.iter().partition(|guest| guest.running.is_some());
-    let troubled = running.iter().filter_map(|guest| Some((name(guest), alive(facts, guest)?)));
+impl Guest {
+    fn plan(&self) -> Option<&Plan> {
+        self.domain.as_ref().ok().map(|(_, plan)| plan)
+    }
+
+    fn domain(&self) -> Option<&Domain> {
+        self.domain.as_ref().ok().map(|(domain, _)| domain)
+    }
+
+    /// Its name, or its file where that cannot be understood.
+    pub(super) fn name(&self) -> &str {
+        self.domain().map_or(self.file.as_str(), |domain| domain.name.as_str())
+    }
+
+    /// Whether it asks for a vIOMMU, has one, or cannot be understood.
+    pub(super) fn asks(&self) -> bool {
+        self.plan().is_none_or(|plan| plan.request.asks() || plan.iommu.is_some() || plan.refusal().is_some())
+    }
+
+    pub(super) fn needs_raise(&self) -> bool {
+        self.plan().is_some_and(|plan| plan.memlock.raise)
+    }
+
+    /// Whether QEMU opens VFIO devices for it.
+    pub(super) fn has_vfio(&self) -> bool {
+        self.domain().is_some_and(|domain| !domain.vfio.is_empty() || !domain.nvme_disks.is_empty())
+    }
+
+    pub(super) fn uses_kvm(&self) -> bool {
+        self.domain().is_some_and(|domain| domain.virt_type == "kvm")
+    }
+
+    pub(super) fn emulator(&self) -> Option<&str> {
+        self.domain()?.emulator.as_deref()
+    }
+
+    /// Its emulator, if that is the wrapper.
+    pub(super) fn wrapper(&self) -> Option<&str> {
+        self.emulator().filter(|_| self.plan().is_some_and(|plan| plan.route == Route::Wrapper))
+    }
+
+    pub(super) fn runs_as(&self, uuid: Uuid) -> bool {
+        self.running.is_some() && self.domain().is_some_and(|domain| domain.uuid == Some(uuid))
+    }
+
+    /// Whether it was started after this time, seconds since the epoch, without the vIOMMU that it asks for.
+    pub(super) fn started_without(&self, time: u64) -> bool {
+        self.running.as_ref().and_then(|running| running.started).is_some_and(|started| started > time)
+            && self.unmet().is_some()
+    }
+
+    /// Why a running guest does not have the vIOMMU that it asks for.
+    fn unmet(&self) -> Option<String> {
+        let (running, plan) = (self.running.as_ref()?, self.plan()?);
+        if let Some(refusal) = plan.refusal() {
+            return Some(refusal.message.clone());
+        }
+        let lacks = plan.iommu.is_some() && running.viommu == Some(false);
+        lacks.then(|| "QEMU's command line has none".to_owned())
+    }
+
+    /// What is wrong with a running guest.
+    fn check_running(&self) -> Option<Check> {
+        let (domain, plan) = match &self.domain {
+            Ok(domain) => domain,
+            Err(note) => return Some(self.unreadable(note)),
+        };
+        if let Some(why) = self.unmet() {
+            let message = format!("{} runs without the vIOMMU that it asks for: {why}", domain.name);
+            let remedy = "shut it down and start it again; a reboot keeps the old QEMU";
+            return Some(Check::broken(NAME, Code::RequestUnmet, message, remedy));
+        }
+        let needed = plan.memlock.required_bytes.filter(|_| plan.memlock.managed)?;
+        let limit = self.running.as_ref()?.limit.filter(|limit| *limit < needed)?;
+        let message = format!("{} may lock {limit} and needs {needed}", domain.name);
+        let remedy =
+            format!("viommu memlock {} --raise, before a device is plugged", shell_name(&domain.name, domain.uuid));
+        Some(Check::broken(NAME, Code::MemlockTooLow, message, remedy))
+    }
+
+    /// Why the hook would refuse a defined guest.
+    fn check_defined(&self) -> Option<Check> {
+        let (domain, plan) = match &self.domain {
+            Ok(domain) => domain,
+            Err(note) => return Some(self.unreadable(note)),
+        };
+        let refusal = plan.refusal().cloned().or_else(|| plan.refusal_unless_rewritten())?;
+        let message = format!("{} will be refused: {}", domain.name, refusal.message);
+        Some(Check::broken(
+            NAME,
+            refusal.code,
+            message,
+            format!("viommu plan {} says more", shell_name(&domain.name, domain.uuid)),
+        ))
+    }
+
+    fn unreadable(&self, note: &Note) -> Check {
+        let message = format!("{}: {}", self.file, note.message);
+        Check::warning(NAME, note.code, message, "compare it with the output of virsh dumpxml")
+    }
+}
+
+pub(super) fn checks(known: &Known) -> Vec<Check> {
+    let (running, defined): (Vec<&Guest>, Vec<&Guest>) = known.guests.iter().partition(|guest| guest.running.is_some());
+    let troubled = running.iter().filter_map(|guest| Some((guest.name(), guest.check_running()?)));
     let (troubled, mut checks): (Vec<&str>, Vec<Check>) = troubled.unzip();
-    // What runs badly and would not start again is told once.
-    let others = defined.iter().filter(|guest| !troubled.contains(&name(guest)));
-    checks.extend(others.filter_map(|guest| would_start(facts, guest)));
+    // A guest that runs badly and would not start again has one check.
+    let others = defined.iter().filter(|guest| !troubled.contains(&guest.name()));
+    checks.extend(others.filter_map(|guest| guest.check_defined()));
     if checks.iter().all(|check| check.state != State::Broken) {
-        let message = format!("{} running and {} defined, each with what it asks for", running.len(), defined.len());
-        checks.push(Check::ok("guests", message));
+        checks.push(if known.root {
+            let message =
+                format!("{} running and {} defined, each with what it asks for", running.len(), defined.len());
+            Check::ok("guests", message)
+        } else {
+            Check::unknown("guests", "the guests of the system's libvirt were not read", "run it as root")
+        });
     }
     checks
-}
-
-/// What is wrong about a running guest.
-fn alive(facts: &Facts, guest: &Guest) -> Option<Check> {
-    let domain = match &guest.domain {
-        Ok(domain) => domain,
-        Err(note) => return Some(unreadable(guest, note)),
-    };
-    let plan = decide(facts, domain);
-    if let Some(why) = unmet(guest, &plan) {
-        let message = format!("{} runs without the vIOMMU that it asks for: {why}", domain.name);
-        let remedy = "shut it down and start it again; a reboot keeps the old QEMU";
-        return Some(Check::broken(NAME, Code::RequestUnmet, message, remedy));
-    }
-    let needed = plan.memlock.required_bytes.filter(|_| plan.memlock.managed)?;
-    let limit = guest.running.as_ref()?.limit.filter(|limit| *limit < needed)?;
-    let message = format!("{} may lock {limit} and needs {needed}", domain.name);
-    let remedy = "viommu memlock DOMAIN --raise, before anything is plugged";
-    Some(Check::broken(NAME, Code::MemlockTooLow, message, remedy))
-}
-
-/// Why the hook would refuse a guest that is defined.
-fn would_start(facts: &Facts, guest: &Guest) -> Option<Check> {
-    let domain = match &guest.domain {
-        Ok(domain) => domain,
-        Err(note) => return Some(unreadable(guest, note)),
-    };
-    let plan = decide(facts, domain);
-    let refusal = plan.refusal().cloned().or_else(|| plan.refusal_unless_rewritten())?;
-    debug_assert_eq!(refusal.level, Level::Error);
-    let message = format!("{} will be refused: {}", domain.name, refusal.message);
-    Some(Check::broken(NAME, refusal.code, message, "viommu plan DOMAIN says more"))
-}
-
-fn unreadable(guest: &Guest, note: &Note) -> Check {
-    let message = format!("{} cannot be understood: {}", guest.file, note.message);
-    Check::warning(NAME, note.code, message, "virsh dumpxml, and viommu plan of that")
 }

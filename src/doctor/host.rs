@@ -1,90 +1,151 @@
-//! What the host itself brings: versions, its IOMMU, VFIO, KVM.
+//! The host: versions, its IOMMU, VFIO, KVM.
+
+use std::path::Path;
 
 use crate::note::Code;
+use crate::sys::fs;
 use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU, Version};
 
-use super::Check;
-use super::facts::Facts;
+use super::guests::Guest;
+use super::{Check, Known};
 
-/// The first kernel with KVM_CAP_SPLIT_IRQCHIP. Asking KVM itself takes an ioctl, which needs unsafe code; every x86 kernel
-/// from this one on answers yes, whatever its configuration and processor (`kvm_vm_ioctl_check_extension`).
+/// The first kernel with KVM_CAP_SPLIT_IRQCHIP. A query to KVM itself is an ioctl, which needs unsafe code; every x86 kernel
+/// from this one on supports it, with any configuration and processor (`kvm_vm_ioctl_check_extension`).
 const SPLIT_IRQCHIP: Version = Version::new(4, 4);
 
-pub(super) fn versions(facts: &Facts) -> Vec<Check> {
-    let libvirt = match facts.host.libvirt {
+/// libvirt, and each QEMU that a guest uses; without guests those of the host's architecture.
+pub(super) fn versions(known: &Known) -> Vec<Check> {
+    let host = &known.host;
+    let libvirt = match host.libvirt {
         Some(version) => supported("libvirt", "libvirt", version, OLDEST_LIBVIRT, NEWEST_LIBVIRT),
-        None => Check::unknown("libvirt", "its version is not known", "as root: virsh domcapabilities, then again"),
+        None => Check::unknown("libvirt", "its version is not known", "run virsh domcapabilities as root, then again"),
     };
-    let emulators = facts.host.emulators.iter().filter_map(|emulator| {
+    let used: Vec<&str> = known.guests.iter().filter_map(Guest::emulator).collect();
+    let native = || host.emulators.iter().filter(|emulator| emulator.arch == host.arch);
+    let (named, native): (Vec<_>, Vec<_>) =
+        (host.emulators.iter().filter(|emulator| used.contains(&emulator.path.as_str())).collect(), native().collect());
+    let emulators = if named.is_empty() { native } else { named };
+    let emulators = emulators.into_iter().filter_map(|emulator| {
         let what = format!("{}: QEMU", emulator.path);
         Some(supported("QEMU", &what, emulator.version?, OLDEST_QEMU, NEWEST_QEMU))
     });
-    // One line speaks for all: the worst, and among equals the first.
-    let qemu = emulators.min_by_key(|check| std::cmp::Reverse(check.state));
-    [Some(libvirt), qemu].into_iter().flatten().collect()
+    let checks = [libvirt].into_iter().chain(emulators);
+    checks.map(|check| check.concerning(known.asked())).collect()
 }
 
 fn supported(name: &'static str, what: &str, version: Version, oldest: Version, newest: Version) -> Check {
     if version < oldest {
-        let message = format!("{what} {version} is older than what is supported, {oldest}");
+        let message = format!("{what} {version} is older than {oldest}, the oldest supported version");
         Check::broken(name, Code::VersionUnsupported, message, "upgrade it")
     } else if (version.major, version.minor) > (newest.major, newest.minor) {
-        let message = format!("{what} {version} is newer than what was tested, {newest}");
+        let message = format!("{what} {version} is newer than {newest}, the newest tested version");
         Check::warning(name, Code::VersionUnsupported, message, "look for a newer viommu")
     } else {
         Check::ok(name, format!("{what} {version}"))
     }
 }
 
-pub(super) fn iommu(facts: &Facts) -> Check {
+/// IOMMU, VFIO, interrupts and KVM.
+pub(super) fn checks(known: &Known) -> Vec<Check> {
+    let release = fs::head(Path::new("/proc/sys/kernel/osrelease"), 128).unwrap_or_default();
+    let release = release.trim();
+    vec![iommu(known), vfio(known, release), interrupts(known), kvm(known, release)]
+}
+
+/// A problem of passthrough: broken for guests with VFIO devices, else in order.
+fn passthrough(known: &Known, name: &'static str, code: Code, message: String, remedy: &str) -> Check {
+    if known.guests.iter().any(Guest::has_vfio) {
+        Check::broken(name, code, message, remedy)
+    } else if known.root {
+        Check::ok(name, format!("{message}; no guest has passed-through devices"))
+    } else {
+        Check::warning(name, code, message, remedy)
+    }
+}
+
+fn iommu(known: &Known) -> Check {
     const NAME: &str = "iommu";
+    let groups = fs::names(Path::new("/sys/kernel/iommu_groups")).len();
     let remedy = "turn it on in the firmware (VT-d, AMD-Vi, SMMU), and on Intel boot with intel_iommu=on";
-    match facts.host.iommu {
+    let off = |message: &str| passthrough(known, NAME, Code::HostIommuOff, message.to_owned(), remedy);
+    match known.host.iommu {
         None => Check::unknown(NAME, "whether the host's IOMMU is on is not known", "mount /sys"),
-        Some(false) => Check::broken(NAME, Code::HostIommuOff, "the host's IOMMU is off", remedy),
-        Some(true) if facts.iommu_groups == 0 => {
-            Check::broken(NAME, Code::HostIommuOff, "the host's IOMMU has made no groups of devices", remedy)
-        }
+        Some(false) => off("the host's IOMMU is off"),
+        Some(true) if groups == 0 => off("the host's IOMMU has no groups of devices"),
         Some(true) => {
-            let width = facts.host.aw_bits.map(|bits| format!(", {bits} bits wide")).unwrap_or_default();
-            let groups = if facts.iommu_groups == 1 { "group" } else { "groups" };
-            Check::ok(NAME, format!("on, {} {groups} of devices{width}", facts.iommu_groups))
+            let width = known.host.aw_bits.map(|bits| format!(", {bits} bits wide")).unwrap_or_default();
+            Check::ok(NAME, format!("on, {groups} {} of devices{width}", if groups == 1 { "group" } else { "groups" }))
         }
     }
 }
 
-pub(super) fn vfio(facts: &Facts) -> Check {
-    match facts.missing_modules.as_slice() {
-        [] => Check::ok("vfio", "the modules are there"),
+fn vfio(known: &Known, release: &str) -> Check {
+    match missing_modules(release).as_slice() {
+        [] => Check::ok("vfio", "the kernel has the modules"),
         missing => {
             let message = format!("this kernel has no {}", missing.join(", "));
-            let remedy = "boot the kernel that is installed, or install its modules (modprobe vfio-pci)";
-            Check::broken("vfio", Code::VfioMissing, message, remedy)
+            let remedy = "boot the installed kernel, or install its modules (modprobe vfio-pci)";
+            passthrough(known, "vfio", Code::VfioMissing, message, remedy)
         }
     }
 }
 
-pub(super) fn interrupts(facts: &Facts) -> Check {
-    if facts.host.allow_unsafe_interrupts == Some(true) {
-        let message = "vfio_iommu_type1.allow_unsafe_interrupts is on: a guest can send the host any interrupt";
-        let remedy = "remove it from /etc/modprobe.d and the kernel's arguments, unless the hardware has nothing else";
+/// VFIO modules that are neither built in, nor loaded, nor available for libvirt to load.
+fn missing_modules(release: &str) -> Vec<&'static str> {
+    let files = ["modules.builtin", "modules.dep"]
+        .map(|name| fs::head(&Path::new("/lib/modules").join(release).join(name), 16 << 20).unwrap_or_default());
+    let available = |module: &str| {
+        let names = [module.to_owned(), module.replace('_', "-")].map(|name| format!("/{name}.ko"));
+        Path::new("/sys/module").join(module).exists()
+            || files.iter().any(|file| names.iter().any(|name| file.contains(name.as_str())))
+    };
+    // iommufd replaces the older container.
+    let container = ["vfio_iommu_type1"].into_iter().filter(|_| !available("iommufd"));
+    ["vfio_pci"].into_iter().chain(container).filter(|module| !available(module)).collect()
+}
+
+fn interrupts(known: &Known) -> Check {
+    if known.host.allow_unsafe_interrupts == Some(true) {
+        let message = "vfio_iommu_type1.allow_unsafe_interrupts is on: a guest can send any interrupt to the host";
+        let remedy = "remove it from /etc/modprobe.d and the kernel's arguments, unless the hardware requires it";
         Check::warning("interrupts", Code::UnsafeInterrupts, message, remedy)
     } else {
-        Check::ok("interrupts", "those of passed-through devices are isolated")
+        Check::ok("interrupts", "the interrupts of passed-through devices are isolated")
     }
 }
 
-pub(super) fn kvm(facts: &Facts) -> Check {
+fn kvm(known: &Known, release: &str) -> Check {
     const NAME: &str = "kvm";
-    if facts.host.arch.as_deref() == Some("x86_64") && facts.kernel.is_some_and(|kernel| kernel < SPLIT_IRQCHIP) {
-        let kernel = facts.kernel.map(|kernel| kernel.to_string()).unwrap_or_default();
+    let used = !known.root || known.guests.iter().any(Guest::uses_kvm);
+    let old = version(release).filter(|kernel| *kernel < SPLIT_IRQCHIP);
+    if let Some(kernel) = old.filter(|_| known.host.arch.as_deref() == Some("x86_64")) {
         let message = format!("KVM of Linux {kernel} has no split irqchip, which interrupt remapping needs");
-        let remedy = format!("a kernel from {}.{} on", SPLIT_IRQCHIP.major, SPLIT_IRQCHIP.minor);
-        Check::broken(NAME, Code::SplitIrqchipMissing, message, remedy)
-    } else if facts.kvm {
-        Check::ok(NAME, "there, with the split irqchip where the architecture has one")
+        let remedy = format!("boot a kernel from {}.{} on", SPLIT_IRQCHIP.major, SPLIT_IRQCHIP.minor);
+        Check::broken(NAME, Code::SplitIrqchipMissing, message, remedy).concerning(used && known.asked())
+    } else if Path::new("/dev/kvm").exists() {
+        Check::ok(NAME, "available, with the split irqchip where the architecture has one")
+    } else if used {
+        let message = "/dev/kvm does not exist: guests of type kvm do not start";
+        let remedy = "modprobe kvm_intel or kvm_amd, and turn virtualization on in the firmware";
+        Check::warning(NAME, Code::SplitIrqchipMissing, message, remedy)
     } else {
-        let message = "there is no /dev/kvm: guests of type kvm do not start";
-        Check::warning(NAME, Code::SplitIrqchipMissing, message, "modprobe kvm_intel or kvm_amd, firmware settings")
+        Check::ok(NAME, "/dev/kvm does not exist; no guest has type kvm")
+    }
+}
+
+/// `6.1.0-56-amd64` is 6.1.0.
+fn version(release: &str) -> Option<Version> {
+    let numbers: String = release.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    numbers.trim_end_matches('.').parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_kernels_version() {
+        assert_eq!(version("6.1.0-56-amd64"), Some(Version::new(6, 1)));
+        assert_eq!(version("4.3.0-rc1+"), Some(Version::new(4, 3)));
     }
 }

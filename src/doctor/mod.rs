@@ -1,41 +1,47 @@
-//! Whether everything is in place on a host, and what to do about what is not: `viommu doctor`.
+//! Checks whether everything is in place on a host, and says what to do about what is not: `viommu doctor`.
 //!
-//! Pure, but for [`gather()`], which collects the [`Facts`] from files. Everything else judges them: [`examine`] makes a list
-//! of [`Check`]s, the gravest first, and among equals the one first that causes the others.
+//! One file per topic. Each topic reads its facts and judges them; [`Known`] holds what several topics need. [`examine`]
+//! returns the checks, the gravest first, and a cause before its consequences.
 //!
-//! A fault is what keeps some guest from what it asks for, or from starting at all. A fact that is not known is no fault, and
-//! a doubt is a warning: nothing here cries wolf.
+//! `broken` means that a guest does not get what it asks for. A problem that concerns no guest is a warning or no problem,
+//! and a fact that cannot be read is `unknown`.
 
 mod confinement;
-mod facts;
-mod gather;
+mod daemon;
 mod guests;
-mod hook;
 mod host;
+mod install;
+
+use std::path::Path;
 
 use serde::Serialize;
 
-use crate::note::Code;
+use crate::config::{self, Config};
+use crate::host::Host;
+use crate::host::probe::Places;
+use crate::note::{Code, Note};
+use crate::sys::fs;
 
-pub use facts::{AppArmor, Daemon, Facts, Guest, HookFile, Program, Running, Selinux, StateDirectory, Wrapper};
-pub use gather::gather;
+use daemon::Daemon;
+use guests::Guest;
+use install::{HookFile, Wrapper};
 
-/// How it stands with one thing.
+/// The verdict of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// In place.
     Ok,
-    /// The facts are not there to tell.
+    /// The facts cannot be read.
     Unknown,
-    /// It works, and somebody will be surprised.
+    /// It works, but may surprise a user, or concerns no guest yet.
     Warning,
-    /// Some guest does not get what it asks for.
+    /// A guest does not get what it asks for.
     Broken,
 }
 
 impl State {
-    /// The word in JSON and in front of the line.
+    /// The word in the text and in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -47,16 +53,16 @@ impl State {
     }
 }
 
-/// One thing that was looked at.
+/// A result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at; a stable name.
+    /// The subject; a stable name.
     pub name: &'static str,
-    /// How it stands.
+    /// The verdict.
     pub state: State,
     /// What is wrong, by its stable name.
     pub code: Option<Code>,
-    /// What was found. May hold tenant-given strings: escape before printing.
+    /// The finding. May contain strings from tenants: escape before printing.
     pub message: String,
     /// What to do.
     pub remedy: Option<String>,
@@ -79,31 +85,90 @@ impl Check {
     fn broken(name: &'static str, code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Check {
         Check { state: State::Broken, ..Check::warning(name, code, message, remedy) }
     }
+
+    /// The same check as a warning where no guest is concerned.
+    fn concerning(self, guest: bool) -> Check {
+        let state = if self.state == State::Broken && !guest { State::Warning } else { self.state };
+        Check { state, ..self }
+    }
 }
 
-/// Judges a host.
-#[must_use]
-pub fn examine(facts: &Facts) -> Vec<Check> {
-    let mut checks = vec![configuration(facts), hook::hook(facts)];
-    checks.extend(hook::loaded(facts));
-    checks.extend(host::versions(facts));
-    checks.push(hook::wrapper(facts));
-    checks.extend(confinement::apparmor(facts));
-    checks.extend(confinement::selinux(facts));
-    checks.extend([host::iommu(facts), host::vfio(facts), host::interrupts(facts), host::kvm(facts)]);
-    checks.extend([confinement::privileges(facts), confinement::limit(facts), hook::state(facts)]);
-    checks.extend(guests::guests(facts));
-    if !facts.root {
-        checks.push(Check::unknown("user", "what only root may read is not known", "run as root"));
+/// Facts that several topics need.
+#[derive(Debug)]
+struct Known {
+    /// Files that only root may read were read.
+    root: bool,
+    host: Host,
+    config: Result<Config, Note>,
+    /// Hooks in the order in which libvirt runs them.
+    hooks: Vec<HookFile>,
+    wrappers: Vec<Wrapper>,
+    /// The daemon that runs QEMU, if one runs.
+    daemon: Option<Daemon>,
+    /// Running and defined guests.
+    guests: Vec<Guest>,
+}
+
+impl Known {
+    fn read(image: bool) -> Known {
+        let mut host = Places::default().whole_host();
+        // libvirt's cache also has emulators that were removed.
+        host.emulators.retain(|emulator| fs::entry(Path::new(&emulator.path)).is_some_and(|file| file.executable));
+        let config = crate::host::config::load();
+        let default = Config::default();
+        let usable = config.as_ref().unwrap_or(&default);
+        Known {
+            root: rustix::process::geteuid().is_root(),
+            hooks: install::hooks(),
+            wrappers: install::wrappers(usable),
+            daemon: Daemon::read(image),
+            guests: guests::read(usable, &host),
+            host,
+            config,
+        }
     }
-    // Stable: among equals the order above, from cause to consequence, stays.
+
+    /// Whether a guest uses the wrapper.
+    fn wrapped(&self) -> bool {
+        self.guests.iter().any(|guest| guest.wrapper().is_some())
+    }
+
+    /// Whether a guest asks for a vIOMMU. Where guests cannot be read, one may.
+    fn asked(&self) -> bool {
+        !self.root || self.guests.iter().any(Guest::asks)
+    }
+}
+
+/// Examines this host, or the image of a host that is the root directory of this process.
+#[must_use]
+pub fn examine(image: bool) -> Vec<Check> {
+    let known = Known::read(image);
+    let mut checks = vec![configuration(&known)];
+    checks.extend(install::hook(&known));
+    checks.extend(daemon::loaded(&known));
+    checks.extend(host::versions(&known));
+    checks.push(install::wrapper(&known));
+    checks.extend(confinement::apparmor(&known));
+    checks.extend(confinement::selinux(&known));
+    checks.extend(host::checks(&known));
+    checks.extend([daemon::privileges(&known), daemon::limit(&known), install::state(&known)]);
+    checks.extend(guests::checks(&known));
+    if !known.root {
+        checks.push(Check::unknown("user", "files that only root may read were not read", "run it as root"));
+    }
+    // The sort is stable: among equals a cause stays before its consequences.
     checks.sort_by_key(|check| std::cmp::Reverse(check.state));
     checks
 }
 
-fn configuration(facts: &Facts) -> Check {
-    match &facts.config {
-        Ok(_) => Check::ok("configuration", format!("{} has no error, or is not there", crate::config::PATH)),
-        Err(note) => Check::broken("configuration", note.code, note.message.clone(), "mend it"),
+fn configuration(known: &Known) -> Check {
+    match &known.config {
+        Ok(_) => Check::ok("configuration", format!("{} is valid or does not exist", config::PATH)),
+        Err(note) => Check::broken("configuration", note.code, note.message.clone(), "correct the file"),
     }
+}
+
+/// The text of a configuration file or a profile; empty where it cannot be read.
+fn text(path: &str) -> String {
+    fs::head(Path::new(path), 1 << 20).unwrap_or_default()
 }

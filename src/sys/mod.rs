@@ -4,4 +4,3 @@ pub mod fs;
 pub mod journal;
 pub mod process;
 pub mod stderr;
-pub mod systemd;

@@ -1,0 +1,222 @@
+//! What is installed: the binary, the hook, the wrapper, and files that viommu left behind.
+
+use std::path::Path;
+
+use crate::config::{self, Config};
+use crate::domain::{METADATA_NAMESPACE, Uuid};
+use crate::note::Code;
+use crate::plan::wrapped_emulator;
+use crate::state::store;
+use crate::sys::{fs, process};
+use crate::version::Version;
+
+use super::guests::Guest;
+use super::{Check, Known};
+
+/// The first libvirt that runs the programs in `qemu.d` (`virHookCall`).
+const READS_DIRECTORY: Version = Version::new(6, 5);
+
+pub(super) const BINARY: &str = "/usr/bin/viommu";
+const MAIN: &str = "/etc/libvirt/hooks/qemu";
+const OWN: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
+
+/// What a hook is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Program {
+    /// viommu, or a script that runs it.
+    Viommu,
+    /// Another program.
+    Other,
+    /// A link to a file that does not exist.
+    Dangling,
+}
+
+/// A file that libvirt may run as a hook for a guest.
+#[derive(Debug)]
+pub(super) struct HookFile {
+    pub(super) path: String,
+    /// The file behind all links.
+    pub(super) target: Option<String>,
+    pub(super) program: Program,
+    pub(super) link: bool,
+    executable: bool,
+    /// When the name itself was last changed, seconds since the epoch.
+    pub(super) changed: u64,
+    /// The SELinux label.
+    pub(super) label: Option<String>,
+}
+
+/// A link that is the emulator wrapper.
+#[derive(Debug)]
+pub(super) struct Wrapper {
+    path: String,
+    /// The architecture in its name.
+    arch: String,
+    is_viommu: bool,
+    /// The QEMU behind it.
+    real: String,
+    /// That QEMU exists, is executable and is not viommu.
+    real_works: bool,
+}
+
+pub(super) fn hooks() -> Vec<HookFile> {
+    let directory = Path::new(OWN).parent().unwrap_or(Path::new(OWN));
+    let others = fs::names(directory).into_iter().map(|name| directory.join(name));
+    [Path::new(MAIN).to_owned()].into_iter().chain(others).filter_map(|path| HookFile::read(&path)).collect()
+}
+
+impl HookFile {
+    fn read(path: &Path) -> Option<HookFile> {
+        let entry = fs::entry(path)?;
+        let target = fs::target(path);
+        let program = match &target {
+            None => Program::Dangling,
+            Some(_) if is_viommu(path) || fs::contains(path, b"viommu hook") => Program::Viommu,
+            Some(_) => Program::Other,
+        };
+        Some(HookFile {
+            path: path.to_str()?.to_owned(),
+            target,
+            program,
+            link: entry.link,
+            executable: entry.executable,
+            changed: entry.changed,
+            label: fs::label(path),
+        })
+    }
+
+    /// Whether libvirt runs this file.
+    pub(super) fn is_run(&self, known: &Known) -> bool {
+        self.executable && (self.path == MAIN || reads_directory(known))
+    }
+}
+
+/// Whether a file is a viommu of any version.
+fn is_viommu(path: &Path) -> bool {
+    fs::contains(path, METADATA_NAMESPACE.as_bytes())
+}
+
+fn reads_directory(known: &Known) -> bool {
+    known.host.libvirt.is_none_or(|libvirt| libvirt >= READS_DIRECTORY)
+}
+
+/// The hook that is viommu and that libvirt runs.
+pub(super) fn ours(known: &Known) -> Option<&HookFile> {
+    known.hooks.iter().find(|hook| hook.program == Program::Viommu && hook.is_run(known))
+}
+
+pub(super) fn hook(known: &Known) -> Vec<Check> {
+    const NAME: &str = "hook";
+    let broken = |message: String, remedy: String| {
+        Check::broken(NAME, Code::HookUnusable, message, remedy).concerning(known.asked())
+    };
+    let mut checks = Vec::new();
+    let overwritten = Path::new(BINARY).exists() && !is_viommu(Path::new(BINARY));
+    if overwritten {
+        let message = format!("{BINARY} is another program: a command wrote through a link to it");
+        checks.push(broken(message, format!("move that program to {MAIN} if it is a hook, then install viommu again")));
+    }
+    if let Some(hook) = ours(known) {
+        checks.push(Check::ok(NAME, format!("{} is viommu", hook.path)));
+        return checks;
+    }
+    let by_hand = || format!("call 'viommu hook \"$@\"' from {MAIN}");
+    let link = || {
+        if reads_directory(known) { format!("mkdir -p {OWN_DIRECTORY}; ln -s {BINARY} {OWN}") } else { by_hand() }
+    };
+    let of = |program| known.hooks.iter().find(|hook| hook.program == program);
+    checks.push(if let Some(hook) = of(Program::Viommu) {
+        if hook.executable {
+            let message = format!("{} is viommu, and libvirt before {READS_DIRECTORY} does not run it", hook.path);
+            broken(message, by_hand())
+        } else {
+            broken(format!("{} is viommu and not executable", hook.path), format!("chmod 755 {}", hook.path))
+        }
+    } else if let Some(hook) = of(Program::Dangling) {
+        broken(format!("{} is a link to a file that does not exist", hook.path), format!("install {BINARY}"))
+    } else if overwritten {
+        return checks;
+    } else if !Path::new(BINARY).exists() {
+        broken("viommu is not installed on this host".to_owned(), "install its package, or run install.sh".to_owned())
+    } else if let Some(hook) = known.hooks.first() {
+        broken(format!("{} is another program, and no hook is viommu", hook.path), format!("keep it, and {}", link()))
+    } else {
+        broken("libvirt has no qemu hook".to_owned(), format!("{}; then reload the daemon", link()))
+    });
+    checks
+}
+
+const OWN_DIRECTORY: &str = "/etc/libvirt/hooks/qemu.d";
+
+pub(super) fn wrappers(config: &Config) -> Vec<Wrapper> {
+    let read = |name: &String| {
+        let real = wrapped_emulator(name)?;
+        let arch = real.strip_prefix("qemu-system-")?.to_owned();
+        let path = format!("/usr/bin/{name}");
+        let real = config.emulator_behind(real);
+        let executable = fs::entry(Path::new(&real)).is_some_and(|file| file.executable);
+        let real_works =
+            executable && process::file_id(Path::new(&real)).ok() != process::file_id(Path::new(BINARY)).ok();
+        Some(Wrapper { is_viommu: is_viommu(Path::new(&path)), path, arch, real, real_works })
+    };
+    fs::names(Path::new("/usr/bin")).iter().filter_map(read).collect()
+}
+
+/// Checks that each wrapper leads to viommu and has its QEMU. The packages have one per architecture, so the QEMU of another
+/// architecture than the host's matters only where a guest or the configuration uses it.
+pub(super) fn wrapper(known: &Known) -> Check {
+    const NAME: &str = "wrapper";
+    let used: Vec<&str> = known.guests.iter().filter_map(Guest::wrapper).collect();
+    if let Some(path) = used.iter().find(|path| known.wrappers.iter().all(|wrapper| wrapper.path != **path)) {
+        let message = format!("{path}, the emulator of a guest, does not exist");
+        return Check::broken(NAME, Code::EmulatorMissing, message, format!("ln -s viommu {path}"));
+    }
+    let named = |arch: &String| known.config.as_ref().is_ok_and(|config| config.emulators.contains_key(arch));
+    let mut works = Vec::new();
+    for wrapper in &known.wrappers {
+        let is_used = used.contains(&wrapper.path.as_str());
+        if !wrapper.is_viommu {
+            let message = format!("{} does not lead to viommu", wrapper.path);
+            let remedy = format!("ln -sf viommu {}", wrapper.path);
+            return Check::broken(NAME, Code::EmulatorMissing, message, remedy).concerning(is_used);
+        }
+        if wrapper.real_works {
+            works.push(wrapper.path.as_str());
+        } else if is_used || named(&wrapper.arch) || (known.host.arch.as_ref() == Some(&wrapper.arch)) {
+            let message = format!("{}, the QEMU behind {}, does not exist or is not QEMU", wrapper.real, wrapper.path);
+            let remedy = format!("install it, or name it under [emulators] in {}", config::PATH);
+            return Check::broken(NAME, Code::EmulatorMissing, message, remedy).concerning(is_used);
+        }
+    }
+    match works.first() {
+        Some(first) => Check::ok(NAME, format!("{first}{}", if works.len() > 1 { " and others" } else { "" })),
+        None => Check::ok(NAME, "not installed, and no guest uses it"),
+    }
+}
+
+/// `/run/viommu`: whether only root can write there, and whether files of ended guests are left.
+pub(super) fn state(known: &Known) -> Check {
+    const NAME: &str = "state";
+    let directory = Path::new(store::STATES);
+    if let Err(error) = fs::check_trusted_directory(directory) {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            let message = format!("{} cannot be used: {error}", store::STATES);
+            let remedy = "remove it; the hook creates it again";
+            return Check::broken(NAME, Code::StateInvalid, message, remedy).concerning(known.asked());
+        }
+    }
+    let in_use = |name: &String| {
+        let Some(uuid) = name.strip_suffix(".json").and_then(|uuid| uuid.parse::<Uuid>().ok()) else { return false };
+        // A guest that is starting has a state and does not run yet.
+        known.guests.iter().any(|guest| guest.runs_as(uuid)) || store::state(uuid).is_ok()
+    };
+    let left: Vec<String> = fs::names(directory).into_iter().filter(|name| !in_use(name)).collect();
+    match left.as_slice() {
+        [] => Check::ok(NAME, format!("{} has no files of guests that are gone", store::STATES)),
+        [first, rest @ ..] => {
+            let others = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+            let message = format!("{}/{first}{others}: left by guests that are gone", store::STATES);
+            Check::warning(NAME, Code::StateLeftover, message, "remove it")
+        }
+    }
+}
