@@ -53,7 +53,7 @@ fn prepare(real: &str, arguments: Vec<OsString>) -> Result<(String, Vec<OsString
         Invocation::Guest { uuid, incoming, .. } => {
             let state = state(&uuid)?;
             let edits = if incoming { state.incoming.as_ref().ok_or_else(unreproducible)? } else { &state.boot };
-            let arguments = if edits.is_empty() { arguments } else { qemu::rewrite(&arguments, edits)?.arguments };
+            let arguments = if edits.is_empty() { arguments } else { qemu::rewrite(&arguments, edits)? };
             if let Some(limit) = state.memlock {
                 wait_for_limit(limit)?;
             }

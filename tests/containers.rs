@@ -78,7 +78,7 @@ fn naive(model: &str) -> Edits {
 }
 
 fn edited(topology: &Topology, dialect: Dialect, edits: &Edits) -> Vec<OsString> {
-    rewrite(&topology.command_line(dialect), edits).unwrap().arguments
+    rewrite(&topology.command_line(dialect), edits).unwrap()
 }
 
 /// The part of a refusal that is QEMU's own words.

@@ -1,12 +1,12 @@
-//! Host bridges that the user told QEMU to keep out of the vIOMMU.
+//! Host bridges that bypass the vIOMMU.
 //!
-//! libvirt has no word for it, so it stands in `<qemu:commandline>` or `<qemu:override>`. QEMU's docs/bypass-iommu.txt
-//! names the two switches: the machine's `default_bus_bypass_iommu` for the default bus, and `bypass_iommu` of a
-//! `pxb-pcie`. It reads no other argument: `qemu` knows command lines, and which vIOMMU hides in one.
+//! libvirt has no element for it, so users set it in `<qemu:commandline>` or `<qemu:override>`. QEMU has two properties
+//! (docs/bypass-iommu.txt): `default_bus_bypass_iommu` of the machine for the default bus, and `bypass_iommu` of a `pxb-pcie`.
 
 use std::collections::BTreeMap;
 
 use super::QEMU_NAMESPACE;
+use crate::qemu;
 use crate::xml::Element;
 
 /// The property of `pxb-pcie`, with dashes.
@@ -17,35 +17,21 @@ const EXPANDER_PROPERTY: &str = "bypass-iommu";
 pub(super) struct Bypass {
     /// The default bus does.
     pub(super) default_bus: bool,
-    /// Every `pxb-pcie` that says nothing of its own does.
+    /// Every `pxb-pcie` without a property of its own does.
     every_expander: bool,
-    /// What `<qemu:override>` says, by the alias of the device.
+    /// The property in `<qemu:override>`, by the alias of the device.
     by_alias: BTreeMap<String, bool>,
 }
 
 impl Bypass {
     /// Reads both places; the arguments are those of `<qemu:commandline>`.
     pub(super) fn read(domain: Element<'_, '_>, commandline: &[String]) -> Bypass {
-        let mut bypass = Bypass { by_alias: overrides(domain), ..Bypass::default() };
-        for (option, value) in commandline.iter().zip(commandline.iter().skip(1)) {
-            // QEMU takes an option with one dash or two.
-            let Some(option) = option.strip_prefix('-') else { continue };
-            match option.strip_prefix('-').unwrap_or(option) {
-                // All -machine options are one list, in which the last value of a key counts.
-                "machine" | "M" => {
-                    if let Some(on) = last(value, "default-bus-bypass-iommu") {
-                        bypass.default_bus = on;
-                    }
-                }
-                "global" => {
-                    if let Some(on) = global(value) {
-                        bypass.every_expander = on;
-                    }
-                }
-                _ => {}
-            }
+        let on = |value: Option<String>| value.is_some_and(|value| qemu::is_on(&value));
+        Bypass {
+            default_bus: on(qemu::machine_property(commandline, "default-bus-bypass-iommu")),
+            every_expander: on(qemu::global(commandline, "pxb-pcie", EXPANDER_PROPERTY)),
+            by_alias: overrides(domain),
         }
-        bypass
     }
 
     /// Whether the expander bus with this alias bypasses the vIOMMU.
@@ -64,45 +50,13 @@ fn overrides(domain: Element<'_, '_>) -> BTreeMap<String, bool> {
             .child_ns(QEMU_NAMESPACE, "frontend")
             .into_iter()
             .flat_map(|frontend| frontend.children_ns(QEMU_NAMESPACE, "property"))
-            .filter(|property| property.attr("name").is_some_and(|name| dashed(name) == EXPANDER_PROPERTY));
+            .filter(|property| property.attr("name").is_some_and(|name| name.replace('_', "-") == EXPANDER_PROPERTY));
         for property in properties {
             // type='remove' has no value and leaves QEMU's default, off.
-            by_alias.insert(alias.to_owned(), property.attr("value").is_some_and(is_on));
+            by_alias.insert(alias.to_owned(), property.attr("value").is_some_and(qemu::is_on));
         }
     }
     by_alias
-}
-
-/// The value of `-global`, if it is about expander buses: `pxb-pcie.bypass_iommu=on`, or that as a list of three keys.
-fn global(value: &str) -> Option<bool> {
-    if let Some((driver, rest)) = value.split_once('.') {
-        let (property, value) = rest.split_once('=')?;
-        return (driver == "pxb-pcie" && dashed(property) == EXPANDER_PROPERTY).then(|| is_on(value));
-    }
-    let key = |wanted| entries(value).filter(|&(key, _)| key == wanted).last().map(|(_, value)| value);
-    let ours =
-        key("driver") == Some("pxb-pcie") && key("property").is_some_and(|name| dashed(name) == EXPANDER_PROPERTY);
-    ours.then(|| key("value").is_some_and(is_on))
-}
-
-/// The last value of a switch in a list of `key=value`.
-fn last(list: &str, wanted: &str) -> Option<bool> {
-    entries(list).filter(|(key, _)| dashed(key) == wanted).last().map(|(_, value)| is_on(value))
-}
-
-/// The `key=value` entries of a list. Doubled commas, QEMU's escape, cannot occur in what is looked for.
-fn entries(list: &str) -> impl Iterator<Item = (&str, &str)> {
-    list.split(',').filter_map(|entry| entry.split_once('='))
-}
-
-/// QEMU takes both spellings for a machine's options (`keyval_dashify`).
-fn dashed(name: &str) -> String {
-    name.replace('_', "-")
-}
-
-/// The words that QEMU reads as true (`qapi_bool_parse`).
-fn is_on(value: &str) -> bool {
-    matches!(value, "on" | "yes" | "true" | "y")
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
-//! The command line as QEMU walks it: options, their values, and what is neither.
+//! Options and their values on a command line, as QEMU reads them.
 //!
-//! Knows which options take a value, so that a value that looks like an option (`-name -device`) is not taken for one.
-//! Knows nothing of what a value means.
+//! The tables say which options have a value, so that a value that looks like an option (`-name -device`) is not read as one.
 
 use std::ffi::{OsStr, OsString};
 
 use crate::note::{Code, Note};
 
-/// Options without a value, of any QEMU from 5.2 to 10.0 (`qemu-options.hx`, the entries without `HAS_ARG`).
+/// Options without a value, of every supported QEMU (`qemu-options.hx`, the entries without `HAS_ARG`).
 #[rustfmt::skip]
 const WITHOUT_VALUE: &[&str] = &[
     "S", "alt-grab", "async-teardown", "audio-help", "ctrl-grab", "curses", "daemonize", "enable-fips",
@@ -17,7 +16,7 @@ const WITHOUT_VALUE: &[&str] = &[
     "singlestep", "snapshot", "usb", "version", "win2k-hack", "xen-attach", "xen-domid-restrict",
 ];
 
-/// Options with a value, of any QEMU from 5.2 to 10.0 (`qemu-options.hx`, the entries with `HAS_ARG`).
+/// Options with a value, of every supported QEMU (`qemu-options.hx`, the entries with `HAS_ARG`).
 #[rustfmt::skip]
 const WITH_VALUE: &[&str] = &[
     "D", "L", "M", "accel", "acpitable", "action", "add-fd", "append", "audio", "audiodev", "bios", "blockdev", "boot",
@@ -42,8 +41,8 @@ pub(super) struct CommandOption<'a> {
     pub(super) value: Option<&'a OsStr>,
 }
 
-/// Walks `arguments` (without `argv[0]`) as QEMU's `lookup_opt` does: `--option` is `-option`, and what does not begin
-/// with a dash where an option is expected is a disk image.
+/// The options in `arguments` (without `argv[0]`), as QEMU's `lookup_opt` reads them: `--option` is `-option`, and an argument
+/// without a dash in place of an option is a disk image.
 pub(super) fn options<S: AsRef<OsStr>>(arguments: &[S]) -> impl Iterator<Item = CommandOption<'_>> {
     let mut next = 0;
     std::iter::from_fn(move || {
@@ -75,8 +74,8 @@ pub(super) fn values<'a, S: AsRef<OsStr>>(
         .filter_map(|option| Some((option.at + 1, option.value?)))
 }
 
-/// The option that ends the line where its value should stand: QEMU refuses such a line ("requires an argument",
-/// `lookup_opt`), and whatever is written behind it would become that value.
+/// An option at the end of the line that lacks its value. QEMU refuses such a line ("requires an argument", `lookup_opt`), and
+/// an argument appended to it would become that value.
 pub(super) fn without_value<S: AsRef<OsStr>>(arguments: &[S]) -> Option<&str> {
     let last = options(arguments).last()?;
     (last.value.is_none() && is_one_of(WITH_VALUE, last.name)).then_some(last.name)
@@ -85,7 +84,7 @@ pub(super) fn without_value<S: AsRef<OsStr>>(arguments: &[S]) -> Option<&str> {
 /// Replaces the argument at `at`, the value of `-option`, by what `edit` makes of it.
 ///
 /// # Errors
-/// `command-line-unsupported` if the value is not UTF-8, or if `edit` cannot make sense of it.
+/// `command-line-unsupported` if the value is not UTF-8, or if `edit` cannot read it.
 pub(super) fn replace(
     arguments: &mut [OsString],
     at: usize,
@@ -97,7 +96,7 @@ pub(super) fn replace(
     let (Some(argument), Some(edited)) = (argument, edited) else {
         return Err(Note::error(
             Code::CommandLineUnsupported,
-            format!("the value of -{option} on QEMU's command line has to be changed and cannot be read: correct it"),
+            format!("the value of -{option} on QEMU's command line must change and cannot be read: correct it"),
         ));
     };
     *argument = edited.into();
@@ -113,8 +112,8 @@ fn looks_like_option(argument: &OsStr) -> bool {
     argument.as_encoded_bytes().starts_with(b"-")
 }
 
-/// Whether the option takes `value`, the argument after it. An option of a later QEMU takes it unless it looks like an
-/// option itself: to miss a `-device` would be worse than to misread the value of an unknown option.
+/// Whether `value`, the argument after the option, is its value. For an option of a later QEMU it is, unless it looks like an
+/// option: a missed `-device` would be worse than a misread value of an unknown option.
 fn takes_value(name: &str, value: &OsStr) -> bool {
     if looks_like_option(value) { is_one_of(WITH_VALUE, name) } else { !is_one_of(WITHOUT_VALUE, name) }
 }

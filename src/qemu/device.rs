@@ -1,20 +1,18 @@
-//! One `-device` value, in either of QEMU's spellings: JSON (what libvirt writes for QEMU >= 7.0) or key=value.
-//!
-//! Knows the types that QEMU demands of JSON properties; does not know which devices are vIOMMUs.
+//! A `-device` value in either of QEMU's spellings, JSON (libvirt writes it for QEMU >= 7.0) or key=value, and `-global`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
 use serde_json::{Map, Value};
 
-use super::option;
+use super::{arguments, machine, option};
 
 /// The implied first key of a `-device` list.
 const DRIVER: &str = "driver";
-/// Properties of QEMU's type `OnOffAuto`: strings in JSON, although they read like booleans (`x86-iommu.c`, `intel_iommu.c`).
+/// Properties of QEMU's type `OnOffAuto`: strings in JSON, although their values look like booleans (`x86-iommu.c`, `intel_iommu.c`).
 const ON_OFF_AUTO: &[&str] = &["intremap", "eim"];
 
-/// A device as the command line describes it.
+/// A device on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Device {
     /// QEMU's type name or an alias of it.
@@ -26,8 +24,8 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Reads a `-device` value. None if it is JSON that cannot be understood: QEMU will not start with it either.
-    /// Bytes that are not UTF-8 are replaced, because they cannot stand in anything that matters here.
+    /// Reads a `-device` value; `None` if it is invalid JSON, with which QEMU does not start either. Bytes that are not UTF-8
+    /// are replaced.
     pub(super) fn parse(value: &OsStr) -> Option<Device> {
         let text = value.to_string_lossy();
         if text.starts_with('{') {
@@ -45,8 +43,32 @@ impl Device {
     }
 }
 
-/// The `-device` value with a property set, in the spelling that it has. None if it is JSON that cannot be understood.
-/// `value` is in QEMU's key=value text, whichever the spelling.
+/// The value that the last matching `-global` sets for a property of a device type: `pxb-pcie.bypass_iommu=on`, or that as a
+/// list of three keys (`qemu_global_option`). The property may have dashes or underscores.
+#[must_use]
+pub fn global<S: AsRef<OsStr>>(arguments: &[S], driver: &str, property: &str) -> Option<String> {
+    let set = |text: &str| {
+        let short = text.split_once('.').and_then(|(device, rest)| Some((device, rest.split_once('=')?)));
+        if let Some((device, (key, value))) = short {
+            return (device == driver && machine::same_key(key, property)).then(|| value.to_owned());
+        }
+        let pairs = option::parse(text, "");
+        let get = |key| option::get(&pairs, key);
+        let matches =
+            get("driver") == Some(driver) && get("property").is_some_and(|key| machine::same_key(key, property));
+        get("value").filter(|_| matches).map(str::to_owned)
+    };
+    arguments::values(arguments, &["global"]).filter_map(|(_, text)| set(&text.to_string_lossy())).last()
+}
+
+/// Whether QEMU reads a value as true (`qapi_bool_parse`).
+#[must_use]
+pub fn is_on(value: &str) -> bool {
+    matches!(value, "on" | "yes" | "true" | "y")
+}
+
+/// The `-device` value with a property set, in the spelling that it has; `None` if it is invalid JSON. `value` is key=value
+/// text in either spelling.
 pub(super) fn set(device: &str, key: &str, value: &str) -> Option<String> {
     if !device.starts_with('{') {
         return Some(option::set(device, DRIVER, key, value));
@@ -56,7 +78,7 @@ pub(super) fn set(device: &str, key: &str, value: &str) -> Option<String> {
     serde_json::to_string(&object).ok()
 }
 
-/// A property's value with the JSON type that QEMU accepts: its visitor converts text only in the key=value spelling.
+/// A property's value with the JSON type that QEMU accepts: it converts text only in the key=value spelling.
 fn typed(key: &str, value: &str) -> Value {
     match value {
         "on" | "off" if !ON_OFF_AUTO.contains(&key) => Value::Bool(value == "on"),
@@ -64,7 +86,7 @@ fn typed(key: &str, value: &str) -> Value {
     }
 }
 
-/// QEMU's parser also takes strings in single quotes (`json-lexer.c`), which people write inside `<qemu:arg value="…"/>`.
+/// Reads JSON. QEMU also accepts strings in single quotes (`json-lexer.c`), which users write in `<qemu:arg value="…"/>`.
 fn object(text: &str) -> Option<Map<String, Value>> {
     serde_json::from_str(text).or_else(|_| serde_json::from_str(&double_quoted(text))).ok()
 }

@@ -1,6 +1,5 @@
-//! vIOMMUs that stand on a command line already.
-//!
-//! Knows every driver of QEMU 5.2 to 11.1 that is a vIOMMU; does not see what `-readconfig` reads, which libvirt never uses.
+//! vIOMMUs on a command line: every vIOMMU driver of the supported QEMUs. Files of `-readconfig`, which libvirt never uses, are
+//! not read.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -1,6 +1,5 @@
-//! `-machine`: what the several of them say together, and how a key is set in one of them.
-//!
-//! Knows how QEMU merges them (`system/vl.c`) and how `-accel` overrides the irqchip; does not know why a key is wanted.
+//! `-machine`: reads a property from all of them, and sets one. QEMU merges them (`system/vl.c`), and `-accel` overrides the
+//! irqchip.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -12,11 +11,12 @@ use crate::note::{Code, Note};
 const OPTIONS: &[&str] = &["machine", "M"];
 /// The implied first key of `-machine`.
 const TYPE: &str = "type";
-/// The one key that `-accel` may say again, and then with the last word.
+/// The one property that `-accel` also has, where it overrides `-machine`.
 const IRQCHIP: &str = "kernel-irqchip";
 
-/// The value that QEMU will see for a key of `-machine`: of all of them, the last counts.
-pub(super) fn get<S: AsRef<OsStr>>(arguments: &[S], key: &str) -> Option<String> {
+/// The value of a property in all `-machine` options, of which the last counts. The key may have dashes or underscores.
+#[must_use]
+pub fn get<S: AsRef<OsStr>>(arguments: &[S], key: &str) -> Option<String> {
     arguments::values(arguments, OPTIONS)
         .filter_map(|(_, text)| last(&option::parse(&text.to_string_lossy(), TYPE), key).map(|pair| pair.value.clone()))
         .last()
@@ -32,11 +32,11 @@ pub(super) fn asks_for_help(value: &str) -> bool {
     option::asks_for_help(value, TYPE)
 }
 
-/// Makes QEMU see `key=value`: in the place where the key stands, or else at the end of the last `-machine` that names a
-/// type. The argument count does not change.
+/// Sets `key=value` where the key is, or else at the end of the last `-machine` that names a type. The number of arguments
+/// does not change.
 ///
 /// # Errors
-/// `irqchip-conflict` if the in-kernel irqchip is asked for explicitly and another is wanted; `command-line-unsupported` if no
+/// `irqchip-conflict` if the in-kernel irqchip is set explicitly and another is wanted; `command-line-unsupported` if no
 /// `-machine` names a type, or if the argument to change is not UTF-8.
 pub(super) fn set(arguments: &mut [OsString], key: &str, value: &str) -> Result<(), Note> {
     if key.replace('_', "-") == IRQCHIP {
@@ -57,12 +57,12 @@ pub(super) fn set(arguments: &mut [OsString], key: &str, value: &str) -> Result<
     arguments::replace(arguments, place.at, "machine", |text| Some(option::set(text, TYPE, &place.key, value)))
 }
 
-/// Where a key of `-machine` has to be written.
+/// Where a property of `-machine` has to be written.
 struct Place {
     at: usize,
-    /// The key, in the spelling found: QEMU refuses to see both `kernel_irqchip` and `kernel-irqchip`.
+    /// The key, in the spelling found: QEMU refuses `kernel_irqchip` together with `kernel-irqchip`.
     key: String,
-    /// What stands there now.
+    /// The present value.
     value: Option<String>,
 }
 
@@ -78,7 +78,7 @@ fn place_of(arguments: &[OsString], key: &str) -> Option<Place> {
     last_with(key).or_else(|| Some(Place { key: key.to_owned(), value: None, ..last_with(TYPE)? }))
 }
 
-/// `-accel kvm,kernel-irqchip=…` overrides `-machine`, so it must say the same. There QEMU knows the dash only.
+/// `-accel kvm,kernel-irqchip=…` overrides `-machine`, so it must have the same value. There QEMU accepts the dash only.
 fn set_irqchip_of_accelerators(arguments: &mut [OsString], value: &str) -> Result<(), Note> {
     let accelerators: Vec<(usize, Option<String>)> = arguments::values(arguments, &["accel"])
         .map(|(at, text)| {
@@ -95,7 +95,7 @@ fn set_irqchip_of_accelerators(arguments: &mut [OsString], value: &str) -> Resul
     Ok(())
 }
 
-/// Somebody who asks for the in-kernel irqchip by name has a reason: that is not changed behind his back. `wanted` is another.
+/// Refuses to replace an explicit in-kernel irqchip: the user may have a reason for it. `wanted` is another.
 fn check_irqchip(key: &str, present: &str, wanted: &str) -> Result<(), Note> {
     if !same_key(key, IRQCHIP) || present != "on" {
         return Ok(());
@@ -103,20 +103,20 @@ fn check_irqchip(key: &str, present: &str, wanted: &str) -> Result<(), Note> {
     Err(Note::error(
         Code::IrqchipConflict,
         format!(
-            "QEMU's command line asks for {key}=on explicitly, and interrupt remapping needs {key}={wanted}: remove \
+            "QEMU's command line has {key}=on, and interrupt remapping needs {key}={wanted}: remove \
              <ioapic driver='kvm'/> from the domain's features, or the option from <qemu:commandline>. QEMU itself would say: \
              Interrupt Remapping cannot work with kernel-irqchip=on, please use 'split|off'."
         ),
     ))
 }
 
-/// The pair that counts for a key, in either spelling of it.
+/// The pair that counts for a key, in either spelling.
 fn last<'p, 'a>(pairs: &'p [Pair<'a>], key: &str) -> Option<&'p Pair<'a>> {
     pairs.iter().rfind(|pair| same_key(pair.key, key))
 }
 
-/// `machine_set_property` takes underscores for dashes.
-fn same_key(left: &str, right: &str) -> bool {
+/// Whether two keys are equal for QEMU, which accepts underscores for dashes (`machine_set_property`).
+pub(super) fn same_key(left: &str, right: &str) -> bool {
     let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
     left.bytes().map(dashed).eq(right.bytes().map(dashed))
 }

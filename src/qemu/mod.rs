@@ -1,8 +1,7 @@
-//! QEMU's command line: how the emulator was started, and the vIOMMU written into it.
+//! QEMU's command line: reads how the emulator was started, and writes the vIOMMU into it.
 //!
-//! Knows options, machine keys and `-device` in every dialect that libvirt 7.0 to 12.8 speaks to QEMU 5.2 to 11.1. Must not decide
-//! anything: what to change comes as [`Edits`] from the plan. Everything that is not edited keeps its bytes and its place, be it
-//! UTF-8 or not.
+//! Handles options, machine properties and `-device` in every form that a supported libvirt writes. The plan decides what to
+//! change, as [`Edits`]. Everything else keeps its bytes and its position, also where it is not UTF-8.
 
 mod arguments;
 mod device;
@@ -18,11 +17,13 @@ use std::ffi::OsString;
 
 use serde::{Deserialize, Serialize};
 
+pub use device::{global, is_on};
 pub use iommu::{FoundIommu, find_iommu};
-pub use rewrite::{Rewritten, rewrite};
+pub use machine::get as machine_property;
+pub use rewrite::rewrite;
 pub use vfio::{FoundVfio, find_vfio};
 
-/// What is to change on QEMU's command line. Plain data: it is part of the plan and of the state file.
+/// The changes of QEMU's command line. Part of the plan and of the state file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Edits {
@@ -33,7 +34,7 @@ pub struct Edits {
     /// slot of pcie.0.
     #[serde(default)]
     pub devices: Vec<String>,
-    /// Properties to set on the intel-iommu that is on the command line already: QEMU's names (`caching-mode`, `eim`,
+    /// Properties to set on an intel-iommu that is already on the command line: QEMU's names (`caching-mode`, `eim`,
     /// `aw-bits` …), values as key=value text (`on`, `off`, `48`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub existing: BTreeMap<String, String>,
@@ -50,7 +51,7 @@ impl Edits {
     }
 }
 
-/// How libvirt or a person started the emulator.
+/// How the emulator was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invocation {
     /// A capability probe, `-help`, `-version`, `-device help`, anything without `-uuid`: to be passed through untouched.
@@ -59,41 +60,35 @@ pub enum Invocation {
     Guest {
         /// The value of `-uuid`, as written: not checked, so not fit for a path as it is.
         uuid: String,
-        /// `guest=` of `-name`, commas undoubled. Bytes that are not UTF-8 are replaced.
-        name: Option<String>,
-        /// Whether `-incoming` or `-loadvm` is there: the guest has run before and comes back as it was.
+        /// Whether `-incoming` or `-loadvm` is there: the guest has run before and continues.
         incoming: bool,
     },
 }
 
 /// Tells a guest from everything else that a QEMU binary is started for, by its arguments without `argv[0]`.
 ///
-/// When in doubt it is a guest: then somebody is told that the start is refused, and no guest runs without its vIOMMU.
+/// In doubt it is a guest: a refused start has a message, and a guest that runs without its vIOMMU has none.
+#[must_use]
 pub fn classify(arguments: &[OsString]) -> Invocation {
-    let (mut uuid, mut name, mut incoming) = (None, None, false);
+    let (mut uuid, mut incoming) = (None, false);
     for option in arguments::options(arguments) {
         let value = option.value.unwrap_or_default().to_string_lossy();
         match option.name {
             "h" | "help" | "version" => return Invocation::Other,
             "machine" | "M" if machine::asks_for_help(&value) => return Invocation::Other,
-            // In JSON a device is named, never asked for; commas and question marks there are a tenant's own text.
+            // JSON never asks for help; commas and question marks in it are a tenant's text.
             "device" if !value.trim_start().starts_with('{') && option::asks_for_help(&value, "driver") => {
                 return Invocation::Other;
             }
             "cpu" | "accel" if option::asks_for_help(&value, option.name) => return Invocation::Other,
             "uuid" => uuid = option.value.map(|_| value.into_owned()),
-            // As in QEMU, a later -name without guest= does not take the name away.
-            "name" => {
-                let pairs = option::parse(&value, "guest");
-                name = option::get(&pairs, "guest").map(str::to_owned).or(name);
-            }
             "incoming" | "loadvm" => incoming = true,
             _ => {}
         }
     }
     match uuid {
         Some(uuid) if machine::machine_type(arguments).as_deref() != Some("none") => {
-            Invocation::Guest { uuid, name, incoming }
+            Invocation::Guest { uuid, incoming }
         }
         _ => Invocation::Other,
     }
@@ -110,8 +105,8 @@ mod tests {
         classify(&words.iter().map(OsString::from).collect::<Vec<_>>())
     }
 
-    fn guest(uuid: &str, name: Option<&str>, incoming: bool) -> Invocation {
-        Invocation::Guest { uuid: uuid.to_owned(), name: name.map(str::to_owned), incoming }
+    fn guest(uuid: &str, incoming: bool) -> Invocation {
+        Invocation::Guest { uuid: uuid.to_owned(), incoming }
     }
 
     #[test]
@@ -142,13 +137,13 @@ mod tests {
     #[test]
     fn text_in_a_json_device_is_no_question() {
         let device = r#"{"driver":"virtserialport","name":"org.x,help,?,y"}"#;
-        assert_eq!(classified(&["-uuid", "u", "-device", device]), guest("u", None, false));
+        assert_eq!(classified(&["-uuid", "u", "-device", device]), guest("u", false));
     }
 
     #[test]
     fn a_guest_that_was_saved_comes_in() {
-        assert_eq!(classified(&["-uuid", "u", "-incoming", "defer"]), guest("u", None, true));
-        assert_eq!(classified(&["-uuid", "u", "-loadvm", "snap"]), guest("u", None, true));
+        assert_eq!(classified(&["-uuid", "u", "-incoming", "defer"]), guest("u", true));
+        assert_eq!(classified(&["-uuid", "u", "-loadvm", "snap"]), guest("u", true));
     }
 
     #[test]
@@ -176,34 +171,28 @@ mod tests {
     #[test]
     fn words_of_a_guest_are_no_questions() {
         let words = ["-append", "-help", "-name", "guest=help", "-uuid", "U", "-device", "e1000e,id=help", "-M", "q35"];
-        assert_eq!(classified(&words), guest("U", Some("help"), false));
+        assert_eq!(classified(&words), guest("U", false));
         assert_eq!(classified(&["-name", "-uuid", "x"]), Invocation::Other);
-        assert_eq!(classified(&["-machine", "none", "-M", "q35", "-uuid", "U"]), guest("U", None, false));
+        assert_eq!(classified(&["-machine", "none", "-M", "q35", "-uuid", "U"]), guest("U", false));
     }
 
     #[test]
-    fn guest_is_known_by_uuid_and_name() {
-        assert_eq!(
-            classified(&["-name", "guest=s2,debug-threads=on", "-uuid", "374b1079-5271-47cd-a0ad-2bbac33e9657"]),
-            guest("374b1079-5271-47cd-a0ad-2bbac33e9657", Some("s2"), false)
-        );
-        assert_eq!(
-            classified(&["-name", "guest=foo=1,,bar=2,debug-threads=on", "-name", "process=x", "--uuid", "U"]),
-            guest("U", Some("foo=1,bar=2"), false)
-        );
-        assert_eq!(classified(&["-uuid", "U", "-name", "short,process=qemu:short"]), guest("U", Some("short"), false));
+    fn guest_is_known_by_its_uuid() {
+        let uuid = "374b1079-5271-47cd-a0ad-2bbac33e9657";
+        assert_eq!(classified(&["-name", "guest=s2,debug-threads=on", "-uuid", uuid]), guest(uuid, false));
+        assert_eq!(classified(&["-name", "process=x", "--uuid", "U"]), guest("U", false));
         assert_eq!(classified(&["-uuid"]), Invocation::Other);
     }
 
     #[test]
     fn incoming_guest_is_told_apart() {
-        assert_eq!(classified(&["-uuid", "U", "-incoming", "defer"]), guest("U", None, true));
-        assert_eq!(classified(&["-uuid", "U", "-append", "-incoming"]), guest("U", None, false));
+        assert_eq!(classified(&["-uuid", "U", "-incoming", "defer"]), guest("U", true));
+        assert_eq!(classified(&["-uuid", "U", "-append", "-incoming"]), guest("U", false));
     }
 
     #[test]
     fn name_that_is_not_utf8_is_no_obstacle() {
         let arguments = ["-uuid".into(), "U".into(), "-name".into(), OsStr::from_bytes(b"guest=\xff").into()];
-        assert_eq!(classify(&arguments), guest("U", Some("\u{fffd}"), false));
+        assert_eq!(classify(&arguments), guest("U", false));
     }
 }

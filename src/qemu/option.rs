@@ -1,7 +1,7 @@
 //! The `key=value,key=value` lists of QEMU's options (`util/qemu-option.c`, `util/keyval.c`).
 //!
-//! Knows commas, their doubling, the implied first key and short-form flags; knows no key by name. A list is edited pair by
-//! pair, so that what is not edited stays as it was written.
+//! Handles commas, their doubling, the implied first key and short-form flags. An edit changes one pair and keeps the rest as
+//! written.
 
 /// One element of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]

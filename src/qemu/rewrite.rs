@@ -1,7 +1,7 @@
-//! The edits of a plan, applied to the command line of one start.
+//! Applies the edits of a plan to a command line.
 //!
-//! Should: write what makes QEMU's vIOMMU equal to the one that libvirt would have written for the native domain. Mustn't: give
-//! a guest a second vIOMMU, or leave an edit out.
+//! The result is equivalent to the command line that libvirt writes for the rewritten domain. A second vIOMMU, or an edit that
+//! cannot be applied, is an error.
 
 use std::ffi::OsString;
 
@@ -11,23 +11,13 @@ use super::slots::{self, ROOT_BUS};
 use super::{Edits, arguments, device, machine, option};
 use crate::note::{Code, Note};
 
-/// A command line with a plan's edits in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rewritten {
-    /// The arguments without `argv[0]`.
-    pub arguments: Vec<OsString>,
-    /// The slot of pcie.0 that was found for virtio-iommu. None if there is no virtio-iommu among the edits, or if the edit
-    /// names its address itself.
-    pub slot: Option<u8>,
-}
-
 /// Writes `edits` into `arguments` (without `argv[0]`).
 ///
 /// # Errors
-/// `iommu-conflict` if a vIOMMU is to be added and one is there; `irqchip-conflict` if the in-kernel irqchip is asked for
-/// explicitly; `command-line-unsupported` if what must be edited is missing or not UTF-8, if the last option lacks its value, or
+/// `iommu-conflict` if a vIOMMU is to be added and one is there; `irqchip-conflict` if the in-kernel irqchip is set
+/// explicitly; `command-line-unsupported` if an argument to edit is missing or not UTF-8, if the last option lacks its value, or
 /// if pcie.0 is full.
-pub fn rewrite(arguments: &[OsString], edits: &Edits) -> Result<Rewritten, Note> {
+pub fn rewrite(arguments: &[OsString], edits: &Edits) -> Result<Vec<OsString>, Note> {
     if let Some(name) = arguments::without_value(arguments).filter(|_| *edits != Edits::default()) {
         let message = format!("-{name} at the end of QEMU's command line lacks its value: correct <qemu:commandline>");
         return Err(Note::error(Code::CommandLineUnsupported, message));
@@ -35,7 +25,7 @@ pub fn rewrite(arguments: &[OsString], edits: &Edits) -> Result<Rewritten, Note>
     if !edits.devices.is_empty() || edits.machine.contains_key("iommu") {
         iommu::find_iommu(arguments).map_or(Ok(()), |found| Err(conflict(arguments, &found)))?;
     }
-    let (devices, slot) = placed(arguments, &edits.devices)?;
+    let devices = placed(arguments, &edits.devices)?;
     let mut rewritten = arguments.to_vec();
     for (key, value) in &edits.machine {
         machine::set(&mut rewritten, key, value)?;
@@ -46,20 +36,20 @@ pub fn rewrite(arguments: &[OsString], edits: &Edits) -> Result<Rewritten, Note>
     if edits.lock_memory {
         lock_memory(&mut rewritten)?;
     }
-    // Before the first device, because a vfio-pci that QEMU creates earlier silently stays outside the vIOMMU; last of all
-    // edits, because it moves the arguments.
+    // Before the first device, because a vfio-pci that QEMU creates earlier silently stays outside the vIOMMU; and after the
+    // other edits, because it moves the arguments.
     let first = arguments::options(&rewritten).find(|option| option.name == "device").map(|option| option.at);
     let at = first.unwrap_or(rewritten.len());
     rewritten.splice(at..at, devices.into_iter().flat_map(|device| ["-device".into(), device.into()]));
-    Ok(Rewritten { arguments: rewritten, slot })
+    Ok(rewritten)
 }
 
-/// The devices to insert, virtio-iommu with an address. QEMU would give it the lowest free slot, and take that from a device
-/// to which libvirt has given it.
-fn placed(arguments: &[OsString], devices: &[String]) -> Result<(Vec<String>, Option<u8>), Note> {
+/// The devices to insert, virtio-iommu with an address. QEMU would give it the lowest free slot, which libvirt may have given to
+/// another device.
+fn placed(arguments: &[OsString], devices: &[String]) -> Result<Vec<String>, Note> {
     let mut placed = devices.to_vec();
     let Some(text) = placed.iter_mut().find(|text| needs_slot(text)) else {
-        return Ok((placed, None));
+        return Ok(placed);
     };
     let others: Vec<_> = iommu::devices(arguments).map(|(_, device)| device).collect();
     let slot = slots::free(&others).ok_or_else(|| {
@@ -70,7 +60,7 @@ fn placed(arguments: &[OsString], devices: &[String]) -> Result<(Vec<String>, Op
     })?;
     *text = option::set(text, "driver", "bus", ROOT_BUS);
     *text = option::set(text, "driver", "addr", &format!("{slot:#x}"));
-    Ok((placed, Some(slot)))
+    Ok(placed)
 }
 
 fn needs_slot(device: &str) -> bool {
@@ -78,7 +68,7 @@ fn needs_slot(device: &str) -> bool {
         .is_some_and(|device| VIRTIO.contains(&device.driver.as_str()) && !device.properties.contains_key("addr"))
 }
 
-/// Sets properties of the intel-iommu that libvirt or `<qemu:commandline>` put on the command line.
+/// Sets properties of an intel-iommu that libvirt or `<qemu:commandline>` put on the command line.
 fn complete_intel(rewritten: &mut [OsString], edits: &Edits) -> Result<(), Note> {
     let Some(at) = iommu::devices(rewritten).find(|(_, device)| device.driver == INTEL).map(|(at, _)| at) else {
         return Err(Note::error(
@@ -92,7 +82,7 @@ fn complete_intel(rewritten: &mut [OsString], edits: &Edits) -> Result<(), Note>
     })
 }
 
-/// QEMU reads every `-overcommit`, and the last word of them counts (`system/vl.c`).
+/// Sets `mem-lock=on`. QEMU reads every `-overcommit`, and the last value counts (`system/vl.c`).
 fn lock_memory(rewritten: &mut Vec<OsString>) -> Result<(), Note> {
     const KEY: &str = "mem-lock";
     let present: Vec<usize> = arguments::values(rewritten, &["overcommit"])
@@ -108,7 +98,7 @@ fn lock_memory(rewritten: &mut Vec<OsString>) -> Result<(), Note> {
     Ok(())
 }
 
-/// Refuses a second vIOMMU, in the words that QEMU uses seconds later (`x86-iommu.c`, `hw/arm/virt.c`).
+/// Refuses a second vIOMMU, and quotes QEMU's own message (`x86-iommu.c`, `hw/arm/virt.c`).
 fn conflict(arguments: &[OsString], found: &FoundIommu) -> Note {
     let is_virt = machine::machine_type(arguments).is_some_and(|machine| machine.starts_with("virt"));
     let late = if is_virt {

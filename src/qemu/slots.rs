@@ -1,17 +1,17 @@
-//! The 32 slots of the root bus: which of them the command line has given away, and a free one.
+//! Finds a free slot among the 32 of the root bus.
 //!
-//! Knows nothing of devices that QEMU adds by itself: those take the lowest free slots, far from where the search here begins.
+//! Devices that QEMU adds by itself are not known here: they take the lowest free slots, and the search begins at the highest.
 
 use super::device::Device;
 
 /// The root bus of the machine types q35 and virt.
 pub(super) const ROOT_BUS: &str = "pcie.0";
 
-/// The highest slot that is ever given away: 0x1f holds the ICH9 bridge of q35, 0 the host bridge.
+/// The highest slot that can be free: 0x1f holds the ICH9 bridge of q35, 0 the host bridge.
 const HIGHEST: u8 = 0x1e;
 
-/// The highest slot of the root bus in which none of `devices` sits with any of its functions: downward, because libvirt
-/// and QEMU fill the bus upward. A device without `bus` goes to the root bus as well. None if the bus is full.
+/// The highest slot of the root bus without a function of any of `devices`: libvirt and QEMU fill the bus upward. A device
+/// without `bus` is on the root bus as well. `None` if the bus is full.
 pub(super) fn free<'a>(devices: impl IntoIterator<Item = &'a Device>) -> Option<u8> {
     let taken = devices
         .into_iter()

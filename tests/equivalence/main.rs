@@ -154,7 +154,7 @@ fn skip(skipped: &mut Skipped, reason: &str, case: &Case, model: &str) {
 /// How the two command lines differ.
 fn compare(native: &[String], base: &[String], edits: &Edits) -> Result<(), String> {
     let words: Vec<OsString> = base[1..].iter().map(OsString::from).collect();
-    let wrapped = qemu::rewrite(&words, edits).map_err(|note| format!("{}: {}", note.code, note.message))?.arguments;
+    let wrapped = qemu::rewrite(&words, edits).map_err(|note| format!("{}: {}", note.code, note.message))?;
     let wrapped: Vec<String> = wrapped.into_iter().map(|word| word.into_string().unwrap()).collect();
     line::compare(&Line::read(&native[1..]), &Line::read(&wrapped))
 }
