@@ -45,7 +45,12 @@ const FIRMWARE: u64 = 1 << 20;
 /// What viommu knows of the made-up host.
 fn host(fake: &Fake, suite: Suite, domain: &Domain) -> Host {
     let nowhere = || path::PathBuf::from("/nonexistent");
-    let places = Places { sysfs: fake.sysfs.clone(), capabilities: nowhere(), memory: || None };
+    let places = Places {
+        sysfs: fake.sysfs.clone(),
+        capabilities: nowhere(),
+        networks: [nowhere(), nowhere()],
+        memory: || None,
+    };
     Host {
         libvirt: Some(suite.libvirt().parse().unwrap()),
         emulators: vec![Emulator { version: Some(suite.qemu().parse().unwrap()), ..Emulator::default() }],

@@ -42,7 +42,12 @@ const EVENTS: [(&str, &str, &str); 10] = [
 /// Files of a host that tells nothing.
 fn nowhere() -> Places {
     let nowhere = PathBuf::from("/nonexistent");
-    Places { sysfs: nowhere.clone(), capabilities: nowhere, memory: || None }
+    Places {
+        sysfs: nowhere.clone(),
+        capabilities: nowhere.clone(),
+        networks: [nowhere.clone(), nowhere],
+        memory: || None,
+    }
 }
 
 #[test]

@@ -63,6 +63,9 @@ pub struct Domain {
     /// `<hostdev>`s with `<address type='unassigned'/>`: taken from the host and never given to QEMU, but counted by
     /// libvirt when it computes the locked-memory limit (`virHostdevIsVFIODevice` asks for no guest address).
     pub unassigned: u32,
+    /// The networks of every `<interface type='network'>` that has no device of its own yet: a network can hand out host PCI
+    /// functions, and libvirt asks it only after the hook's `prepare`.
+    pub networks: Vec<String>,
     /// `<disk type='nvme'>`: host addresses of userspace NVMe disks, each with a VFIO container of its own.
     pub nvme_disks: Vec<String>,
     /// `<interface type='vdpa'>`: number.

@@ -3,7 +3,7 @@
 use super::bypass::Bypass;
 use super::lookup::{attribute, first_attribute, string};
 use super::pci::{Buses, count_roots};
-use super::vfio::{Passthrough, count, nvme_disks, virtio_ats};
+use super::vfio::{Passthrough, count, networks, nvme_disks, virtio_ats};
 use super::{Domain, Iommu, Memory, Metadata, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu};
 use crate::note::{Code, Note};
 use crate::xml::{Document, Element};
@@ -53,6 +53,7 @@ impl Domain {
             iommus: root.all(&["devices", "iommu"]).into_iter().map(Iommu::read).collect(),
             vfio: passthrough.devices,
             unassigned: passthrough.unassigned,
+            networks: networks(root),
             nvme_disks: nvme_disks(root),
             vdpa_interfaces: count(root, "interface", "vdpa"),
             vdpa_disks: count(root, "disk", "vhostvdpa"),

@@ -107,6 +107,14 @@ pub(super) fn nvme_disks(domain: Element<'_, '_>) -> Vec<String> {
     disks
 }
 
+/// The names of the networks that have yet to give an interface its device. A running guest's interface of a pool is of type
+/// `hostdev`, with its device.
+pub(super) fn networks(domain: Element<'_, '_>) -> Vec<String> {
+    let interfaces = domain.all(&["devices", "interface"]).into_iter();
+    let unresolved = interfaces.filter(|interface| interface.prop("type") == Some("network"));
+    unresolved.filter_map(|interface| interface.child("source")?.prop("network")).map(str::to_owned).collect()
+}
+
 /// How many devices of this element name and `type` there are.
 pub(super) fn count(domain: Element<'_, '_>, name: &str, kind: &str) -> u32 {
     let devices = domain.all(&["devices", name]).into_iter();

@@ -34,6 +34,9 @@ pub struct Host {
     pub aw_bits: Option<u8>,
     /// IOMMU group of each host PCI function.
     pub iommu_groups: BTreeMap<String, u32>,
+    /// Whether a network of libvirt's hands out host PCI functions (`<forward mode='hostdev'>`), by the network's name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pools: BTreeMap<String, bool>,
     /// Installed memory, bytes (`MemTotal`).
     pub memory_bytes: Option<u64>,
     /// The kernel's page size, bytes: 4096 on x86; 4096, 16384 or 65536 on AArch64.

@@ -7,9 +7,13 @@ use std::path::{Path, PathBuf};
 use super::{CACHE_HEAD, Host, parse_capability_cache};
 use crate::domain::{Domain, VfioSource};
 use crate::sys::{fs, process};
+use crate::xml;
 
 /// More emulators than any host has; libvirt probes a dozen.
 const MOST_EMULATORS: usize = 64;
+
+/// Longer than a network's description with a thousand VFs or DHCP hosts, bytes.
+const LARGEST_NETWORK: usize = 1 << 20;
 
 /// Where the files are.
 #[derive(Debug, Clone)]
@@ -18,6 +22,8 @@ pub struct Places {
     pub sysfs: PathBuf,
     /// libvirt's capability cache.
     pub capabilities: PathBuf,
+    /// Where libvirt's networks are described, those that are active first.
+    pub networks: [PathBuf; 2],
     /// Installed memory, bytes. The kernel tells it faster than it writes `/proc/meminfo`.
     pub memory: fn() -> Option<u64>,
 }
@@ -27,23 +33,53 @@ impl Default for Places {
         Places {
             sysfs: "/sys".into(),
             capabilities: "/var/cache/libvirt/qemu/capabilities".into(),
+            networks: ["/run/libvirt/network".into(), "/etc/libvirt/qemu/networks".into()],
             memory: process::memory_bytes,
         }
     }
 }
 
 impl Places {
-    /// What the decision needs to know for one domain: only the groups of its own devices are looked up, because a host can
-    /// have thousands of PCI functions and the hook runs with the domain lock held.
+    /// What the decision needs to know for one domain: only the groups of its own devices and its own networks are looked up,
+    /// because a host can have thousands of PCI functions and the hook runs with the domain lock held.
     #[must_use]
     pub fn host_for(&self, domain: &Domain) -> Host {
         let mut host = self.host();
         for device in &domain.vfio {
             if let VfioSource::Pci(address) = &device.source {
-                host.iommu_groups.extend(self.iommu_group(address).map(|group| (address.clone(), group)));
+                let Some(group) = self.iommu_group(address) else { continue };
+                host.iommu_groups.insert(address.clone(), group);
+                host.iommu_groups.extend(self.companions(address).map(|companion| (companion, group)));
             }
         }
+        for network in &domain.networks {
+            host.pools.extend(self.is_pool(network).map(|is_pool| (network.clone(), is_pool)));
+        }
         host
+    }
+
+    /// The other functions in a device's group, but for bridges: VFIO lets the kernel keep those.
+    fn companions(&self, address: &str) -> impl Iterator<Item = String> {
+        let functions = self.sysfs.join("bus/pci/devices");
+        let members = fs::names(&functions.join(address).join("iommu_group/devices"));
+        members.into_iter().filter(move |member| {
+            let class = fs::head(&functions.join(member).join("class"), 16);
+            !class.is_some_and(|class| class.starts_with("0x0604"))
+        })
+    }
+
+    /// Whether a network hands out host PCI functions; none where there is no description of it that can be read.
+    fn is_pool(&self, name: &str) -> Option<bool> {
+        // The name comes from a tenant's XML.
+        if name.contains('/') {
+            return None;
+        }
+        let file = format!("{name}.xml");
+        let text = self.networks.iter().find_map(|place| fs::head_trusted(&place.join(&file), LARGEST_NETWORK))?;
+        let document = xml::parse(text.as_bytes()).ok()?;
+        let root = document.root();
+        let network = if root.is("network") { root } else { root.child("network")? };
+        Some(network.child("forward").and_then(|forward| forward.attr("mode")) == Some("hostdev"))
     }
 
     /// Everything that can be known, for `viommu capabilities`.
@@ -161,7 +197,12 @@ mod tests {
         }
 
         fn places(&self) -> Places {
-            Places { sysfs: self.0.join("sys"), capabilities: self.0.join("cache"), memory: || Some(24 << 30) }
+            Places {
+                sysfs: self.0.join("sys"),
+                capabilities: self.0.join("cache"),
+                networks: ["run", "etc"].map(|place| self.0.join(place)),
+                memory: || Some(24 << 30),
+            }
         }
     }
 
@@ -230,6 +271,41 @@ mod tests {
         };
         let groups = tree.places().host_for(&domain).iommu_groups;
         assert_eq!(groups.into_iter().collect::<Vec<_>>(), [("0000:01:00.0".to_owned(), 11)]);
+    }
+
+    #[test]
+    fn the_rest_of_a_group_but_for_its_bridges() {
+        let tree = Tree::new("companions");
+        tree.function("0000:01:00.0", "11").file("sys/bus/pci/devices/0000:00:01.0/class", "0x060400\n");
+        for member in ["0000:00:01.0", "0000:01:00.0", "0000:01:00.1"] {
+            tree.file(&format!("sys/kernel/iommu_groups/11/devices/{member}/vendor"), "0x10de\n");
+        }
+        let source = VfioSource::Pci("0000:01:00.0".to_owned());
+        let device = VfioDevice { source, requester: Requester::Unassigned, iommufd: false, hidden: false };
+        let groups = tree.places().host_for(&Domain { vfio: vec![device], ..Domain::default() }).iommu_groups;
+        let expected = [("0000:01:00.0".to_owned(), 11), ("0000:01:00.1".to_owned(), 11)];
+        assert_eq!(groups.into_iter().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn networks_that_are_pools() {
+        if !as_root() {
+            return;
+        }
+        let tree = Tree::new("networks");
+        // As libvirt keeps an active network, and a defined one.
+        let pool = "<network><name>p</name><forward mode='hostdev' managed='yes'><pf dev='eth0'/></forward></network>";
+        tree.file("run/active.xml", &format!("<networkstatus><class_id bitmap='0-2'/>{pool}</networkstatus>"))
+            .file("etc/active.xml", "<network><forward mode='nat'/></network>")
+            .file("etc/defined.xml", &format!("<!-- virsh net-edit -->\n{pool}"))
+            .file("etc/nat.xml", "<network><forward mode='nat'/></network>")
+            .file("etc/closed.xml", "<network/>")
+            .file("etc/broken.xml", "<network>");
+        let names = ["active", "defined", "nat", "closed", "broken", "absent", "../etc/defined"];
+        let domain = Domain { networks: names.map(str::to_owned).to_vec(), ..Domain::default() };
+        let pools = tree.places().host_for(&domain).pools;
+        let expected = [("active", true), ("closed", false), ("defined", true), ("nat", false)];
+        assert_eq!(pools, expected.map(|(name, is_pool)| (name.to_owned(), is_pool)).into());
     }
 
     #[test]
