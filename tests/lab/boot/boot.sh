@@ -1,0 +1,63 @@
+#!/bin/bash
+# Boots a guest of guest.sh in software emulation, up to the first of: root mounted, deferred probe, no root disk.
+#
+#   tests/lab/boot/boot.sh GUEST VIOMMU DISK      VIOMMU: none, intel, virtio, virtio-module   DISK: blk (behind a root port), ahci
+#
+# Prints one line, `root` with what the guest sees, or `deferred`, `alert` or `timeout`; the log is GUEST/VIOMMU-DISK.log.
+# QEMU comes from the Debian root $VIOMMU_LAB/roots/trixie. LIMIT: seconds until `timeout` (300).
+set -euo pipefail
+guest=${1:?usage: boot.sh GUEST VIOMMU DISK} viommu=${2:?} disk=${3:?}
+lab=$(realpath -m "${VIOMMU_LAB:-$(dirname "$0")/../../../target/lab}")
+dir=$lab/boot/$guest
+log=$dir/$viommu-$disk.log
+initrd=/mnt/initrd
+machine=q35
+devices=()
+case $viommu in
+    none) ;;
+    intel)
+        machine+=,kernel-irqchip=split
+        devices+=(-device 'intel-iommu,intremap=on,aw-bits=48')
+        ;;
+    virtio) devices+=(-device 'virtio-iommu-pci,bus=pcie.0,addr=0x1e') ;;
+    virtio-module)
+        initrd=/mnt/initrd-module
+        devices+=(-device 'virtio-iommu-pci,bus=pcie.0,addr=0x1e')
+        ;;
+    *) echo "boot.sh: no vIOMMU '$viommu'" >&2 && exit 2 ;;
+esac
+# shellcheck disable=SC2054 # the commas are QEMU's
+case $disk in
+    blk) devices+=(-device pcie-root-port,id=rp,chassis=1,bus=pcie.0,addr=0x5 -device virtio-blk-pci,bus=rp,drive=root) ;;
+    ahci) devices+=(-device ide-hd,bus=ide.0,drive=root) ;;
+    *) echo "boot.sh: no disk '$disk'" >&2 && exit 2 ;;
+esac
+# shellcheck disable=SC2054
+qemu=(
+    qemu-system-x86_64 -machine "$machine" -accel tcg -cpu max -m 1024 -nodefaults -display none -no-reboot -serial stdio
+    "${devices[@]}"
+    -drive file=/mnt/root.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe
+    -kernel /mnt/vmlinuz -initrd "$initrd"
+    -append 'root=UUID=3b6d1f6e-3f5c-4f0a-8a43-5d2f6d8f2b10 ro console=ttyS0 init=/usr/sbin/lab-report mitigations=off panic=-1'
+)
+# The mount is seen by this QEMU alone, and goes with it.
+# shellcheck disable=SC2016
+in_chroot='mount --bind "$1" "$2/mnt" && root=$2 && shift 2 && exec chroot "$root" env TMPDIR=/mnt "$@"'
+unshare --mount --propagation private sh -c "$in_chroot" sh "$dir" "$lab/roots/trixie" timeout "${LIMIT:-300}" "${qemu[@]}" \
+    </dev/null >"$log" 2>&1 &
+pid=$!
+end='LAB mounted [a-z0-9= ]*|pci .*deferred probe pending|ALERT!.*does not exist'
+until found=$(grep -aoEm1 "$end" "$log"); do
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.2
+done
+# `timeout` passes the signal on.
+kill "$pid" 2>/dev/null || true
+wait "$pid" 2>/dev/null || true
+[ -n "$found" ] || found=$(grep -aoEm1 "$end" "$log" || true)
+case $found in
+    LAB*) echo "root ${found#LAB mounted }" ;;
+    *deferred*) echo deferred ;;
+    ALERT*) echo alert ;;
+    *) echo timeout ;;
+esac
