@@ -45,7 +45,7 @@ false\t''"
 complete -c viommu -n "__fish_viommu_using_subcommand plan" -l libvirt-version -d 'libvirt\'s version' -r
 complete -c viommu -n "__fish_viommu_using_subcommand plan" -l qemu-version -d 'QEMU\'s version' -r
 complete -c viommu -n "__fish_viommu_using_subcommand plan" -l host-aw-bits -d 'Address width of the host\'s IOMMU, bits' -r
-complete -c viommu -n "__fish_viommu_using_subcommand plan" -l sysfs -d 'Another sysfs than /sys' -r -F
+complete -c viommu -n "__fish_viommu_using_subcommand plan" -l sysfs -d 'sysfs mount point (default: /sys)' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand plan" -l host -d 'What \'viommu capabilities --format json\' printed on another host; \'plan\' takes several' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand plan" -l config -d 'Another configuration file than /etc/viommu.toml' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand plan" -l exit-code -d 'Exit with 3 when something would change'
@@ -56,7 +56,7 @@ false\t''"
 complete -c viommu -n "__fish_viommu_using_subcommand rewrite" -l libvirt-version -d 'libvirt\'s version' -r
 complete -c viommu -n "__fish_viommu_using_subcommand rewrite" -l qemu-version -d 'QEMU\'s version' -r
 complete -c viommu -n "__fish_viommu_using_subcommand rewrite" -l host-aw-bits -d 'Address width of the host\'s IOMMU, bits' -r
-complete -c viommu -n "__fish_viommu_using_subcommand rewrite" -l sysfs -d 'Another sysfs than /sys' -r -F
+complete -c viommu -n "__fish_viommu_using_subcommand rewrite" -l sysfs -d 'sysfs mount point (default: /sys)' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand rewrite" -l host -d 'What \'viommu capabilities --format json\' printed on another host; \'plan\' takes several' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand rewrite" -l config -d 'Another configuration file than /etc/viommu.toml' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand rewrite" -s h -l help -d 'Print help'
@@ -69,7 +69,7 @@ false\t''"
 complete -c viommu -n "__fish_viommu_using_subcommand apply" -l libvirt-version -d 'libvirt\'s version' -r
 complete -c viommu -n "__fish_viommu_using_subcommand apply" -l qemu-version -d 'QEMU\'s version' -r
 complete -c viommu -n "__fish_viommu_using_subcommand apply" -l host-aw-bits -d 'Address width of the host\'s IOMMU, bits' -r
-complete -c viommu -n "__fish_viommu_using_subcommand apply" -l sysfs -d 'Another sysfs than /sys' -r -F
+complete -c viommu -n "__fish_viommu_using_subcommand apply" -l sysfs -d 'sysfs mount point (default: /sys)' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand apply" -l host -d 'What \'viommu capabilities --format json\' printed on another host; \'plan\' takes several' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand apply" -l config -d 'Another configuration file than /etc/viommu.toml' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand apply" -l all -d 'Every domain'
@@ -86,7 +86,7 @@ complete -c viommu -n "__fish_viommu_using_subcommand memlock" -l connect -d 'li
 complete -c viommu -n "__fish_viommu_using_subcommand memlock" -l libvirt-version -d 'libvirt\'s version' -r
 complete -c viommu -n "__fish_viommu_using_subcommand memlock" -l qemu-version -d 'QEMU\'s version' -r
 complete -c viommu -n "__fish_viommu_using_subcommand memlock" -l host-aw-bits -d 'Address width of the host\'s IOMMU, bits' -r
-complete -c viommu -n "__fish_viommu_using_subcommand memlock" -l sysfs -d 'Another sysfs than /sys' -r -F
+complete -c viommu -n "__fish_viommu_using_subcommand memlock" -l sysfs -d 'sysfs mount point (default: /sys)' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand memlock" -l host -d 'What \'viommu capabilities --format json\' printed on another host; \'plan\' takes several' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand memlock" -l config -d 'Another configuration file than /etc/viommu.toml' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand memlock" -l raise -d 'Raise the limit so that one more VFIO device can be hot-plugged'
@@ -99,7 +99,7 @@ ansible\t'For Ansible: a local fact'"
 complete -c viommu -n "__fish_viommu_using_subcommand capabilities" -l libvirt-version -d 'libvirt\'s version' -r
 complete -c viommu -n "__fish_viommu_using_subcommand capabilities" -l qemu-version -d 'QEMU\'s version' -r
 complete -c viommu -n "__fish_viommu_using_subcommand capabilities" -l host-aw-bits -d 'Address width of the host\'s IOMMU, bits' -r
-complete -c viommu -n "__fish_viommu_using_subcommand capabilities" -l sysfs -d 'Another sysfs than /sys' -r -F
+complete -c viommu -n "__fish_viommu_using_subcommand capabilities" -l sysfs -d 'sysfs mount point (default: /sys)' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand capabilities" -l host -d 'What \'viommu capabilities --format json\' printed on another host; \'plan\' takes several' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand capabilities" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c viommu -n "__fish_viommu_using_subcommand doctor" -l format -d 'How to say it' -r -f -a "text\t'For people'
@@ -107,5 +107,5 @@ json\t'For programs'"
 complete -c viommu -n "__fish_viommu_using_subcommand doctor" -l root -d 'Examine the host whose file system is mounted here: an image, a chroot' -r -F
 complete -c viommu -n "__fish_viommu_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c viommu -n "__fish_viommu_using_subcommand explain" -s h -l help -d 'Print help'
-complete -c viommu -n "__fish_viommu_using_subcommand hook" -l dry-run -d 'Say what would happen, and do nothing'
+complete -c viommu -n "__fish_viommu_using_subcommand hook" -l dry-run -d 'Show what would happen, and do nothing'
 complete -c viommu -n "__fish_viommu_using_subcommand hook" -s h -l help -d 'Print help'

@@ -32,7 +32,7 @@ pub struct Undecided {
     pub asks: bool,
 }
 
-/// Decides about the guest of a document. `asked` is what the caller was asked for beside the document. `host` is told whether
+/// Decides about the guest of a document. `asked` is the strongest request, from outside the document. `host` is told whether
 /// the guest depends on the host. Notes for the host's log are added to `log`.
 ///
 /// # Errors
@@ -44,7 +44,7 @@ pub fn decide<'a>(
     host: impl FnOnce(&Domain, bool) -> Result<Host, Note>,
     log: &mut Vec<Note>,
 ) -> Result<Decided<'a>, Undecided> {
-    // A document that nobody can read can still be one that the host has a rule for.
+    // A rule of the host can apply to a document that cannot be read.
     let ruled = asked.1.asks() || config.as_ref().is_ok_and(Config::wishes_anything);
     let unreadable = |note| Undecided { note, asks: ruled || speaks_of_us(xml) };
     let asks = |note| Undecided { note, asks: true };
@@ -53,8 +53,7 @@ pub fn decide<'a>(
     let config = match config {
         Ok(config) => config,
         Err(broken) => {
-            // What the configuration wishes is unknown, so only a guest that asks by itself, or that has chosen the wrapper,
-            // can be refused for it.
+            // The host's rules are unknown, so the error refuses only a guest that asks by itself or uses the wrapper.
             let request = Request::asked(&domain, asked, &Config::default());
             if plan::route(&domain) == Route::Wrapper || request.map_or(true, |request| request.asks()) {
                 return Err(asks(broken));
@@ -97,7 +96,7 @@ impl Decided<'_> {
 }
 
 /// Whether a document that cannot be read mentions a vIOMMU or the wrapper. Tenants choose names and metadata: a guest must
-/// not lose its vIOMMU because somebody made its XML unreadable, nor be refused when it never asked.
+/// not lose its vIOMMU because its XML was made unreadable, nor be refused without a request.
 fn speaks_of_us(xml: &[u8]) -> bool {
     memmem::find(xml, b"viommu").is_some()
 }

@@ -4,9 +4,9 @@
 //! waits until `/proc/PID/exe` is no longer the daemon's file: from there on libvirt does not touch the limit, and neither
 //! the wrapper (which waits for it) nor QEMU (which has to initialise first) has locked anything.
 //!
-//! Should: run as a process of its own that nobody waits for; hold no stream of the hook's, because libvirt waits for their
-//! end; keep no capability but the two it needs; end when the guest's state, process or daemon goes.
-//! Mustn't: talk to anybody; act on a pid that is not pinned; lower a limit; outlive the start it is for.
+//! The guard is a process of its own. It holds no stream of the hook, because libvirt waits for their end, keeps only the two
+//! capabilities that it needs, and ends when the guest's state file, its process or the daemon goes. It acts on a pinned pid
+//! only and never lowers a limit.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -28,7 +28,7 @@ use crate::sys::process::{self, FileId};
 
 /// How often the guard looks. exec to the first mapping takes QEMU tens of milliseconds.
 const INTERVAL: Duration = Duration::from_millis(1);
-/// After this many looks nothing is urgent any more: somebody is relabelling disks.
+/// After this many polls the start is slow for another reason, such as the relabelling of disks.
 const PATIENT_AFTER: u32 = 20_000;
 const PATIENT_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -41,7 +41,7 @@ pub struct Order {
     pub pidfile: PathBuf,
     /// What the guest needs.
     pub limit: Limit,
-    /// Nobody waits for the limit: every millisecond counts.
+    /// No wrapper waits for the limit, so every millisecond counts.
     pub urgent: bool,
     /// For the log.
     pub uuid: String,

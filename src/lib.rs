@@ -1,6 +1,6 @@
 //! `viommu` gives libvirt/QEMU guests a virtual IOMMU and the locked-memory limit that PCI passthrough behind it needs.
 //!
-//! One direction of data: bytes → facts → plan → bytes. The core (`xml`, `domain`, `request`, `plan`, `capability`,
+//! Data flows in one direction: bytes → facts → plan → bytes. The core (`xml`, `domain`, `request`, `plan`, `capability`,
 //! `rewrite`, `qemu`, `state`, `explain`) does no I/O and reads no clock or environment; `hook`, `wrapper`, `managers`,
 //! `guard`, `host::probe`, `doctor`, `sys` and `cli` are the thin shell around it. Every route and every verb runs
 //! the one decision function, [`plan::plan`].

@@ -16,7 +16,7 @@ use crate::xml;
 /// Run libvirt's hook by hand.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Say what would happen, and do nothing
+    /// Show what would happen, and do nothing
     #[arg(long)]
     dry_run: bool,
     /// The domain's name
@@ -44,8 +44,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> u8 {
     end(&outcome)
 }
 
-/// Runs as libvirt's hook: `PROGRAM NAME OPERATION SUB-OPERATION EXTRA`. Anything else is not libvirt's call, and a failure
-/// here would keep every guest of the host from starting.
+/// Runs as libvirt's hook: `PROGRAM NAME OPERATION SUB-OPERATION EXTRA`. Other arguments do not come from libvirt, and a failure
+/// would keep every guest of the host from starting.
 pub fn from_libvirt(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
     let [_name, operation, sub_operation, extra, ..] = arguments.as_slice() else { return 0 };
@@ -57,10 +57,10 @@ pub fn from_libvirt(arguments: impl Iterator<Item = OsString>) -> u8 {
 
 fn decide(event: Event, extra: &str) -> Outcome {
     if event == Event::Other {
-        // Not even stdin is read: at `reconnect` nothing may go wrong.
+        // stdin is not read either: `reconnect` must not fail.
         return Outcome::default();
     }
-    // Most domains fit, so that their XML is read at once.
+    // Most domains fit.
     let mut bytes = Vec::with_capacity(64 * 1024);
     // What cannot be read is judged as what was read so far: cut XML, which is malformed.
     let _ = fs::read_past(io::stdin().lock(), xml::MAX_BYTES, &mut bytes);

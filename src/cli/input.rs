@@ -21,7 +21,7 @@ use crate::xml;
 use super::Failure;
 use super::virsh::Connection;
 
-/// What the guest asks for, over everything that is written elsewhere.
+/// A request that overrides every other source.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Request (stronger than metadata and configuration)")]
 pub(super) struct RequestOptions {
@@ -35,7 +35,7 @@ pub(super) struct RequestOptions {
 
 /// The host that the domain is to run on.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Host (this one, where nothing else is said)")]
+#[command(next_help_heading = "Host options (default: the local host)")]
 pub(super) struct HostOptions {
     #[command(flatten)]
     known: FactOptions,
@@ -46,7 +46,7 @@ pub(super) struct HostOptions {
 
 /// What is known about a host.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Host (this one, where nothing else is said)")]
+#[command(next_help_heading = "Host options (default: the local host)")]
 pub(super) struct FactOptions {
     /// libvirt's version
     #[arg(long, value_name = "VERSION")]
@@ -57,7 +57,7 @@ pub(super) struct FactOptions {
     /// Address width of the host's IOMMU, bits
     #[arg(long, value_name = "BITS")]
     host_aw_bits: Option<u8>,
-    /// Another sysfs than /sys
+    /// sysfs mount point (default: /sys)
     #[arg(long, value_name = "DIR")]
     sysfs: Option<PathBuf>,
     /// What 'viommu capabilities --format json' printed on another host; 'plan' takes several
@@ -76,7 +76,7 @@ pub(super) fn open(source: Option<&str>) -> Result<Box<dyn Read>, Failure> {
     }
 }
 
-/// How to speak of what [`open()`] opens.
+/// The name of what [`open()`] opens, for messages.
 pub(super) fn name(source: Option<&str>) -> &str {
     source.filter(|name| *name != "-").unwrap_or("stdin")
 }
@@ -98,7 +98,7 @@ pub(super) fn domain_xml(source: Option<&str>, connection: &Connection) -> Resul
     }
 }
 
-/// Reads a little more than a domain may have, so that the reader of the XML is the one who refuses it.
+/// Reads past the largest allowed size, so that the XML parser reports the size.
 fn limited(input: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     fs::read_past(input, xml::MAX_BYTES, &mut bytes).map_err(|error| unreadable(name, &error))?;
@@ -180,10 +180,10 @@ impl FactOptions {
             host.aw_bits = self.host_aw_bits;
         }
         if self.qemu_version.is_some() {
-            // The probed flags speak of another QEMU.
+            // The probed flags are those of another QEMU.
             host.emulators = vec![Emulator { version: self.qemu_version, ..Emulator::default() }];
         } else if self.libvirt_version.is_some() {
-            // So does a flag that another libvirt did not look for.
+            // A missing flag may be one that the probing libvirt did not look for.
             host.emulators.iter_mut().for_each(|emulator| emulator.flags = None);
         }
         host
@@ -198,12 +198,11 @@ impl FactOptions {
     }
 }
 
-/// The configuration that the user names. Unlike the host's own, which the hook trusts, it may be anybody's, and it has to
-/// be there.
+/// The configuration that the user names. Unlike the host's own, it may belong to any user, and it must exist.
 fn named_configuration(path: &Path) -> Result<Config, Failure> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(&name, &error))?;
-    // The sentence speaks of the host's own configuration.
+    // The message names the host's own configuration.
     Config::parse(&text).map_err(|note| Note::error(note.code, note.message.replacen(config::PATH, &name, 1)).into())
 }
 
@@ -213,9 +212,9 @@ fn recorded(file: &Path) -> Result<Host, Failure> {
         Failure::Usage(format!("{} is not what 'viommu capabilities --format json' prints: {why}", file.display()))
     };
     let host: Host = serde_json::from_str(&text).map_err(|error| not_a_host(&error.to_string()))?;
-    // An empty object is a host of which nothing is known; one that holds only other things was meant for somebody else.
+    // An empty object is a host without known facts; one with only other keys is another program's file.
     if host == Host::default() && text.contains(':') {
-        return Err(not_a_host("it says nothing about a host"));
+        return Err(not_a_host("it has no facts about a host"));
     }
     Ok(host)
 }

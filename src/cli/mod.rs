@@ -1,4 +1,4 @@
-//! The operator's command line. One file a verb; every verb asks `plan` and does one thing with the answer.
+//! The operator's command line, one file for each verb.
 
 mod apply;
 mod backup;
@@ -68,7 +68,7 @@ enum Failure {
     Refused(Note),
     /// The input cannot be read, or an option cannot be meant.
     Usage(String),
-    /// The reader of our output went away: nobody is left to tell.
+    /// The output cannot be written.
     Output(io::Error),
 }
 

@@ -45,8 +45,8 @@ pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note
     }
 }
 
-/// What is done for a guest that asks for nothing, neither by itself nor by a rule of the host's: most guests of most hosts,
-/// so their XML is not even parsed. None where that takes a closer look.
+/// The outcome for a guest that certainly has no request, by itself or by a rule of the host; `None` where the XML has to be
+/// parsed to find out.
 fn without_request(event: Event, xml: &[u8], config: &Result<Config, Note>) -> Option<Outcome> {
     let ends = matches!(event, Event::Stopped | Event::Release | Event::Other);
     if ends || config.as_ref().map_or(true, Config::wishes_anything) || prefilter::may_ask(xml) {
@@ -54,7 +54,7 @@ fn without_request(event: Event, xml: &[u8], config: &Result<Config, Note>) -> O
     }
     let mut outcome = Outcome::default();
     if event == Event::Start {
-        // A leftover of an earlier life would keep its guard waiting.
+        // The guard of an earlier start ends when its state file is removed.
         outcome.effects.push(Effect::RemoveState(prefilter::uuid(xml)?));
     }
     Some(outcome)
@@ -93,7 +93,7 @@ fn prepare(decided: &Decided<'_>, outcome: &mut Outcome) {
     needs_rewriting(decided, outcome);
 }
 
-/// At a start nothing can be rewritten any more, so what is missing and essential refuses it; the rest is only logged.
+/// At a start libvirt takes no rewritten XML, so a missing change refuses the start if it is essential, and is logged if not.
 fn needs_rewriting(decided: &Decided<'_>, outcome: &mut Outcome) {
     if outcome.refusal.is_some() || decided.plan.route == Route::Wrapper {
         return;
@@ -121,7 +121,7 @@ fn start(decided: &Decided<'_>, outcome: &mut Outcome) {
         return;
     };
     if !wrapper && limit.is_none() {
-        // A leftover of an earlier life would keep its guard waiting.
+        // The guard of an earlier start ends when its state file is removed.
         return outcome.effects.push(Effect::RemoveState(uuid));
     }
     if limit.is_some() && !process::may_raise_limits() {

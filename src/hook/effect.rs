@@ -1,4 +1,4 @@
-//! What a hook call does to the host, each thing by itself, and what it means when one fails.
+//! The effects of a hook call, and what a failed one means for the guest.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::sys::{fs, process};
 pub enum Effect {
     /// Writes the guest's state file.
     WriteState(Box<State>),
-    /// Keeps what the guest runs with, for the day when it is restored.
+    /// Records what the guest runs with, for a later restore.
     Record(Uuid, Record),
     /// Starts a guard.
     Guard(guard::Order),
@@ -29,11 +29,11 @@ pub enum Effect {
     },
     /// Removes the guest's state file.
     RemoveState(Uuid),
-    /// Forgets what the guest ran with.
+    /// Removes the record of what the guest ran with.
     Forget(Uuid),
 }
 
-/// What a hook call comes to. Nothing has happened yet: [`perform`] makes it so.
+/// The result of a hook call. Nothing has happened before [`perform`].
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// The rewritten XML.
@@ -48,7 +48,7 @@ pub struct Outcome {
     pub asks: bool,
 }
 
-/// Makes it so. What fails and is needed becomes a refusal where the guest asks, else a line in the log.
+/// Performs the effects. A failed effect that the guest needs refuses a guest that asks; other failures are logged.
 pub fn perform(outcome: &mut Outcome) {
     for effect in std::mem::take(&mut outcome.effects) {
         let Err(note) = effect.perform() else { continue };
@@ -88,7 +88,7 @@ impl Effect {
 
 /// The guard has normally been faster. Where it was not, QEMU has survived so far, and the next mapping must not fail.
 fn verify(pidfile: &Path, limit: Limit) -> Result<(), Note> {
-    // The descriptor keeps the pid from being given to somebody else.
+    // While the descriptor is open the kernel gives the pid to no other process.
     let Some((pid, _pinned)) = libvirt::pinned(pidfile) else { return Ok(()) };
     let late = process::lock_limit(pid).is_ok_and(|found| found.soft < limit);
     if !late {

@@ -1,22 +1,22 @@
 //! The events that libvirt reports.
 
-/// What libvirt tells.
+/// An event of a domain's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// The domain is about to start; nothing has been done for it.
     Prepare,
-    /// QEMU's command line is made, and QEMU is about to be executed.
+    /// libvirt has made QEMU's command line and is about to execute QEMU.
     Start,
     /// QEMU runs.
     Started,
-    /// QEMU is gone, or never came.
+    /// QEMU has ended, or was not started.
     Stopped,
-    /// All that libvirt held for the domain is given back.
+    /// libvirt has released the domain's resources.
     Release,
-    /// The domain is about to come from another host.
+    /// The domain is about to arrive from another host.
     Migrate,
-    /// Everything else, known or not: none of our business. `restore` too: a guest from a saved image comes by `prepare` and
-    /// `start` as well, and its QEMU by the wrapper, which can refuse it without harm to the image.
+    /// Any other event; the hook ignores it. `restore` too: a guest from a saved image passes `prepare` and `start` as well, and
+    /// the wrapper can refuse its QEMU without harm to the image.
     Other,
 }
 

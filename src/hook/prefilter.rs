@@ -1,31 +1,30 @@
-//! What can be told from a domain's XML at a glance, without parsing it: most guests ask for nothing, and at most events
-//! only the UUID counts.
+//! Byte searches that save parsing a domain's XML: most guests ask for nothing, and most events need only the UUID.
 //!
-//! Pure. May err to one side only: where it is not certain the document is read.
+//! Pure. Where a search is not certain, the document is parsed.
 
 use memchr::memmem;
 
 use crate::domain::Uuid;
 
-/// A domain that has none of these can neither ask nor give a reason for a warning.
+/// A domain without any of these has no request and gives no reason for a warning.
 const WORDS: [&str; 7] = [
     // <iommu>, our own metadata, the wrapper, hw:viommu_model, and every vIOMMU of a <qemu:commandline>.
     "mmu",
-    // Nova's other wish, and what it locks memory for by itself.
+    // Nova's other key, and the keys for which Nova locks memory by itself.
     "locked_memory",
     "cpu_realtime",
     "mem_encryption",
-    // One that is too low for VFIO devices is worth a line in the log.
+    // A limit that is too low for VFIO devices is logged.
     "hard_limit",
     // A character reference can be any letter of the above, and so can an escape in the JSON of a <qemu:commandline>.
     "&#",
     "\\u",
 ];
 
-/// How far from its beginning libvirt can have put a domain's UUID, bytes: a name is part of a file's, hence short.
+/// libvirt writes a domain's UUID within this many bytes: the name before it is part of a file name, hence short.
 const HEAD: usize = 2048;
 
-/// Whether the guest may have a wish, or something that is worth a warning.
+/// Whether the guest may have a request, or a reason for a warning.
 pub(super) fn may_ask(xml: &[u8]) -> bool {
     WORDS.iter().any(|word| contains(xml, word))
 }
@@ -56,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_may_ask_is_looked_at() {
+    fn finds_every_sign_of_a_request() {
         for text in [
             "<iommu model='intel'/>",
             "<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto'/>",
@@ -86,7 +85,7 @@ mod tests {
             assert_eq!(found(&format!("{start}\n  <name>a &lt; b</name>\n  {own}")).as_deref(), Some(UUID), "{start}");
         }
         for text in [
-            // Nobody's, somebody else's, one in a comment, and what libvirt does not write.
+            // No UUID behind the name, or a layout that libvirt does not write.
             "<domain>\n  <name>a</name>\n  <title>t</title>\n  ",
             "<domain>\n  <metadata>\n  <name>a</name>\n  ",
             "<domain>\n  <name>a<!--</name>\n  ",

@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(emulator.has("virtio-iommu-pci"), Some(false));
     }
 
-    /// The heads of the caches of Debian 11, 13 and unstable, shortened: what stands around the facts differs.
+    /// The heads of the caches of Debian 11, 13 and unstable, shortened: the lines around the facts differ.
     #[test]
     fn reads_the_caches_of_real_hosts() {
         let bullseye = "<qemuCaps>\n  <emulator>/usr/bin/qemu-system-i386</emulator>\n  <qemuctime>1795344872</qemuctime>\n  \
@@ -109,7 +109,7 @@ mod tests {
         let text = HEAD.replace("9000000", "99999999999").replace("7002022", "-1");
         let (emulator, libvirt) = parse(&text).unwrap();
         assert_eq!((libvirt, emulator.version, emulator.flags), (None, None, None));
-        // Flags that speak of nothing we know are not kept.
+        // Other flags are not kept.
         let (emulator, _) = parse(HEAD).unwrap();
         assert_eq!(emulator.flags.unwrap().len(), 2);
     }

@@ -1,8 +1,8 @@
 //! Facts about the host: versions, emulators, the IOMMU, IOMMU groups, memory.
 //!
-//! This module is pure: what is known of a host, from wherever it comes. `probe` reads it from files of a running host,
-//! `capcache` understands libvirt's capability cache. A fact that is not known is `None`, never a guess; the decision says
-//! what it assumes (`host-fact-assumed`).
+//! The types are pure. `probe` reads the facts from files of a running host, `capcache` parses libvirt's capability cache,
+//! `config` reads the configuration, `libvirt` finds libvirt's processes. An unknown fact is `None`; the plan reports what it
+//! assumes instead (`host-fact-assumed`).
 
 mod capcache;
 pub mod config;
@@ -28,7 +28,7 @@ pub struct Host {
     pub libvirt: Option<Version>,
     /// The emulators that libvirt has probed.
     pub emulators: Vec<Emulator>,
-    /// Whether the kernel has an IOMMU at work (`/sys/class/iommu` is not empty).
+    /// Whether the kernel uses an IOMMU (`/sys/class/iommu` is not empty).
     pub iommu: Option<bool>,
     /// Narrowest address width of the host's IOMMUs, bits (VT-d: MGAW + 1 of the capability register).
     pub aw_bits: Option<u8>,
@@ -49,18 +49,18 @@ pub struct Host {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Emulator {
-    /// Absolute path; empty for one that was only described on the command line, which then stands for every path.
+    /// Absolute path; empty for an emulator that was described on the command line: it matches every path.
     pub path: String,
     /// The guest architecture it emulates.
     pub arch: Option<String>,
     /// QEMU's version.
     pub version: Option<Version>,
-    /// libvirt's capability flags that speak of a vIOMMU; `None` where they are not known.
+    /// libvirt's capability flags with `iommu` in their names; `None` where they are not known.
     pub flags: Option<Vec<String>>,
 }
 
 impl Emulator {
-    /// Whether libvirt found a capability; `None` where nobody knows.
+    /// Whether libvirt found a capability; `None` where that is not known.
     #[must_use]
     pub fn has(&self, flag: &str) -> Option<bool> {
         self.flags.as_ref().map(|flags| flags.iter().any(|known| known == flag))

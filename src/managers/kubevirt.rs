@@ -1,7 +1,7 @@
 //! KubeVirt's hook sidecar: `onDefineDomain --vmi JSON --domain XML`, as KubeVirt's sidecar-shim runs it (cmd/sidecars/
 //! sidecar_shim.go). What is printed is the domain that virt-launcher defines; any status but 0 keeps it from being defined.
 //!
-//! The request stands in annotations of the virtual machine instance, `viommu.libvirt/model` and the like.
+//! The request is in annotations of the virtual machine instance, such as `viommu.libvirt/model`.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -62,7 +62,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     match printed.and_then(|()| out.flush()) {
         Ok(()) => 0,
         Err(error) => {
-            // Half a domain must not be taken for one.
+            // The status tells the caller to drop a domain that was printed in part.
             stderr::complain(&format!("cannot print the domain: {error}"));
             1
         }
@@ -76,7 +76,7 @@ fn annotations(vmi: &[u8]) -> serde_json::Result<Metadata> {
     let annotations = vmi.pointer("/metadata/annotations").and_then(Value::as_object);
     for (name, value) in annotations.into_iter().flatten() {
         let Some(key) = name.strip_prefix(ANNOTATION) else { continue };
-        // Kubernetes has no annotations but strings; what else comes is not true and not a model either.
+        // Annotations are strings in Kubernetes; the text of any other value is invalid for every key.
         asked.set(key, value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     }
     Ok(asked)

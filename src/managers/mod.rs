@@ -1,7 +1,7 @@
-//! Managers that hand over a domain's XML before it is defined and take it back: the native route, without a command line.
+//! Programs that managers run on a domain's XML before it is defined: the native route, without a command line.
 //!
-//! Should: give back the same bytes for a machine that asks for nothing, whatever else is wrong; refuse one that asks and
-//! cannot have. Mustn't: change a machine that has run already, or run a rule that `plan` does not.
+//! A machine without a request gets its XML back byte for byte, whatever else is wrong; one whose request cannot be met is
+//! refused. A machine that has run already is never changed.
 
 pub mod kubevirt;
 pub mod vdsm;
@@ -17,11 +17,11 @@ use crate::request::{Source, Wishes};
 use crate::rewrite::rewrite;
 use crate::sys::{fs, stderr};
 
-/// What `viommu capabilities --format json` printed, kept for processes that cannot read libvirt's capability cache: vdsm is
-/// not root, and the libvirt of a virt-launcher is in another container.
+/// The output of `viommu capabilities --format json`, for processes that cannot read libvirt's capability cache: vdsm is not
+/// root, and the libvirt of a virt-launcher is in another container.
 pub const RECORDED_HOST: &str = "/etc/viommu-host.json";
 
-/// The domain XML for a machine whose manager knows what it asks for; none where nothing is to change.
+/// The rewritten domain XML for a machine with this request of its manager; `None` where nothing changes.
 ///
 /// # Errors
 /// Why the machine must not start.
@@ -45,7 +45,7 @@ fn rewritten(xml: &[u8], source: Source, asked: &Metadata) -> Result<Option<Stri
     outcome
 }
 
-/// This host, and what was recorded where this process cannot look.
+/// The facts of this host, completed from the recorded ones where this process cannot read the cache.
 fn facts(domain: &Domain, concerned: bool) -> Result<Host, Note> {
     if !concerned {
         return Ok(Host::default());

@@ -1,7 +1,7 @@
 //! oVirt's vdsm: scripts in `hooks/before_vm_start/` edit the domain XML before the machine starts (lib/vdsm/common/hooks.py).
 //!
 //! The file that `_hook_domxml` names is edited in place; custom properties of the machine are environment variables. vdsm
-//! logs what stands on stderr. Exit status 0 is done; 1 is failed, the scripts that follow still run; 2 is failed, and no
+//! logs stderr. Exit status 0 is done; 1 is failed, the scripts that follow still run; 2 is failed, and no
 //! other script runs. Either failure keeps the machine from starting.
 
 use std::env;
@@ -14,7 +14,7 @@ use crate::request::Source;
 use crate::sys::{fs, stderr};
 use crate::xml;
 
-/// A directory of vdsm's that we have something to do in.
+/// A hook point of vdsm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
     /// The machine is about to start, fresh or by cold reboot.
@@ -39,10 +39,10 @@ const STOP: u8 = 2;
 
 /// Answers one call.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "vdsm says everything in environment variables")]
+#[expect(clippy::disallowed_methods, reason = "vdsm passes its arguments in environment variables")]
 pub fn run(point: Point) -> u8 {
     if point == Point::BeforeVmMigrateDestination {
-        // What runs keeps its vIOMMU: libvirt compares the XML with the running machine's and refuses any other.
+        // libvirt compares the XML with that of the running machine and refuses a changed vIOMMU.
         return 0;
     }
     let Some(file) = env::var_os("_hook_domxml").map(PathBuf::from) else {
@@ -83,7 +83,7 @@ fn edit(file: &Path, asked: &Metadata) -> u8 {
     }
 }
 
-/// A little more than a domain may have, so that the reader of the XML is the one who refuses it.
+/// Reads past the largest allowed size, so that the XML parser reports the size.
 fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::read_past(fs::open(file)?, xml::MAX_BYTES, &mut bytes)?;

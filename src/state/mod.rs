@@ -1,4 +1,4 @@
-//! What the hook leaves for the wrapper and the guard of one guest: `/run/viommu/UUID.json`.
+//! What the hook writes for the wrapper and the guard of one guest.
 //!
 //! Pure but for `store`: the format and its rules. The file is root's, in a directory of root's; a guest can read it and nothing else. It
 //! holds no number or name that the wrapper could get from a weaker place.
@@ -76,8 +76,8 @@ impl State {
     }
 }
 
-/// What a guest runs with, kept for the day when it is restored: QEMU loads a stream into a vIOMMU with other attributes
-/// without a word. Bound to what the guest looked like, so that an image of another life does not get it.
+/// What a guest runs with, for a later restore: QEMU loads a stream into a vIOMMU with other attributes without an error. The
+/// machine type and the VFIO devices must match, so that an image of an earlier, different guest does not get it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
@@ -93,7 +93,7 @@ impl Record {
         Record { machine: domain.machine.clone(), vfio: shape(domain), edits }
     }
 
-    /// The edits, if the record speaks of a guest like this one.
+    /// The edits, if the record is of a guest with this machine type and these VFIO devices.
     #[must_use]
     pub fn edits_for(self, domain: &Domain) -> Option<Edits> {
         (self.machine == domain.machine && self.vfio == shape(domain)).then_some(self.edits)

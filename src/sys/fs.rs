@@ -1,4 +1,4 @@
-//! Reading files that may be missing, huge, or somebody else's.
+//! Reads and writes files. Reading copes with files that are missing, huge, or owned by other users.
 #![expect(clippy::disallowed_methods, reason = "this module is where files are touched")]
 
 use std::fs::File;
@@ -39,18 +39,18 @@ pub fn link_name(link: &Path) -> Option<String> {
     std::fs::read_link(link).ok()?.file_name()?.to_str().map(str::to_owned)
 }
 
-/// What there is to know about a name without reading it.
+/// The metadata of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
     /// The name is a symbolic link.
     pub link: bool,
     /// When the name itself was last changed, seconds since the epoch: for a link not what it leads to (st_ctime).
     pub changed: u64,
-    /// It leads to a regular file that somebody may execute, which is all that libvirt asks (`virFileIsExecutable`).
+    /// The target is a regular file with an execute bit, which is what libvirt checks (`virFileIsExecutable`).
     pub executable: bool,
 }
 
-/// Looks at a name; none where there is nothing.
+/// The metadata of a path; `None` where it does not exist.
 #[must_use]
 pub fn entry(path: &Path) -> Option<Entry> {
     let own = std::fs::symlink_metadata(path).ok()?;
@@ -64,7 +64,7 @@ pub fn target(path: &Path) -> Option<String> {
     std::fs::canonicalize(path).ok()?.to_str().map(str::to_owned)
 }
 
-/// Whether these bytes stand in a file.
+/// Whether a file contains these bytes.
 #[must_use]
 pub fn contains(path: &Path, wanted: &[u8]) -> bool {
     const MOST: u64 = 256 << 20;
@@ -83,7 +83,7 @@ pub fn label(path: &Path) -> Option<String> {
 }
 
 /// Reads a whole file that only root may have written: a regular file, owned by uid 0, not writable by others, one name,
-/// at most `limit` bytes. Checked on the open descriptor, so that nobody can exchange the file in between.
+/// at most `limit` bytes. The checks use the open descriptor, so that the file cannot be replaced between check and read.
 ///
 /// # Errors
 /// What the kernel says, or `InvalidData` with what is wrong about the file.
@@ -111,7 +111,7 @@ fn open_trusted(path: &Path) -> io::Result<File> {
         return Err(untrusted("it does not belong to root"));
     }
     if metadata.mode() & 0o022 != 0 {
-        return Err(untrusted("others than root may write to it"));
+        return Err(untrusted("users other than root may write to it"));
     }
     if metadata.nlink() > 1 {
         return Err(untrusted("it has several names"));
@@ -131,8 +131,8 @@ pub fn open(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
-/// Reads up to one byte more than `limit`, so that whoever judges the content sees that it is too large. What was read before
-/// an error is in `bytes`.
+/// Reads up to one byte more than `limit`, so that the caller can tell that the content is too large. `bytes` also holds what
+/// was read before an error.
 ///
 /// # Errors
 /// What the kernel says.
@@ -148,39 +148,39 @@ pub fn open_for_update(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).open(path)
 }
 
-/// Makes a directory of root's that everybody may read, if it is not there yet.
+/// Makes a directory that belongs to root and that all users may read, if it does not exist.
 ///
 /// # Errors
-/// What the kernel says, or `InvalidData` where somebody else could write to what is there.
+/// What the kernel says, or `InvalidData` where other users can write to the directory, or it is not a directory.
 pub fn trusted_directory(path: &Path) -> io::Result<()> {
     match std::fs::DirBuilder::new().mode(0o755).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
     check_trusted_directory(path)?;
-    // A umask, or whoever made it, may have taken bits away that QEMU needs.
+    // The umask, or another program, may have removed permissions that QEMU needs.
     if std::fs::symlink_metadata(path)?.mode() & 0o755 != 0o755 {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
     }
     Ok(())
 }
 
-/// Whether nobody but root can change what a directory holds.
+/// Checks that only root can change the entries of a directory.
 ///
 /// # Errors
-/// What the kernel says, or `InvalidData` where somebody else could.
+/// What the kernel says, or `InvalidData` where other users can.
 pub fn check_trusted_directory(path: &Path) -> io::Result<()> {
     let metadata = std::fs::symlink_metadata(path)?;
     if metadata.is_dir() && metadata.uid() == 0 && metadata.mode() & 0o022 == 0 {
         return Ok(());
     }
-    Err(untrusted("others than root may write to the directory, or it is none"))
+    Err(untrusted("not a directory, or writable by users other than root"))
 }
 
-/// Makes a directory that nobody but this user may look into, with those above it.
+/// Makes a directory that only this user may read, and its parents.
 ///
 /// # Errors
-/// What the kernel says, or `InvalidData` where somebody else could look into what is there.
+/// What the kernel says, or `InvalidData` where other users may read the directory, or it is not a directory.
 pub fn private_directory(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let metadata = std::fs::symlink_metadata(path)?;
@@ -188,7 +188,7 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
     if metadata.is_dir() && own && metadata.mode() & 0o777 == 0o700 {
         return Ok(());
     }
-    Err(untrusted("others than its user may look into the directory, or it is none"))
+    Err(untrusted("not a directory, or accessible to other users"))
 }
 
 /// Waits until the disk has what was written to a file.
@@ -199,7 +199,7 @@ pub fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Writes a file in one step: whoever reads sees the old content or the new, and a full disk leaves the old.
+/// Replaces a file in one step: a reader sees the old content or the new, and a full disk leaves the old.
 ///
 /// # Errors
 /// What the kernel says.
@@ -207,10 +207,10 @@ pub fn replace(path: &Path, content: &str, mode: u32) -> io::Result<()> {
     replace_with(path, |temporary| write_new(temporary, content, mode))
 }
 
-/// [`replace`] for a file that somebody else made: it keeps its owner and its mode.
+/// Like [`replace`], and keeps the file's owner and mode.
 ///
 /// # Errors
-/// What the kernel says, or `InvalidData` where it is no regular file.
+/// What the kernel says, or `InvalidData` where it is not a regular file.
 pub fn replace_kept(path: &Path, content: &str) -> io::Result<()> {
     let old = std::fs::symlink_metadata(path)?;
     if !old.is_file() {
@@ -243,8 +243,8 @@ fn write_new(path: &Path, content: &str, mode: u32) -> io::Result<()> {
     let _ = std::fs::remove_file(path);
     let mut file = File::options().write(true).create_new(true).mode(mode).custom_flags(flags).open(path)?;
     file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-    // Not synced: the disk could take longer than the domain's lock may be held, and a file that a crash has emptied is
-    // refused by its reader.
+    // Not synced: the disk could take longer than the domain's lock may be held, and the reader refuses a file that a crash
+    // has emptied.
     file.write_all(content.as_bytes())
 }
 

@@ -331,7 +331,7 @@ fn a_limit_that_guests_do_not_get() {
 fn a_configuration_with_an_error() {
     let invalid = ("broken", "config-invalid");
     fault("typo", invalid, "modle", |host| host.file("etc/viommu.toml", "[default]\nmodle = \"intel\"\n"));
-    fault("writable", invalid, "others than root", |host| {
+    fault("writable", invalid, "users other than root", |host| {
         host.file("etc/viommu.toml", "");
         host.mode("etc/viommu.toml", 0o666);
     });
@@ -376,5 +376,7 @@ fn what_is_left_of_guests_that_are_gone() {
     fault("leftover", ("warning", "state-leftover"), &other, |host| {
         host.file(&format!("run/viommu/{other}.json"), "{}");
     });
-    fault("directory-mode", ("broken", "state-invalid"), "others than root", |host| host.mode("run/viommu", 0o777));
+    fault("directory-mode", ("broken", "state-invalid"), "users other than root", |host| {
+        host.mode("run/viommu", 0o777);
+    });
 }
