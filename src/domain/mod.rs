@@ -162,7 +162,7 @@ pub struct VfioDevice {
 pub enum VfioSource {
     /// A host PCI function, written `0000:01:00.0`; from `<hostdev>` or `<interface type='hostdev'>`.
     Pci(String),
-    /// A mediated device, by UUID as written.
+    /// A mediated device, by UUID.
     Mdev(String),
 }
 

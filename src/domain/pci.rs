@@ -45,9 +45,10 @@ impl PciAddress {
     }
 }
 
-/// A host PCI function as sysfs writes it, from an `<address>` of a `<source>` (`virPCIDeviceAddressAsString`).
-pub(super) fn host_address(address: Element<'_, '_>) -> String {
-    let number = |name| address.prop(name).and_then(c_notation).unwrap_or(0);
+/// A host PCI function as sysfs writes it, from the `<address>` of a `<source>` (`virPCIDeviceAddressAsString`); what is
+/// not written is 0.
+pub(super) fn host_address(address: Option<Element<'_, '_>>) -> String {
+    let number = |name| address.and_then(|address| address.prop(name)).and_then(c_notation).unwrap_or(0);
     format!("{:04x}:{:02x}:{:02x}.{}", number("domain"), number("bus"), number("slot"), number("function"))
 }
 

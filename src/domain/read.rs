@@ -2,11 +2,12 @@
 
 use super::bypass::Bypass;
 use super::lookup::{attribute, first_attribute, string};
+use super::number::decimal32;
 use super::pci::{Buses, count_roots};
 use super::vfio::{Passthrough, count, networks, nvme_disks, virtio_ats};
 use super::{Domain, Iommu, Memory, Metadata, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu};
 use crate::note::{Code, Note};
-use crate::xml::{Document, Element};
+use crate::xml::{Attribute, Document, Element};
 
 /// Documents of libvirt's that hold a domain without being one.
 const CONTAINERS: [&str; 4] = ["domstatus", "domainsnapshot", "domaincheckpoint", "domainbackup"];
@@ -72,12 +73,15 @@ impl Iommu {
         let driver = iommu.child("driver").into_iter().flat_map(Element::attributes);
         Iommu {
             model: iommu.prop("model").unwrap_or_default().to_owned(),
-            driver: driver
-                .filter(|attribute| attribute.namespace.is_none())
-                .map(|attribute| (attribute.name.to_owned(), attribute.value.to_owned()))
-                .collect(),
+            driver: driver.map(|attribute| (attribute.name.to_owned(), setting(attribute))).collect(),
         }
     }
+}
+
+/// The value of a `<driver>` attribute, which libvirt takes from any namespace (`xmlGetProp`); the width as libvirt writes it.
+fn setting(attribute: Attribute<'_>) -> String {
+    let width = (attribute.name == "aw_bits").then(|| decimal32(attribute.value)).flatten();
+    width.map_or_else(|| attribute.value.to_owned(), |bits| bits.to_string())
 }
 
 fn not_a_domain(root: Element<'_, '_>) -> Note {
@@ -225,7 +229,7 @@ mod tests {
         assert_eq!(names, ["intremap", "caching_mode", "eim", "iotlb", "aw_bits"]);
         assert_eq!(intel.driver("aw_bits"), Some("48"));
         assert_eq!(virtio.driver("aw_bits"), Some("39"));
-        assert_eq!(smmu.driver, [("pciBus".to_owned(), "1".to_owned()), ("accel".to_owned(), "on".to_owned())]);
+        assert_eq!((smmu.driver("pciBus"), smmu.driver("accel")), (Some("1"), Some("on")));
         assert_eq!(bare.driver, []);
     }
 

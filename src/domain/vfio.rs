@@ -3,7 +3,7 @@
 //! It does not know what pins how much memory; that is the locked-memory formula's business.
 
 use super::pci::{Buses, PciAddress, host_address};
-use super::{Requester, VfioDevice, VfioSource};
+use super::{Requester, Uuid, VfioDevice, VfioSource};
 use crate::qemu::find_vfio;
 use crate::xml::Element;
 
@@ -70,15 +70,19 @@ fn vfio_source(device: Element<'_, '_>) -> Option<VfioSource> {
     if device.is("interface") {
         let hostdev = device.prop("type") == Some("hostdev") && driver_is_vfio(device);
         let pci = address().filter(|address| hostdev && address.prop("type") == Some("pci"));
-        return pci.map(host_address).map(VfioSource::Pci);
+        return pci.map(|pci| VfioSource::Pci(host_address(Some(pci))));
     }
     // mode='capabilities' belongs to LXC; none means subsystem (virDomainHostdevDefParseXML).
     if !device.is("hostdev") || !matches!(device.prop("mode"), None | Some("subsystem")) {
         return None;
     }
     match device.prop("type")? {
-        "pci" if driver_is_vfio(device) => Some(VfioSource::Pci(host_address(address()?))),
-        "mdev" => Some(VfioSource::Mdev(device.path(&["source", "address"])?.prop("uuid")?.to_owned())),
+        // Without an address it is 0000:00:00.0 to libvirt.
+        "pci" if driver_is_vfio(device) => device.child("source").map(|_| VfioSource::Pci(host_address(address()))),
+        "mdev" => {
+            let uuid = device.path(&["source", "address"])?.prop("uuid")?;
+            Some(VfioSource::Mdev(uuid.parse().map_or_else(|_| uuid.to_owned(), |uuid: Uuid| uuid.to_string())))
+        }
         _ => None,
     }
 }
@@ -99,9 +103,12 @@ fn in_pci_guest(device: Element<'_, '_>) -> bool {
 pub(super) fn nvme_disks(domain: Element<'_, '_>) -> Vec<String> {
     let mut disks = Vec::new();
     for disk in domain.all(&["devices", "disk"]) {
-        let chain = std::iter::successors(Some(disk), |image| image.child("backingStore"));
+        // A backing store without a type ends the chain (virDomainDiskBackingStoreParse).
+        let typed = |image: &Element<'_, '_>| image.prop("type").is_some();
+        let chain = std::iter::successors(Some(disk), |image| image.child("backingStore").filter(typed));
         for image in chain.filter(|image| image.prop("type") == Some("nvme")) {
-            disks.extend(image.child("source").and_then(|source| source.child("address")).map(host_address));
+            let address = image.child("source").and_then(|source| source.child("address"));
+            disks.extend(address.map(|address| host_address(Some(address))));
         }
     }
     disks

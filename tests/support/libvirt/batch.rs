@@ -75,8 +75,17 @@ impl Libvirt {
     /// # Errors
     /// What libvirt says.
     pub(crate) fn settled_many(&self, domains: &[impl AsRef<str>]) -> Vec<Result<String, String>> {
-        self.batch(domains, |xml, path| {
-            let name = quote(&domain_name(xml));
+        let names: Vec<String> = domains.iter().map(|xml| domain_name(xml.as_ref())).collect();
+        self.settled_as(domains, &names)
+    }
+
+    /// [`Libvirt::settled_many`] of domains whose names or UUIDs are given apart, for names that are hard to read.
+    ///
+    /// # Errors
+    /// What libvirt says.
+    pub(crate) fn settled_as(&self, domains: &[impl AsRef<str>], names: &[String]) -> Vec<Result<String, String>> {
+        self.batch(domains, |index, path| {
+            let name = quote(&names[index]);
             format!("define {path}\ndumpxml --inactive {name}\n{UNDEFINE} {name}")
         })
     }
@@ -85,7 +94,7 @@ impl Libvirt {
     fn batch(
         &self,
         domains: &[impl AsRef<str>],
-        commands: impl Fn(&str, &str) -> String,
+        commands: impl Fn(usize, &str) -> String,
     ) -> Vec<Result<String, String>> {
         const CRASHED: &str = "libvirtd crashes";
         let directory = self.share.join("batch");
@@ -93,7 +102,7 @@ impl Libvirt {
         let mut all = Vec::new();
         for (index, xml) in domains.iter().enumerate() {
             fs::write(directory.join(index.to_string()), xml.as_ref()).unwrap();
-            let commands = commands(xml.as_ref(), &format!("/share/batch/{index}"));
+            let commands = commands(index, &format!("/share/batch/{index}"));
             all.push(format!("{MARK}\n{commands}\n"));
         }
         // One virsh for all of them: starting and connecting one takes longer than most answers.
