@@ -14,6 +14,8 @@ usage: ./install.sh [OPTION]...            install, or upgrade
 
   --prefix DIR     below which the binary goes (default /usr; AppArmor lets libvirtd run nothing elsewhere)
   --destdir DIR    stage the files below DIR, and leave this host alone (for packagers; or DESTDIR in the environment)
+  --hook PATH      the hook's place: /etc/libvirt/hooks/qemu.d/50-viommu (a link, the default) or /etc/libvirt/hooks/qemu (a copy
+                   of the binary); upgrades keep it
   --no-reload      do not tell libvirt's daemon that there is a new hook
   --dry-run        say what would be done, and do nothing
   --help           this text
@@ -27,7 +29,7 @@ die() {
     exit 1
 }
 
-action=install prefix=/usr destdir=${DESTDIR:-} reload='' dry_run=''
+action=install prefix=/usr destdir=${DESTDIR:-} hook='' reload='' dry_run=''
 while [ $# -gt 0 ]; do
     case $1 in
     --prefix | --destdir)
@@ -37,6 +39,13 @@ while [ $# -gt 0 ]; do
         ;;
     --prefix=*) prefix=${1#*=} ;;
     --destdir=*) destdir=${1#*=} ;;
+    --hook)
+        case ${2:-} in
+        /etc/libvirt/hooks/qemu | /etc/libvirt/hooks/qemu.d/50-viommu) hook="--hook $2" ;;
+        *) die "--hook is /etc/libvirt/hooks/qemu.d/50-viommu or /etc/libvirt/hooks/qemu" ;;
+        esac
+        shift
+        ;;
     --uninstall | --purge) action=${1#--} ;;
     --no-reload) reload=--no-reload ;;
     --dry-run) dry_run=--dry-run ;;
@@ -65,6 +74,8 @@ files() {
 755 $binary $prefix/bin/viommu
 link viommu $prefix/bin/viommu-qemu-system-x86_64
 link viommu $prefix/bin/viommu-qemu-system-aarch64
+link ../../bin/viommu $prefix/lib/libvirt-host-route/qemu-system-x86_64
+link ../../bin/viommu $prefix/lib/libvirt-host-route/qemu-system-aarch64
 755 hooks/attach $own/attach
 644 hooks/apparmor/viommu /etc/apparmor.d/abstractions/libvirt-qemu.d/viommu
 644 hooks/selinux/viommu.cil $prefix/share/selinux/packages/viommu.cil
@@ -135,6 +146,8 @@ check_that_nothing_is_in_the_way() {
     files | while read -r mode source path; do
         there=$(state_of "$path")
         case $there in '' | "$(state_wanted "$mode" "$source")") continue ;; esac
+        # What an earlier removal left for guests (hooks/keep-links).
+        case $path,$there in */libvirt-host-route/*,link:/usr/*/qemu-*) continue ;; esac
         grep -qsxF "$there $path" "$manifest" ||
             die "$path is there, and not what this script installed: move it away first; nothing was done"
     done
@@ -180,6 +193,8 @@ stage() {
 }
 
 install_here() {
+    # shellcheck disable=SC2086 # an option or none
+    hooks/attach --rescue --prefix "$prefix" $dry_run
     check_that_nothing_is_in_the_way
     new=$(mktemp)
     trap 'rm -f "$new"' EXIT
@@ -201,8 +216,8 @@ install_here() {
         done | remove_listed
     fi
     cmp -s "$new" "$manifest" || put 644 "$new" "$manifest"
-    # shellcheck disable=SC2086 # an option or none
-    hooks/attach --prefix "$prefix" $dry_run $reload
+    # shellcheck disable=SC2086 # options or none
+    hooks/attach --prefix "$prefix" $hook $dry_run $reload
     echo "To remove it again: ./install.sh --uninstall$([ "$prefix" = /usr ] || echo " --prefix $prefix")"
 }
 
@@ -214,6 +229,7 @@ uninstall_here() {
         list=$(cat "$manifest")
         run rm "$manifest"
         printf '%s\n' "$list" | remove_listed
+        [ "$dry_run" ] || prefix=$prefix hooks/keep-links
     elif [ -e "$prefix/bin/viommu" ]; then
         die "$prefix/bin/viommu was not installed by this script; nothing was done"
     fi

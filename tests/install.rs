@@ -16,6 +16,8 @@ on_both_suites! {
     a_host_has_it_by_script_and_is_as_before
     what_is_not_ours_is_left_alone
     a_hook_of_the_users_runs_first
+    the_main_place_of_the_hook_is_the_users_by_every_way_to_write_it
+    the_main_place_of_the_hook_on_request
 }
 
 /// Debian unstable, where what the next Debian does to an installation is seen first.
@@ -35,6 +37,8 @@ mod sid {
 
 const REAL: &str = "/usr/bin/qemu-system-x86_64";
 const WRAPPER: &str = "/usr/bin/viommu-qemu-system-x86_64";
+const MAIN: &str = "/etc/libvirt/hooks/qemu";
+const OWN: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
 const UUID: &str = "6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913";
 
 /// A guest without a disk that may ask for a vIOMMU.
@@ -196,7 +200,7 @@ fn a_host_has_it_by_package_and_is_as_before(suite: Suite) {
     live(&lab, "dpkg -i /share/old.deb", newer, "dpkg -r libvirt-viommu", "dpkg -P libvirt-viommu");
 
     // A QEMU that is upgraded, and a libvirt that comes later, both without us.
-    lab.run("dpkg -i /share/old.deb && rm /etc/libvirt/hooks/qemu").ok();
+    lab.run("dpkg -i /share/old.deb && rm /etc/libvirt/hooks/qemu.d/50-viommu").ok();
     let probed = || {
         let ask = format!("virsh domcapabilities --emulatorbin {WRAPPER} --machine q35 >/dev/null");
         let cache = format!("grep -l '<emulator>{WRAPPER}<' /var/cache/libvirt/qemu/capabilities/*");
@@ -212,10 +216,10 @@ fn a_host_has_it_by_package_and_is_as_before(suite: Suite) {
     let (after_probe, after_modified) = after.split_once('\n').unwrap();
     assert!(before_probe < after_probe, "libvirt asked at {before_probe} and again at {after_probe}");
     assert_eq!(before_modified, after_modified, "the binary was not written anew");
-    assert_eq!(lab.run("readlink /etc/libvirt/hooks/qemu").ok(), "/usr/bin/viommu\n");
-    lab.run("rm /etc/libvirt/hooks/qemu").ok();
+    assert_eq!(lab.run(&format!("readlink {OWN}")).ok(), "/usr/bin/viommu\n");
+    lab.run(&format!("rm {OWN}")).ok();
     lab.run(&format!("{} && dpkg --triggers-only -a", upgrade("/etc/libvirt/hooks"))).ok();
-    assert_eq!(lab.run("readlink /etc/libvirt/hooks/qemu").ok(), "/usr/bin/viommu\n");
+    assert_eq!(lab.run(&format!("readlink {OWN}")).ok(), "/usr/bin/viommu\n");
 }
 
 fn a_host_has_it_by_script_and_is_as_before(suite: Suite) {
@@ -247,7 +251,7 @@ fn what_is_not_ours_is_left_alone(suite: Suite) {
     assert_same_files(&lab, &before);
     lab.run("rm /usr/bin/viommu").ok();
 
-    // Both places of the hook taken: it says what to do.
+    // The hook's place is taken: it says what to do.
     lab.run("mkdir /etc/libvirt/hooks/qemu.d; cd /etc/libvirt/hooks; echo mine | tee qemu >qemu.d/50-viommu").ok();
     let before = files(&lab);
     let says = install();
@@ -304,5 +308,58 @@ fn a_hook_of_the_users_runs_first(suite: Suite) {
     drop(guest);
 
     lab.run("/tmp/old/install.sh --purge").ok();
+    assert_same_files(&lab, &before);
+}
+
+/// Earlier versions put a link to the binary into the main place. `cp` and `wget -O` write through it.
+fn the_main_place_of_the_hook_is_the_users_by_every_way_to_write_it(suite: Suite) {
+    let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
+    bring(&lab, packages);
+    lab.put("/tmp/mine", "#!/bin/sh\necho \"$2\" >>/run/mine.log\n");
+    let earlier = format!("rm -rf {OWN} {MAIN}; ln -s /usr/bin/viommu {MAIN}");
+    let release = ["/tmp/old/install.sh", "/tmp/new/install.sh", "/tmp/new/install.sh --purge"];
+    let package = ["dpkg -i /share/old.deb", "dpkg -i /share/new.deb", "dpkg -P libvirt-viommu"];
+    for [install, upgrade, remove] in [release, package] {
+        for write in [
+            format!("cp /tmp/mine {MAIN}"),
+            format!("cat /tmp/mine >{MAIN}"),
+            format!("cp /tmp/mine {MAIN}.new; mv {MAIN}.new {MAIN}"),
+            format!("sed -i.bak 's/x/x/' {MAIN}; cp /tmp/mine {MAIN}; rm -f {MAIN}.bak"),
+        ] {
+            for end in [format!("{upgrade}; {remove}"), remove.to_owned()] {
+                lab.run(&format!("{install} && {earlier} && {write}")).ok();
+                let says = lab.run(&end);
+                let written = lab.run(&format!("cmp /tmp/mine {MAIN} && [ ! -L {MAIN} ] && [ -x {MAIN} ]"));
+                assert_eq!(written.status, 0, "{install}, {write}, {end}: {written:?}\n{says:?}");
+                assert_eq!(lab.run(&format!("ls /usr/bin/viommu {OWN} 2>/dev/null; rm {MAIN}")).stdout, "", "{says:?}");
+            }
+        }
+        // Not written to: the link moves, and no start is without a hook.
+        lab.run(&format!("{install} && {earlier}; {upgrade}")).ok();
+        assert_eq!(lab.run(&format!("readlink {OWN}; ls {MAIN}")).stdout, "/usr/bin/viommu\n");
+        hook_is_seen(&lab);
+        lab.run(remove).ok();
+    }
+}
+
+fn the_main_place_of_the_hook_on_request(suite: Suite) {
+    let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
+    bring(&lab, packages);
+    let before = files(&lab);
+    let copied = format!("[ ! -L {MAIN} ] && cmp {MAIN} /usr/bin/viommu && [ ! -e {OWN} ]");
+    lab.run("/tmp/old/install.sh").ok();
+    lab.run(&format!("/tmp/old/install.sh --hook {MAIN}; {copied}")).ok();
+    hook_is_seen(&lab);
+    guests_start(&lab);
+    // An upgrade keeps the place, and renews the copy.
+    lab.run(&format!("/tmp/new/install.sh; {copied}")).ok();
+    // A hook of the host's own is not replaced.
+    lab.run("/tmp/new/install.sh --purge").ok();
+    assert_same_files(&lab, &before);
+    lab.put(MAIN, "mine");
+    let says = lab.run(&format!("/tmp/old/install.sh --hook {MAIN}"));
+    assert!(says.stderr.contains("hooks/qemu is not viommu's, and stays"), "{says:?}");
+    assert_eq!(lab.get(MAIN), "mine");
+    lab.run(&format!("[ -L {OWN} ]; rm {MAIN}; /tmp/old/install.sh --purge")).ok();
     assert_same_files(&lab, &before);
 }

@@ -146,15 +146,18 @@ fn the_example_is_the_one_that_is_explained() {
     assert!(read("examples/viommu.toml").ends_with(explained));
 }
 
+/// The Debian root of a suite.
+fn lab_root(suite: &str) -> Option<PathBuf> {
+    let lab = std::env::var_os("VIOMMU_LAB").unwrap_or_else(|| "target/lab".into());
+    let root = PathBuf::from(lab).join("roots").join(suite);
+    let missing = || skip(&format!("there is no {}; tests/lab/root.sh makes it", root.display()));
+    if root.join(".complete").exists() { Some(root) } else { missing() }
+}
+
 #[test]
 fn the_rpm_comes_and_goes_without_a_trace() {
     let Some(packages) = packages() else { return };
-    let root =
-        PathBuf::from(std::env::var_os("VIOMMU_LAB").unwrap_or_else(|| "target/lab".into())).join("roots/trixie");
-    if !root.join(".complete").exists() {
-        skip::<()>(&format!("there is no {}; tests/lab/root.sh makes it", root.display()));
-        return;
-    }
+    let Some(root) = lab_root("trixie") else { return };
     let script = r#"
         apt-get update -qq
         apt-get install -y -qq --no-install-recommends rpm >/dev/null 2>&1
@@ -208,4 +211,93 @@ fn the_rpm_comes_and_goes_without_a_trace() {
         &[&root, &"--show", &directory, &"/packages", &"sh", &"-euxc", &script, &"sh", &name],
     );
     assert!(printed.contains("QEMU emulator version"), "{printed}");
+}
+
+/// libvirt and viommu come and go in every order; where libvirt reads AppArmor's local file only, it has viommu's line while
+/// both are there, and is as libvirt makes it otherwise.
+#[test]
+fn every_order_of_installation_with_libvirt() {
+    let Some(packages) = packages() else { return };
+    let script = r#"
+        export DEBIAN_FRONTEND=noninteractive
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod 755 /usr/sbin/policy-rc.d
+        deb=/packages/$1
+        apt() { apt-get -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }; }
+        apt update
+        knows() {
+            printf '#include <tunables/global>\nprofile x {\n#include <abstractions/libvirt-qemu>\n}\n' >/tmp/profile
+            apparmor_parser --skip-cache --preprocess /tmp/profile | grep -q '/usr/bin/viommu rmix,'
+        }
+        right() {
+            knows
+            [ "$(readlink /etc/libvirt/hooks/qemu.d/50-viommu)" = /usr/bin/viommu ]
+            [ ! -e /etc/libvirt/hooks/qemu ]
+            echo "right: $*"
+        }
+        gone() {
+            if knows; then exit 1; fi
+            [ ! -L /etc/libvirt/hooks/qemu.d/50-viommu ]
+            [ ! -s /etc/apparmor.d/local/abstractions/libvirt-qemu ]
+            echo "gone: $*"
+        }
+        libvirt="libvirt-daemon-system $(dpkg-query -W -f '${Package} ' 'libvirt-daemon-*' 2>/dev/null)"
+        gone at first
+        apt purge $libvirt
+        [ ! -e /etc/apparmor.d/abstractions/libvirt-qemu ]
+
+        apt install libvirt-daemon-system "$deb"
+        right both in one command
+        apt remove $libvirt
+        apt install libvirt-daemon-system
+        right libvirt removed and installed again
+        apt purge $libvirt
+        apt install libvirt-daemon-system
+        right libvirt purged and installed again
+        apt remove libvirt-viommu
+        # Its rules are a configuration file, which Debian keeps until it is purged.
+        [ ! -L /etc/libvirt/hooks/qemu.d/50-viommu ]
+        apt install "$deb"
+        right installed again
+        apt purge libvirt-viommu
+        gone purged
+        apt purge $libvirt
+        apt install "$deb"
+        apt install libvirt-daemon-system
+        right libvirt second
+        apt purge $libvirt
+        apt purge libvirt-viommu
+        # libvirt leaves it there when it is purged.
+        [ ! -s /etc/apparmor.d/local/abstractions/libvirt-qemu ]
+        apt install libvirt-daemon-system
+        gone libvirt alone
+        if [ ! -e /etc/apparmor.d/local/abstractions/libvirt-qemu ]; then
+            echo all of them
+            exit
+        fi
+        # A disk that is full: the operator's file is as it was.
+        echo '# mine' >>/etc/apparmor.d/local/abstractions/libvirt-qemu
+        mount -t tmpfs -o size=8k tmpfs /mnt
+        cp -a /etc/apparmor.d/local/abstractions/. /mnt
+        mount --bind /mnt /etc/apparmor.d/local/abstractions
+        if cat /dev/zero >/mnt/full 2>/dev/null; then exit 1; fi
+        apt install "$deb"
+        grep -qx '# mine' /etc/apparmor.d/local/abstractions/libvirt-qemu
+        [ ! -e /etc/apparmor.d/local/abstractions/libvirt-qemu.new ]
+        rm /mnt/full
+        apt install --reinstall "$deb"
+        right with room
+        head -n 3 /etc/apparmor.d/local/abstractions/libvirt-qemu | grep -qx '# mine'
+        apt purge libvirt-viommu
+        [ "$(cat /etc/apparmor.d/local/abstractions/libvirt-qemu)" = '# mine' ]
+        echo all of them"#;
+    let (directory, name) = (packages.deb.parent().unwrap(), packages.deb.file_name().unwrap());
+    for suite in ["bookworm", "trixie", "sid"] {
+        let Some(root) = lab_root(suite) else { return };
+        let arguments: [&dyn AsRef<OsStr>; 8] =
+            [&root, &"--show", &directory, &"/packages", &"bash", &"-euxc", &script, &"sh"];
+        let arguments = [&arguments[..], &[&name]].concat();
+        let printed = output("tests/lab/overlay.sh", &arguments);
+        assert!(printed.ends_with("all of them\n"), "{suite}: {printed}");
+    }
 }
