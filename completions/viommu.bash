@@ -31,6 +31,9 @@ _viommu() {
             viommu,hook)
                 cmd="viommu__subcmd__hook"
                 ;;
+            viommu,host-route)
+                cmd="viommu__subcmd__host__subcmd__route"
+                ;;
             viommu,memlock)
                 cmd="viommu__subcmd__memlock"
                 ;;
@@ -50,7 +53,7 @@ _viommu() {
 
     case "${cmd}" in
         viommu)
-            opts="-h -V --help --version plan rewrite apply remove memlock capabilities doctor explain hook"
+            opts="-h -V --help --version plan rewrite apply remove memlock capabilities doctor explain hook host-route"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -193,6 +196,20 @@ _viommu() {
             ;;
         viommu__subcmd__hook)
             opts="-h --dry-run --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__host__subcmd__route)
+            opts="-h --dry-run --help on off status"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -35,6 +35,7 @@ complete -c viommu -n "__fish_viommu_needs_command" -f -a "capabilities" -d 'Sho
 complete -c viommu -n "__fish_viommu_needs_command" -f -a "doctor" -d 'Check whether everything is in place on this host, and say what to do about what is not'
 complete -c viommu -n "__fish_viommu_needs_command" -f -a "explain" -d 'Say what a code means, or the lines of a log, and what to do'
 complete -c viommu -n "__fish_viommu_needs_command" -f -a "hook" -d 'Run libvirt\'s hook by hand'
+complete -c viommu -n "__fish_viommu_needs_command" -f -a "host-route" -d 'Make the wrapper the default emulator of this host\'s libvirt, or QEMU again'
 complete -c viommu -n "__fish_viommu_using_subcommand plan" -l format -d 'How to say it' -r -f -a "text\t'For people'
 json\t'For programs'
 diff\t'Only the change of the domain XML'"
@@ -109,3 +110,5 @@ complete -c viommu -n "__fish_viommu_using_subcommand doctor" -s h -l help -d 'P
 complete -c viommu -n "__fish_viommu_using_subcommand explain" -s h -l help -d 'Print help'
 complete -c viommu -n "__fish_viommu_using_subcommand hook" -l dry-run -d 'Show what would happen, and do nothing'
 complete -c viommu -n "__fish_viommu_using_subcommand hook" -s h -l help -d 'Print help'
+complete -c viommu -n "__fish_viommu_using_subcommand host-route" -l dry-run -d 'Only say what would be done'
+complete -c viommu -n "__fish_viommu_using_subcommand host-route" -s h -l help -d 'Print help (see more with \'--help\')'

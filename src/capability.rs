@@ -32,8 +32,11 @@ pub fn offers(host: &Host) -> Vec<Offer<'_>> {
     let own_arch = |emulator: &Emulator| emulator.arch.clone().or_else(|| host.arch.clone());
     let offers = MACHINES.into_iter().flat_map(|(arch, machine)| {
         let emulators = host.emulators.iter().filter(|emulator| own_arch(emulator).as_deref() == Some(arch));
-        let real: Vec<_> = emulators.filter(|emulator| wrapped_emulator(&emulator.path).is_none()).map(Some).collect();
-        let emulators = if real.is_empty() { vec![None] } else { real };
+        let (wrapped, real): (Vec<_>, Vec<_>) = emulators
+            .map(Some)
+            .partition(|emulator| emulator.is_some_and(|emulator| wrapped_emulator(&emulator.path).is_some()));
+        let known = if real.is_empty() { wrapped } else { real };
+        let emulators = if known.is_empty() { vec![None] } else { known };
         emulators.into_iter().map(move |emulator| Offer {
             arch,
             emulator,

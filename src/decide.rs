@@ -55,7 +55,7 @@ pub fn decide<'a>(
         Err(broken) => {
             // The host's rules are unknown, so the error refuses only a guest that asks by itself or uses the wrapper.
             let request = Request::asked(&domain, asked, &Config::default());
-            if plan::route(&domain) == Route::Wrapper || request.map_or(true, |request| request.asks()) {
+            if plan::chose_wrapper(&domain) || request.map_or(true, |request| request.asks()) {
                 return Err(asks(broken));
             }
             log.push(broken);
@@ -91,7 +91,7 @@ impl Decided<'_> {
     /// Whether the guest asks for something: what fails then refuses the start. The wrapper, too, is a request.
     #[must_use]
     pub fn asks(&self) -> bool {
-        self.plan.request.asks() || self.plan.route == Route::Wrapper
+        self.plan.request.asks() || plan::chose_wrapper(&self.domain)
     }
 }
 

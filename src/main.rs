@@ -6,7 +6,6 @@ use std::process::ExitCode;
 
 use viommu::managers::vdsm::Point;
 use viommu::managers::{kubevirt, vdsm};
-use viommu::plan::wrapped_emulator;
 use viommu::{cli, wrapper};
 
 fn main() -> ExitCode {
@@ -16,7 +15,7 @@ fn main() -> ExitCode {
         |path: Option<&'_ Path>| path.and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or_default().to_owned();
     let path = Path::new(&argv0);
     let status = match (name(path.parent()).as_str(), name(Some(path)).as_str()) {
-        (_, program) if wrapped_emulator(program).is_some() => wrapper::run(&argv0, arguments.collect()),
+        (_, program) if wrapper::real_name(program).is_some() => wrapper::run(&argv0, arguments.collect()),
         ("hooks", "qemu") | ("qemu.d", _) => cli::hook::from_libvirt(arguments),
         (_, kubevirt::NAME) => kubevirt::run(arguments),
         ("before_vm_start", _) => vdsm::run(Point::BeforeVmStart),

@@ -28,13 +28,25 @@ const INTERVAL: Duration = Duration::from_millis(1);
 /// to the monitor's socket; before, it reports "failed to connect to monitor socket" and no more (libvirt 9.0).
 const STAY: Duration = Duration::from_secs(1);
 
+/// The name of the QEMU that a program of this name becomes. Under QEMU's own name it is libvirt's default emulator (the host
+/// route); the children of its daemon inherit the PATH with that link.
+#[must_use]
+pub fn real_name(name: &str) -> Option<&str> {
+    wrapped_emulator(name).or_else(|| name.starts_with("qemu-system-").then_some(name))
+}
+
 /// Becomes QEMU. Returns only where that failed: the exit status, after the reason was printed.
 #[must_use]
 pub fn run(argv0: &OsStr, arguments: Vec<OsString>) -> u8 {
-    let name = Path::new(argv0).file_name().and_then(OsStr::to_str);
-    let real = name.and_then(wrapped_emulator).unwrap_or_default();
+    let name = Path::new(argv0).file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let real = real_name(name).unwrap_or_default();
     let refusal = match prepare(real, arguments) {
         Ok((emulator, arguments)) => execute(&emulator, argv0, &arguments),
+        Err(refusal) if refusal.code == Code::StateMissing && real == name => {
+            let message = "the viommu hook did not run for this guest, and viommu is libvirt's default emulator on this host: run \
+                           'viommu doctor', or switch that off with 'viommu host-route off'";
+            Note::error(Code::StateMissing, message)
+        }
         Err(refusal) => refusal,
     };
     stderr::say(&refusal);

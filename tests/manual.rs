@@ -129,8 +129,9 @@ fn help_has_the_same_verbs_and_options() {
     for verb in verbs {
         let (_, section) = page.split_once(&format!(".SS {verb}\n")).unwrap_or_else(|| panic!("{verb} has no section"));
         let section = section.split("\n.S").next().unwrap();
-        let (_, completion) =
-            completions.split_once(&format!("viommu__subcmd__{verb})\n")).unwrap_or_else(|| panic!("{verb}"));
+        let (_, completion) = completions
+            .split_once(&format!("viommu__subcmd__{})\n", verb.replace('-', "__subcmd__")))
+            .unwrap_or_else(|| panic!("{verb}"));
         let completion = completion.split("return 0").next().unwrap();
         for name in options(&help_of(&[verb])) {
             assert!(section.contains(&format!("\n\\fB--{name}\\fR")), "man/viommu.8: {verb} lacks --{name}");

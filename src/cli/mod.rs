@@ -6,6 +6,7 @@ mod capabilities;
 mod doctor;
 mod explain;
 pub mod hook;
+mod host_route;
 mod input;
 mod memlock;
 mod place;
@@ -59,6 +60,8 @@ enum Verb {
     Explain(explain::Arguments),
     /// Run libvirt's hook by hand
     Hook(hook::Arguments),
+    /// Make the wrapper the default emulator of this host's libvirt, or QEMU again
+    HostRoute(host_route::Arguments),
 }
 
 /// Why a verb ended without doing what it should.
@@ -105,6 +108,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
         Verb::Doctor(arguments) => doctor::run(&arguments, &mut out),
         Verb::Explain(arguments) => explain::run(&arguments, &mut out),
         Verb::Hook(arguments) => return hook::run(&arguments, &mut out),
+        Verb::HostRoute(arguments) => host_route::run(&arguments),
     };
     match done.and_then(|status| out.flush().map(|()| status).map_err(Failure::from)) {
         Ok(status) => status,

@@ -17,6 +17,8 @@ use super::{Check, Known};
 const READS_DIRECTORY: Version = Version::new(6, 5);
 
 pub(super) const BINARY: &str = "/usr/bin/viommu";
+/// The links that are libvirt's default emulators where the host route is on.
+const HOST_ROUTE: &str = "/usr/lib/libvirt-host-route";
 const MAIN: &str = "/etc/libvirt/hooks/qemu";
 const OWN: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
 
@@ -149,17 +151,19 @@ pub(super) fn hook(known: &Known) -> Vec<Check> {
 const OWN_DIRECTORY: &str = "/etc/libvirt/hooks/qemu.d";
 
 pub(super) fn wrappers(config: &Config) -> Vec<Wrapper> {
-    let read = |name: &String| {
-        let real = wrapped_emulator(name)?;
+    let read = |path: String| {
+        let real = wrapped_emulator(&path)?;
         let arch = real.strip_prefix("qemu-system-")?.to_owned();
-        let path = format!("/usr/bin/{name}");
         let real = config.emulator_behind(real);
         let executable = fs::entry(Path::new(&real)).is_some_and(|file| file.executable);
         let real_works =
             executable && process::file_id(Path::new(&real)).ok() != process::file_id(Path::new(BINARY)).ok();
         Some(Wrapper { is_viommu: is_viommu(Path::new(&path)), path, arch, real, real_works })
     };
-    fs::names(Path::new("/usr/bin")).iter().filter_map(read).collect()
+    let paths = ["/usr/bin", HOST_ROUTE].into_iter().flat_map(|directory| {
+        fs::names(Path::new(directory)).into_iter().map(move |name| format!("{directory}/{name}"))
+    });
+    paths.filter_map(read).collect()
 }
 
 /// Checks that each wrapper leads to viommu and has its QEMU. The packages have one per architecture, so the QEMU of another
@@ -169,7 +173,7 @@ pub(super) fn wrapper(known: &Known) -> Check {
     let used: Vec<&str> = known.guests.iter().filter_map(Guest::wrapper).collect();
     if let Some(path) = used.iter().find(|path| known.wrappers.iter().all(|wrapper| wrapper.path != **path)) {
         let message = format!("{path}, the emulator of a guest, does not exist");
-        return Check::broken(NAME, Code::EmulatorMissing, message, format!("ln -s viommu {path}"));
+        return Check::broken(NAME, Code::EmulatorMissing, message, format!("ln -s {BINARY} {path}"));
     }
     let named = |arch: &String| known.config.as_ref().is_ok_and(|config| config.emulators.contains_key(arch));
     let mut works = Vec::new();
@@ -177,7 +181,7 @@ pub(super) fn wrapper(known: &Known) -> Check {
         let is_used = used.contains(&wrapper.path.as_str());
         if !wrapper.is_viommu {
             let message = format!("{} does not lead to viommu", wrapper.path);
-            let remedy = format!("ln -sf viommu {}", wrapper.path);
+            let remedy = format!("ln -sf {BINARY} {}", wrapper.path);
             return Check::broken(NAME, Code::EmulatorMissing, message, remedy).concerning(is_used);
         }
         if wrapper.real_works {

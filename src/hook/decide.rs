@@ -27,6 +27,7 @@ pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note
     if let Some(outcome) = without_request(event, xml, &config) {
         return outcome;
     }
+    let mark = mark(event, xml, &config);
     match event {
         Event::Other => Outcome::default(),
         Event::Stopped => ended(xml, false),
@@ -34,7 +35,13 @@ pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note
         // followed by a restore of an image that was saved before.
         Event::Release => ended(xml, extra == "migrated"),
         Event::Prepare => at_start(xml, config, places, prepare),
-        Event::Start => at_start(xml, config, places, start),
+        Event::Start => {
+            let mut outcome = at_start(xml, config, places, start);
+            if outcome.effects.is_empty() && outcome.refusal.is_none() {
+                outcome.effects.extend(mark);
+            }
+            outcome
+        }
         Event::Started => {
             let mut outcome = at_start(xml, config, places, started);
             // The guest runs; a failure now would kill it.
@@ -54,10 +61,24 @@ fn without_request(event: Event, xml: &[u8], config: &Result<Config, Note>) -> O
     }
     let mut outcome = Outcome::default();
     if event == Event::Start {
+        let mark = mark(event, xml, config);
+        // The wrapper refuses a guest without its mark: better here, with the reason.
+        outcome.asks = mark.is_some();
         // The guard of an earlier start ends when its state file is removed.
-        outcome.effects.push(Effect::RemoveState(prefilter::uuid(xml)?));
+        outcome.effects.push(mark.unwrap_or(Effect::RemoveState(prefilter::uuid(xml)?)));
     }
     Some(outcome)
+}
+
+/// The state of a guest whose emulator is a link of the host route, and of which nothing else is known: nothing is to change. It
+/// tells the wrapper that the hook has run.
+fn mark(event: Event, xml: &[u8], config: &Result<Config, Note>) -> Option<Effect> {
+    let name = (event == Event::Start).then(|| prefilter::host_route(xml))??;
+    let emulator = config.as_ref().unwrap_or(&Config::default()).emulator_behind(name);
+    let nothing = Edits::default;
+    let state =
+        State::new(prefilter::uuid(xml)?, process::boot_clock().as_secs(), emulator, nothing(), Some(nothing()));
+    Some(Effect::WriteState(Box::new(state)))
 }
 
 fn at_start(

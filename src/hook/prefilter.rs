@@ -5,6 +5,7 @@
 use memchr::memmem;
 
 use crate::domain::Uuid;
+use crate::plan;
 
 /// A domain without any of these has no request and gives no reason for a warning.
 const WORDS: [&str; 7] = [
@@ -31,6 +32,14 @@ pub(super) fn may_ask(xml: &[u8]) -> bool {
 
 fn contains(xml: &[u8], word: &str) -> bool {
     memmem::find(xml, word.as_bytes()).is_some()
+}
+
+/// The file name of the emulator, where that is a link of the host route.
+pub(super) fn host_route(xml: &[u8]) -> Option<&str> {
+    const EMULATOR: &[u8] = b"<emulator>";
+    let paths = memmem::find_iter(xml, EMULATOR).filter_map(|at| xml.get(at + EMULATOR.len()..));
+    let mut paths = paths.filter_map(|rest| std::str::from_utf8(rest.get(..memchr::memchr(b'<', rest)?)?).ok());
+    paths.find_map(|path| plan::is_host_route(path).then(|| path.rsplit('/').next())?)
 }
 
 /// The UUID where libvirt writes it: behind the name, the root's first child (`virDomainDefFormatInternalSetRootName`). None
@@ -74,6 +83,23 @@ mod tests {
             assert!(may_ask(format!("<domain>{text}</domain>").as_bytes()), "{text}");
         }
         assert!(!may_ask(b"<domain type='kvm'><name>a &amp; b</name><memory>1</memory></domain>"));
+    }
+
+    #[test]
+    fn a_link_of_the_host_route_is_told_from_every_other_emulator() {
+        let guest = |path: &str| format!("<domain><devices>\n    <emulator>{path}</emulator>\n");
+        let route = guest("/usr/lib/libvirt-host-route/qemu-system-x86_64");
+        assert!(!may_ask(route.as_bytes()), "a plain guest of the route must not be parsed");
+        assert_eq!(host_route(route.as_bytes()), Some("qemu-system-x86_64"));
+        for path in
+            ["/usr/bin/qemu-system-x86_64", "/usr/bin/viommu-qemu-system-x86_64", "/usr/lib/libvirt-host-route/sh"]
+        {
+            assert_eq!(host_route(guest(path).as_bytes()), None, "{path}");
+        }
+        assert_eq!(
+            host_route(b"<domain><description>/usr/lib/libvirt-host-route/qemu-system-x86_64</description>"),
+            None
+        );
     }
 
     #[test]

@@ -37,8 +37,7 @@ pub fn state(uuid: Uuid) -> Result<State, Note> {
         Ok(text) => State::parse(&text, uuid, process::boot_clock().as_secs()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Note::error(
             Code::StateMissing,
-            "the libvirt hook did not run for this guest: install /etc/libvirt/hooks/qemu and reload libvirtd (systemctl reload \
-             libvirtd), or set <emulator> back to QEMU",
+            "the viommu hook did not run for this guest: run 'viommu doctor', or set <emulator> back to QEMU",
         )),
         Err(error) => {
             let path = state_file(uuid);

@@ -1,0 +1,262 @@
+//! The host route with a real libvirtd: domains as Nova writes them, without an `<emulator>`, and libvirt's default emulator is a
+//! link to viommu in the daemon's PATH.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod support;
+
+use std::fs;
+
+use support::libvirt::{Guest, Libvirt, Suite, bare};
+use support::on_both_suites;
+
+on_both_suites! {
+    guests_of_nova_get_what_their_flavor_names
+    without_the_hook_no_guest_starts
+    a_plain_guest_is_parsed_by_nothing_and_recorded_nowhere
+    a_full_run_stops_a_plain_guest_with_a_reason_as_libvirt_would
+    removal_leaves_what_stored_guests_need
+    the_drop_ins_keep_the_path_of_the_unit
+}
+
+const ROUTE: &str = "/usr/lib/libvirt-host-route";
+const UUID: &str = "6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913";
+const HOOK: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
+
+/// A domain as Nova's driver writes it, for a flavor with these extra specs.
+fn instance(extra_specs: &[(&str, &str)]) -> String {
+    let specs =
+        extra_specs.iter().map(|(key, value)| format!("<nova:extraSpec name=\"{key}\">{value}</nova:extraSpec>"));
+    format!(
+        r#"<domain type="qemu"><uuid>{UUID}</uuid><name>instance-00000007</name>
+             <memory>131072</memory><vcpu>1</vcpu>
+             <metadata><nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1">
+               <nova:package version="34.0.0"/><nova:name>vm</nova:name>
+               <nova:flavor name="nfv.small" id="4"><nova:memory>128</nova:memory>
+                 <nova:extraSpecs>{}</nova:extraSpecs></nova:flavor>
+               <nova:owner><nova:user uuid="u">admin</nova:user><nova:project uuid="p">admin</nova:project></nova:owner>
+               <nova:root type="image" uuid="8d3f"/>
+             </nova:instance></metadata>
+             <os><type arch="x86_64" machine="q35">hvm</type></os><features><acpi/></features>
+             <devices><rng model="virtio"><backend model="random">/dev/urandom</backend></rng></devices>
+           </domain>"#,
+        specs.collect::<String>()
+    )
+}
+
+/// A host that has viommu as its packages install it, with the route on or off.
+fn host(suite: Suite) -> Option<Libvirt> {
+    let lab = bare(suite)?;
+    fs::copy(env!("CARGO_BIN_EXE_viommu"), lab.share.join("viommu")).unwrap();
+    fs::copy("hooks/attach", lab.share.join("attach")).unwrap();
+    fs::copy("hooks/keep-links", lab.share.join("keep-links")).unwrap();
+    lab.run(&format!(
+        "set -e
+         install -D /share/viommu /usr/bin/viommu
+         install -D /share/attach /usr/lib/libvirt-viommu/attach
+         mkdir {ROUTE}
+         for arch in x86_64 aarch64; do ln -s ../../bin/viommu {ROUTE}/qemu-system-$arch; done
+         /usr/lib/libvirt-viommu/attach"
+    ))
+    .ok();
+    Some(lab)
+}
+
+/// Starts libvirt's daemon anew with this in front of its PATH, as systemd does with the drop-in.
+fn restart_with(lab: &Libvirt, path: &str) {
+    lab.run(&format!("source /run/lab.sh; stop_libvirtd; export PATH={path}$PATH; start_libvirtd")).ok();
+}
+
+fn route_on(lab: &Libvirt) {
+    let says = lab.run("viommu host-route on").ok();
+    assert!(says.contains(&format!("PATH={ROUTE}:")), "{says}");
+    restart_with(lab, &format!("{ROUTE}:"));
+    let status = lab.run("viommu host-route status").ok();
+    assert!(status.contains(": on\n") && status.contains(&format!("hook: {HOOK}\n")), "{status}");
+}
+
+/// The command line of the guest's QEMU, and that it is QEMU.
+fn command_line(lab: &Libvirt, guest: &Guest<'_>) -> String {
+    assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "running");
+    let pid = lab.get(&format!("/run/libvirt/qemu/{}.pid", guest.name));
+    assert_eq!(lab.run(&format!("readlink /proc/{pid}/exe")).ok(), "/usr/bin/qemu-system-x86_64\n");
+    lab.run(&format!("tr '\\0' ' ' </proc/{pid}/cmdline")).ok()
+}
+
+#[track_caller]
+fn refused(guest: &Guest<'_>, code: &str) {
+    let refusal = guest.virsh("start", &[]);
+    assert_ne!(refusal.status, 0);
+    assert!(refusal.stderr.contains(&format!("error[{code}]: ")), "{refusal:?}");
+    assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "shut off");
+}
+
+fn guests_of_nova_get_what_their_flavor_names(suite: Suite) {
+    let Some(lab) = host(suite) else { return };
+    // Off, as it is installed: nothing can fulfil the request.
+    refused(&lab.guest(&instance(&[("viommu:model", "virtio")])), "wrapper-missing");
+    let plain = {
+        let guest = lab.guest(&instance(&[]));
+        assert!(guest.virsh("dumpxml", &[]).ok().contains("<emulator>/usr/bin/qemu-system-x86_64</emulator>"));
+        guest.virsh("start", &[]).ok();
+        command_line(&lab, &guest)
+    };
+    route_on(&lab);
+    for (model, device) in [("intel", "intel-iommu,"), ("virtio", "virtio-iommu")] {
+        let guest = lab.guest(&instance(&[("viommu:model", model)]));
+        assert!(guest.virsh("dumpxml", &[]).ok().contains(&format!("<emulator>{ROUTE}/qemu-system-x86_64</emulator>")));
+        guest.virsh("start", &[]).ok();
+        let line = command_line(&lab, &guest);
+        assert!(line.contains(device), "{line}");
+        // The daemon is restarted under it, and it starts again, also with the route off: the links and the hook are there.
+        restart_with(&lab, "");
+        assert_eq!(command_line(&lab, &guest), line);
+        guest.virsh("destroy", &[]).ok();
+        guest.virsh("start", &[]).ok();
+        assert!(command_line(&lab, &guest).contains(device), "{line}");
+        restart_with(&lab, &format!("{ROUTE}:"));
+    }
+    // A plain guest gets QEMU's command line of a host without the route, but for the name.
+    let guest = lab.guest(&instance(&[]));
+    guest.virsh("start", &[]).ok();
+    let words =
+        |line: &str| line.split(' ').skip(1).map(|word| word.replace("domain-1-", "domain-#-")).collect::<Vec<_>>();
+    let numberless = |line: &str| {
+        words(line).into_iter().filter(|word| !word.contains("domain-") && !word.contains("fd=")).collect::<Vec<_>>()
+    };
+    assert_eq!(numberless(&command_line(&lab, &guest)), numberless(&plain));
+    drop(guest);
+    refused(&lab.guest(&instance(&[("viommu:model", "Virtio")])), "model-unknown");
+    // A broken configuration: who asks is refused, who does not ask starts.
+    let broken = lab.file("/etc/viommu.toml", "model = 'intel'");
+    refused(&lab.guest(&instance(&[("viommu:model", "virtio")])), "config-invalid");
+    lab.guest(&instance(&[])).virsh("start", &[]).ok();
+    drop(broken);
+    // Children of the daemon find QEMU by its bare name.
+    let version = lab.run(&format!("PATH={ROUTE}:$PATH qemu-system-x86_64 -version")).ok();
+    assert!(version.starts_with("QEMU emulator version"), "{version}");
+}
+
+fn without_the_hook_no_guest_starts(suite: Suite) {
+    let Some(lab) = host(suite) else { return };
+    route_on(&lab);
+    let guest = lab.guest(&instance(&[]));
+    guest.virsh("start", &[]).ok();
+    guest.virsh("destroy", &[]).ok();
+    lab.run(&format!("rm {HOOK}")).ok();
+    let refusal = guest.virsh("start", &[]);
+    assert!(refusal.stderr.contains("error[state-missing]: the viommu hook did not run for this guest"), "{refusal:?}");
+    assert!(refusal.stderr.contains("viommu host-route off"), "{refusal:?}");
+    drop(guest);
+    // Nor is it switched on where the hook's place is taken.
+    lab.put(HOOK, "#!/bin/sh\n");
+    let says = lab.run("viommu host-route on");
+    assert_eq!(says.status, 1);
+    assert!(says.stderr.contains("nothing was switched on"), "{says:?}");
+}
+
+fn a_plain_guest_is_parsed_by_nothing_and_recorded_nowhere(suite: Suite) {
+    let Some(lab) = host(suite) else { return };
+    route_on(&lab);
+    let guest = lab.guest(&instance(&[]));
+    guest.virsh("start", &[]).ok();
+    assert_eq!(lab.run("ls /run/viommu /var/lib/viommu").stdout, format!("/run/viommu:\n{UUID}.json\n"));
+    assert!(lab.get(&format!("/run/viommu/{UUID}.json")).len() < 400);
+    guest.virsh("managedsave", &[]).ok();
+    assert_eq!(lab.run("ls /run/viommu").stdout, "");
+    guest.virsh("start", &[]).ok();
+    guest.virsh("destroy", &[]).ok();
+    assert_eq!(lab.run("ls /run/viommu; ls /var/lib/viommu").stdout, "");
+}
+
+fn a_full_run_stops_a_plain_guest_with_a_reason_as_libvirt_would(suite: Suite) {
+    let Some(lab) = host(suite) else { return };
+    let full = "mount -o remount,size=$(($(df -k --output=used /run | tail -1) + 8))k /run; ! cat /dev/zero >/run/full 2>/dev/null";
+    let room = "rm -f /run/full; mount -o remount,size=64m /run";
+    let guest = lab.guest(&instance(&[]));
+    lab.run(full).ok();
+    let without = guest.virsh("start", &[]);
+    // libvirt's own pidfile and status have no room either.
+    assert_ne!(without.status, 0, "{without:?}");
+    lab.run(room).ok();
+    drop(guest);
+    route_on(&lab);
+    let guest = lab.guest(&instance(&[]));
+    lab.run(full).ok();
+    let with = guest.virsh("start", &[]);
+    assert!(with.stderr.contains("error[state-unwritable]") && with.stderr.contains("No space left"), "{with:?}");
+    lab.run(room).ok();
+    guest.virsh("start", &[]).ok();
+}
+
+fn removal_leaves_what_stored_guests_need(suite: Suite) {
+    let Some(lab) = host(suite) else { return };
+    route_on(&lab);
+    let guest = lab.guest(&instance(&[]));
+    guest.virsh("start", &[]).ok();
+    let says = lab.run("viommu host-route off");
+    assert!(says.stderr.contains("/etc/libvirt/qemu/instance-00000007.xml names an emulator in"), "{says:?}");
+    guest.virsh("managedsave", &[]).ok();
+    restart_with(&lab, "");
+    // As a package does.
+    lab.run(&format!(
+        "set -e
+         /usr/lib/libvirt-viommu/attach --undo
+         rm -r {ROUTE} /usr/lib/libvirt-viommu /usr/bin/viommu"
+    ))
+    .ok();
+    let says = lab.run("sh /share/keep-links").ok();
+    assert!(says.contains("/var/lib/libvirt/qemu/save/instance-00000007.save"), "{says}");
+    assert_eq!(lab.run(&format!("ls {ROUTE}")).ok(), "qemu-system-x86_64\n");
+    for _ in 0..2 {
+        guest.virsh("start", &[]).ok();
+        assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "running");
+        guest.virsh("destroy", &[]).ok();
+    }
+    drop(guest);
+    lab.run("sh /share/keep-links").ok();
+    assert_eq!(lab.run(&format!("ls -d {ROUTE}")).stdout, "");
+    let guest = lab.guest(&instance(&[]));
+    guest.virsh("start", &[]).ok();
+    command_line(&lab, &guest);
+}
+
+/// systemd as far as the script asks it: a unit with a PATH of its own, and one without.
+const SYSTEMCTL: &str = r#"#!/bin/sh
+echo "$*" >>/run/systemctl.log
+case $* in
+show-environment) printf 'LANG=C\nPATH=/usr/bin:/sbin\n' ;;
+"show --property Environment --value libvirtd.service") echo 'A=1 PATH=/opt/bin:/usr/bin B=2' ;;
+esac
+"#;
+
+fn the_drop_ins_keep_the_path_of_the_unit(suite: Suite) {
+    let Some(lab) = host(suite) else { return };
+    lab.put("/usr/local/bin/systemctl", SYSTEMCTL);
+    lab.run("mkdir -p /run/systemd/system").ok();
+    let files = "cd /etc/systemd/system; grep -r PATH . | sort";
+    let before = lab.run(files).stdout;
+    lab.run("viommu host-route on --dry-run").ok();
+    assert_eq!(lab.run(files).stdout, before);
+    let on = format!(
+        "./libvirtd.service.d/zz-viommu-host-route.conf:Environment=PATH={ROUTE}:/opt/bin:/usr/bin\n\
+         ./virtqemud.service.d/zz-viommu-host-route.conf:Environment=PATH={ROUTE}:/usr/bin:/sbin\n"
+    );
+    for _ in 0..2 {
+        let says = lab.run("viommu host-route on").ok();
+        assert!(says.contains("until: systemctl restart libvirtd"), "{says}");
+        assert_eq!(lab.run(files).ok(), on);
+    }
+    assert_eq!(lab.run("grep -c daemon-reload /run/systemctl.log").ok(), "2\n");
+    let says = lab.run("viommu host-route status").ok();
+    assert!(says.contains("libvirtd.service: on") && says.contains(": off\n"), "{says}");
+    // Whatever removes the hook switches the route off.
+    lab.run("/usr/lib/libvirt-viommu/attach --undo").ok();
+    assert_eq!(lab.run(files).stdout, before);
+    assert_eq!(lab.run("viommu host-route on; viommu host-route off").status, 0);
+    assert_eq!(lab.run(files).stdout, before);
+    assert_eq!(lab.run(&format!("readlink {HOOK}")).ok(), "/usr/bin/viommu\n");
+    // Only root may.
+    let says = lab.run("setpriv --reuid 65534 --clear-groups viommu host-route on");
+    assert_eq!(says.status, 2, "{says:?}");
+}
