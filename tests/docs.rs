@@ -107,7 +107,7 @@ impl Desk {
              bin='{}'
              if [[ $1 = plan || $1 = rewrite ]]; then
                  [[ \" $* \" == *' --host '* ]] || set -- \"$@\" --host \"$bin/fresh.json\"
-                 set -- \"$@\" --config \"$bin/empty.toml\"
+                 [[ \" $* \" == *' --config '* ]] || set -- \"$@\" --config \"$bin/empty.toml\"
              fi
              exec -a \"$0\" {} \"$@\"\n",
             directory.join(".bin").display(),
