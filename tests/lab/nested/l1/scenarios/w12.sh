@@ -1,5 +1,5 @@
 #!/bin/bash
-# QEMU hangs between its exec and its monitor, and libvirt waits for it until somebody destroys the guest. A QEMU that stops itself as soon as
+# QEMU hangs between its exec and its monitor, and libvirt waits for it until the guest is destroyed. A QEMU that stops itself as soon as
 # it is a guest's stands behind the wrapper.
 . "$(dirname "$0")/../lib.sh"
 stuck=/usr/local/bin/stuck-qemu

@@ -1,0 +1,134 @@
+//! What the documents claim about the code is compared with the code.
+
+#![expect(clippy::disallowed_methods, reason = "reads the repository")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use viommu::version::{NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU, Version};
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The files below a directory, by their paths in the repository.
+fn files(directory: &str, found: &mut Vec<String>) {
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)).unwrap() {
+        let entry = entry.unwrap();
+        let path = format!("{directory}/{}", entry.file_name().to_str().unwrap());
+        if entry.path().is_dir() { files(&path, found) } else { found.push(path) }
+    }
+    found.sort();
+}
+
+/// The documents that users read.
+fn documents() -> Vec<(String, String)> {
+    let mut paths =
+        ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "hooks/README.md"].map(str::to_owned).to_vec();
+    files("docs", &mut paths);
+    files("man", &mut paths);
+    paths.retain(|path| Path::new(path).extension().is_some_and(|extension| extension != "svg"));
+    paths.into_iter().map(|path| (path.clone(), read(&path).replace("\\-", "-"))).collect()
+}
+
+/// The version at the start of a text, with or without its third number.
+fn version(text: &str) -> Option<Version> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    text[..end].trim_end_matches('.').parse().ok()
+}
+
+/// Every "libvirt 7.0 to 12.8" outside of the evidence is the range of the code, and no version is newer than the newest tested.
+#[test]
+fn supported_versions_are_those_of_the_code() {
+    let programs = [("libvirt ", OLDEST_LIBVIRT, NEWEST_LIBVIRT), ("QEMU ", OLDEST_QEMU, NEWEST_QEMU)];
+    let mut ranges = BTreeMap::new();
+    for (path, text) in documents().iter().filter(|(path, _)| !path.starts_with("docs/proof/")) {
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for (program, oldest, newest) in programs {
+            for rest in text.split(program).skip(1) {
+                let Some(first) = version(rest) else { continue };
+                assert!(first <= newest, "{path}: {program}{first} is newer than the newest tested one, {newest}");
+                let range =
+                    rest.split_once(" to ").filter(|(before, _)| version(before) == Some(first) && before.len() < 8);
+                let Some(last) = range.and_then(|(_, after)| version(after)) else { continue };
+                assert_eq!((first, last), (oldest, newest), "{path}: {program}{first} to {last}");
+                ranges.entry(path.clone()).or_insert(0);
+                *ranges.get_mut(path).unwrap() += 1;
+            }
+        }
+    }
+    for path in ["README.md", "man/viommu.8"] {
+        assert_eq!(ranges.get(path), Some(&2), "{path} says which versions are supported: {ranges:?}");
+    }
+    let page = read("docs/troubleshooting.md");
+    let [libvirt, qemu] = [OLDEST_LIBVIRT, OLDEST_QEMU].map(|version| format!("{}.{}", version.major, version.minor));
+    assert!(page.contains(&format!("libvirt is older than {libvirt}, or QEMU is older than {qemu}.")));
+}
+
+/// "Rust 1.85" is what `Cargo.toml` demands.
+#[test]
+fn the_oldest_rust_is_that_of_the_manifest() {
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    let oldest = manifest["package"]["rust-version"].as_str().unwrap();
+    let mut count = 0;
+    let mut all = documents();
+    all.push(("install.sh".to_owned(), read("install.sh")));
+    all.push(("tests/run".to_owned(), read("tests/run")));
+    all.push(("packaging/debian/control".to_owned(), read("packaging/debian/control").replace("rustc (>= ", "Rust ")));
+    for (path, text) in all {
+        for rest in text.split("Rust ").skip(1).filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
+            assert!(rest.starts_with(oldest), "{path}: Rust {}", rest.get(..6).unwrap_or(rest));
+            count += 1;
+        }
+    }
+    assert!(count >= 4, "{count}");
+}
+
+/// SECURITY.md lists every use of unsafe code.
+#[test]
+fn unsafe_code_is_listed() {
+    let mut sources = Vec::new();
+    files("src", &mut sources);
+    let mut uses = BTreeMap::new();
+    for path in sources {
+        let text = read(&path);
+        let code = text.lines().map(|line| line.split("//").next().unwrap());
+        let count: usize = code
+            .map(|line| {
+                ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe("]
+                    .iter()
+                    .map(|word| line.matches(word).count())
+                    .sum::<usize>()
+            })
+            .sum();
+        if count > 0 {
+            uses.insert(path, count);
+        }
+    }
+    let page = read("SECURITY.md");
+    let numbers = ["no", "one", "two", "three", "four"];
+    let listed: BTreeMap<String, usize> = page
+        .lines()
+        .filter_map(|line| {
+            let (path, rest) = line.strip_prefix("- `src/")?.split_once("`: ")?;
+            let count = numbers.iter().position(|number| rest.starts_with(&format!("{number} use")))?;
+            Some((format!("src/{path}"), count))
+        })
+        .collect();
+    assert_eq!(listed, uses, "SECURITY.md");
+}
+
+/// Words that hide who acts.
+#[test]
+fn documents_name_who_acts() {
+    for (path, text) in documents() {
+        for (number, line) in text.lines().enumerate() {
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_lowercase);
+            let found = words.find(|word| ["whoever", "nobody", "somebody"].contains(&word.as_str()));
+            assert_eq!(found, None, "{path}:{}: {line}", number + 1);
+        }
+    }
+}
