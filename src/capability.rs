@@ -1,36 +1,31 @@
 //! Which vIOMMU models a host can give, and why not the others.
 //!
-//! Pure, and no second set of rules: the answer for a model is the plan for the least guest that asks for it. A fact that is
-//! not known is a no here, where a plan would assume it: whoever places guests by this must be able to believe a yes.
+//! Pure, and no second set of rules: the answer for a model is the plan for a minimal guest that asks for it. An unknown fact is
+//! a no here, where a plan would assume it: schedulers must be able to rely on a yes.
 
 use crate::domain::{Domain, Memory, Vcpus};
 use crate::host::{Emulator, Host};
+use crate::model::Machine;
 use crate::note::{Code, Note};
 use crate::plan::{self, wrapped_emulator};
-use crate::request::{Model, Request, Source};
+use crate::request::{Request, RequestedModel, Source};
 
-/// The architectures that have a vIOMMU, with a machine type that can have one.
-const MACHINES: [(&str, &str); 2] = [("x86_64", "q35"), ("aarch64", "virt")];
-
-/// What a guest can ask for.
-pub const MODELS: [Model; 4] = [Model::Intel, Model::Virtio, Model::Smmuv3, Model::Auto];
-
-/// What an emulator says to each model.
+/// Whether an emulator gives each model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer<'a> {
     /// The guest architecture.
     pub arch: &'static str,
     /// The emulator; none where libvirt knows none of this architecture.
     pub emulator: Option<&'a Emulator>,
-    /// For each of [`MODELS`]: the model that the guest gets, or why it gets none.
-    pub models: [(Model, Result<String, Note>); 4],
+    /// For each model that a guest can ask for: the model that it gets, or why it gets none.
+    pub models: Vec<(RequestedModel, Result<String, Note>)>,
 }
 
-/// What a host offers, by architecture and emulator. The wrappers are none of their own.
+/// What a host offers, by architecture and emulator. Wrappers do not count as emulators.
 #[must_use]
 pub fn offers(host: &Host) -> Vec<Offer<'_>> {
     let own_arch = |emulator: &Emulator| emulator.arch.clone().or_else(|| host.arch.clone());
-    let offers = MACHINES.into_iter().flat_map(|(arch, machine)| {
+    let offers = Machine::ALL.into_iter().map(Machine::names).flat_map(|(arch, machine)| {
         let emulators = host.emulators.iter().filter(|emulator| own_arch(emulator).as_deref() == Some(arch));
         let (wrapped, real): (Vec<_>, Vec<_>) = emulators
             .map(Some)
@@ -40,17 +35,19 @@ pub fn offers(host: &Host) -> Vec<Offer<'_>> {
         emulators.into_iter().map(move |emulator| Offer {
             arch,
             emulator,
-            models: MODELS.map(|model| (model, judge(host, arch, machine, emulator, model))),
+            models: RequestedModel::models()
+                .map(|model| (model, judge(host, arch, machine, emulator, model)))
+                .collect(),
         })
     });
     offers.collect()
 }
 
-/// Whether some emulator of the host gives a model.
+/// Whether any emulator of the host gives a model.
 ///
 /// # Errors
 /// Why not: what the emulator of the host's own architecture says, where the architecture can have the model.
-pub fn gives(host: &Host, offers: &[Offer<'_>], model: Model) -> Result<(), Note> {
+pub fn gives(host: &Host, offers: &[Offer<'_>], model: RequestedModel) -> Result<(), Note> {
     let mut refusals = Vec::new();
     for offer in offers {
         for (_, outcome) in offer.models.iter().filter(|(asked, _)| *asked == model) {
@@ -67,15 +64,14 @@ pub fn gives(host: &Host, offers: &[Offer<'_>], model: Model) -> Result<(), Note
     Err(refusal.map_or_else(|| missing(host, "x86_64"), |(_, note)| (*note).clone()))
 }
 
-/// Why an architecture has no emulator: none is installed, or nobody knows.
+/// Why an architecture has no emulator: none is installed, or that is unknown.
 fn missing(host: &Host, arch: &str) -> Note {
     if host.libvirt.is_some() {
         let message =
             format!("this host's libvirt knows no emulator for {arch}: install one, and run 'virsh capabilities'");
         return Note::error(Code::ModelUnsupportedByQemu, message);
     }
-    let message =
-        "nothing is known about this host's libvirt and its emulators: ask as root, after 'virsh capabilities'";
+    let message = "this host's libvirt and its emulators are unknown: run this as root, after 'virsh capabilities'";
     Note::error(Code::HostFactAssumed, message)
 }
 
@@ -84,29 +80,28 @@ fn judge(
     arch: &'static str,
     machine: &str,
     emulator: Option<&Emulator>,
-    model: Model,
+    model: RequestedModel,
 ) -> Result<String, Note> {
-    let domain = least_domain(host, arch, machine, emulator);
+    let domain = minimal_domain(host, arch, machine, emulator);
     let request = Request { model, source: Source::Cli, ..Request::default() };
-    let plan = plan::plan(&domain, &request, host);
-    // Before the emulator: no emulator whatever would give it.
-    if let Some(refusal) = plan.refusal().filter(|refusal| refusal.code == Code::ModelArchMismatch) {
-        return Err(refusal.clone());
+    let outcome = plan::plan(&domain, &request, host);
+    // Before the emulator: no emulator at all would give it.
+    if let Err(refusal) = &outcome
+        && refusal.note.code == Code::ModelArchMismatch
+    {
+        return Err(refusal.note.clone());
     }
     if emulator.is_none() {
         return Err(missing(host, arch));
     }
-    if let Some(note) = plan.notes.iter().find(|note| note.code == Code::HostFactAssumed) {
+    if let Some(note) = plan::kept(&outcome).notes.iter().find(|note| note.code == Code::HostFactAssumed) {
         return Err(note.clone());
     }
-    match plan.refusal() {
-        Some(refusal) => Err(refusal.clone()),
-        None => Ok(plan.iommu.map(|iommu| iommu.model).unwrap_or_default()),
-    }
+    outcome.map(|plan| plan.iommu.map(|iommu| iommu.name).unwrap_or_default()).map_err(|refusal| refusal.note)
 }
 
-/// A guest of which nothing but its architecture and its emulator can be in the way of a vIOMMU.
-fn least_domain(host: &Host, arch: &str, machine: &str, emulator: Option<&Emulator>) -> Domain {
+/// A guest to which only its architecture and its emulator can deny a vIOMMU.
+fn minimal_domain(host: &Host, arch: &str, machine: &str, emulator: Option<&Emulator>) -> Domain {
     let native = host.arch.as_deref() == Some(arch);
     Domain {
         virt_type: if native { "kvm" } else { "qemu" }.to_owned(),
@@ -124,6 +119,7 @@ fn least_domain(host: &Host, arch: &str, machine: &str, emulator: Option<&Emulat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Model;
     use crate::version::Version;
 
     fn emulator(path: &str, arch: &str, qemu: (u32, u32)) -> Emulator {
@@ -147,7 +143,7 @@ mod tests {
     }
 
     fn words(host: &Host) -> Vec<String> {
-        let of = |(model, outcome): &(Model, Result<String, Note>)| match outcome {
+        let of = |(model, outcome): &(RequestedModel, Result<String, Note>)| match outcome {
             Ok(given) => format!("{}={given}", model.as_str()),
             Err(note) => format!("{}:{}", model.as_str(), note.code),
         };
@@ -160,16 +156,16 @@ mod tests {
         assert_eq!(
             words(&host((9, 0), (7, 2))),
             [
-                "intel=intel virtio=virtio smmuv3:model-arch-mismatch auto=virtio",
-                "intel:model-arch-mismatch virtio=virtio smmuv3=smmuv3 auto=virtio",
+                "intel=intel smmuv3:model-arch-mismatch virtio=virtio auto=virtio",
+                "intel:model-arch-mismatch smmuv3=smmuv3 virtio=virtio auto=virtio",
             ]
         );
         // Debian 11: libvirt 7.0 says "unknown IOMMU model: virtio".
         assert_eq!(
             words(&host((7, 0), (5, 2))),
             [
-                "intel=intel virtio:model-unsupported-by-libvirt smmuv3:model-arch-mismatch auto=intel",
-                "intel:model-arch-mismatch virtio:model-unsupported-by-libvirt smmuv3=smmuv3 auto=smmuv3",
+                "intel=intel smmuv3:model-arch-mismatch virtio:model-unsupported-by-libvirt auto=intel",
+                "intel:model-arch-mismatch smmuv3=smmuv3 virtio:model-unsupported-by-libvirt auto=smmuv3",
             ]
         );
     }
@@ -177,7 +173,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_a_no() {
         let nothing = Host { arch: Some("x86_64".to_owned()), ..Host::default() };
-        let line = "intel:host-fact-assumed virtio:host-fact-assumed smmuv3:model-arch-mismatch auto:host-fact-assumed";
+        let line = "intel:host-fact-assumed smmuv3:model-arch-mismatch virtio:host-fact-assumed auto:host-fact-assumed";
         assert_eq!(words(&nothing)[0], line);
         let mut cut = host((9, 0), (7, 2));
         cut.emulators[2].version = None;
@@ -190,13 +186,13 @@ mod tests {
     fn a_model_is_given_by_any_emulator_and_missing_for_the_reason_that_can_be_mended() {
         let of = |host: &Host, model| gives(host, &offers(host), model).map_err(|note| note.code);
         let both = host((11, 3), (10, 0));
-        assert!(MODELS.into_iter().all(|model| of(&both, model).is_ok()));
+        assert!(RequestedModel::models().all(|model| of(&both, model).is_ok()));
         let mut x86_only = host((7, 0), (5, 2));
         x86_only.emulators.remove(0);
-        assert_eq!(of(&x86_only, Model::Intel), Ok(()));
-        assert_eq!(of(&x86_only, Model::Virtio), Err(Code::ModelUnsupportedByLibvirt));
-        assert_eq!(of(&x86_only, Model::Smmuv3), Err(Code::ModelUnsupportedByQemu));
-        assert_eq!(of(&x86_only, Model::Auto), Ok(()));
+        assert_eq!(of(&x86_only, RequestedModel::Model(Model::Intel)), Ok(()));
+        assert_eq!(of(&x86_only, RequestedModel::Model(Model::Virtio)), Err(Code::ModelUnsupportedByLibvirt));
+        assert_eq!(of(&x86_only, RequestedModel::Model(Model::Smmuv3)), Err(Code::ModelUnsupportedByQemu));
+        assert_eq!(of(&x86_only, RequestedModel::Auto), Ok(()));
     }
 
     #[test]

@@ -1,27 +1,29 @@
 //! The host's configuration, `/etc/viommu.toml`.
 //!
-//! Pure: turns text into values and refuses what it does not know. Who may have written the file is `sys::fs`'s business.
+//! Pure: turns text into values and rejects unknown keys and invalid values. `sys::fs` checks who can write to the file.
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::domain::{Domain, Uuid};
 use crate::note::{Code, Note};
-use crate::wishes::{Model, Wishes};
+use crate::request::{Keys, RequestedModel, Source};
+use crate::text::alternatives;
 
-/// Where the configuration stands.
+/// The configuration file.
 pub const PATH: &str = "/etc/viommu.toml";
 
-/// What the host's operator decided.
+/// The host's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// Whether tenants may ask through image properties. Both a vIOMMU and locked memory cost the host.
+    /// Whether Nova's image properties, which tenants set, count as a request. A vIOMMU and locked memory cost the host.
     pub allow_image_request: bool,
-    /// The wish of every domain that no rule matches.
+    /// The request of every domain, for keys that its rule leaves out.
     pub default: Rule,
-    /// Wishes for domains by name pattern or UUID; the first match counts.
+    /// Requests for domains by name pattern or UUID; the first match counts.
     pub domain: Vec<Rule>,
     /// The real QEMU behind the wrapper, by architecture (`x86_64 = "/usr/libexec/qemu-kvm"`).
     pub emulators: BTreeMap<String, String>,
@@ -33,29 +35,41 @@ impl Default for Config {
     }
 }
 
-/// What the host wishes for some domains; the keys are those of the domain metadata.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+/// A request for the domains that match.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// A pattern of the domain's name: `*` stands for any characters, `?` for one. Not in `[default]`.
+    /// A pattern of the domain's name: `*` matches any characters, `?` one character. Not in `[default]`.
     pub name: Option<String>,
     /// The domain's UUID. Not in `[default]`.
     pub uuid: Option<String>,
-    /// A vIOMMU model, `auto` or `none`.
-    pub model: Option<String>,
-    /// Lock all of the guest's memory.
-    pub locked_memory: Option<bool>,
-    /// Address width of the vIOMMU, bits; one of model intel takes it, and a virtio-iommu from libvirt 12.2 on.
-    pub aw_bits: Option<u8>,
-    /// VFIO devices will be hot-plugged.
-    pub hotplug: Option<bool>,
+    /// The request, with the keys of the domain metadata.
+    pub keys: Keys,
+}
+
+/// A value of a rule.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Value {
+    Bool(bool),
+    Number(u8),
+    Text(String),
+}
+
+impl<'de> Deserialize<'de> for Rule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Rule, D::Error> {
+        let mut rule = Rule { keys: Keys::of(Source::Config), ..Rule::default() };
+        for (key, value) in BTreeMap::<String, Value>::deserialize(deserializer)? {
+            rule.set(&key, value).map_err(D::Error::custom)?;
+        }
+        Ok(rule)
+    }
 }
 
 impl Config {
     /// Reads the configuration.
     ///
     /// # Errors
-    /// `config-invalid`, with the line, when the text is not TOML, has an unknown key, or a value that cannot be meant.
+    /// `config-invalid`, with the line, when the text is not TOML, has an unknown key or an invalid value.
     pub fn parse(text: &str) -> Result<Config, Note> {
         let config: Config = toml::from_str(text).map_err(|error| invalid(&one_line(&error.to_string())))?;
         if config.default.name.is_some() || config.default.uuid.is_some() {
@@ -69,14 +83,6 @@ impl Config {
                 return Err(invalid("the uuid of a [[domain]] rule is not a UUID"));
             }
         }
-        for rule in config.domain.iter().chain([&config.default]) {
-            if let Some(model) = rule.model.as_deref().filter(|model| Model::parse(model).is_err()) {
-                return Err(invalid(&format!("unknown model '{model}'; accepted values are {}", Model::NAMES)));
-            }
-            if let Some(bits) = rule.aw_bits.filter(|bits| !matches!(bits, 39 | 48)) {
-                return Err(invalid(&format!("aw-bits = {bits} is not an address width that QEMU supports: 39 or 48")));
-            }
-        }
         for path in config.emulators.values() {
             if !path.starts_with('/') {
                 return Err(invalid(&format!("the emulator '{path}' is not an absolute path")));
@@ -85,26 +91,17 @@ impl Config {
         Ok(config)
     }
 
-    /// What the configuration wishes for a domain: the first matching rule, and for keys it leaves out the default.
+    /// The request for a domain: that of the first matching rule, and for keys that it leaves out the default.
     #[must_use]
-    pub fn wishes(&self, domain: &Domain) -> Wishes {
+    pub fn keys_for(&self, domain: &Domain) -> Keys {
         let rule = self.domain.iter().find(|rule| rule.matches(domain));
-        let default = &self.default;
-        Wishes {
-            model: rule.and_then(|rule| rule.model.clone()).or_else(|| default.model.clone()),
-            locked_memory: rule.and_then(|rule| rule.locked_memory).or(default.locked_memory),
-            aw_bits: rule.and_then(|rule| rule.aw_bits).or(default.aw_bits),
-            hotplug: rule.and_then(|rule| rule.hotplug).or(default.hotplug),
-        }
+        rule.map_or_else(|| self.default.keys.clone(), |rule| rule.keys.or(&self.default.keys))
     }
 
-    /// Whether any guest can be meant by a rule, so that one whose XML cannot be read may be.
+    /// Whether any rule has a request, so that it may be for a guest whose XML cannot be read.
     #[must_use]
-    pub fn wishes_anything(&self) -> bool {
-        let wishes = |rule: &Rule| {
-            rule.model.as_deref().is_some_and(|model| model != "none") || rule.locked_memory == Some(true)
-        };
-        wishes(&self.default) || self.domain.iter().any(wishes)
+    pub fn has_request(&self) -> bool {
+        self.domain.iter().chain([&self.default]).any(|rule| rule.keys.asks())
     }
 
     /// The real QEMU of this name (`qemu-system-ARCH`), by absolute path.
@@ -116,6 +113,26 @@ impl Config {
 }
 
 impl Rule {
+    fn set(&mut self, key: &str, value: Value) -> Result<(), String> {
+        let text = match value {
+            Value::Text(text) => text,
+            Value::Bool(value) => value.to_string(),
+            Value::Number(value) => value.to_string(),
+        };
+        match key {
+            "name" => self.name = Some(text),
+            "uuid" => self.uuid = Some(text),
+            "model" if RequestedModel::parse(&text).is_none() => {
+                return Err(format!("unknown model '{text}'; accepted values are {}", RequestedModel::names()));
+            }
+            key => self.keys.set(key, &text).map_err(|wanted| match wanted {
+                Some(wanted) => format!("invalid value {key} = '{text}': use {wanted}"),
+                None => format!("unknown key '{key}': use name, uuid, {}", alternatives(Keys::NAMES)),
+            })?,
+        }
+        Ok(())
+    }
+
     fn matches(&self, domain: &Domain) -> bool {
         match (&self.name, &self.uuid) {
             (Some(pattern), _) => matches_pattern(pattern, &domain.name),
@@ -126,17 +143,17 @@ impl Rule {
 }
 
 fn invalid(what: &str) -> Note {
-    Note::error(Code::ConfigInvalid, format!("{PATH} cannot be used: {what}"))
+    Note::error(Code::ConfigInvalid, format!("{PATH} is invalid: {what}"))
 }
 
-/// toml draws a picture under its sentence; libvirt and logs want one line.
+/// The message without the excerpt that toml prints under it: libvirt and logs want one line.
 fn one_line(text: &str) -> String {
     let words = text.lines().filter(|line| !line.trim_start().starts_with(['|', '^']) && !line.contains(" | "));
     words.map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Shell-like matching of whole names. Backtracks to the last `*` only, so a name chosen by a tenant costs at most
-/// the product of both lengths.
+/// Shell-like matching of whole names. Backtracks to the last `*` only, so the cost is at most the product of both lengths;
+/// tenants choose names.
 fn matches_pattern(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut at_pattern, mut at_name) = (0, 0);
@@ -178,12 +195,12 @@ mod tests {
         assert_eq!(config.emulator_behind("qemu-system-x86_64"), "/usr/libexec/qemu-kvm");
         assert_eq!(config.emulator_behind("qemu-system-aarch64"), "/usr/bin/qemu-system-aarch64");
         let mut domain = Domain { name: "dpdk-7".into(), ..Domain::default() };
-        let wishes = config.wishes(&domain);
-        assert_eq!((wishes.model.as_deref(), wishes.aw_bits, wishes.hotplug), (Some("intel"), Some(39), Some(true)));
+        let keys = config.keys_for(&domain);
+        assert_eq!((keys.model.as_deref(), keys.aw_bits, keys.hotplug), (Some("intel"), Some(39), Some(true)));
         domain.name = "web".into();
-        assert_eq!(config.wishes(&domain).model.as_deref(), Some("none"));
+        assert_eq!(config.keys_for(&domain).model.as_deref(), Some("none"));
         domain.uuid = "3A21C2EE-5ECE-4225-BAA4-9A11258F601E".parse().ok();
-        assert_eq!(config.wishes(&domain).model.as_deref(), Some("virtio"));
+        assert_eq!(config.keys_for(&domain).model.as_deref(), Some("virtio"));
     }
 
     #[test]
@@ -191,6 +208,8 @@ mod tests {
         for (text, needle) in [
             ("model = 'intel'", "unknown field `model`"),
             ("[default]\nmodel = 'Intel'", "unknown model 'Intel'"),
+            ("[default]\nmodell = 'intel'", "unknown key 'modell'"),
+            ("[default]\nhotplug = 'maybe'", "use yes or no"),
             ("[default]\naw-bits = 300", "line 2"),
             ("[default]\naw-bits = 40", "39 or 48"),
             ("[default]\nname = 'x'", "neither a name nor a uuid"),
@@ -213,18 +232,18 @@ mod tests {
              [[domain]]\nname = 'ab'\nmodel = 'none'\n",
         )
         .unwrap();
-        let wishes = config.wishes(&Domain { name: "ab".into(), ..Domain::default() });
-        assert_eq!((wishes.model.as_deref(), wishes.aw_bits, wishes.hotplug), (Some("auto"), Some(39), Some(false)));
-        let wishes = config.wishes(&Domain { name: "b".into(), ..Domain::default() });
-        assert_eq!((wishes.aw_bits, wishes.hotplug), (Some(48), Some(true)));
-        assert_eq!(Config::parse("").unwrap().wishes(&Domain::default()), Wishes::default());
+        let keys = config.keys_for(&Domain { name: "ab".into(), ..Domain::default() });
+        assert_eq!((keys.model.as_deref(), keys.aw_bits, keys.hotplug), (Some("auto"), Some(39), Some(false)));
+        let keys = config.keys_for(&Domain { name: "b".into(), ..Domain::default() });
+        assert_eq!((keys.aw_bits, keys.hotplug), (Some(48), Some(true)));
+        assert_eq!(Config::parse("").unwrap().keys_for(&Domain::default()), Keys::default());
     }
 
     #[test]
     fn a_domain_without_a_uuid_matches_no_uuid() {
         let config =
             Config::parse("[[domain]]\nuuid = '3a21c2ee-5ece-4225-baa4-9a11258f601e'\nmodel = 'intel'").unwrap();
-        assert_eq!(config.wishes(&Domain::default()).model, None);
+        assert_eq!(config.keys_for(&Domain::default()).model, None);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use crate::config::Config;
 use crate::domain::Domain;
 use crate::host::Host;
 use crate::note::Note;
-use crate::plan::{self, Plan, Route};
-use crate::request::{Request, Source, Wishes};
+use crate::plan::{self, Plan, Refusal, Route};
+use crate::request::{Keys, Request};
 use crate::xml::{self, Document};
 
 /// The decision about a guest, and what it was made from.
@@ -21,7 +21,7 @@ pub struct Decided<'a> {
     /// What is known about the host.
     pub host: Host,
     /// The decision.
-    pub plan: Plan,
+    pub plan: Result<Plan, Refusal>,
 }
 
 /// Why nothing is known about a guest.
@@ -32,20 +32,20 @@ pub struct Undecided {
     pub asks: bool,
 }
 
-/// Decides about the guest of a document. `asked` is the strongest request, from outside the document. `host` is told whether
+/// Decides about the guest of a document. `keys` are the strongest request, from outside the document. `host` is told whether
 /// the guest depends on the host. Notes for the host's log are added to `log`.
 ///
 /// # Errors
 /// The document cannot be read, or the configuration or a fact about the host that the guest depends on cannot.
 pub fn decide<'a>(
     xml: &'a [u8],
-    asked: (Source, &Wishes),
+    keys: &Keys,
     config: Result<Config, Note>,
     host: impl FnOnce(&Domain, bool) -> Result<Host, Note>,
     log: &mut Vec<Note>,
 ) -> Result<Decided<'a>, Undecided> {
     // A rule of the host can apply to a document that cannot be read.
-    let ruled = asked.1.asks() || config.as_ref().is_ok_and(Config::wishes_anything);
+    let ruled = keys.asks() || config.as_ref().is_ok_and(Config::has_request);
     let unreadable = |note| Undecided { note, asks: ruled || speaks_of_us(xml) };
     let asks = |note| Undecided { note, asks: true };
     let document = xml::parse(xml).map_err(unreadable)?;
@@ -54,7 +54,7 @@ pub fn decide<'a>(
         Ok(config) => config,
         Err(broken) => {
             // The host's rules are unknown, so the error refuses only a guest that asks by itself or uses the wrapper.
-            let request = Request::asked(&domain, asked, &Config::default());
+            let request = Request::of(&domain, keys, &Config::default());
             if plan::chose_wrapper(&domain) || request.map_or(true, |request| request.asks()) {
                 return Err(asks(broken));
             }
@@ -62,7 +62,7 @@ pub fn decide<'a>(
             Config::default()
         }
     };
-    let request = Request::asked(&domain, asked, &config);
+    let request = Request::of(&domain, keys, &config);
     // An invalid request still counts as a request.
     let asking = request.as_ref().map_or(true, Request::asks);
     let concerned = asking || plan::route(&domain) == Route::Wrapper || plan::has_viommu(&domain);
@@ -78,12 +78,14 @@ pub fn decide<'a>(
     Ok(Decided { document, domain, config, host, plan })
 }
 
-/// Decides about a domain whose request was found out. An invalid request is a plan too: one that refuses.
-#[must_use]
-pub fn plan_for(domain: &Domain, request: Result<Request, Note>, host: &Host) -> Plan {
+/// Decides about a domain with this request.
+///
+/// # Errors
+/// The refusal, where the request is invalid or cannot be met.
+pub fn plan_for(domain: &Domain, request: Result<Request, Note>, host: &Host) -> Result<Plan, Refusal> {
     match request {
         Ok(request) => plan::plan(domain, &request, host),
-        Err(refusal) => plan::refused(domain, refusal),
+        Err(note) => Err(plan::refused(domain, note, host)),
     }
 }
 
@@ -91,7 +93,7 @@ impl Decided<'_> {
     /// Whether the guest asks for something: what fails then refuses the start. The wrapper, too, is a request.
     #[must_use]
     pub fn asks(&self) -> bool {
-        self.plan.request.asks() || plan::chose_wrapper(&self.domain)
+        plan::kept(&self.plan).request.asks() || plan::chose_wrapper(&self.domain)
     }
 }
 

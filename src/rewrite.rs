@@ -1,6 +1,6 @@
 //! Turns a plan into new domain XML: every change of the plan becomes an edit, every other byte stays.
 //!
-//! Pure. Where an element goes is decided here; how bytes are spliced is `xml`'s business.
+//! Pure. The place of a new element is decided here; `xml` splices the bytes.
 
 mod undo;
 
@@ -13,11 +13,8 @@ pub use undo::undo;
 /// The domain XML after the plan's changes; none where there is nothing to change.
 ///
 /// # Errors
-/// The plan's own refusal, or `xml-malformed` where the document leaves no place for a change.
+/// `xml-malformed` where the document leaves no place for a change.
 pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, Note> {
-    if let Some(refusal) = plan.refusal() {
-        return Err(refusal.clone());
-    }
     if plan.changes.is_empty() {
         return Ok(None);
     }
@@ -30,7 +27,7 @@ pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, N
                 let driver = if driver.is_empty() { Vec::new() } else { vec![driver_element(driver)] };
                 add_to(domain, "devices", &[], vec![element("iommu", &[("model", model)], driver)], &mut edits);
             }
-            Change::CompleteIommu { driver } => complete_iommu(domain, driver, &mut edits),
+            Change::CompleteIommu { model, driver } => complete_iommu(domain, model, driver, &mut edits),
             Change::SplitIoapic => split_ioapic(domain, &mut edits),
             Change::ForbidPageSharing => backing.push(element("nosharepages", &[], Vec::new())),
             Change::LockMemory => backing.push(element("locked", &[], Vec::new())),
@@ -58,9 +55,14 @@ fn no_place(error: &PatchError) -> Note {
     Note::error(Code::XmlMalformed, format!("the domain XML leaves no place for the change: {error}"))
 }
 
-fn complete_iommu<'d, 'a>(domain: Element<'d, 'a>, driver: &[(&'static str, String)], edits: &mut Vec<Edit<'d, 'a>>) {
+fn complete_iommu<'d, 'a>(
+    domain: Element<'d, 'a>,
+    model: &str,
+    driver: &[(&'static str, String)],
+    edits: &mut Vec<Edit<'d, 'a>>,
+) {
     let mut iommus = domain.all(&["devices", "iommu"]).into_iter();
-    let Some(iommu) = iommus.find(|iommu| iommu.prop("model") == Some("intel")) else { return };
+    let Some(iommu) = iommus.find(|iommu| iommu.prop("model") == Some(model)) else { return };
     match iommu.child("driver") {
         Some(element) => {
             edits.extend(driver.iter().map(|(name, value)| Edit::SetAttribute { element, name, value: value.clone() }));
@@ -71,16 +73,15 @@ fn complete_iommu<'d, 'a>(domain: Element<'d, 'a>, driver: &[(&'static str, Stri
 
 fn split_ioapic<'d, 'a>(domain: Element<'d, 'a>, edits: &mut Vec<Edit<'d, 'a>>) {
     let driver = ("driver", "qemu");
-    // The last of several counts.
+    // The last of several counts. libvirt ignores one without a driver.
     if let Some(element) = domain.all(&["features", "ioapic"]).pop() {
-        // One without a driver says nothing to libvirt, and a second one would be invalid.
         edits.push(Edit::SetAttribute { element, name: driver.0, value: driver.1.to_owned() });
     } else {
         add_to(domain, "features", &["os"], vec![element("ioapic", &[driver], Vec::new())], edits);
     }
 }
 
-/// Appends to a child of the domain, or makes the child: after the first of its usual neighbours that is there, else last.
+/// Appends to a child of the domain, or adds the child: after the first of its usual neighbours that is there, else last.
 fn add_to<'d, 'a>(
     domain: Element<'d, 'a>,
     name: &'static str,

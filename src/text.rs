@@ -1,17 +1,16 @@
-//! Words for people: tenant-given strings made harmless, byte counts made readable.
+//! Text for people: strings that tenants choose, names in commands, lists, byte counts.
 
 use std::borrow::Cow;
 use std::fmt::Display;
 
-/// A string that cannot command a terminal or break a log line: control characters (and the Unicode characters that turn
-/// the direction of text) become `\u{…}`.
+/// A string that is safe for a terminal and a log line: control characters, and the Unicode characters that change the
+/// direction of text, become `\u{…}`.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, is_harmful, |c| c.escape_unicode().to_string())
 }
 
-/// The same for JSON, which stays the same JSON: its strings may hold such characters in every form, and between strings
-/// only line ends occur.
+/// The same for JSON, which stays equivalent: only its strings hold such characters, and line ends stay.
 #[must_use]
 pub fn printable_json(json: &str) -> Cow<'_, str> {
     let harmful = |c: char| c != '\n' && is_harmful(c);
@@ -36,6 +35,16 @@ fn escaped(text: &str, harmful: impl Fn(char) -> bool, escape: impl Fn(char) -> 
     Cow::Owned(escaped)
 }
 
+/// A list of alternatives in a sentence: `a, b or c`.
+#[must_use]
+pub fn alternatives<S: AsRef<str>>(words: &[S]) -> String {
+    let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    match words.as_slice() {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        words => words.concat(),
+    }
+}
+
 /// A domain as a word of a shell command: its name if that needs no quotes, else its UUID.
 #[must_use]
 pub fn shell_name(name: &str, uuid: Option<impl Display>) -> String {
@@ -46,7 +55,7 @@ pub fn shell_name(name: &str, uuid: Option<impl Display>) -> String {
     uuid.map_or_else(|| "DOMAIN".to_owned(), |uuid| uuid.to_string())
 }
 
-/// Bytes as people say them: `9 GiB`, `1.4 GiB`, `384 MiB`.
+/// Bytes as people read them: `9 GiB`, `1.4 GiB`, `384 MiB`.
 #[must_use]
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
@@ -83,6 +92,13 @@ mod tests {
             assert_eq!(shell_name(name, Some(uuid)), uuid, "{name}");
         }
         assert_eq!(shell_name("a;b", None::<&str>), "DOMAIN");
+    }
+
+    #[test]
+    fn alternatives_read_as_a_sentence() {
+        assert_eq!(alternatives(&["a", "b", "c"]), "a, b or c");
+        assert_eq!(alternatives(&["a"]), "a");
+        assert_eq!(alternatives::<&str>(&[]), "");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use viommu::config::Config;
 use viommu::domain::Domain;
 use viommu::host::{Emulator, Host};
 use viommu::plan::plan;
-use viommu::request::{Request, Wishes};
+use viommu::request::{Keys, Request, Source};
 use viommu::rewrite::rewrite;
 use viommu::xml;
 
@@ -47,8 +47,8 @@ fn what_libvirt_accepted_it_accepts_rewritten(suite: Suite) {
 fn rewritten(text: &str, model: &str, suite: Suite) -> Option<String> {
     let document = xml::parse(text.as_bytes()).ok()?;
     let domain = Domain::read(&document).ok()?;
-    let wishes = Wishes { model: Some(model.to_owned()), ..Wishes::default() };
-    let request = Request::of(&domain, &wishes, &Config::default()).ok()?;
+    let keys = Keys { model: Some(model.to_owned()), ..Keys::of(Source::Cli) };
+    let request = Request::of(&domain, &keys, &Config::default()).ok()?;
     let emulator = Emulator { version: suite.qemu().parse().ok(), ..Emulator::default() };
     let host = Host {
         arch: Some("x86_64".to_owned()),
@@ -56,5 +56,5 @@ fn rewritten(text: &str, model: &str, suite: Suite) -> Option<String> {
         emulators: vec![emulator],
         ..Host::default()
     };
-    rewrite(&document, &plan(&domain, &request, &host)).ok()?
+    rewrite(&document, &plan(&domain, &request, &host).ok()?).ok()?
 }

@@ -30,9 +30,9 @@ use viommu::domain::Domain;
 use viommu::host::{Emulator, Host, probe::Places};
 use viommu::limit::Limit;
 use viommu::note::{Code, Note};
-use viommu::plan::{Plan, plan};
+use viommu::plan::{Plan, Refusal, kept, plan};
 use viommu::qemu::{Edits, rewrite};
-use viommu::request::{Request, Wishes};
+use viommu::request::{Keys, Request, Source};
 
 use qemu::{Container, Fake, Outcome, fake};
 use support::libvirt::Suite;
@@ -59,11 +59,11 @@ fn host(fake: &Fake, suite: Suite, domain: &Domain) -> Host {
 }
 
 /// What viommu decides about a guest whose emulator is the wrapper, which then makes the changes on the command line.
-fn decide(fake: &Fake, topology: &Topology, model: &str, suite: Suite, aw_bits: Option<u8>) -> Plan {
+fn decide(fake: &Fake, topology: &Topology, model: &str, suite: Suite, aw_bits: Option<u8>) -> Result<Plan, Refusal> {
     let xml = topology.xml();
     let domain = Domain::read(&viommu::xml::parse(xml.as_bytes()).unwrap()).unwrap();
-    let wishes = Wishes { model: Some(model.to_owned()), ..Wishes::default() };
-    let request = Request::of(&domain, &wishes, &Config::default()).unwrap();
+    let keys = Keys { model: Some(model.to_owned()), ..Keys::of(Source::Cli) };
+    let request = Request::of(&domain, &keys, &Config::default()).unwrap();
     plan(&domain, &request, &Host { aw_bits, ..host(fake, suite, &domain) })
 }
 
@@ -150,8 +150,9 @@ struct Judged {
 }
 
 fn judge(fake: &Fake, topology: &Topology, model: &str, suite: Suite) -> Judged {
-    let plan = decide(fake, topology, model, suite, None);
-    let refusal = plan.refusal();
+    let outcome = decide(fake, topology, model, suite, None);
+    let plan = kept(&outcome);
+    let refusal = outcome.as_ref().err().map(|refusal| &refusal.note);
     let (edits, limit) = match (refusal, plan.memlock.required_bytes) {
         (None, Some(Limit::Bytes(bytes))) => (plan.qemu.clone(), bytes),
         (Some(_), _) => (naive(model), u64::MAX),
@@ -171,7 +172,7 @@ fn judge(fake: &Fake, topology: &Topology, model: &str, suite: Suite) -> Judged 
         let outcome = fake.run(suite, topology.arch, &arguments, &[("FAKEVFIO_LIMIT", limit)], &[]);
         let opened = counted(outcome.containers.len(), "container", outcome.peak);
         let (theirs, problem) = match refusal {
-            None => (opened, disagreement(&plan, &outcome)),
+            None => (opened, disagreement(plan, &outcome)),
             Some(refusal) if outcome.started => {
                 judged.stricter = Some(refusal.code);
                 (format!("starts, {opened}"), None)
@@ -275,7 +276,7 @@ fn the_gibibyte_beside_guest_memory_is_needed() {
     let Some(fake) = fake() else { return };
     let topology = three();
     for suite in Suite::ALL {
-        let plan = decide(fake, &topology, "intel", suite, None);
+        let plan = decide(fake, &topology, "intel", suite, None).unwrap();
         let Some(Limit::Bytes(required)) = plan.memlock.required_bytes else { panic!("{plan:?}") };
         let arguments = edited(&topology, Dialect::Json, &plan.qemu);
         let outcome = fake.run(suite, "x86_64", &arguments, &[("FAKEVFIO_LIMIT", required - GIB)], &[]);
@@ -293,7 +294,7 @@ fn memory_that_is_plugged_later_is_within_the_limit() {
         r#"{"execute":"device_add","arguments":{"driver":"pc-dimm","id":"dimm0","memdev":"more"}}"#,
     ];
     for suite in Suite::ALL {
-        let plan = decide(fake, &topology, "intel", suite, None);
+        let plan = decide(fake, &topology, "intel", suite, None).unwrap();
         let Some(Limit::Bytes(required)) = plan.memlock.required_bytes else { panic!("{plan:?}") };
         let arguments = edited(&topology, Dialect::Json, &plan.qemu);
         let run = |limit| fake.run(suite, "x86_64", &arguments, &[("FAKEVFIO_LIMIT", limit)], &plug);
@@ -312,7 +313,7 @@ fn a_narrow_host_gets_a_narrow_viommu() {
     let Some(fake) = fake() else { return };
     let topology = three();
     for suite in Suite::ALL {
-        let plan = decide(fake, &topology, "intel", suite, Some(39));
+        let plan = decide(fake, &topology, "intel", suite, Some(39)).unwrap();
         let arguments = edited(&topology, Dialect::Json, &plan.qemu);
         let outcome = fake.run(suite, "x86_64", &arguments, &[("FAKEVFIO_AW_BITS", 39)], &[]);
         assert_eq!(disagreement(&plan, &outcome), None);
@@ -341,11 +342,10 @@ fn a_wide_viommu_on_a_narrow_host() {
         let arguments = edited(&topology, Dialect::Json, &naive("intel"));
         fake.run(suite, "x86_64", &arguments, &[("FAKEVFIO_AW_BITS", 39)], &[])
     };
-    let plan = decide(fake, &topology, "auto", Suite::Trixie, Some(39));
-    assert_quoted(plan.refusal().unwrap(), Code::AwBitsExceedHost, &run(Suite::Trixie));
+    let refused = |suite| decide(fake, &topology, "auto", suite, Some(39)).unwrap_err().note;
+    assert_quoted(&refused(Suite::Trixie), Code::AwBitsExceedHost, &run(Suite::Trixie));
     // QEMU 9.1 was the first to look; before, the guest's mappings fail one by one.
-    let plan = decide(fake, &topology, "auto", Suite::Bookworm, Some(39));
-    assert_eq!(plan.refusal().map(|note| note.code), Some(Code::AwBitsExceedHost));
+    assert_eq!(refused(Suite::Bookworm).code, Code::AwBitsExceedHost);
     assert!(run(Suite::Bookworm).started);
 }
 
@@ -358,7 +358,7 @@ fn vfio_without_caching_mode() {
     for suite in Suite::ALL {
         let plan = decide(fake, &topology, "intel", suite, None);
         let outcome = fake.run(suite, "x86_64", &edited(&topology, Dialect::Json, &edits), &[], &[]);
-        assert_quoted(plan.refusal().unwrap(), Code::IommuConflict, &outcome);
+        assert_quoted(&plan.unwrap_err().note, Code::IommuConflict, &outcome);
     }
 }
 

@@ -23,7 +23,7 @@ use program::{VIOMMU, run};
 use viommu::config::Config;
 use viommu::hook::{self, Effect, Event};
 use viommu::host::probe::Places;
-use viommu::request::Wishes;
+use viommu::request::{Keys, Source};
 
 /// Every event of the hook, and two that libvirt does not have.
 const EVENTS: [(&str, &str, &str); 10] = [
@@ -109,10 +109,10 @@ fn who_asks_gets_the_same_bytes_and_more() {
             for (wish, locked_memory) in
                 [("intel", None), ("virtio", None), ("smmuv3", None), ("auto", None), ("auto", Some(true))]
             {
-                let wishes = Wishes { model: Some(wish.to_owned()), locked_memory, ..Wishes::default() };
+                let keys = Keys { model: Some(wish.to_owned()), locked_memory, ..Keys::of(Source::Cli) };
                 let what = format!("{} with {wish} on {host_name}", path.display());
                 let wish = if locked_memory.is_some() { "auto, locked" } else { wish };
-                *counted.entry((host_name, wish, rewritten(&what, text, &wishes, host))).or_default() += 1;
+                *counted.entry((host_name, wish, rewritten(&what, text, &keys, host))).or_default() += 1;
             }
         }
     }

@@ -18,7 +18,7 @@ use viommu::domain::Domain;
 use viommu::host::{Emulator, Host};
 use viommu::limit::Limit;
 use viommu::plan::{Memlock, plan};
-use viommu::request::{Request, Wishes};
+use viommu::request::{Keys, Request, Source};
 use viommu::version::Version;
 use viommu::xml;
 
@@ -27,12 +27,13 @@ use Limit::{Bytes, Unlimited};
 fn memlock(text: &str, model: Option<&str>, libvirt: &str) -> Memlock {
     let document = xml::parse(text.as_bytes()).unwrap();
     let domain = Domain::read(&document).unwrap();
-    let wishes = Wishes { model: model.map(str::to_owned), ..Wishes::default() };
-    let request = Request::of(&domain, &wishes, &Config::default()).unwrap();
+    let keys = Keys { model: model.map(str::to_owned), ..Keys::of(Source::Cli) };
+    let request = Request::of(&domain, &keys, &Config::default()).unwrap();
     let emulator = Emulator { version: Some(Version::new(10, 0)), ..Emulator::default() };
     let host = Host { libvirt: libvirt.parse().ok(), emulators: vec![emulator], ..Host::default() };
     let plan = plan(&domain, &request, &host);
-    assert_eq!(plan.refusal(), None, "{text}");
+    assert!(plan.is_ok(), "{text}");
+    let plan = plan.unwrap();
     plan.memlock
 }
 

@@ -3,7 +3,7 @@
 use viommu::config::Config;
 use viommu::domain::Domain;
 use viommu::note::Code;
-use viommu::request::{Request, Wishes};
+use viommu::request::{Keys, Request};
 
 pub(crate) fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -20,14 +20,14 @@ pub(crate) fn check(data: &[u8]) {
     let rules = config.domain.iter().filter_map(|rule| rule.uuid.as_deref());
     for uuid in rules.map(|uuid| uuid.parse().ok()).chain([None]).take(4) {
         let domain = Domain { name: name.clone(), uuid, virt_type: "kvm".to_owned(), ..Domain::default() };
-        let wishes = config.wishes(&domain);
+        let keys = config.keys_for(&domain);
         // The first rule that matches and [default] are all that there is.
         let known = |model: &String| {
-            config.domain.iter().chain([&config.default]).any(|rule| rule.model.as_ref() == Some(model))
+            config.domain.iter().chain([&config.default]).any(|rule| rule.keys.model.as_ref() == Some(model))
         };
-        assert!(wishes.model.as_ref().is_none_or(known));
-        match Request::of(&domain, &Wishes::default(), &config) {
-            Ok(request) => assert!(!request.asks() || config.wishes_anything(), "{request:?}"),
+        assert!(keys.model.as_ref().is_none_or(known));
+        match Request::of(&domain, &Keys::default(), &config) {
+            Ok(request) => assert!(!request.asks() || config.has_request(), "{request:?}"),
             Err(note) => assert!(Code::from_name(note.code.as_str()).is_some() && !note.message.is_empty()),
         }
     }

@@ -11,7 +11,7 @@ use viommu::host::probe::Places;
 use viommu::host::{Emulator, Host};
 use viommu::note::{Code, Level, Note};
 use viommu::plan::{Edit as Change, Origin, Plan, plan};
-use viommu::request::{Request, Wishes};
+use viommu::request::{Keys, Request, Source};
 use viommu::rewrite::rewrite;
 use viommu::version::Version;
 use viommu::xml::{self, Document, Edit};
@@ -27,8 +27,8 @@ pub(crate) fn check(data: &[u8]) {
             let models = [None, Some("auto"), Some("intel"), Some("virtio"), Some("smmuv3")];
             let model = models.into_iter().nth(choice / 2 % 5).flatten();
             let locked_memory = (choice / 10 % 4 == 0).then_some(true);
-            let wishes = Wishes { model: model.map(str::to_owned), locked_memory, ..Wishes::default() };
-            rewritten("", document.text(), &wishes, &host);
+            let keys = Keys { model: model.map(str::to_owned), locked_memory, ..Keys::of(Source::Cli) };
+            rewritten("", document.text(), &keys, &host);
             // Not `start`, where the hook tries whether it may raise limits.
             for event in [Event::Prepare, Event::Started, Event::Migrate, Event::Stopped] {
                 glanced(document.text(), event);
@@ -70,31 +70,30 @@ pub(crate) fn hosts() -> [(&'static str, Host); 2] {
     ]
 }
 
-fn decide(document: &Document<'_>, wishes: &Wishes, host: &Host) -> Result<(Domain, Plan), Note> {
+fn decide(document: &Document<'_>, keys: &Keys, host: &Host) -> Result<(Domain, Plan), Note> {
     let domain = Domain::read(document)?;
-    let request = Request::of(&domain, wishes, &Config::default())?;
-    let plan = plan(&domain, &request, host);
+    let request = Request::of(&domain, keys, &Config::default())?;
+    let plan = plan(&domain, &request, host).map_err(|refusal| {
+        serde_json::to_string(&refusal).unwrap();
+        assert!(refusal.unchanged.changes.is_empty(), "refused, and changed");
+        refusal.note
+    })?;
     Ok((domain, plan))
 }
 
 /// Rewrites once and looks at everything that must be so; what came of it, in a word.
-pub(crate) fn rewritten(what: &str, text: &str, wishes: &Wishes, host: &Host) -> String {
+pub(crate) fn rewritten(what: &str, text: &str, keys: &Keys, host: &Host) -> String {
     let document = xml::parse(text.as_bytes()).unwrap();
-    let (domain, plan) = match decide(&document, wishes, host) {
+    let (domain, plan) = match decide(&document, keys, host) {
         Ok(decided) => decided,
         Err(note) => {
             assert_refusal(&note);
-            return "the request is refused".to_owned();
+            return note.code.to_string();
         }
     };
     serde_json::to_string(&plan).unwrap();
     for note in &plan.notes {
         assert!(Code::from_name(note.code.as_str()) == Some(note.code) && !note.message.is_empty(), "{what}: {note:?}");
-    }
-    if let Some(refusal) = plan.refusal() {
-        assert!(plan.changes.is_empty(), "{what}: refused, and changed");
-        assert_eq!(rewrite(&document, &plan).unwrap_err(), *refusal, "{what}");
-        return refusal.code.to_string();
     }
     let Some(out) = rewrite(&document, &plan).unwrap() else {
         assert!(plan.changes.is_empty(), "{what}: {:?}", plan.changes);
@@ -103,11 +102,11 @@ pub(crate) fn rewritten(what: &str, text: &str, wishes: &Wishes, host: &Host) ->
     assert!(is_kept(text, &out) && out.len() > text.len(), "{what}\n{out}");
 
     let again = xml::parse(out.as_bytes()).unwrap();
-    let (after, second) = decide(&again, wishes, host).unwrap();
-    assert!(second.refusal().is_none() && second.changes.is_empty(), "{what}: {second:?}\n{out}");
+    let (after, second) = decide(&again, keys, host).unwrap();
+    assert!(second.changes.is_empty(), "{what}: {second:?}\n{out}");
     // libvirt reads what the plan promised, and nothing else of the domain changed.
-    let promised = plan.iommu.as_ref().map(|iommu| (&iommu.model, &iommu.driver));
-    let found = second.iommu.as_ref().map(|iommu| (&iommu.model, &iommu.driver));
+    let promised = plan.iommu.as_ref().map(|iommu| (&iommu.name, &iommu.driver));
+    let found = second.iommu.as_ref().map(|iommu| (&iommu.name, &iommu.driver));
     assert_eq!(found, promised, "{what}\n{out}");
     assert!(second.iommu.is_none_or(|iommu| matches!(iommu.origin, Origin::Existing | Origin::Commandline)), "{what}");
     assert_eq!(second.memlock.required_bytes, plan.memlock.required_bytes, "{what}");

@@ -123,9 +123,7 @@ fn changed(arguments: &Arguments, stored: &Stored, config: &Config) -> Result<(P
     // Decided about the domain that it is going to be: libvirt counts no vIOMMU that the wrapper adds.
     let text = switched.as_deref().unwrap_or(document.text());
     let Decided { document: target, plan, .. } = input::decide(text.as_bytes(), &arguments.request, &arguments.host)?;
-    if let Some(refusal) = plan.refusal() {
-        return Err(refusal.clone().into());
-    }
+    let plan = plan?;
     let changed = match plan.route {
         Route::Native => rewrite(&target, &plan)?.or(switched),
         // Who asks for nothing gets no wrapper: it would refuse each start of a host without the hook.

@@ -13,7 +13,7 @@ use crate::domain::Domain;
 use crate::host::probe::Places;
 use crate::host::{self, Emulator, Host};
 use crate::note::Note;
-use crate::request::{Source, Wishes};
+use crate::request::{Keys, RequestedModel, Source};
 use crate::sys::fs;
 use crate::version::Version;
 use crate::xml;
@@ -25,8 +25,7 @@ use super::virsh::Connection;
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Request (stronger than metadata and configuration)")]
 pub(super) struct RequestOptions {
-    /// vIOMMU model: none, intel, smmuv3, virtio, auto
-    #[arg(long)]
+    #[arg(long, help = format!("vIOMMU model: {}", RequestedModel::names()))]
     model: Option<String>,
     /// Lock all of the guest's memory
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -109,9 +108,9 @@ pub(super) fn unreadable(name: &str, error: &io::Error) -> Failure {
     Failure::Usage(format!("cannot read {name}: {error}"))
 }
 
-/// Decides about a domain as the options say. A broken request is a plan too: one that refuses.
+/// Decides about a domain as the options say.
 pub(super) fn decide<'a>(xml: &'a [u8], request: &RequestOptions, host: &HostOptions) -> Result<Decided<'a>, Failure> {
-    let wishes = Wishes { model: request.model.clone(), locked_memory: request.locked_memory, ..Wishes::default() };
+    let keys = Keys { model: request.model.clone(), locked_memory: request.locked_memory, ..Keys::of(Source::Cli) };
     let config = host.configuration()?;
     let known = &host.known;
     let recorded = known.recorded()?;
@@ -119,7 +118,7 @@ pub(super) fn decide<'a>(xml: &'a [u8], request: &RequestOptions, host: &HostOpt
         let host = recorded.unwrap_or_else(|| known.places().host_for(domain));
         Ok(known.overridden(host))
     };
-    let decided = decide::decide(xml, (Source::Cli, &wishes), Ok(config), facts, &mut Vec::new());
+    let decided = decide::decide(xml, &keys, Ok(config), facts, &mut Vec::new());
     Ok(decided.map_err(|undecided| undecided.note)?)
 }
 

@@ -44,6 +44,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     };
     let live = arguments.connection.virsh().and_then(|virsh| virsh.dump(&name, &[])).map_err(Failure::Usage)?;
     let Decided { domain, plan, .. } = input::decide(&live, &RequestOptions::default(), &arguments.host)?;
+    let plan = plan::kept(&plan);
     let not_running = || Failure::Usage(format!("{name} is not running"));
     let (pid, _pinned) = libvirt::pinned(&libvirt::pidfile(&domain.name)).ok_or_else(not_running)?;
     if arguments.pid.is_some_and(|named| named != pid.as_raw_nonzero().get()) {

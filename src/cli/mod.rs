@@ -24,6 +24,7 @@ use std::io::{self, Write};
 use clap::{Parser, Subcommand};
 
 use crate::note::Note;
+use crate::plan::Refusal;
 use crate::sys::stderr::{complain, say};
 
 /// A virtual IOMMU for libvirt/QEMU guests, with the locked-memory limit that PCI passthrough behind it needs.
@@ -78,6 +79,12 @@ enum Failure {
 impl From<Note> for Failure {
     fn from(note: Note) -> Failure {
         Failure::Refused(note)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        Failure::Refused(refusal.note)
     }
 }
 

@@ -7,7 +7,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::note::Note;
-use crate::plan::{Plan, obstacle};
+use crate::plan::{Plan, Refusal, kept, obstacle};
 use crate::text::printable;
 
 use super::Failure;
@@ -23,7 +23,8 @@ struct Answer {
     suitable: bool,
     /// Why it cannot take the domain.
     reason: Option<Note>,
-    plan: Plan,
+    #[serde(serialize_with = "report::outcome")]
+    plan: Result<Plan, Refusal>,
 }
 
 /// Asks every host. Exit status 1 where none can take the domain.
@@ -52,9 +53,9 @@ pub(super) fn run(
 
 fn line(answer: &Answer) -> String {
     let host = printable(&answer.host);
-    match (&answer.reason, &answer.plan.iommu) {
+    match (&answer.reason, &kept(&answer.plan).iommu) {
         (Some(note), _) => format!("{host}: no, error[{}]: {}", note.code, printable(&note.message)),
-        (None, Some(iommu)) => format!("{host}: yes, {}{}", printable(&iommu.model), report::attributes(&iommu.driver)),
+        (None, Some(iommu)) => format!("{host}: yes, {}{}", printable(&iommu.name), report::attributes(&iommu.driver)),
         (None, None) => format!("{host}: yes, no vIOMMU"),
     }
 }

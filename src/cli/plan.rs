@@ -54,16 +54,22 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
         return place::run(&bytes, &arguments.request, hosts, arguments.format == Format::Json, out);
     }
     let Decided { document, domain, plan, .. } = input::decide(&bytes, &arguments.request, &arguments.host)?;
-    let rewritten = if plan.refusal().is_some() { None } else { rewrite(&document, &plan)? };
+    let rewritten = match &plan {
+        Ok(plan) => rewrite(&document, plan)?,
+        Err(_) => None,
+    };
     let paint = Paint::when(std::io::stdout().is_terminal());
     match arguments.format {
-        Format::Json => report::json(&plan, out)?,
+        Format::Json => match &plan {
+            Ok(plan) => report::json(plan, out)?,
+            Err(refusal) => report::json(refusal, out)?,
+        },
         Format::Diff => report::diff(document.text(), rewritten.as_deref(), paint, "", out)?,
         Format::Text => report::plan(&domain, &plan, document.text(), rewritten.as_deref(), paint, out)?,
     }
-    if let Some(refusal) = plan.refusal() {
+    if let Err(refusal) = plan {
         out.flush()?;
-        say(refusal);
+        say(&refusal.note);
         return Ok(1);
     }
     Ok(if arguments.exit_code && rewritten.is_some() { 3 } else { 0 })

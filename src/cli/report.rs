@@ -2,13 +2,13 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use similar::{ChangeTag, TextDiff};
 
 use crate::domain::Domain;
 use crate::limit::Limit;
 use crate::note::{Level, Note};
-use crate::plan::{self, Memlock, Origin, Plan, Route};
+use crate::plan::{self, Memlock, Origin, Plan, Refusal, Route};
 use crate::request::Source;
 use crate::text::{bytes, printable, printable_json};
 
@@ -49,16 +49,26 @@ pub(super) fn json(value: &impl Serialize, out: &mut impl Write) -> io::Result<(
     writeln!(out, "{}", printable_json(&json))
 }
 
+/// The decision in JSON.
+pub(super) fn outcome<S: Serializer>(outcome: &Result<Plan, Refusal>, serializer: S) -> Result<S::Ok, S::Error> {
+    match outcome {
+        Ok(plan) => plan.serialize(serializer),
+        Err(refusal) => refusal.serialize(serializer),
+    }
+}
+
 /// Writes the whole report.
 pub(super) fn plan(
     domain: &Domain,
-    plan: &Plan,
+    outcome: &Result<Plan, Refusal>,
     original: &str,
     rewritten: Option<&str>,
     paint: Paint,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let refused = plan.refusal().is_some();
+    let plan = plan::kept(outcome);
+    let refusal = outcome.as_ref().err().map(|refusal| &refusal.note);
+    let refused = refusal.is_some();
     writeln!(out, "{}", paint.bold(&title(plan)))?;
     writeln!(out)?;
     decision(plan, refused, paint, out)?;
@@ -77,7 +87,7 @@ pub(super) fn plan(
         command_line(plan, paint, out)?;
         locked_memory(domain, &plan.memlock, paint, out)?;
     }
-    notes(plan, paint, out)?;
+    notes(refusal, plan, paint, out)?;
     next(plan, refused, paint, out)
 }
 
@@ -132,7 +142,7 @@ fn decision(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> i
     }
     match &plan.iommu {
         Some(iommu) => {
-            let model = paint.bold(&printable(&iommu.model));
+            let model = paint.bold(&printable(&iommu.name));
             writeln!(out, "vIOMMU     {model} ({}){}", described(iommu.origin), attributes(&iommu.driver))?;
         }
         None => writeln!(out, "vIOMMU     none")?,
@@ -249,12 +259,12 @@ fn locked_memory(domain: &Domain, memlock: &Memlock, paint: Paint, out: &mut imp
     writeln!(out, "  verdict        {verdict}")
 }
 
-fn notes(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    if plan.notes.is_empty() {
+fn notes(refusal: Option<&Note>, plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    let mut notes: Vec<_> = refusal.into_iter().chain(&plan.notes).collect();
+    if notes.is_empty() {
         return Ok(());
     }
     writeln!(out, "\n{}", paint.bold("Notes"))?;
-    let mut notes: Vec<_> = plan.notes.iter().collect();
     notes.sort_by_key(|note| std::cmp::Reverse(note.level));
     notes.into_iter().try_for_each(|note| noted(note, paint, out))
 }

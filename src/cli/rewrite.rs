@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     let bytes = input::file(arguments.file.as_deref())?;
     let decided = input::decide(&bytes, &arguments.request, &arguments.host)?;
-    match rewrite(&decided.document, &decided.plan)? {
+    match rewrite(&decided.document, &decided.plan?)? {
         Some(text) => out.write_all(text.as_bytes())?,
         None => out.write_all(&bytes)?,
     }

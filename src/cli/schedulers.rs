@@ -5,10 +5,10 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::capability::{MODELS, Offer, gives};
+use crate::capability::{Offer, gives};
 use crate::host::Host;
 use crate::note::{Code, Note};
-use crate::request::Model;
+use crate::request::RequestedModel;
 use crate::version::Version;
 
 use super::report;
@@ -17,14 +17,14 @@ use super::report;
 const NOVA_AW_BITS: u8 = 48;
 
 /// The names of os_traits/compute/viommu.py.
-fn trait_of(model: Model) -> String {
+fn trait_of(model: RequestedModel) -> String {
     format!("COMPUTE_VIOMMU_MODEL_{}", model.as_str().to_ascii_uppercase())
 }
 
 /// A provider configuration (nova/compute/provider_config.py, which allows only traits of the `CUSTOM_` kind), with the
 /// commands for the standard traits in its comments.
 pub(super) fn placement(host: &Host, offers: &[Offer<'_>], out: &mut impl Write) -> io::Result<()> {
-    let models = MODELS.map(|model| (model, gives(host, offers, model)));
+    let models: Vec<_> = RequestedModel::models().map(|model| (model, gives(host, offers, model))).collect();
     writeln!(
         out,
         "# Which vIOMMU models this host can start, for OpenStack's scheduler (viommu capabilities --format placement).\n#"
@@ -33,7 +33,7 @@ pub(super) fn placement(host: &Host, offers: &[Offer<'_>], out: &mut impl Write)
         let answer = answer(outcome);
         writeln!(out, "#   {:<27}  {answer}", trait_of(*model))?;
     }
-    let given: Vec<Model> = models.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(model, _)| *model).collect();
+    let given: Vec<_> = models.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(model, _)| *model).collect();
     let traits = given.iter().flat_map(|model| [" --trait ".to_owned(), trait_of(*model)]).collect::<String>();
     writeln!(
         out,
@@ -73,7 +73,7 @@ pub(super) fn nfd(host: &Host, offers: &[Offer<'_>], out: &mut impl Write) -> io
     // The only prefix that every version takes without being told.
     const PREFIX: &str = "feature.node.kubernetes.io/viommu";
     writeln!(out, "# Which vIOMMU models this node can give (viommu capabilities --format nfd).")?;
-    for model in MODELS {
+    for model in RequestedModel::models() {
         match gives(host, offers, model) {
             Ok(()) => writeln!(out, "{PREFIX}-{}=true", model.as_str())?,
             Err(note) => writeln!(out, "# {}: {}", model.as_str(), report::no(&note))?,
@@ -138,8 +138,7 @@ impl<'a> Facts<'a> {
             iommu: host.iommu,
             aw_bits: host.aw_bits,
             memory_bytes: host.memory_bytes,
-            models: MODELS
-                .into_iter()
+            models: RequestedModel::models()
                 .map(|m| (m.as_str(), Fact::new(gives(host, offers, m).err().as_ref())))
                 .collect(),
             emulators: emulators.collect(),

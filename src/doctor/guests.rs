@@ -8,9 +8,9 @@ use crate::domain::{Domain, Uuid};
 use crate::host::{Host, libvirt};
 use crate::limit::Limit;
 use crate::note::{Code, Note};
-use crate::plan::{Plan, Route};
+use crate::plan::{Plan, Refusal, Route, kept};
 use crate::qemu;
-use crate::request::{Request, Wishes};
+use crate::request::{Keys, Request};
 use crate::sys::{fs, process};
 use crate::text::shell_name;
 use crate::xml;
@@ -26,7 +26,7 @@ const DEFINED: &str = "/etc/libvirt/qemu";
 pub(super) struct Guest {
     /// The file that describes it.
     file: String,
-    domain: Result<(Domain, Plan), Note>,
+    domain: Result<(Domain, Result<Plan, Refusal>), Note>,
     /// Its process, if it runs.
     running: Option<Running>,
 }
@@ -45,7 +45,7 @@ struct Running {
 /// Running guests by libvirt's status files, and defined ones.
 pub(super) fn read(config: &Config, host: &Host) -> Vec<Guest> {
     let decide = |domain: Domain| {
-        let plan = plan_for(&domain, Request::of(&domain, &Wishes::default(), config), host);
+        let plan = plan_for(&domain, Request::of(&domain, &Keys::default(), config), host);
         (domain, plan)
     };
     let running = xml_files(RUNNING).filter_map(|(file, stem, text)| {
@@ -93,8 +93,12 @@ impl Running {
 }
 
 impl Guest {
+    fn decided(&self) -> Option<&Result<Plan, Refusal>> {
+        self.domain.as_ref().ok().map(|(_, decided)| decided)
+    }
+
     fn plan(&self) -> Option<&Plan> {
-        self.domain.as_ref().ok().map(|(_, plan)| plan)
+        self.decided().map(kept)
     }
 
     fn domain(&self) -> Option<&Domain> {
@@ -108,7 +112,9 @@ impl Guest {
 
     /// Whether it asks for a vIOMMU, has one, or cannot be understood.
     pub(super) fn asks(&self) -> bool {
-        self.plan().is_none_or(|plan| plan.request.asks() || plan.iommu.is_some() || plan.refusal().is_some())
+        self.decided()
+            .and_then(|decided| decided.as_ref().ok())
+            .is_none_or(|plan| plan.request.asks() || plan.iommu.is_some())
     }
 
     pub(super) fn needs_raise(&self) -> bool {
@@ -145,17 +151,18 @@ impl Guest {
 
     /// Why a running guest does not have the vIOMMU that it asks for.
     fn unmet(&self) -> Option<String> {
-        let (running, plan) = (self.running.as_ref()?, self.plan()?);
-        if let Some(refusal) = plan.refusal() {
-            return Some(refusal.message.clone());
-        }
+        let running = self.running.as_ref()?;
+        let plan = match self.decided()? {
+            Ok(plan) => plan,
+            Err(refusal) => return Some(refusal.note.message.clone()),
+        };
         let lacks = plan.iommu.is_some() && running.viommu == Some(false);
         lacks.then(|| "QEMU's command line has none".to_owned())
     }
 
     /// What is wrong with a running guest.
     fn check_running(&self) -> Option<Check> {
-        let (domain, plan) = match &self.domain {
+        let (domain, decided) = match &self.domain {
             Ok(domain) => domain,
             Err(note) => return Some(self.unreadable(note)),
         };
@@ -164,7 +171,8 @@ impl Guest {
             let remedy = "shut it down and start it again; a reboot keeps the old QEMU";
             return Some(Check::broken(NAME, Code::RequestUnmet, message, remedy));
         }
-        let needed = plan.memlock.required_bytes.filter(|_| plan.memlock.managed)?;
+        let memlock = &kept(decided).memlock;
+        let needed = memlock.required_bytes.filter(|_| memlock.managed)?;
         let limit = self.running.as_ref()?.limit.filter(|limit| *limit < needed)?;
         let message = format!("{} may lock {limit} and needs {needed}", domain.name);
         let remedy =
@@ -174,11 +182,14 @@ impl Guest {
 
     /// Why the hook would refuse a defined guest.
     fn check_defined(&self) -> Option<Check> {
-        let (domain, plan) = match &self.domain {
+        let (domain, decided) = match &self.domain {
             Ok(domain) => domain,
             Err(note) => return Some(self.unreadable(note)),
         };
-        let refusal = plan.refusal().cloned().or_else(|| plan.refusal_unless_rewritten())?;
+        let refusal = match decided {
+            Ok(plan) => plan.refusal_unless_rewritten()?,
+            Err(refusal) => refusal.note.clone(),
+        };
         let message = format!("{} will be refused: {}", domain.name, refusal.message);
         Some(Check::broken(
             NAME,

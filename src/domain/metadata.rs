@@ -2,49 +2,25 @@
 //!
 //! Values are taken over as written and judged elsewhere. Tenants write most of them.
 
-use super::{METADATA_NAMESPACE, Metadata, NovaMetadata};
+use super::{METADATA_NAMESPACE, NovaMetadata};
 use crate::xml::Element;
 
 /// Nova counts a version up at the end of this (1.0, 1.1), which says nothing about what is inside.
 const NOVA_NAMESPACE: &str = "http://openstack.org/xmlns/libvirt/nova/";
 
-impl Metadata {
-    /// Reads our own element from `<metadata>`.
-    pub(super) fn read(metadata: Element<'_, '_>) -> Option<Metadata> {
-        let request = metadata.elements().find(|element| element.namespace() == Some(METADATA_NAMESPACE))?;
-        let mut read = Metadata::default();
-        if request.name() != "viommu" {
-            // Whoever writes in our namespace means us.
-            read.unknown.push(format!("<{}>", request.name()));
-            return Some(read);
-        }
-        for attribute in request.attributes() {
-            // A prefixed attribute is not ours, and whoever wrote it ought to hear that.
-            match attribute.namespace {
-                None => read.set(attribute.name, attribute.value.to_owned()),
-                Some(_) => read.unknown.push(attribute.name.to_owned()),
-            }
-        }
-        Some(read)
+/// The attributes of our own element in `<metadata>`, or another element's name in our namespace.
+pub(super) fn own(metadata: Element<'_, '_>) -> Option<Vec<(String, String)>> {
+    let request = metadata.elements().find(|element| element.namespace() == Some(METADATA_NAMESPACE))?;
+    if request.name() != "viommu" {
+        return Some(vec![(format!("<{}>", request.name()), String::new())]);
     }
-
-    /// Whether nothing is written for any key.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        let values = [&self.model, &self.locked_memory, &self.aw_bits, &self.hotplug];
-        values.iter().all(|value| value.is_none()) && self.unknown.is_empty()
-    }
-
-    /// Takes over what somebody has written for a key.
-    pub fn set(&mut self, key: &str, value: String) {
-        match key {
-            "model" => self.model = Some(value),
-            "locked-memory" => self.locked_memory = Some(value),
-            "aw-bits" => self.aw_bits = Some(value),
-            "hotplug" => self.hotplug = Some(value),
-            unknown => self.unknown.push(unknown.to_owned()),
-        }
-    }
+    let attributes = request.attributes().map(|attribute| {
+        // An attribute with a prefix is no key of ours.
+        let name =
+            attribute.namespace.map_or_else(|| attribute.name.to_owned(), |uri| format!("{{{uri}}}{}", attribute.name));
+        (name, attribute.value.to_owned())
+    });
+    Some(attributes.collect())
 }
 
 impl NovaMetadata {
@@ -89,20 +65,14 @@ mod tests {
         let domain = domain(
             "<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto' locked-memory='yes' aw-bits='39' hotplug='2'/>",
         );
-        let some = |value: &str| Some(value.to_owned());
-        let expected = Metadata {
-            model: some("auto"),
-            locked_memory: some("yes"),
-            aw_bits: some("39"),
-            hotplug: some("2"),
-            unknown: Vec::new(),
-        };
+        let pairs = [("model", "auto"), ("locked-memory", "yes"), ("aw-bits", "39"), ("hotplug", "2")];
+        let expected = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         assert_eq!(domain.metadata, Some(expected));
     }
 
     #[test]
     fn only_our_namespace_counts() {
-        assert_eq!(domain("<viommu xmlns='urn:libvirt-viommu:1'/>").metadata, Some(Metadata::default()));
+        assert_eq!(domain("<viommu xmlns='urn:libvirt-viommu:1'/>").metadata, Some(Vec::new()));
         for other in ["<viommu model='intel'/>", "<viommu xmlns='urn:libvirt-viommu:2' model='intel'/>", ""] {
             assert_eq!(domain(other).metadata, None, "{other}");
         }
@@ -114,11 +84,10 @@ mod tests {
     fn what_is_not_understood_is_named() {
         let domain =
             domain("<v:viommu xmlns:v='urn:libvirt-viommu:1' v:model='intel' modle='intel' model='' MODEL='x'/>");
-        let metadata = domain.metadata.unwrap();
-        assert_eq!(metadata.model.as_deref(), Some(""));
-        assert_eq!(metadata.unknown, ["model", "modle", "MODEL"]);
+        let names = |domain: Domain| domain.metadata.unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(domain), ["{urn:libvirt-viommu:1}model", "modle", "model", "MODEL"]);
         let misspelt = "<viommmu xmlns='urn:libvirt-viommu:1' model='intel'/>";
-        assert_eq!(self::domain(misspelt).metadata.unwrap().unknown, ["<viommmu>"]);
+        assert_eq!(names(self::domain(misspelt)), ["<viommmu>"]);
     }
 
     /// What Nova 33.0.0 writes, shortened, with a prefix `n` of its own.

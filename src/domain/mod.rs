@@ -18,6 +18,8 @@ mod vfio;
 pub use system::{Driver, System};
 pub use uuid::Uuid;
 
+use crate::model::WrittenModel;
+
 /// The namespace of the request that a user writes into `<metadata>`.
 pub const METADATA_NAMESPACE: &str = "urn:libvirt-viommu:1";
 
@@ -78,8 +80,8 @@ pub struct Domain {
     pub pci_roots: u32,
     /// The arguments of `<qemu:commandline>`, in order.
     pub commandline: Vec<String>,
-    /// The request in our own metadata.
-    pub metadata: Option<Metadata>,
+    /// The request in our own metadata: the attributes of `<viommu>`, as written.
+    pub metadata: Option<Vec<(String, String)>>,
     /// Nova's metadata.
     pub nova: Option<NovaMetadata>,
 }
@@ -128,10 +130,10 @@ pub struct Memory {
 }
 
 /// An `<iommu>`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Iommu {
-    /// `model=…`; empty where it is missing.
-    pub model: String,
+    /// `model=…`.
+    pub model: WrittenModel,
     /// The attributes of `<driver>` as written, in order.
     pub driver: Vec<(String, String)>,
 }
@@ -202,22 +204,7 @@ pub enum Requester {
     None,
 }
 
-/// The four keys of a request as written: in `<viommu xmlns='urn:libvirt-viommu:1' …/>`, or where a manager has room for them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Metadata {
-    /// `model=…`
-    pub model: Option<String>,
-    /// `locked-memory=…`
-    pub locked_memory: Option<String>,
-    /// `aw-bits=…`
-    pub aw_bits: Option<String>,
-    /// `hotplug=…`
-    pub hotplug: Option<String>,
-    /// Keys that are none of the four.
-    pub unknown: Vec<String>,
-}
-
-/// The part of `<nova:instance>` that a tenant or an operator can put wishes in (Nova >= 32.0.0).
+/// The part of `<nova:instance>` that a tenant or an operator can write a request into (Nova >= 32.0.0).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NovaMetadata {
     /// `nova:flavor/nova:extraSpecs/nova:extraSpec`: name and value, as written. Set by operators.

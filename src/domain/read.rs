@@ -5,7 +5,7 @@ use super::lookup::{attribute, first_attribute, string};
 use super::number::decimal32;
 use super::pci::{Buses, count_roots};
 use super::vfio::{Passthrough, count, networks, nvme_disks, virtio_ats};
-use super::{Domain, Iommu, Memory, Metadata, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu};
+use super::{Domain, Iommu, Memory, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu};
 use crate::note::{Code, Note};
 use crate::xml::{Attribute, Document, Element};
 
@@ -61,18 +61,18 @@ impl Domain {
             virtio_ats: virtio_ats(root),
             pci_roots: count_roots(root),
             commandline,
-            metadata: metadata.and_then(Metadata::read),
+            metadata: metadata.and_then(super::metadata::own),
             nova,
         })
     }
 }
 
 impl Iommu {
-    /// Children such as `<granule>`, `<address>` and `<alias>` are for whoever rewrites the element.
+    /// Children such as `<granule>`, `<address>` and `<alias>` do not affect the decision.
     fn read(iommu: Element<'_, '_>) -> Iommu {
         let driver = iommu.child("driver").into_iter().flat_map(Element::attributes);
         Iommu {
-            model: iommu.prop("model").unwrap_or_default().to_owned(),
+            model: iommu.prop("model").unwrap_or_default().into(),
             driver: driver.map(|attribute| (attribute.name.to_owned(), setting(attribute))).collect(),
         }
     }
@@ -197,7 +197,7 @@ mod tests {
         assert!(domain.uefi && domain.acpi && domain.memory.locked);
         assert_eq!(domain.memory.hard_limit, Some(1 << 30));
         assert_eq!(domain.ioapic.as_deref(), Some("qemu"), "the last counts");
-        assert_eq!(domain.iommus.iter().map(|iommu| &iommu.model[..]).collect::<Vec<_>>(), ["intel", "virtio"]);
+        assert_eq!(domain.iommus.iter().map(|iommu| iommu.model.as_str()).collect::<Vec<_>>(), ["intel", "virtio"]);
         assert_eq!(domain.commandline, ["a", "b"]);
         let none = from_text("<domain><features><ioapic driver='qemu'/><ioapic/></features></domain>");
         assert_eq!(none.ioapic, None);

@@ -9,9 +9,9 @@ use crate::guard;
 use crate::host::probe::Places;
 use crate::host::{Host, libvirt};
 use crate::note::{Code, Level, Note};
-use crate::plan::{Route, wrapped_emulator};
+use crate::plan::{self, Plan, Route, wrapped_emulator};
 use crate::qemu::{self, Edits, Invocation};
-use crate::request::{Model, Source, Wishes};
+use crate::request::Keys;
 use crate::rewrite::rewrite;
 use crate::state::{Record, State, store};
 use crate::sys::process;
@@ -56,7 +56,7 @@ pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note
 /// parsed to find out.
 fn without_request(event: Event, xml: &[u8], config: &Result<Config, Note>) -> Option<Outcome> {
     let ends = matches!(event, Event::Stopped | Event::Release | Event::Other);
-    if ends || config.as_ref().map_or(true, Config::wishes_anything) || prefilter::may_ask(xml) {
+    if ends || config.as_ref().map_or(true, Config::has_request) || prefilter::may_ask(xml) {
         return None;
     }
     let mut outcome = Outcome::default();
@@ -85,19 +85,18 @@ fn at_start(
     xml: &[u8],
     config: Result<Config, Note>,
     places: &Places,
-    then: impl FnOnce(&Decided<'_>, &mut Outcome),
+    then: impl FnOnce(&Decided<'_>, &Plan, &mut Outcome),
 ) -> Outcome {
     let mut outcome = Outcome::default();
-    let nothing = Wishes::default();
     let host = |domain: &Domain, concerned: bool| Ok(if concerned { places.host_for(domain) } else { Host::default() });
-    match decide::decide(xml, (Source::Cli, &nothing), config, host, &mut outcome.log) {
+    match decide::decide(xml, &Keys::default(), config, host, &mut outcome.log) {
         Ok(decided) => {
             outcome.asks = decided.asks();
-            let notes = decided.plan.notes.iter().filter(|note| note.level == Level::Warning);
+            let notes = plan::kept(&decided.plan).notes.iter().filter(|note| note.level == Level::Warning);
             outcome.log.extend(notes.cloned());
-            match decided.plan.refusal() {
-                Some(refusal) => outcome.refusal = Some(refusal.clone()),
-                None => then(&decided, &mut outcome),
+            match &decided.plan {
+                Ok(plan) => then(&decided, plan, &mut outcome),
+                Err(refusal) => outcome.refusal = Some(refusal.note.clone()),
             }
         }
         Err(Undecided { note, asks: true }) => outcome.refusal = Some(note),
@@ -106,34 +105,33 @@ fn at_start(
     outcome
 }
 
-fn prepare(decided: &Decided<'_>, outcome: &mut Outcome) {
-    match rewrite(&decided.document, &decided.plan) {
+fn prepare(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
+    match rewrite(&decided.document, plan) {
         Ok(text) => outcome.print = text,
         Err(refusal) => outcome.refusal = Some(refusal),
     }
-    needs_rewriting(decided, outcome);
+    needs_rewriting(plan, outcome);
 }
 
 /// At a start libvirt takes no rewritten XML, so a missing change refuses the start if it is essential, and is logged if not.
-fn needs_rewriting(decided: &Decided<'_>, outcome: &mut Outcome) {
-    if outcome.refusal.is_some() || decided.plan.route == Route::Wrapper {
+fn needs_rewriting(plan: &Plan, outcome: &mut Outcome) {
+    if outcome.refusal.is_some() || plan.route == Route::Wrapper {
         return;
     }
-    outcome.refusal = decided.plan.refusal_unless_rewritten();
+    outcome.refusal = plan.refusal_unless_rewritten();
     if outcome.refusal.is_none() {
-        let missing =
-            decided.plan.changes.iter().map(|change| Note::warning(Code::IommuIncomplete, change.reason.clone()));
+        let missing = plan.changes.iter().map(|change| Note::warning(Code::IommuIncomplete, change.reason.clone()));
         outcome.log.extend(missing);
     }
 }
 
-fn start(decided: &Decided<'_>, outcome: &mut Outcome) {
-    needs_rewriting(decided, outcome);
+fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
+    needs_rewriting(plan, outcome);
     if outcome.refusal.is_some() {
         return;
     }
-    let wrapper = decided.plan.route == Route::Wrapper;
-    let limit = decided.plan.memlock.to_set();
+    let wrapper = plan.route == Route::Wrapper;
+    let limit = plan.memlock.to_set();
     let Some(uuid) = decided.domain.uuid else {
         if wrapper || limit.is_some() {
             let note = Note::error(Code::StateUnwritable, "the domain has no UUID, so nothing can be prepared for it");
@@ -150,8 +148,8 @@ fn start(decided: &Decided<'_>, outcome: &mut Outcome) {
                        CAP_SYS_RESOURCE and CAP_SYS_PTRACE, or set <memtune><hard_limit>";
         return refuse_or_log(decided, Note::error(Code::MemlockNoPrivilege, message), outcome);
     }
-    let boot = if wrapper { decided.plan.qemu.clone() } else { Edits::default() };
-    let incoming = recorded(&decided.domain, uuid).or_else(|| reproducible(decided).then(|| boot.clone()));
+    let boot = if wrapper { plan.qemu.clone() } else { Edits::default() };
+    let incoming = recorded(&decided.domain, uuid).or_else(|| plan.reproducible.then(|| boot.clone()));
     let mut state = State::new(uuid, process::boot_clock().as_secs(), emulator(decided), boot, incoming);
     state.memlock = limit;
     outcome.effects.push(Effect::WriteState(Box::new(state)));
@@ -181,12 +179,12 @@ fn emulator(decided: &Decided<'_>) -> String {
     decided.config.emulator_behind(name.unwrap_or_default())
 }
 
-fn started(decided: &Decided<'_>, outcome: &mut Outcome) {
+fn started(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     let pidfile = libvirt::pidfile(&decided.domain.name);
-    if let Some(limit) = decided.plan.memlock.to_set() {
+    if let Some(limit) = plan.memlock.to_set() {
         outcome.effects.push(Effect::Verify { pidfile: pidfile.clone(), limit });
     }
-    let Some(uuid) = decided.domain.uuid.filter(|_| decided.plan.route == Route::Wrapper) else { return };
+    let Some(uuid) = decided.domain.uuid.filter(|_| plan.route == Route::Wrapper) else { return };
     if let Some(edits) = edits_in_use(uuid, &pidfile) {
         outcome.effects.push(Effect::Record(uuid, Record::new(&decided.domain, edits)));
     }
@@ -206,9 +204,9 @@ fn edits_in_use(uuid: Uuid, pidfile: &Path) -> Option<Edits> {
 
 /// A guest that comes from elsewhere has run with a vIOMMU that libvirt does not know of. QEMU loads a stream into a vIOMMU
 /// with other attributes without a word, so it must be certain that they are the same.
-fn migrate(decided: &Decided<'_>, outcome: &mut Outcome) {
-    let Some(uuid) = decided.domain.uuid.filter(|_| decided.plan.route == Route::Wrapper) else { return };
-    if !reproducible(decided) {
+fn migrate(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
+    let Some(uuid) = decided.domain.uuid.filter(|_| plan.route == Route::Wrapper) else { return };
+    if !plan.reproducible {
         let message = "the guest's vIOMMU was made by the wrapper of another host, and its attributes cannot be known here: name the \
                        model in the guest's metadata instead of auto, and aw-bits if it has VFIO devices, or cold-start it";
         outcome.refusal = Some(Note::error(Code::MigrationMismatch, message));
@@ -218,20 +216,6 @@ fn migrate(decided: &Decided<'_>, outcome: &mut Outcome) {
     // in, which libvirt will find out.
     if !store::state_file(uuid).exists() {
         outcome.effects.push(Effect::Forget(uuid));
-    }
-}
-
-/// Whether every host decides alike about this guest: there is nothing to add, or the model is named, and so is what depends
-/// on the host's IOMMU and QEMU.
-fn reproducible(decided: &Decided<'_>) -> bool {
-    let request = &decided.plan.request;
-    let width_is_certain = request.aw_bits.is_some() || (!request.hotplug && decided.domain.vfio.is_empty());
-    match request.model {
-        _ if decided.plan.qemu.is_empty() => true,
-        Model::Auto => false,
-        // Without KVM extended interrupt mode comes with QEMU 9.0.
-        Model::Intel => width_is_certain && decided.domain.virt_type == "kvm",
-        Model::None | Model::Smmuv3 | Model::Virtio => true,
     }
 }
 

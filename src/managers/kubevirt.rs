@@ -11,15 +11,12 @@ use clap::Parser;
 use serde_json::Value;
 
 use super::rewritten;
-use crate::domain::Metadata;
-use crate::request::Source;
+use crate::note::Note;
+use crate::request::{Keys, Source};
 use crate::sys::stderr;
 
 /// The name by which the shim finds a hook.
 pub const NAME: &str = "onDefineDomain";
-
-/// What our annotations begin with.
-const ANNOTATION: &str = "viommu.libvirt/";
 
 /// KubeVirt's onDefineDomain hook: prints the domain XML with the vIOMMU that the annotations ask for.
 #[derive(Debug, Parser)]
@@ -42,8 +39,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
             return error.use_stderr().into();
         }
     };
-    let asked = match annotations(arguments.vmi.as_bytes()) {
-        Ok(asked) => asked,
+    let keys = match annotations(arguments.vmi.as_bytes()) {
+        Ok(keys) => keys,
         Err(error) => {
             stderr::complain(&format!("--vmi is not a virtual machine instance: {error}"));
             return 1;
@@ -51,7 +48,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     };
     let domain = arguments.domain.as_bytes();
     let mut out = io::stdout().lock();
-    let printed = match rewritten(domain, Source::Kubevirt, &asked) {
+    let printed = match keys.and_then(|keys| rewritten(domain, &keys)) {
         Ok(Some(text)) => out.write_all(text.as_bytes()),
         Ok(None) => out.write_all(domain),
         Err(refusal) => {
@@ -69,17 +66,14 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     }
 }
 
-/// What the annotations ask for.
-fn annotations(vmi: &[u8]) -> serde_json::Result<Metadata> {
+/// The request in the annotations.
+fn annotations(vmi: &[u8]) -> serde_json::Result<Result<Keys, Note>> {
     let vmi: Value = serde_json::from_slice(vmi)?;
-    let mut asked = Metadata::default();
     let annotations = vmi.pointer("/metadata/annotations").and_then(Value::as_object);
-    for (name, value) in annotations.into_iter().flatten() {
-        let Some(key) = name.strip_prefix(ANNOTATION) else { continue };
-        // Annotations are strings in Kubernetes; the text of any other value is invalid for every key.
-        asked.set(key, value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-    }
-    Ok(asked)
+    let own = annotations.into_iter().flatten().filter(|(name, _)| name.starts_with(Source::Kubevirt.prefix()));
+    // Kubernetes has string annotations only.
+    let own = own.map(|(name, value)| (name.as_str(), value.as_str().unwrap_or("not a string")));
+    Ok(Keys::read(Source::Kubevirt, own))
 }
 
 #[cfg(test)]
@@ -92,22 +86,21 @@ mod tests {
             br#"{"metadata": {"annotations": {"viommu.libvirt/model": "auto", "viommu.libvirt/aw-bits": "39",
                 "kubevirt.io/model": "intel", "viommu.libvirt/hotplug": "true", "viommu.libvirt/locked-memory": "false"}}}"#,
         );
-        let some = |text: &str| Some(text.to_owned());
-        let expected = Metadata {
-            model: some("auto"),
-            locked_memory: some("false"),
-            aw_bits: some("39"),
-            hotplug: some("true"),
-            unknown: Vec::new(),
+        let expected = Keys {
+            model: Some("auto".to_owned()),
+            locked_memory: Some(false),
+            aw_bits: Some(39),
+            hotplug: Some(true),
+            ..Keys::of(Source::Kubevirt)
         };
-        assert_eq!(asked.unwrap(), expected);
+        assert_eq!(asked.unwrap(), Ok(expected));
         for nothing in
             ["{}", r#"{"metadata": {"annotations": null}}"#, r#"{"metadata": {"name": "viommu.libvirt/model"}}"#]
         {
-            assert_eq!(annotations(nothing.as_bytes()).unwrap(), Metadata::default(), "{nothing}");
+            assert_eq!(annotations(nothing.as_bytes()).unwrap(), Ok(Keys::of(Source::Kubevirt)), "{nothing}");
         }
         let odd = annotations(br#"{"metadata": {"annotations": {"viommu.libvirt/modell": "intel"}}}"#).unwrap();
-        assert_eq!(odd.unknown, ["modell"]);
+        assert!(odd.unwrap_err().message.contains("'viommu.libvirt/modell'"));
         assert!(annotations(b"{").is_err());
     }
 }

@@ -9,11 +9,12 @@ pub mod vdsm;
 use std::path::Path;
 
 use crate::decide::{self, Undecided};
-use crate::domain::{Domain, Metadata};
+use crate::domain::Domain;
 use crate::host::probe::Places;
 use crate::host::{self, Host};
 use crate::note::{Code, Level, Note};
-use crate::request::{Source, Wishes};
+use crate::plan;
+use crate::request::Keys;
 use crate::rewrite::rewrite;
 use crate::sys::{fs, stderr};
 
@@ -25,15 +26,14 @@ pub const RECORDED_HOST: &str = "/etc/viommu-host.json";
 ///
 /// # Errors
 /// Why the machine must not start.
-fn rewritten(xml: &[u8], source: Source, asked: &Metadata) -> Result<Option<String>, Note> {
-    let wishes = Wishes::written(asked, source)?;
+fn rewritten(xml: &[u8], keys: &Keys) -> Result<Option<String>, Note> {
     let mut log = Vec::new();
-    let decided = decide::decide(xml, (source, &wishes), host::config::load(), facts, &mut log);
+    let decided = decide::decide(xml, keys, host::config::load(), facts, &mut log);
     let outcome = match decided {
         Ok(decided) => {
             let noteworthy = |note: &&Note| note.level == Level::Warning || note.code == Code::HostFactAssumed;
-            log.extend(decided.plan.notes.iter().filter(noteworthy).cloned());
-            rewrite(&decided.document, &decided.plan)
+            log.extend(plan::kept(&decided.plan).notes.iter().filter(noteworthy).cloned());
+            decided.plan.map_err(|refusal| refusal.note).and_then(|plan| rewrite(&decided.document, &plan))
         }
         Err(Undecided { note, asks: true }) => Err(note),
         Err(Undecided { note, asks: false }) => {

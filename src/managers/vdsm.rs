@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::rewritten;
-use crate::domain::Metadata;
-use crate::request::Source;
+use crate::note::Note;
+use crate::request::{Keys, Source};
 use crate::sys::{fs, stderr};
 use crate::xml;
 
@@ -22,14 +22,6 @@ pub enum Point {
     /// The machine comes from another host, where it runs.
     BeforeVmMigrateDestination,
 }
-
-/// The request's custom properties, with the keys of the domain metadata.
-const PROPERTIES: [(&str, &str); 4] = [
-    ("viommu", "model"),
-    ("viommu_locked_memory", "locked-memory"),
-    ("viommu_aw_bits", "aw-bits"),
-    ("viommu_hotplug", "hotplug"),
-];
 
 const DONE: u8 = 0;
 /// Failed, and the others may go on.
@@ -49,16 +41,18 @@ pub fn run(point: Point) -> u8 {
         stderr::complain("_hook_domxml is not set: vdsm did not start this");
         return FAILED;
     };
-    let mut asked = Metadata::default();
-    for (name, key) in PROPERTIES {
-        if let Some(value) = env::var_os(name).filter(|value| !value.is_empty()) {
-            asked.set(key, value.to_string_lossy().into_owned());
-        }
-    }
-    edit(&file, &asked)
+    // vdsm sets an environment variable for each custom property.
+    let properties = Keys::NAMES.iter().filter_map(|key| {
+        let name = Source::Ovirt.spelling(key);
+        let value = env::var_os(&name)?.to_string_lossy().into_owned();
+        Some((name, value))
+    });
+    let properties: Vec<(String, String)> = properties.collect();
+    let keys = Keys::read(Source::Ovirt, properties.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    edit(&file, keys)
 }
 
-fn edit(file: &Path, asked: &Metadata) -> u8 {
+fn edit(file: &Path, keys: Result<Keys, Note>) -> u8 {
     let complain = |what: &str, error| stderr::complain(&format!("{} cannot be {what}: {error}", file.display()));
     let domain = match read(file) {
         Ok(domain) => domain,
@@ -67,7 +61,7 @@ fn edit(file: &Path, asked: &Metadata) -> u8 {
             return FAILED;
         }
     };
-    match rewritten(&domain, Source::Ovirt, asked) {
+    match keys.and_then(|keys| rewritten(&domain, &keys)) {
         Ok(None) => DONE,
         Ok(Some(text)) => match fs::replace_kept(file, &text) {
             Ok(()) => DONE,

@@ -1,17 +1,18 @@
-//! The `<driver>` attributes of an intel vIOMMU, and the I/O APIC beside it.
+//! The rules of an intel vIOMMU: its `<driver>` attributes, and the I/O APIC beside it.
 
+use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::version::Version;
 
-use super::{Decision, Guest, Ioapic, Iommu, Origin, model};
+use super::decision::Decision;
+use super::guest::Guest;
+use super::result::{Ioapic, Origin};
 
 /// Decides about every attribute, and keeps what the user wrote.
 pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
-    let existing = guest.domain.iommus.first();
-    let written = Written(existing);
+    super::supported(guest, Model::Intel, "use another QEMU")?;
+    let written = Written(guest.domain.iommus.first());
     check(guest, &written)?;
-    let aw_bits = aw_bits(guest, &written)?;
-
     let intremap = written.intremap();
     let on = |name, wanted: bool| wanted.then(|| (name, "on".to_owned()));
     let wanted = [
@@ -19,22 +20,18 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
         on("caching_mode", needs_caching_mode(guest)),
         on("eim", intremap && has_eim(guest)),
         on("iotlb", guest.domain.virtio_ats),
-        Some(("aw_bits", aw_bits.to_string())),
+        Some(("aw_bits", aw_bits(guest, &written)?.to_string())),
     ];
-    let added: Vec<_> = wanted.into_iter().flatten().filter(|(name, _)| written.get(name).is_none()).collect();
-    let mut driver: Vec<(String, String)> = existing.map(|iommu| iommu.driver.clone()).unwrap_or_default();
-    driver.extend(added.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-    let origin = match (existing, added.is_empty()) {
-        (None, _) => Origin::Added,
-        (Some(_), true) => Origin::Existing,
-        (Some(_), false) => Origin::Completed,
-    };
-    let ioapic = match &guest.domain.ioapic {
-        Some(driver) => Some(Ioapic { driver: driver.clone(), origin: Origin::Existing }),
-        None => intremap.then(|| Ioapic { driver: "qemu".to_owned(), origin: Origin::Added }),
-    };
-    let iommu = Iommu { model: "intel".to_owned(), origin, driver };
-    Ok(Decision { iommu: Some(iommu), added, ioapic, reasons: Vec::new() })
+    let decision = Decision::with(guest, Model::Intel, wanted.into_iter().flatten().collect());
+    let split = || Ioapic { driver: "qemu".to_owned(), origin: Origin::Added };
+    let ioapic = decision.ioapic.or_else(|| intremap.then(split));
+    Ok(Decision { ioapic, reproducible: is_reproducible(guest), ..decision })
+}
+
+/// Whether every host decides alike: the width depends on the host's IOMMU, and without KVM eim depends on QEMU's version.
+fn is_reproducible(guest: &Guest<'_>) -> bool {
+    let width = guest.request.aw_bits.is_some() || (!guest.request.hotplug && guest.domain.vfio.is_empty());
+    width && guest.domain.virt_type == "kvm"
 }
 
 /// What the user wrote into the `<driver>`, if there is one.
@@ -45,7 +42,7 @@ impl<'a> Written<'a> {
         self.0.and_then(|iommu| iommu.driver(name))
     }
 
-    /// On, unless it was switched off.
+    /// The user did not switch it off.
     fn intremap(&self) -> bool {
         self.get("intremap").is_none_or(|value| value == "on")
     }
@@ -60,7 +57,7 @@ fn check(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
              it (QEMU: \"Interrupt Remapping cannot work with kernel-irqchip=on, please use 'split|off'.\")",
         ));
     }
-    if model::needs_eim(guest) && !(written.intremap() && has_eim(guest) && written.get("eim") != Some("off")) {
+    if guest.needs_eim() && !(written.intremap() && has_eim(guest) && written.get("eim") != Some("off")) {
         return Err(eim_impossible(guest));
     }
     if written.get("eim") == Some("on") && !has_eim(guest) {
@@ -116,21 +113,21 @@ fn needs_caching_mode(guest: &Guest<'_>) -> bool {
     vfio || guest.domain.vdpa_interfaces > 0 || guest.domain.vdpa_disks > 0
 }
 
-/// Whether the guest does not work, or not as it was asked for, without an attribute that its `<iommu>` lacks.
+/// Whether the guest does not work, or not as asked, without an attribute that its `<iommu>` lacks.
 pub(super) fn is_essential(guest: &Guest<'_>, attribute: &str) -> bool {
     match attribute {
         "caching_mode" => !guest.domain.vfio.is_empty(),
-        "intremap" | "eim" => model::needs_eim(guest),
+        "intremap" | "eim" => guest.needs_eim(),
         "aw_bits" => guest.request.aw_bits.is_some(),
         _ => false,
     }
 }
 
-/// 48 bits, or 39 where a VFIO device has to live with a host IOMMU that is narrower than 48. Always written: QEMU's
-/// default depends on binary and machine type, and a migration does not notice a difference.
+/// 48 bits, or 39 where VFIO devices are behind a host IOMMU that is narrower than 48. Always written: QEMU's default depends
+/// on binary and machine type, and a migration does not check it.
 fn aw_bits(guest: &Guest<'_>, written: &Written<'_>) -> Result<u8, Note> {
     // Only VFIO devices go through the host's IOMMU.
-    let host = guest.host.aw_bits.filter(|_| model::has_or_expects_vfio(guest));
+    let host = guest.host.aw_bits.filter(|_| guest.has_or_expects_vfio());
     let fitting = host.map_or(48, |host| if host >= 48 { 48 } else { 39 });
     let bits = match (written.get("aw_bits"), guest.request.aw_bits) {
         (Some(text), asked) => written_width(text, asked)?,

@@ -3,26 +3,18 @@
 //! QEMU opens one VFIO container for each guest address space that has a VFIO device, and the kernel accounts all of guest
 //! memory again for each of them (QEMU hw/vfio/container.c `vfio_container_connect`, kernel `vfio_pin_pages_remote`).
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
-use crate::domain::{Domain, Requester, VfioDevice, VfioSource};
-use crate::host::Host;
+use crate::domain::Domain;
 use crate::limit::Limit;
 use crate::version::Version;
 
+use super::guest::Guest;
+use super::result::{Edit, Origin, Plan, Route};
+use super::spaces::{AddressSpace, address_spaces};
+
 const KIB: u64 = 1024;
 const GIB: u64 = 1024 * 1024 * KIB;
-
-/// One VFIO container: devices that share a guest address space.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct AddressSpace {
-    /// The devices, by host address or mediated device UUID.
-    pub devices: Vec<String>,
-    /// Their host IOMMU groups, as far as they are known.
-    pub iommu_groups: Vec<u32>,
-}
 
 /// The locked-memory part of a plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -45,6 +37,25 @@ pub struct Memlock {
 }
 
 impl Memlock {
+    /// Computes the limit for a guest with this plan.
+    pub(super) fn of(guest: &Guest<'_>, plan: &Plan) -> Memlock {
+        let (domain, host) = (guest.domain, guest.host);
+        let shape = Shape { viommu: plan.viommu(), locked: plan.locked(domain) };
+        let address_spaces = address_spaces(domain, shape.viommu != Presence::Absent, host);
+        let required = required(domain, shape, &address_spaces);
+        let libvirt = libvirt_limit(domain, shape, host.libvirt);
+        let managed = guest.request.asks() || plan.iommu.is_some();
+        Memlock {
+            nvme_disks: domain.nvme_disks.len().try_into().unwrap_or(u32::MAX),
+            vdpa_devices: vdpa(domain),
+            required_bytes: required,
+            libvirt_bytes: libvirt,
+            raise: managed && required > libvirt,
+            managed,
+            address_spaces,
+        }
+    }
+
     /// The limit that has to be set; none where libvirt's own is high enough, or the limit does not concern this program.
     #[must_use]
     pub fn to_set(&self) -> Option<Limit> {
@@ -52,39 +63,44 @@ impl Memlock {
     }
 }
 
-/// Whether the guest has something, and whether libvirt knows.
+/// Whether the guest has something, and whether libvirt counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Presence {
     /// The guest does not have it.
     Absent,
-    /// The guest has it behind libvirt's back.
+    /// The guest has it, and libvirt does not know.
     Hidden,
     /// The guest has it, and libvirt knows.
     Known,
 }
 
-/// What the guest will be, as far as the limit depends on it.
+/// The part of a plan that the limit depends on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
-    /// A vIOMMU.
-    pub(super) viommu: Presence,
-    /// All of its memory locked.
-    pub(super) locked: Presence,
+struct Shape {
+    viommu: Presence,
+    /// All of the guest's memory is locked.
+    locked: Presence,
 }
 
-/// Computes the locked-memory part of a plan.
-pub(super) fn memlock(domain: &Domain, shape: Shape, managed: bool, host: &Host) -> Memlock {
-    let address_spaces = address_spaces(domain, shape.viommu != Presence::Absent, host);
-    let required = required(domain, shape, &address_spaces);
-    let libvirt = libvirt_limit(domain, shape, host.libvirt);
-    Memlock {
-        nvme_disks: domain.nvme_disks.len().try_into().unwrap_or(u32::MAX),
-        vdpa_devices: vdpa(domain),
-        required_bytes: required,
-        libvirt_bytes: libvirt,
-        raise: managed && required > libvirt,
-        managed,
-        address_spaces,
+impl Plan {
+    pub(super) fn viommu(&self) -> Presence {
+        match self.iommu.as_ref().map(|iommu| iommu.origin) {
+            Some(Origin::Existing | Origin::Completed) => Presence::Known,
+            Some(Origin::Added) if self.route == Route::Native => Presence::Known,
+            Some(Origin::Added | Origin::Commandline) => Presence::Hidden,
+            None => Presence::Absent,
+        }
+    }
+
+    pub(super) fn locked(&self, domain: &Domain) -> Presence {
+        let added = self.changes.iter().any(|change| change.edit == Edit::LockMemory);
+        if domain.memory.locked || added && self.route == Route::Native {
+            Presence::Known
+        } else if self.qemu.lock_memory {
+            Presence::Hidden
+        } else {
+            Presence::Absent
+        }
     }
 }
 
@@ -103,7 +119,7 @@ fn required(domain: &Domain, shape: Shape, address_spaces: &[AddressSpace]) -> O
         return Some(Limit::Unlimited);
     }
     if is_pseries(domain) {
-        // No vIOMMU of ours; libvirt's own formula is the need.
+        // There is no vIOMMU; libvirt's own formula is the need.
         return Some(pseries_limit(domain));
     }
     needed_bytes(domain, address_spaces.len()).map(Limit::Bytes)
@@ -118,45 +134,6 @@ pub fn needed_bytes(domain: &Domain, address_spaces: usize) -> Option<u64> {
 
 fn vdpa(domain: &Domain) -> u32 {
     domain.vdpa_interfaces.saturating_add(domain.vdpa_disks)
-}
-
-/// Without a vIOMMU all devices are in the one address space of system memory.
-fn address_spaces(domain: &Domain, viommu: bool, host: &Host) -> Vec<AddressSpace> {
-    let mut index: BTreeMap<Requester, usize> = BTreeMap::new();
-    let mut spaces: Vec<AddressSpace> = Vec::new();
-    for device in &domain.vfio {
-        let key = if viommu { address_space_of(device) } else { Some(Requester::Bypass) };
-        let position = match key {
-            // No address yet: libvirt will give the device a root port, hence an address space, of its own.
-            None => spaces.len(),
-            Some(key) => *index.entry(key).or_insert(spaces.len()),
-        };
-        if position == spaces.len() {
-            spaces.push(AddressSpace::default());
-        }
-        let Some(space) = spaces.get_mut(position) else { continue };
-        space.devices.push(device.source.name().to_owned());
-        let group = group_of(device, host).filter(|group| !space.iommu_groups.contains(group));
-        space.iommu_groups.extend(group);
-    }
-    spaces
-}
-
-/// The requester that decides a device's address space under a vIOMMU; none where it is not assigned yet.
-pub(super) fn address_space_of(device: &VfioDevice) -> Option<Requester> {
-    match &device.requester {
-        Requester::Unassigned => None,
-        Requester::Bypass | Requester::None => Some(Requester::Bypass),
-        requester => Some(requester.clone()),
-    }
-}
-
-/// The host IOMMU group of a device, where it is known.
-pub(super) fn group_of(device: &VfioDevice, host: &Host) -> Option<u32> {
-    match &device.source {
-        VfioSource::Pci(address) => host.iommu_groups.get(address).copied(),
-        VfioSource::Mdev(_) => None,
-    }
 }
 
 /// What libvirt of the host's version sets by itself (`qemuDomainGetMemLockLimitBytes`). A version that is not known counts
@@ -194,7 +171,7 @@ fn is_pseries(domain: &Domain) -> bool {
     domain.virt_type == "kvm" && matches!(domain.arch.as_deref(), Some("ppc64" | "ppc64le"))
 }
 
-/// `getPPC64MemLockLimitBytes`, which is explained there at length: page tables, TCE tables, and memory itself for VFIO.
+/// `getPPC64MemLockLimitBytes`, explained there: page tables, TCE tables, and memory itself for VFIO.
 fn pseries_limit(domain: &Domain) -> Limit {
     let roots = u64::from(domain.pci_roots.max(1));
     let memory = domain.memory.total / KIB;

@@ -1,20 +1,25 @@
-//! Whether another host has what a guest needs besides a vIOMMU. Only facts that are known speak against a host.
+//! Whether another host has what a guest needs besides a vIOMMU. Unknown facts are not held against a host.
 
 use crate::domain::{Domain, VfioSource};
 use crate::host::Host;
 use crate::note::{Code, Note};
+use crate::text::bytes;
 
-use super::{Plan, memlock};
+use super::{Plan, Refusal, memlock};
 
-/// Why a host cannot take a guest: the plan's own refusal, or what the host lacks; none where nothing is known against it.
+/// Why a host cannot take a guest: the refusal, or what the host lacks; none where nothing is known against it.
 #[must_use]
-pub fn obstacle(domain: &Domain, plan: &Plan, host: &Host) -> Option<Note> {
+pub fn obstacle(domain: &Domain, outcome: &Result<Plan, Refusal>, host: &Host) -> Option<Note> {
+    let plan = match outcome {
+        Ok(plan) => plan,
+        Err(refusal) => return Some(refusal.note.clone()),
+    };
     let lacks = || {
         wrong_architecture(domain, host)
             .or_else(|| missing_device(domain, host))
             .or_else(|| too_little_memory(domain, plan, host))
     };
-    plan.refusal().cloned().or_else(|| lacks().map(|message| Note::error(Code::HostUnsuitable, message)))
+    lacks().map(|message| Note::error(Code::HostUnsuitable, message))
 }
 
 fn wrong_architecture(domain: &Domain, host: &Host) -> Option<String> {
@@ -45,7 +50,8 @@ fn missing_device(domain: &Domain, host: &Host) -> Option<String> {
 fn too_little_memory(domain: &Domain, plan: &Plan, host: &Host) -> Option<String> {
     let (memory, own) = (domain.memory.total, host.memory_bytes?);
     let pinned = domain.memory.locked || memlock::needed_bytes(domain, plan.memlock.address_spaces.len()).is_some();
-    (pinned && memory > own).then(|| format!("all of the guest's {memory} bytes are pinned, and the host has {own}"))
+    let message = || format!("all of the guest's {} are pinned, and the host has {}", bytes(memory), bytes(own));
+    (pinned && memory > own).then(message)
 }
 
 #[cfg(test)]
@@ -101,7 +107,7 @@ mod tests {
         says(&domain(), &Host { iommu: Some(false), ..host() }, Some("IOMMU is off"));
         let groups = [("0000:65:00.0".to_owned(), 1)].into();
         says(&domain(), &Host { iommu_groups: groups, ..host() }, Some("no PCI function 0000:3b:00.0"));
-        says(&domain(), &Host { memory_bytes: Some((8 << 30) - 1), ..host() }, Some("8589934592 bytes are pinned"));
+        says(&domain(), &Host { memory_bytes: Some((8 << 30) - 1), ..host() }, Some("8 GiB are pinned"));
         says(&domain(), &Host { arch: Some("aarch64".to_owned()), ..host() }, Some("host is aarch64"));
         let emulated = Domain { virt_type: "qemu".to_owned(), arch: Some("aarch64".to_owned()), ..domain() };
         says(&emulated, &host(), Some("no QEMU for aarch64"));

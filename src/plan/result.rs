@@ -2,14 +2,17 @@
 //!
 //! Plain data. Nothing is decided here, and JSON keys are only ever added.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::{Memlock, WRAPPER_PREFIX};
-use crate::note::{Code, Level, Note};
+use super::guest::Guest;
+use super::{Memlock, WRAPPER_PREFIX, accounted_memory, route};
+use crate::model::Model;
+use crate::note::{Code, Note};
 use crate::qemu;
 use crate::request::Request;
+use crate::text;
 
-/// The last word about a domain.
+/// The decision about a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// Which domain.
@@ -28,8 +31,36 @@ pub struct Plan {
     pub qemu: qemu::Edits,
     /// What has to be changed in the domain XML.
     pub changes: Vec<Change>,
-    /// Everything worth saying, refusals included.
+    /// Warnings and remarks.
     pub notes: Vec<Note>,
+    /// Whether another host decides alike about the vIOMMU: there is nothing to add, or the request names all that depends on
+    /// the host.
+    #[serde(skip)]
+    pub reproducible: bool,
+}
+
+/// A request that cannot be met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why.
+    pub note: Note,
+    /// What the guest keeps, with the locked memory that goes with it, should it run already. It changes nothing.
+    pub unchanged: Box<Plan>,
+}
+
+impl Serialize for Refusal {
+    /// The unchanged plan, with the refusal among its notes.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut plan = Plan::clone(&self.unchanged);
+        plan.notes.insert(0, self.note.clone());
+        plan.serialize(serializer)
+    }
+}
+
+/// The plan, or what a refused guest keeps.
+#[must_use]
+pub fn kept(outcome: &Result<Plan, Refusal>) -> &Plan {
+    outcome.as_ref().unwrap_or_else(|refusal| &refusal.unchanged)
 }
 
 /// The domain in a plan.
@@ -54,6 +85,14 @@ pub struct Summary {
     pub max_memory_bytes: u64,
 }
 
+impl Summary {
+    /// The domain's name for a command, see [`text::shell_name`].
+    #[must_use]
+    pub fn shell_name(&self) -> String {
+        text::shell_name(&self.name, self.uuid.as_deref())
+    }
+}
+
 /// How a vIOMMU reaches QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -68,13 +107,13 @@ pub enum Route {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
-    /// We add it.
+    /// It is added.
     Added,
     /// The domain has it, complete.
     Existing,
-    /// The domain has it, and we add what is missing.
+    /// The domain has it, and missing attributes are added.
     Completed,
-    /// It hides in `<qemu:commandline>`.
+    /// It is in `<qemu:commandline>`.
     Commandline,
 }
 
@@ -94,8 +133,12 @@ impl Origin {
 /// The vIOMMU in a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Iommu {
-    /// libvirt's model name, or QEMU's driver name where it hides in `<qemu:commandline>`.
-    pub model: String,
+    /// libvirt's model name, or QEMU's driver name where it is in `<qemu:commandline>`.
+    #[serde(rename = "model")]
+    pub name: String,
+    /// The model, if it is a known one.
+    #[serde(skip)]
+    pub model: Option<Model>,
     /// Where it comes from.
     pub origin: Origin,
     /// `<driver>` attributes, in libvirt's order.
@@ -160,8 +203,10 @@ pub enum Edit {
         /// `<driver>` attributes.
         driver: Vec<(&'static str, String)>,
     },
-    /// Attributes of the first `<iommu>`'s `<driver>`, which is made if there is none.
+    /// Attributes for the `<driver>` of the first `<iommu>` of this model.
     CompleteIommu {
+        /// libvirt's model name.
+        model: &'static str,
         /// `<driver>` attributes.
         driver: Vec<(&'static str, String)>,
     },
@@ -174,14 +219,34 @@ pub enum Edit {
 }
 
 impl Plan {
-    /// The first refusal, if the request cannot be met.
-    #[must_use]
-    pub fn refusal(&self) -> Option<&Note> {
-        self.notes.iter().find(|note| note.level == Level::Error)
+    /// A plan without a vIOMMU that changes nothing.
+    pub(super) fn empty(guest: &Guest<'_>) -> Plan {
+        let domain = guest.domain;
+        Plan {
+            domain: Summary {
+                name: domain.name.clone(),
+                uuid: domain.uuid.map(|uuid| uuid.to_string()),
+                virt_type: domain.virt_type.clone(),
+                arch: guest.known_arch().map(str::to_owned),
+                machine: domain.machine.clone(),
+                vcpus: domain.vcpus.maximum,
+                memory_bytes: domain.memory.total,
+                max_memory_bytes: accounted_memory(domain),
+            },
+            request: guest.request.clone(),
+            route: route(domain),
+            iommu: None,
+            ioapic: None,
+            memlock: Memlock::default(),
+            qemu: qemu::Edits::default(),
+            changes: Vec::new(),
+            notes: guest.request.notes.clone(),
+            reproducible: true,
+        }
     }
 
-    /// The refusal of a start whose domain XML is as it is: libvirt ignores what a hook prints at this point, so a change
-    /// that the guest cannot do without must be in the XML already, or be made by the wrapper.
+    /// The refusal of a start whose domain XML cannot be changed any more: libvirt ignores what a hook prints then, so an
+    /// essential change must be in the XML already, or be made by the wrapper.
     #[must_use]
     pub fn refusal_unless_rewritten(&self) -> Option<Note> {
         let missing = self.changes.iter().find(|change| change.essential).filter(|_| self.route == Route::Native)?;
@@ -191,11 +256,10 @@ impl Plan {
             // The reason says what is lacking.
             Edit::CompleteIommu { .. } | Edit::SplitIoapic | Edit::ForbidPageSharing => "",
         };
-        // Not the domain's name: whoever chose it would have a word in what people paste into a root shell.
         let message = format!(
-            "{}{lack}: run 'viommu apply DOMAIN', or have the XML go through 'viommu rewrite' before it is defined, or set <emulator> \
-             to {}",
+            "{}{lack}: run 'viommu apply {}', or pass the XML through 'viommu rewrite' before it is defined, or set <emulator> to {}",
             missing.reason,
+            self.domain.shell_name(),
             wrapper_for(self.domain.arch.as_deref())
         );
         Some(Note::error(Code::WrapperMissing, message))

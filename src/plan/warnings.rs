@@ -1,34 +1,43 @@
-//! What works with a surprise: said when the guest is planned, not when somebody stumbles over it.
+//! What works otherwise than the user may expect.
 
 use crate::limit::Limit;
+use crate::model::Model;
 use crate::note::{Code, Note};
+use crate::text::bytes;
 use crate::version::Version;
 
+use super::guest::Guest;
 use super::memlock::{self, Presence};
-use super::{Guest, Plan, Route, model};
+use super::result::{Plan, Route};
 
-/// Adds what is worth knowing about a guest that will start.
-pub(super) fn warn(guest: &Guest<'_>, plan: &mut Plan) {
-    let has_viommu = plan.iommu.is_some();
-    let mut notes = Vec::new();
-    let mut add = |note: Option<Note>| notes.extend(note);
-    if guest.request.asks() {
-        add(assumed(guest));
+/// The notes about a guest that may start.
+pub(super) fn all(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
+    let mut notes = of_any_guest(guest, plan);
+    if plan.iommu.is_some() {
+        let of_viommu = [
+            virtio_vfio_old_qemu(guest, plan),
+            host_page_size(guest, plan),
+            windows_without_driver(guest, plan),
+            vdpa_bypasses(guest),
+            unsafe_interrupts(guest, plan),
+            migration_blocked(guest),
+            dma_entry_limit(guest),
+            hotplug_memlock(guest, plan),
+            memlock_race(plan),
+        ];
+        notes.extend(of_viommu.into_iter().flatten());
     }
-    add(pinned_exceeds_memory(guest, plan));
-    add(hard_limit_too_low(guest, plan));
-    if has_viommu && plan.refusal().is_none() {
-        add(virtio_vfio_old_qemu(guest, plan));
-        add(host_page_size(guest, plan));
-        add(windows_without_driver(guest, plan));
-        add(vdpa_bypasses(guest));
-        add(unsafe_interrupts(guest, plan));
-        add(migration_blocked(guest));
-        add(dma_entry_limit(guest));
-        add(hotplug_memlock(guest, plan));
-        add(memlock_race(plan));
-    }
-    plan.notes.extend(notes);
+    notes
+}
+
+/// The notes that hold also where the request is refused.
+pub(super) fn of_any_guest(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
+    let notes = [assumed(guest), pinned_exceeds_memory(guest, plan), hard_limit_too_low(guest, plan)];
+    notes.into_iter().flatten().collect()
+}
+
+fn is(plan: &Plan, model: Model) -> bool {
+    plan.iommu.as_ref().is_some_and(|iommu| iommu.model == Some(model))
 }
 
 fn assumed(guest: &Guest<'_>) -> Option<Note> {
@@ -39,8 +48,8 @@ fn assumed(guest: &Guest<'_>) -> Option<Note> {
     if guest.host.emulator_of(guest.domain).and_then(|emulator| emulator.version).is_none() {
         unknown.push(format!("QEMU {} (--qemu-version)", guest.qemu));
     }
-    let message = format!("not known and therefore assumed: {}", unknown.join(", "));
-    (!unknown.is_empty()).then(|| Note::info(Code::HostFactAssumed, message))
+    let message = format!("unknown and therefore assumed: {}", unknown.join(", "));
+    (guest.request.asks() && !unknown.is_empty()).then(|| Note::info(Code::HostFactAssumed, message))
 }
 
 /// The same pages are pinned in every container, so guest memory counts once here.
@@ -49,8 +58,9 @@ fn pinned_exceeds_memory(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     let memory = guest.domain.memory.total;
     let locks = plan.locked(guest.domain) != Presence::Absent;
     let pinned = locks || memlock::needed_bytes(guest.domain, plan.memlock.address_spaces.len()).is_some();
+    let (guests, hosts) = (bytes(memory), bytes(host));
     let message =
-        format!("all of the guest's {memory} bytes are pinned, and the host has {host}: give the guest less memory");
+        format!("all of the guest's {guests} are pinned, and the host has {hosts}: give the guest less memory");
     (pinned && memory > host).then(|| Note::warning(Code::PinnedExceedsHostMemory, message))
 }
 
@@ -58,27 +68,29 @@ fn hard_limit_too_low(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     let limit = guest.domain.memory.hard_limit?;
     let need = memlock::needed_bytes(guest.domain, plan.memlock.address_spaces.len())?;
     let message = format!(
-        "<memtune><hard_limit> is {limit} bytes, becomes the locked-memory limit, and the guest needs {need}: raise it or leave it out"
+        "<memtune><hard_limit> is {}, becomes the locked-memory limit, and the guest needs {}: raise it or leave it out",
+        bytes(limit),
+        bytes(need)
     );
     (limit < need).then(|| Note::warning(Code::HardLimitTooLow, message))
 }
 
 fn virtio_vfio_old_qemu(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
-    let virtio = plan.iommu.as_ref().is_some_and(|iommu| iommu.model.starts_with("virtio"));
+    let virtio = is(plan, Model::Virtio);
     let message = format!(
         "QEMU {} tells the guest neither the host IOMMU's address width nor its reserved ranges: DMA can fail at addresses the host \
          cannot map (9.0 does, and so does the model intel on x86)",
         guest.qemu
     );
-    (virtio && model::has_or_expects_vfio(guest) && guest.qemu < Version::new(9, 0))
+    (virtio && guest.has_or_expects_vfio() && guest.qemu < Version::new(9, 0))
         .then(|| Note::warning(Code::VirtioVfioOldQemu, message))
 }
 
-/// The guest may map in any unit that the vIOMMU offers, and VFIO in none below the host's page (`virtio_iommu_set_page_size_mask`
+/// The guest may map in any unit that the vIOMMU offers, VFIO only in units of the host's page (`virtio_iommu_set_page_size_mask`
 /// in QEMU's hw/virtio/virtio-iommu.c).
 fn host_page_size(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     let pages = guest.host.page_bytes.filter(|bytes| *bytes > 4096)?;
-    let virtio = plan.iommu.as_ref().is_some_and(|iommu| iommu.model.starts_with("virtio"));
+    let virtio = is(plan, Model::Virtio);
     let kib = pages / 1024;
     let hotplug = if guest.qemu < Version::new(9, 0) {
         format!(", and hot-plug no VFIO device, which QEMU {} refuses there (9.0 does not)", guest.qemu)
@@ -86,15 +98,18 @@ fn host_page_size(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
         String::new()
     };
     let message = format!(
-        "the host has pages of {kib} KiB, and VFIO maps nothing smaller: give the guest a kernel with pages of {kib} KiB{hotplug}"
+        "the host has pages of {kib} KiB, and VFIO maps no smaller ones: give the guest a kernel with pages of {kib} KiB{hotplug}"
     );
-    (virtio && model::has_or_expects_vfio(guest)).then(|| Note::warning(Code::HostPageSize, message))
+    (virtio && guest.has_or_expects_vfio()).then(|| Note::warning(Code::HostPageSize, message))
 }
 
 fn windows_without_driver(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
-    let intel = plan.iommu.as_ref().is_some_and(|iommu| iommu.model.starts_with("intel"));
+    let intel = is(plan, Model::Intel);
     (guest.is_windows() && !intel).then(|| {
-        Note::warning(Code::WindowsWithoutDriver, "Windows has a driver for no vIOMMU but intel: use intel or auto")
+        Note::warning(
+            Code::WindowsWithoutDriver,
+            "Windows has a driver for the vIOMMU model intel only: use intel or auto",
+        )
     })
 }
 
@@ -109,7 +124,7 @@ fn vdpa_bypasses(guest: &Guest<'_>) -> Option<Note> {
 }
 
 fn unsafe_interrupts(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
-    if !model::has_vfio(guest) {
+    if !guest.has_vfio() {
         return None;
     }
     if guest.host.allow_unsafe_interrupts == Some(true) {
@@ -117,7 +132,7 @@ fn unsafe_interrupts(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
             "the host's vfio_iommu_type1.allow_unsafe_interrupts is on: a guest can send any interrupt to the host";
         return Some(Note::warning(Code::UnsafeInterrupts, message));
     }
-    let virtio = plan.iommu.as_ref().is_some_and(|iommu| iommu.model.starts_with("virtio"));
+    let virtio = is(plan, Model::Virtio);
     let x86 = guest.arch() != "aarch64";
     (virtio && x86).then(|| {
         let message =
@@ -128,16 +143,16 @@ fn unsafe_interrupts(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
 
 fn migration_blocked(guest: &Guest<'_>) -> Option<Note> {
     let message = "a guest with VFIO devices behind a vIOMMU cannot be saved or migrated before QEMU 11.0";
-    (model::has_vfio(guest) && guest.qemu < Version::new(11, 0)).then(|| Note::warning(Code::MigrationBlocked, message))
+    (guest.has_vfio() && guest.qemu < Version::new(11, 0)).then(|| Note::warning(Code::MigrationBlocked, message))
 }
 
 fn dma_entry_limit(guest: &Guest<'_>) -> Option<Note> {
     let message = "each VFIO container holds 65535 mappings (vfio_iommu_type1.dma_entry_limit): a guest that maps many small \
                    buffers needs huge pages or a higher limit";
-    model::has_vfio(guest).then(|| Note::info(Code::DmaEntryLimit, message))
+    guest.has_vfio().then(|| Note::info(Code::DmaEntryLimit, message))
 }
 
-/// libvirt follows a hot-plug by itself only where it knows the vIOMMU and counts it.
+/// libvirt raises the limit at a hot-plug only where it knows the vIOMMU and counts it.
 fn hotplug_memlock(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     if !guest.request.hotplug
         || guest.domain.memory.hard_limit.is_some()
@@ -155,14 +170,17 @@ fn hotplug_memlock(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     }
     let known = plan.viommu() == Presence::Known;
     (!known || guest.libvirt < Version::new(8, 7)).then(|| {
-        let message = "libvirt does not raise the locked-memory limit for a hot-plugged VFIO device of this guest: run `viommu \
-                       memlock DOMAIN --raise` first";
+        let message = format!(
+            "libvirt does not raise the locked-memory limit for a hot-plugged VFIO device of this guest: run 'viommu memlock {} \
+             --raise' first",
+            plan.domain.shell_name()
+        );
         Note::warning(Code::HotplugMemlock, message)
     })
 }
 
 fn memlock_race(plan: &Plan) -> Option<Note> {
     let message = "the locked-memory limit is raised after QEMU is executed and before it maps memory, a race that is normally won: \
-                   for certainty make the wrapper the emulator, or set <memtune><hard_limit>";
+                   for certainty set the wrapper as the emulator, or set <memtune><hard_limit>";
     (plan.memlock.raise && plan.route == Route::Native).then(|| Note::info(Code::MemlockRace, message))
 }

@@ -1,5 +1,6 @@
 use super::*;
-use crate::domain::Metadata;
+use crate::domain::NovaMetadata;
+use crate::model::Model;
 
 fn domain(extra_specs: &[(&str, &str)], properties: &[(&str, &str)]) -> Domain {
     let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -9,8 +10,12 @@ fn domain(extra_specs: &[(&str, &str)], properties: &[(&str, &str)]) -> Domain {
     }
 }
 
+fn metadata(keys: &[(&str, &str)]) -> Vec<(String, String)> {
+    keys.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
 fn request(domain: &Domain) -> Result<Request, Note> {
-    Request::of(domain, &Wishes::default(), &Config::default())
+    Request::of(domain, &Keys::default(), &Config::default())
 }
 
 #[test]
@@ -25,20 +30,20 @@ fn the_strongest_source_decides_each_key() {
     let config =
         Config::parse("[default]\nmodel = 'smmuv3'\naw-bits = 39\nhotplug = true\nlocked-memory = false").unwrap();
     let mut domain = domain(&[("hw:viommu_model", "intel")], &[("hw_viommu_model", "virtio")]);
-    let wishes = |domain: &Domain, cli: Option<&str>| {
-        let cli = Wishes { model: cli.map(str::to_owned), ..Wishes::default() };
+    let decided = |domain: &Domain, cli: Option<&str>| {
+        let cli = Keys { model: cli.map(str::to_owned), ..Keys::of(Source::Cli) };
         let request = Request::of(domain, &cli, &config).unwrap();
         (request.model, request.source, request.aw_bits, request.hotplug)
     };
-    assert_eq!(wishes(&domain, None), (Model::Intel, Source::NovaFlavor, Some(39), true));
-    domain.metadata = Some(Metadata { model: Some("none".into()), aw_bits: Some("48".into()), ..Metadata::default() });
-    assert_eq!(wishes(&domain, None), (Model::None, Source::Metadata, Some(48), true));
-    assert_eq!(wishes(&domain, Some("virtio")).0, Model::Virtio);
+    assert_eq!(decided(&domain, None), (RequestedModel::Model(Model::Intel), Source::NovaFlavor, Some(39), true));
+    domain.metadata = Some(metadata(&[("model", "none"), ("aw-bits", "48")]));
+    assert_eq!(decided(&domain, None), (RequestedModel::None, Source::Metadata, Some(48), true));
+    assert_eq!(decided(&domain, Some("virtio")).0, RequestedModel::Model(Model::Virtio));
     domain.metadata = None;
     domain.nova.as_mut().unwrap().extra_specs.clear();
-    assert_eq!(wishes(&domain, None).1, Source::NovaImage);
+    assert_eq!(decided(&domain, None).1, Source::NovaImage);
     domain.nova = None;
-    assert_eq!(wishes(&domain, None).1, Source::Config);
+    assert_eq!(decided(&domain, None).1, Source::Config);
 }
 
 #[test]
@@ -48,7 +53,7 @@ fn a_differing_image_is_a_warning_and_an_empty_flavor_falls_through() {
     let equal = request(&domain(&[("hw:viommu_model", "auto")], &[("hw_viommu_model", "auto")])).unwrap();
     assert!(equal.notes.is_empty());
     let empty = request(&domain(&[("hw:viommu_model", "")], &[("hw_viommu_model", "virtio")])).unwrap();
-    assert_eq!((empty.model, empty.source), (Model::Virtio, Source::NovaImage));
+    assert_eq!((empty.model, empty.source), (RequestedModel::Model(Model::Virtio), Source::NovaImage));
 }
 
 #[test]
@@ -56,7 +61,11 @@ fn an_unknown_model_names_its_source_and_the_accepted_values() {
     for value in ["INTEL", "autt", " intel", "amd"] {
         let note = request(&domain(&[("hw:viommu_model", value)], &[])).unwrap_err();
         assert_eq!(note.code, Code::ModelUnknown);
-        assert!(note.message.contains("the Nova flavor") && note.message.contains(Model::NAMES), "{}", note.message);
+        assert!(
+            note.message.contains("the Nova flavor") && note.message.contains(&RequestedModel::names()),
+            "{}",
+            note.message
+        );
     }
 }
 
@@ -64,7 +73,7 @@ fn an_unknown_model_names_its_source_and_the_accepted_values() {
 fn the_operator_can_forbid_image_requests() {
     let config = Config { allow_image_request: false, ..Config::default() };
     let asked = domain(&[], &[("hw_viommu_model", "intel"), ("hw_locked_memory", "True")]);
-    let request = Request::of(&asked, &Wishes::default(), &config).unwrap();
+    let request = Request::of(&asked, &Keys::default(), &config).unwrap();
     assert!(!request.asks());
     assert_eq!(request.notes.first().map(|note| note.code), Some(Code::ImageIgnored));
 }
@@ -73,12 +82,12 @@ fn the_operator_can_forbid_image_requests() {
 fn own_metadata_is_strict() {
     let with = |metadata| Domain { metadata: Some(metadata), ..Domain::default() };
     let wrong = [
-        Metadata { hotplug: Some("maybe".into()), ..Metadata::default() },
-        Metadata { aw_bits: Some("57".into()), ..Metadata::default() },
-        Metadata { unknown: vec!["modell".into()], ..Metadata::default() },
-        Metadata { unknown: vec!["<viommmu>".into()], ..Metadata::default() },
-        // Who writes this believes that the guest asks.
-        Metadata::default(),
+        metadata(&[("hotplug", "maybe")]),
+        metadata(&[("aw-bits", "57")]),
+        metadata(&[("modell", "intel")]),
+        metadata(&[("<viommmu>", "")]),
+        // The user believes that this is a request.
+        metadata(&[]),
     ];
     for metadata in wrong {
         assert_eq!(request(&with(metadata)).unwrap_err().code, Code::RequestConflict);
@@ -87,16 +96,16 @@ fn own_metadata_is_strict() {
 
 #[test]
 fn an_empty_model_is_none_at_all() {
-    let cli = Wishes { model: Some(String::new()), ..Wishes::default() };
+    let cli = Keys { model: Some(String::new()), ..Keys::of(Source::Cli) };
     let request = Request::of(&domain(&[("hw:viommu_model", "intel")], &[]), &cli, &Config::default()).unwrap();
-    assert_eq!((request.model, request.source), (Model::Intel, Source::NovaFlavor));
+    assert_eq!((request.model, request.source), (RequestedModel::Model(Model::Intel), Source::NovaFlavor));
 }
 
 #[test]
 fn own_keys_of_a_flavor() {
     let specs = [("viommu:model", "virtio"), ("hw:viommu_model", "intel"), ("viommu:aw_bits", "39")];
     let own = request(&domain(&[&specs[..], &[("viommu:hotplug", "yes")]].concat(), &[])).unwrap();
-    assert_eq!((own.model, own.aw_bits, own.hotplug), (Model::Virtio, Some(39), true));
+    assert_eq!((own.model, own.aw_bits, own.hotplug), (RequestedModel::Model(Model::Virtio), Some(39), true));
     for wrong in [("viommu:aw_bits", "40"), ("viommu:hotplug", "perhaps")] {
         assert_eq!(request(&domain(&[wrong], &[])).unwrap_err().code, Code::RequestConflict);
     }
@@ -144,9 +153,9 @@ fn novas_two_words_about_locked_memory_must_agree() {
 fn a_stronger_word_about_locked_memory_ends_the_quarrel() {
     let specs = [("hw:locked_memory", "False"), ("hw:mem_page_size", "small")];
     let mut domain = domain(&specs, &[("hw_locked_memory", "True")]);
-    domain.metadata = Some(Metadata { locked_memory: Some("yes".into()), ..Metadata::default() });
+    domain.metadata = Some(metadata(&[("locked-memory", "yes")]));
     assert!(request(&domain).unwrap().asks_to_lock());
-    let cli = Wishes { locked_memory: Some(false), ..Wishes::default() };
+    let cli = Keys { locked_memory: Some(false), ..Keys::of(Source::Cli) };
     assert!(!Request::of(&domain, &cli, &Config::default()).unwrap().locked_memory);
 }
 
@@ -171,11 +180,11 @@ fn every_refusal_says_what_to_do_in_one_line() {
         message,
         "unknown vIOMMU model 'Intel' in the Nova flavor; accepted values are none, intel, smmuv3, virtio, auto"
     );
-    let metadata = |metadata| request(&Domain { metadata: Some(metadata), ..Domain::default() }).unwrap_err().message;
-    let locked = metadata(Metadata { locked_memory: Some("2".into()), ..Metadata::default() });
-    assert_eq!(locked, "locked-memory='2' in the domain metadata is neither yes nor no: write one of the two");
-    let width = metadata(Metadata { aw_bits: Some("57".into()), ..Metadata::default() });
-    assert!(width.ends_with("write 39 or 48"), "{width}");
+    let refused = |metadata| request(&Domain { metadata: Some(metadata), ..Domain::default() }).unwrap_err().message;
+    let locked = refused(metadata(&[("locked-memory", "2")]));
+    assert_eq!(locked, "invalid value locked-memory='2' in the domain metadata: use yes or no");
+    let width = refused(metadata(&[("aw-bits", "57")]));
+    assert!(width.ends_with("use 39 or 48"), "{width}");
 }
 
 #[test]

@@ -4,16 +4,16 @@ use super::*;
 use crate::domain::Domain;
 use crate::host::Host;
 use crate::plan;
-use crate::request::{Model, Request, Source};
+use crate::request::{Request, RequestedModel, Source};
 
 fn asks(model: &str) -> Request {
-    Request { model: Model::parse(model).unwrap(), source: Source::Metadata, ..Request::default() }
+    Request { model: RequestedModel::parse(model).unwrap(), source: Source::Metadata, ..Request::default() }
 }
 
 fn rewritten(before: &str, request: &Request) -> Result<Option<String>, Note> {
     let document = xml::parse(before.as_bytes()).unwrap();
     let plan = plan::plan(&Domain::read(&document).unwrap(), request, &Host::default());
-    rewrite(&document, &plan)
+    plan.map_err(|refusal| refusal.note).and_then(|plan| rewrite(&document, &plan))
 }
 
 /// Checks the result, and that a second time changes nothing.

@@ -1,17 +1,18 @@
-//! Takes out of a domain what a plan has put in: the way back from `viommu apply`.
+//! Removes from a domain what a plan has added: the way back from `viommu apply`.
 //!
-//! Pure. Whoever still has the domain as it was before passes it, and what stood there then stays. Without it every vIOMMU
-//! goes, which is only right where somebody looks at the difference first.
+//! Pure. With a backup of the domain, everything that is in the backup stays. Without one every vIOMMU is removed, so the user
+//! must see the difference first.
 
 use std::borrow::Cow;
 
+use crate::model::Model;
 use crate::note::Note;
 use crate::plan::wrapped_emulator;
 use crate::xml::{self, Document, Edit, Element};
 
 use super::no_place;
 
-/// The domain without its vIOMMU; none where there is nothing to take away.
+/// The domain without its vIOMMU; none where there is nothing to remove.
 ///
 /// `emulator_behind` names the real QEMU behind a wrapper, by the file name of the former.
 ///
@@ -26,13 +27,13 @@ pub fn undo(
     let old = before.map(Document::root);
     let had = |path: &[&str]| old.is_some_and(|old| old.path(path).is_some());
     let mut edits = Vec::new();
-    // One that stood there before is its author's, also where apply has completed it.
+    // The user's own vIOMMU stays, also where apply has completed it.
     if !had(&["devices", "iommu"]) {
         let iommus: Vec<Element<'_, '_>> = domain.all(&["devices", "iommu"]);
-        // Nobody else needs the split irqchip; without the old domain it is taken for a part of the vIOMMU that wants it.
+        // Only such a vIOMMU needs the split irqchip; without a backup it counts as added with it.
         let companion = match old {
             Some(_) => !had(&["features", "ioapic"]),
-            None => iommus.iter().any(|iommu| iommu.attr("model") == Some("intel")),
+            None => iommus.iter().filter_map(|iommu| Model::of_name(iommu.attr("model")?)).any(remaps_interrupts),
         };
         let ioapic = domain.all(&["features", "ioapic"]).pop();
         let ioapic = ioapic.filter(|ioapic| companion && ioapic.attr("driver") == Some("qemu"));
@@ -52,6 +53,10 @@ pub fn undo(
         }
     }
     if edits.is_empty() { Ok(None) } else { xml::apply(document, &edits).map(Some).map_err(|error| no_place(&error)) }
+}
+
+fn remaps_interrupts(model: Model) -> bool {
+    model.facts().remaps_interrupts
 }
 
 fn emulator_of<'d, 'a>(domain: Element<'d, 'a>) -> Option<Element<'d, 'a>> {

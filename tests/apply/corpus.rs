@@ -7,7 +7,7 @@ use viommu::config::Config;
 use viommu::domain::Domain;
 use viommu::host::{Emulator, Host};
 use viommu::plan::plan;
-use viommu::request::{Request, Wishes};
+use viommu::request::{Keys, Request, Source};
 use viommu::rewrite::rewrite;
 use viommu::xml;
 
@@ -115,12 +115,12 @@ fn changes(text: &str, model: &str, suite: Suite) -> bool {
     let changed = || {
         let document = xml::parse(text.as_bytes()).ok()?;
         let domain = Domain::read(&document).ok()?;
-        let wishes = Wishes { model: Some(model.to_owned()), ..Wishes::default() };
-        let request = Request::of(&domain, &wishes, &Config::default()).ok()?;
+        let keys = Keys { model: Some(model.to_owned()), ..Keys::of(Source::Cli) };
+        let request = Request::of(&domain, &keys, &Config::default()).ok()?;
         let emulator = Emulator { version: suite.qemu().parse().ok(), ..Emulator::default() };
         let libvirt = suite.libvirt().parse().ok();
         let host = Host { libvirt, emulators: vec![emulator], ..Host::default() };
-        rewrite(&document, &plan(&domain, &request, &host)).ok()?
+        rewrite(&document, &plan(&domain, &request, &host).ok()?).ok()?
     };
     changed().is_some()
 }

@@ -26,7 +26,7 @@ use viommu::domain::Domain;
 use viommu::host::Host;
 use viommu::plan::{Route, plan};
 use viommu::qemu::{self, Edits};
-use viommu::request::{Request, Wishes};
+use viommu::request::{Keys, Request, Source};
 use viommu::rewrite::rewrite;
 use viommu::xml;
 
@@ -118,12 +118,12 @@ fn can_have_one(text: &str, host: &Host) -> bool {
 /// The code of the refusal.
 fn decided(text: &str, model: &str, host: &Host) -> Result<Option<(String, Edits)>, String> {
     let code = |note: viommu::note::Note| note.code.to_string();
-    let wishes = Wishes { model: Some(model.to_owned()), ..Wishes::default() };
+    let keys = Keys { model: Some(model.to_owned()), ..Keys::of(Source::Cli) };
     let planned = |text: &str| {
         let document = xml::parse(text.as_bytes()).map_err(code)?;
         let domain = Domain::read(&document).map_err(code)?;
-        let request = Request::of(&domain, &wishes, &Config::default()).map_err(code)?;
-        let plan = plan(&domain, &request, host);
+        let request = Request::of(&domain, &keys, &Config::default()).map_err(code)?;
+        let plan = plan(&domain, &request, host).map_err(|refusal| code(refusal.note))?;
         Ok::<_, String>((rewrite(&document, &plan).map_err(code)?, plan))
     };
     let (rewritten, _) = planned(text)?;

@@ -86,7 +86,7 @@ fn a_request_that_cannot_be_met_prints_no_domain() {
         (
             asking(r#""viommu.libvirt/modell": "intel""#),
             DOMAIN,
-            "error[request-conflict]: unknown key 'modell' in the VMI",
+            "error[request-conflict]: unknown key 'viommu.libvirt/modell' in the VMI",
         ),
         (asking(r#""viommu.libvirt/aw-bits": 40"#), DOMAIN, "error[request-conflict]"),
         (asking(r#""viommu.libvirt/model": "smmuv3""#), DOMAIN, "error[model-arch-mismatch]"),

@@ -9,7 +9,7 @@ use viommu::domain::Domain;
 use viommu::host::{Emulator, Host};
 use viommu::note::{Code, Note};
 use viommu::plan::plan;
-use viommu::request::{Request, Wishes};
+use viommu::request::{Keys, Request};
 use viommu::rewrite::rewrite;
 use viommu::xml;
 
@@ -54,17 +54,18 @@ fn case(arch: &str, machine: &str, extra_specs: &Value, image_props: &Value) -> 
 fn ours(text: &str, suite: Suite) -> Result<String, Note> {
     let document = xml::parse(text.as_bytes()).unwrap();
     let domain = Domain::read(&document).unwrap();
-    let request = Request::of(&domain, &Wishes::default(), &Config::default())?;
+    let request = Request::of(&domain, &Keys::default(), &Config::default())?;
     let emulator = Emulator { version: suite.qemu().parse().ok(), ..Emulator::default() };
     let host = Host { libvirt: suite.libvirt().parse().ok(), emulators: vec![emulator], ..Host::default() };
-    rewrite(&document, &plan(&domain, &request, &host)).map(|new| new.unwrap_or_else(|| text.to_owned()))
+    let plan = plan(&domain, &request, &host).map_err(|refusal| refusal.note)?;
+    rewrite(&document, &plan).map(|new| new.unwrap_or_else(|| text.to_owned()))
 }
 
 /// The model of a domain's vIOMMU and its attributes.
 fn viommu(text: &str) -> Option<(String, BTreeMap<String, String>)> {
     let domain = Domain::read(&xml::parse(text.as_bytes()).unwrap()).unwrap();
     assert!(domain.iommus.len() < 2);
-    domain.iommus.into_iter().next().map(|iommu| (iommu.model, iommu.driver.into_iter().collect()))
+    domain.iommus.into_iter().next().map(|iommu| (iommu.model.as_str().to_owned(), iommu.driver.into_iter().collect()))
 }
 
 on_both_suites!(every_request_that_libvirt_can_serve_is_served);

@@ -124,7 +124,7 @@ fn failures_are_told_as_vdsm_means_them() {
         (
             &[("viommu", "intel"), ("viommu_aw_bits", "57")],
             DOMAIN,
-            "error[request-conflict]: aw-bits='57' in the custom",
+            "error[request-conflict]: invalid value viommu_aw_bits='57' in the custom",
         ),
         (&[("viommu", "intel"), ("viommu_aw_bits", "48")], DOMAIN, "error[aw-bits-exceed-host]"),
         (&[("viommu", "intel")], &i440fx, "error[machine-unsupported]"),

@@ -27,13 +27,13 @@ use std::fmt::Write;
 use cases::{cases, id};
 use instance::{Instance, pairs, written};
 use serde_json::Value;
-use viommu::capability::{MODELS, gives, offers};
+use viommu::capability::{gives, offers};
 use viommu::config::Config;
 use viommu::domain::Domain;
 use viommu::host::{Emulator, Host};
 use viommu::note::{Code, Note};
 use viommu::plan::{Plan, plan};
-use viommu::request::{Request, Wishes};
+use viommu::request::{Keys, Request, RequestedModel};
 use viommu::rewrite::rewrite;
 use viommu::version::Version;
 use viommu::xml;
@@ -55,11 +55,10 @@ fn host(case: &Value) -> Host {
 fn decide(text: &str, host: &Host) -> Result<(Request, Plan), Note> {
     let document = xml::parse(text.as_bytes()).unwrap();
     let domain = Domain::read(&document).unwrap();
-    let request = Request::of(&domain, &Wishes::default(), &Config::default())?;
-    let plan = plan(&domain, &request, host);
-    match plan.refusal() {
-        Some(refusal) => Err(refusal.clone()),
-        None => Ok((request, plan)),
+    let request = Request::of(&domain, &Keys::default(), &Config::default())?;
+    match plan(&domain, &request, host) {
+        Err(refusal) => Err(refusal.note),
+        Ok(plan) => Ok((request, plan)),
     }
 }
 
@@ -113,7 +112,7 @@ fn libvirt_refuses(text: &str) -> Option<&'static str> {
     if iommu.driver("intremap") == Some("on") && domain.ioapic.as_deref() == Some("kvm") {
         return Some("refuses the kernel's irqchip");
     }
-    (arm && iommu.model == "intel" || !arm && iommu.model == "smmuv3").then_some("refuses the model")
+    (arm && iommu.model.as_str() == "intel" || !arm && iommu.model.as_str() == "smmuv3").then_some("refuses the model")
 }
 
 /// One line of the page.
@@ -196,7 +195,7 @@ fn model_choice(case: &Value, instance: &Instance, (_, plan): &(Request, Plan)) 
     let what = id(case);
     let nova = &case["expect"]["iommu"];
     let model = nova["model"].as_str();
-    assert_eq!(plan.iommu.as_ref().map(|iommu| iommu.model.as_str()), model, "{what}");
+    assert_eq!(plan.iommu.as_ref().map(|iommu| iommu.name.as_str()), model, "{what}");
     let Some(model) = model else { return ("no vIOMMU".to_owned(), "", "no vIOMMU".to_owned()) };
 
     let driver = |plan: &Plan| {
@@ -235,7 +234,7 @@ fn with_devices(case: &Value, instance: &Instance) {
         return;
     }
     let iommu = decided.unwrap().1.iommu.unwrap();
-    assert_eq!(nova["model"], *iommu.model, "{what}");
+    assert_eq!(nova["model"], *iommu.name, "{what}");
     let mut driver = iommu.driver;
     driver.sort();
     assert_eq!(driver, expected_driver(nova, true, true), "{what}: with devices");
@@ -282,8 +281,7 @@ fn traits() -> Vec<Line> {
         }
         let offers = offers(&host);
         let given = |name: &str| {
-            let model = MODELS
-                .into_iter()
+            let model = RequestedModel::models()
                 .find(|model| name == format!("COMPUTE_VIOMMU_MODEL_{}", model.as_str().to_uppercase()));
             gives(&host, &offers, model.unwrap()).is_ok()
         };

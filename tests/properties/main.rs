@@ -17,20 +17,20 @@ use viommu::domain::Domain;
 use viommu::hook::Event;
 use viommu::host::Host;
 use viommu::note::Code;
-use viommu::plan::{Origin, Plan, plan};
-use viommu::request::{Model, Request, Source, Wishes};
+use viommu::plan::{Origin, Plan, Refusal, kept, plan};
+use viommu::request::{Keys, Request, RequestedModel, Source};
 use viommu::rewrite::rewrite;
 use viommu::version::{NEWEST_LIBVIRT, NEWEST_QEMU};
 use viommu::xml;
 
 /// The plan of a guest, where its request can be understood, and its XML afterwards, where something changes.
-fn planned(guest: &Guest, host: &Host) -> Option<(Plan, Option<String>)> {
+fn planned(guest: &Guest, host: &Host) -> Option<(Result<Plan, Refusal>, Option<String>)> {
     let text = guest.xml();
     let document = xml::parse(text.as_bytes()).unwrap();
     let domain = Domain::read(&document).unwrap();
-    let request = Request::of(&domain, &Wishes::default(), &Config::default()).ok()?;
+    let request = Request::of(&domain, &Keys::default(), &Config::default()).ok()?;
     let plan = plan(&domain, &request, host);
-    let rewritten = rewrite(&document, &plan).ok().flatten();
+    let rewritten = plan.as_ref().ok().and_then(|plan| rewrite(&document, plan).unwrap());
     Some((plan, rewritten))
 }
 
@@ -44,9 +44,9 @@ proptest! {
 
     #[test]
     fn what_is_added_is_accepted(guest in guest(), host in host()) {
-        let Some((plan, rewritten)) = planned(&guest, &host) else { return Ok(()) };
+        let Some((Ok(plan), rewritten)) = planned(&guest, &host) else { return Ok(()) };
         let added = plan.iommu.as_ref().is_some_and(|iommu| iommu.origin == Origin::Added);
-        let Some(text) = rewritten.filter(|_| added && plan.refusal().is_none()) else { return Ok(()) };
+        let Some(text) = rewritten.filter(|_| added) else { return Ok(()) };
         let (libvirt, qemu) = versions(&host);
         prop_assert_eq!(rules::accepts(&text, libvirt, qemu), Ok(()), "{}", text);
     }
@@ -58,9 +58,9 @@ proptest! {
         if guest.iommu.is_none() || rules::accepts(&guest.xml(), libvirt, qemu).is_err() {
             return Ok(());
         }
-        let Some((plan, Some(text))) = planned(&guest, &host) else { return Ok(()) };
+        let Some((Ok(plan), Some(text))) = planned(&guest, &host) else { return Ok(()) };
         prop_assert_eq!(rules::accepts(&text, libvirt, qemu), Ok(()), "{}", text);
-        prop_assert_eq!(plan.iommu.map(|iommu| iommu.model), guest.iommu.map(|(model, _)| model.to_owned()));
+        prop_assert_eq!(plan.iommu.map(|iommu| iommu.name), guest.iommu.map(|(model, _)| model.to_owned()));
     }
 
     #[test]
@@ -69,7 +69,7 @@ proptest! {
         larger.vfio.extend(vec![if bridge { Place::Bridge } else { Place::Port }; more]);
         let (Some((few, _)), Some((many, _))) = (planned(&guest, &host), planned(&larger, &host)) else { return Ok(()) };
         // A refused guest does not start.
-        if few.refusal().is_none() && many.refusal().is_none() {
+        if let (Ok(few), Ok(many)) = (few, many) {
             prop_assert!(many.memlock.required_bytes >= few.memlock.required_bytes, "{:?} {:?}", many.memlock, few.memlock);
             prop_assert!(many.memlock.address_spaces.len() >= few.memlock.address_spaces.len());
         }
@@ -78,7 +78,8 @@ proptest! {
     /// Every container accounts all of guest memory: the need is never below that, and never lowered below libvirt's own.
     #[test]
     fn the_need_covers_every_address_space(guest in guest(), host in host()) {
-        let Some((plan, _)) = planned(&guest, &host) else { return Ok(()) };
+        let Some((outcome, _)) = planned(&guest, &host) else { return Ok(()) };
+        let plan = kept(&outcome);
         let memory = u128::from(guest.memory_gib.max(guest.max_memory_gib.unwrap_or(0))) << 30;
         let containers = plan.memlock.address_spaces.len() + guest.nvme_disks as usize;
         let needed = (containers > 0).then(|| memory * containers as u128 + (1 << 30));
@@ -109,8 +110,8 @@ proptest! {
         });
         let text = guest.xml();
         let domain = Domain::read(&xml::parse(text.as_bytes()).unwrap()).unwrap();
-        let wishes = Wishes { model: cli.map(str::to_owned), ..Wishes::default() };
-        let request = Request::of(&domain, &wishes, &config).unwrap();
+        let keys = Keys { model: cli.map(str::to_owned), ..Keys::of(Source::Cli) };
+        let request = Request::of(&domain, &keys, &config).unwrap();
         let strongest = words.into_iter().find_map(|(source, word)| Some((source, word?)));
         let (source, word) = strongest.unwrap_or((Source::None, "none"));
         prop_assert_eq!((request.source, request.model.as_str()), (source, word));
@@ -126,15 +127,16 @@ proptest! {
 
     #[test]
     fn nothing_is_said_without_a_known_code(guest in guest(), host in host()) {
-        let Some((plan, rewritten)) = planned(&guest, &host) else { return Ok(()) };
-        let json = serde_json::to_value(&plan).unwrap();
+        let Some((outcome, rewritten)) = planned(&guest, &host) else { return Ok(()) };
+        let plan = kept(&outcome);
+        let json = outcome.as_ref().map_or_else(serde_json::to_value, serde_json::to_value).unwrap();
         for note in json["notes"].as_array().unwrap() {
             let code = Code::from_name(note["code"].as_str().unwrap());
             prop_assert!(code.is_some() && !note["message"].as_str().unwrap().is_empty(), "{}", note);
         }
         // Who is refused is not changed, and who asks for nothing gets nothing.
-        prop_assert!(plan.refusal().is_none() || (plan.changes.is_empty() && plan.qemu.is_empty() && !plan.memlock.raise));
-        let silent = plan.request.model == Model::None && !plan.request.locked_memory;
+        prop_assert!(outcome.is_ok() || (plan.changes.is_empty() && plan.qemu.is_empty() && !plan.memlock.raise));
+        let silent = plan.request.model == RequestedModel::None && !plan.request.locked_memory;
         prop_assert!(!silent || (rewritten.is_none() && plan.changes.is_empty() && plan.qemu.is_empty()));
     }
 }

@@ -215,18 +215,16 @@ fn what_nova_implies_is_completed_and_never_enforced() {
 
 #[test]
 fn a_refused_guest_that_runs_keeps_its_count() {
-    // A wish that cannot be met, written into the metadata of a running guest.
-    let plan = devices(q35(), 2).device("<iommu model='virtio'/>").asks("intel").plan();
-    assert!(plan.refusal().is_some());
+    // A request that cannot be met, written into the metadata of a running guest.
+    let refused_plan = |case: Case| *case.decided().unwrap_err().unchanged;
+    let plan = refused_plan(devices(q35(), 2).device("<iommu model='virtio'/>").asks("intel"));
     assert_eq!(plan.memlock.address_spaces.len(), 2);
     assert_eq!(plan.iommu.map(|iommu| iommu.origin), Some(Origin::Existing));
     let old = devices(q35(), 4).device("<iommu model='virtio'/>").libvirt("8.6.9");
-    assert!(old.plan().memlock.raise && !old.asks("intel").plan().memlock.raise);
+    assert!(old.plan().memlock.raise && !refused_plan(old.asks("intel")).memlock.raise);
     let broken = Note::error(Code::ModelUnknown, "x: y");
-    assert_eq!(
-        refused(&devices(q35(), 2).device("<iommu model='virtio'/>").domain(), broken).memlock.address_spaces.len(),
-        2
-    );
+    let domain = devices(q35(), 2).device("<iommu model='virtio'/>").domain();
+    assert_eq!(refused(&domain, broken, &Host::default()).unchanged.memlock.address_spaces.len(), 2);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::*;
 use crate::host::Emulator;
 use crate::note::Level;
 use crate::request::Source;
+use crate::version::Version;
 use crate::xml;
 
 /// A domain, what it asks for, and its host. What no test names is that of a small Debian 13 guest that asks for nothing.
@@ -56,7 +57,7 @@ fn arm() -> Case {
 
 impl Case {
     fn asks(mut self, model: &str) -> Case {
-        self.request.model = Model::parse(model).unwrap();
+        self.request.model = RequestedModel::parse(model).unwrap();
         self.request.source = Source::Metadata;
         self
     }
@@ -198,43 +199,47 @@ impl Case {
         Domain::read(&xml::parse(self.text().as_bytes()).unwrap()).unwrap()
     }
 
-    fn plan(&self) -> Plan {
+    fn decided(&self) -> Result<Plan, Refusal> {
         plan(&self.domain(), &self.request, &self.host)
+    }
+
+    #[track_caller]
+    fn plan(&self) -> Plan {
+        self.decided().unwrap_or_else(|refusal| panic!("refused: {:?}", refusal.note))
+    }
+
+    fn refusal(&self) -> Option<Note> {
+        self.decided().err().map(|refusal| refusal.note)
     }
 
     /// The refusal. Every one of them changes nothing, is one line, and says what to do behind a colon.
     #[track_caller]
     fn refused(&self, code: Code) -> String {
-        let plan = self.plan();
-        let Some(refusal) = plan.refusal() else { panic!("not refused: {:?}", plan.notes) };
-        assert_eq!(refusal.code, code, "{}", refusal.message);
-        assert!(plan.changes.is_empty() && plan.qemu.is_empty() && !plan.memlock.raise);
-        assert!(refusal.message.contains(": ") && !refusal.message.contains('\n'), "{}", refusal.message);
-        assert!(!refusal.message.contains("  ") && !refusal.message.ends_with('.'), "{}", refusal.message);
-        refusal.message.clone()
+        let Err(Refusal { note, unchanged }) = self.decided() else { panic!("not refused") };
+        assert_eq!((note.code, note.level), (code, Level::Error), "{}", note.message);
+        assert!(unchanged.changes.is_empty() && unchanged.qemu.is_empty() && !unchanged.memlock.raise);
+        assert!(note.message.contains(": ") && !note.message.contains('\n'), "{}", note.message);
+        assert!(!note.message.contains("  ") && !note.message.ends_with('.'), "{}", note.message);
+        note.message
     }
 
     /// The model that the guest gets.
     #[track_caller]
     fn model(&self) -> String {
-        let plan = self.plan();
-        assert_eq!(plan.refusal(), None);
-        plan.iommu.expect("a vIOMMU").model
+        self.plan().iommu.expect("a vIOMMU").name
     }
 
     /// `<driver>` attributes in JSON's order, in one line.
     #[track_caller]
     fn driver(&self) -> String {
-        let plan = self.plan();
-        assert_eq!(plan.refusal(), None);
-        let driver = plan.iommu.expect("a vIOMMU").driver;
+        let driver = self.plan().iommu.expect("a vIOMMU").driver;
         driver.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     }
 
     /// The note of this code that is no refusal.
+    #[track_caller]
     fn note(&self, code: Code) -> Option<(Level, String)> {
         let plan = self.plan();
-        assert_eq!(plan.refusal(), None);
         plan.notes.into_iter().find(|note| note.code == code).map(|note| (note.level, note.message))
     }
 }

@@ -144,12 +144,12 @@ fn a_start_is_refused_only_for_what_the_guest_cannot_do_without() {
 }
 
 #[test]
-fn a_broken_request_is_a_plan_that_refuses() {
-    let plan = refused(&q35().domain(), Note::error(Code::ModelUnknown, "x"));
-    assert_eq!(plan.refusal().map(|note| note.code), Some(Code::ModelUnknown));
-    assert!(plan.changes.is_empty());
-    let xen = refused(&q35().kind("xen").domain(), Note::error(Code::ModelUnknown, "x"));
-    assert!(xen.refusal().is_some());
+fn a_refusal_says_what_the_guest_keeps() {
+    let refusal = refused(&q35().vfio(1).domain(), Note::error(Code::ModelUnknown, "x"), &Host::default());
+    assert!(refusal.unchanged.changes.is_empty());
+    let json = serde_json::to_value(&refusal).unwrap();
+    assert_eq!((&json["domain"]["name"], &json["notes"][0]["code"]), (&"guest".into(), &"model-unknown".into()));
+    assert_eq!(json["memlock"]["address_spaces"].as_array().unwrap().len(), 1, "what a running guest keeps");
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn a_width_of_an_existing_virtio_is_what_it_is() {
         q35().device(&iommu).libvirt("12.8.0").asks("auto")
     };
     let same = virtio("aw_bits='39'").aw_bits(39).plan();
-    assert_eq!((same.refusal(), same.changes.as_slice()), (None, [].as_slice()));
+    assert!(same.changes.is_empty());
     assert_eq!(virtio("aw_bits='64'").driver(), "aw_bits=64", "nobody asks");
     let message = virtio("aw_bits='48'").aw_bits(39).refused(Code::IommuConflict);
     assert!(message.contains("has aw_bits='48'"), "{message}");
@@ -158,7 +158,7 @@ fn a_host_group_cannot_be_split() {
     let message = same(arm().vfio(1).vfio(2)).asks("auto").refused(Code::IommuGroupSplit);
     assert!(!message.contains("intel"), "{message}");
     assert_eq!(two.asks("intel").model(), "intel", "groups that nobody knows");
-    assert_eq!(same(q35().vfio(1).vfio(2)).plan().refusal(), None, "without a vIOMMU all share one address space");
+    assert_eq!(same(q35().vfio(1).vfio(2)).refusal(), None, "without a vIOMMU all share one address space");
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn pinned_memory_must_be_there() {
         q35().child("<memoryBacking><locked/></memoryBacking>"),
         q35().locks(),
     ] {
-        warns(&case.clone().host_memory(MEMORY - 1), code, "402653184 bytes");
+        warns(&case.clone().host_memory(MEMORY - 1), code, "384 MiB");
         says_nothing(&case.clone().host_memory(MEMORY), code);
         says_nothing(&case, code);
     }
@@ -86,7 +86,7 @@ fn a_hard_limit_must_hold_what_is_locked() {
     let limit = |kib: u64| {
         q35().vfio(1).vfio(2).asks("intel").child(&format!("<memtune><hard_limit>{kib}</hard_limit></memtune>"))
     };
-    warns(&limit(1_879_048_192 / 1024 - 1), code, "needs 1879048192");
+    warns(&limit(1_879_048_192 / 1024 - 1), code, "needs 1.8 GiB");
     says_nothing(&limit(1_879_048_192 / 1024), code);
     says_nothing(&q35().asks("intel").child("<memtune><hard_limit>1</hard_limit></memtune>"), code);
 }
@@ -159,7 +159,7 @@ fn a_hot_plug_needs_a_limit() {
     let code = Code::HotplugMemlock;
     let expects = || q35().hotplug().asks("intel");
     says_nothing(&expects().libvirt("8.7.0"), code);
-    warns(&expects().libvirt("8.6.9"), code, "viommu memlock DOMAIN --raise");
+    warns(&expects().libvirt("8.6.9"), code, "viommu memlock guest --raise");
     warns(&expects().libvirt("7.2.0"), code, "--raise");
     warns(&expects().libvirt("7.1.9"), code, "<memtune><hard_limit>");
     warns(&expects().wrapped(), code, "--raise");

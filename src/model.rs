@@ -1,0 +1,229 @@
+//! The vIOMMU models: one table with everything that depends on a model alone.
+//!
+//! Pure. Sources: libvirt's docs/formatdomain.rst, `qemuValidateDomainDeviceDefIOMMU`, `virDomainIOMMUDefValidate` and
+//! `qemuBuildIOMMUCommandLine`.
+
+use std::fmt;
+
+use crate::version::Version;
+
+/// The machine types that libvirt gives a vIOMMU to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// x86 with PCI Express.
+    Q35,
+    /// The generic Arm board.
+    ArmVirt,
+}
+
+impl Machine {
+    /// Every machine type.
+    pub const ALL: [Machine; 2] = [Machine::Q35, Machine::ArmVirt];
+
+    /// libvirt's names of the architecture and of the machine type.
+    #[must_use]
+    pub fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Machine::Q35 => ("x86_64", "q35"),
+            Machine::ArmVirt => ("aarch64", "virt"),
+        }
+    }
+}
+
+/// What is known of a model.
+#[derive(Debug)]
+pub struct Facts {
+    /// libvirt's name; also the value in a request.
+    pub name: &'static str,
+    /// The machine types that can have it.
+    pub machines: &'static [Machine],
+    /// The first libvirt that has it.
+    pub libvirt: Version,
+    /// The first QEMU that libvirt accepts for it.
+    pub qemu: Version,
+    /// libvirt's capability flags for it; all must be there.
+    pub flags: &'static [&'static str],
+    /// QEMU's type names and aliases.
+    pub drivers: &'static [&'static str],
+    /// How a new one is written on QEMU's command line. The id differs from libvirt's `iommu0`.
+    pub new: New,
+    /// The attributes of libvirt's `<driver>`, each with its property in QEMU.
+    pub attributes: &'static [(&'static str, &'static str)],
+    /// It remaps interrupts, which needs `<ioapic driver='qemu'/>`.
+    pub remaps_interrupts: bool,
+}
+
+/// A new vIOMMU on QEMU's command line.
+#[derive(Debug, Clone, Copy)]
+pub enum New {
+    /// The value of `-device`, without the properties of `<driver>`.
+    Device(&'static str),
+    /// A key of `-machine` and its value.
+    Machine(&'static str, &'static str),
+}
+
+macro_rules! models {
+    ($($(#[doc = $doc:literal])+ $model:ident = $facts:expr,)+) => {
+        /// A vIOMMU model of libvirt's that this program can add.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Model { $($(#[doc = $doc])+ $model,)+ }
+
+        impl Model {
+            /// Every model.
+            pub const ALL: &[Model] = &[$(Model::$model,)+];
+
+            /// Its row of the table.
+            #[must_use]
+            pub fn facts(self) -> &'static Facts {
+                match self { $(Model::$model => const { &$facts },)+ }
+            }
+        }
+    };
+}
+
+models! {
+    /// VT-d.
+    Intel = Facts {
+        name: "intel",
+        machines: &[Machine::Q35],
+        libvirt: Version::new(2, 1),
+        qemu: Version::new(2, 4),
+        flags: &["intel-iommu"],
+        drivers: &["intel-iommu"],
+        new: New::Device("intel-iommu,id=ua-viommu0"),
+        attributes: &[
+            ("intremap", "intremap"),
+            ("caching_mode", "caching-mode"),
+            ("eim", "eim"),
+            ("iotlb", "device-iotlb"),
+            ("aw_bits", "aw-bits"),
+        ],
+        remaps_interrupts: true,
+    },
+    /// Arm SMMUv3.
+    Smmuv3 = Facts {
+        name: "smmuv3",
+        machines: &[Machine::ArmVirt],
+        libvirt: Version::new(5, 5),
+        qemu: Version::new(2, 12),
+        flags: &["machine.virt.iommu"],
+        drivers: &["arm-smmuv3"],
+        new: New::Machine("iommu", "smmuv3"),
+        attributes: &[],
+        remaps_interrupts: false,
+    },
+    /// virtio-iommu. libvirt wants QEMU's property boot-bypass, hence QEMU 7.0, and takes `aw_bits` from 12.2 on.
+    Virtio = Facts {
+        name: "virtio",
+        machines: &[Machine::Q35, Machine::ArmVirt],
+        libvirt: Version::new(8, 3),
+        qemu: Version::new(7, 0),
+        flags: &["virtio-iommu-pci", "virtio-iommu.boot-bypass"],
+        drivers: &["virtio-iommu-pci", "virtio-iommu"],
+        // Without a slot: only the command line tells which one is free.
+        new: New::Device("virtio-iommu,id=ua-viommu0,bus=pcie.0"),
+        attributes: &[("aw_bits", "aw-bits")],
+        remaps_interrupts: false,
+    },
+}
+
+impl Model {
+    /// The model of this name in libvirt.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Model> {
+        Model::ALL.iter().copied().find(|model| model.name() == name)
+    }
+
+    /// The model of a device with this type name in QEMU.
+    #[must_use]
+    pub fn of_driver(driver: &str) -> Option<Model> {
+        Model::ALL.iter().copied().find(|model| model.facts().drivers.contains(&driver))
+    }
+
+    /// The models of a machine type.
+    pub fn of_machine(machine: Machine) -> impl Iterator<Item = Model> {
+        Model::ALL.iter().copied().filter(move |model| model.facts().machines.contains(&machine))
+    }
+
+    /// libvirt's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.facts().name
+    }
+
+    /// Whether its `<driver>` has an attribute.
+    #[must_use]
+    pub fn takes(self, attribute: &str) -> bool {
+        self.facts().attributes.iter().any(|(name, _)| *name == attribute)
+    }
+
+    /// QEMU's property for an attribute of libvirt's `<driver>`.
+    #[must_use]
+    pub fn property(self, attribute: &str) -> &str {
+        let known = self.facts().attributes.iter().find(|(name, _)| *name == attribute);
+        known.map_or(attribute, |(_, property)| property)
+    }
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The model of an `<iommu>` in a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WrittenModel {
+    /// One of the table.
+    Known(Model),
+    /// Another text, or none.
+    Other(String),
+}
+
+impl WrittenModel {
+    /// The model, if it is one of the table.
+    #[must_use]
+    pub fn known(&self) -> Option<Model> {
+        match self {
+            WrittenModel::Known(model) => Some(*model),
+            WrittenModel::Other(_) => None,
+        }
+    }
+
+    /// The text in the domain.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            WrittenModel::Known(model) => model.name(),
+            WrittenModel::Other(text) => text,
+        }
+    }
+}
+
+impl From<&str> for WrittenModel {
+    fn from(text: &str) -> WrittenModel {
+        Model::of_name(text).map_or_else(|| WrittenModel::Other(text.to_owned()), WrittenModel::Known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_do_not_overlap() {
+        for model in Model::ALL {
+            assert_eq!(Model::of_name(model.name()), Some(*model));
+            assert!(model.facts().drivers.iter().all(|driver| Model::of_driver(driver) == Some(*model)));
+            assert!(Model::ALL.iter().filter(|other| other.name() == model.name()).count() == 1);
+        }
+    }
+
+    #[test]
+    fn a_written_model_keeps_its_text() {
+        assert_eq!(WrittenModel::from("intel").known(), Some(Model::Intel));
+        for other in ["", "Intel", "amd"] {
+            assert_eq!((WrittenModel::from(other).known(), WrittenModel::from(other).as_str()), (None, other));
+        }
+    }
+}

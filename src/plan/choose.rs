@@ -1,0 +1,151 @@
+//! Which model: the machine must be able to have one, `auto` becomes one, and a model that is there already stays.
+
+use crate::model::{Machine, Model};
+use crate::note::{Code, Note};
+use crate::request::RequestedModel;
+use crate::version::Version;
+
+use super::guest::Guest;
+use super::virtio;
+
+/// A model, and the reasons for it.
+pub(super) struct Choice {
+    /// None: an `<iommu>` of another model, which stays as its user wrote it.
+    pub(super) model: Option<Model>,
+    pub(super) machine: Machine,
+    pub(super) reasons: Vec<String>,
+}
+
+/// The model of a guest that asks for one.
+pub(super) fn choose(guest: &Guest<'_>) -> Result<Choice, Note> {
+    let machine = machine(guest)?;
+    one_viommu(guest, machine)?;
+    let existing = guest.domain.iommus.first().map(|iommu| &iommu.model);
+    let choice = match (guest.request.model, existing, &guest.hidden) {
+        (RequestedModel::Model(model), Some(existing), _) if existing.known() != Some(model) => {
+            return Err(conflict(guest, &format!("<iommu model='{}'>", existing.as_str())));
+        }
+        (RequestedModel::Model(model), None, Some(hidden)) if Model::of_driver(&hidden.driver) != Some(model) => {
+            return Err(conflict(guest, &format!("'{}' in <qemu:commandline>", hidden.driver)));
+        }
+        (RequestedModel::Model(model), ..) => Choice { model: Some(model), machine, reasons: Vec::new() },
+        (_, Some(existing), _) => {
+            let reason = format!("the domain already has an <iommu model='{}'>", existing.as_str());
+            Choice { model: existing.known(), machine, reasons: vec![reason] }
+        }
+        (_, None, Some(hidden)) => Choice { model: Model::of_driver(&hidden.driver), machine, reasons: Vec::new() },
+        (_, None, None) => match machine {
+            Machine::Q35 => auto_x86(guest),
+            Machine::ArmVirt => auto_arm(guest),
+        },
+    };
+    match choice.model.filter(|model| guest.hidden.is_none() && !model.facts().machines.contains(&machine)) {
+        None => Ok(choice),
+        Some(model) => {
+            let others: Vec<_> = Model::of_machine(machine).map(Model::name).collect();
+            let message = format!(
+                "the vIOMMU model '{model}' does not exist on this guest's architecture: use {} or auto",
+                others.join(", ")
+            );
+            Err(Note::error(Code::ModelArchMismatch, message))
+        }
+    }
+}
+
+/// The machine, if libvirt gives it a vIOMMU (`qemuValidateDomainDeviceDefIOMMU`; names as in `qemuDomainMachineIsQ35`,
+/// `qemuDomainMachineIsARMVirt`, and Ubuntu's aliases).
+fn machine(guest: &Guest<'_>) -> Result<Machine, Note> {
+    let (arch, machine) = (guest.arch(), guest.domain.machine.as_deref());
+    let unsupported = |default: &str, supported: Machine| {
+        let (name, wanted) = (machine.unwrap_or(default), supported.names().1);
+        let message = format!("vIOMMU is not supported by machine type '{name}' ({arch}): use machine type '{wanted}'");
+        Err(Note::error(Code::MachineUnsupported, message))
+    };
+    match arch {
+        "x86_64" | "i686" => match machine {
+            Some(name) if name == "q35" || name.contains("-q35") => Ok(Machine::Q35),
+            // libvirt's default machine is the first that QEMU names: i440fx.
+            _ => unsupported("pc", Machine::Q35),
+        },
+        "aarch64" => match machine {
+            None => Ok(Machine::ArmVirt),
+            Some(name) if name == "virt" || name.starts_with("virt-") => Ok(Machine::ArmVirt),
+            Some(_) => unsupported("virt", Machine::ArmVirt),
+        },
+        _ => {
+            let source = guest.request.source.describe();
+            let message = format!(
+                "a vIOMMU needs an x86 or AArch64 guest, and the architecture of this one is '{arch}': remove the request from \
+                 {source}"
+            );
+            Err(Note::error(Code::ArchUnsupported, message))
+        }
+    }
+}
+
+/// QEMU takes one vIOMMU, which libvirt 12 does not check; SMMUv3 can be there once for each host bridge (QEMU 10.2).
+fn one_viommu(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
+    let written = guest.domain.iommus.iter().map(|iommu| (iommu.model.as_str(), iommu.model.known()));
+    let hidden = guest.hidden.iter().map(|found| (found.driver.as_str(), Model::of_driver(&found.driver)));
+    let (names, models): (Vec<_>, Vec<_>) = written.chain(hidden).unzip();
+    if names.len() < 2 || models.iter().all(|model| *model == Some(Model::Smmuv3)) {
+        return Ok(());
+    }
+    let late = match machine {
+        Machine::Q35 => "QEMU does not support multiple vIOMMUs for x86 yet.",
+        Machine::ArmVirt => "virt machine does not support multiple IOMMUs",
+    };
+    let message = format!("the domain has several vIOMMUs ({}): keep one of them (QEMU: \"{late}\")", names.join(", "));
+    Err(Note::error(Code::IommuConflict, message))
+}
+
+fn conflict(guest: &Guest<'_>, present: &str) -> Note {
+    let message = format!(
+        "{} asks for the vIOMMU model '{}', but the domain already has {present}: remove one of the two",
+        guest.request.source.describe(),
+        guest.request.model.as_str()
+    );
+    Note::error(Code::IommuConflict, message)
+}
+
+/// `auto` is virtio, as in the Nova specification, unless virtio would not work: then intel, which always exists on q35.
+fn auto_x86(guest: &Guest<'_>) -> Choice {
+    let mut against: Vec<String> = Vec::new();
+    let mut unless = |problem: Option<String>| against.extend(problem);
+    unless(guest.needs_eim().then(|| "interrupts for this many vCPUs need interrupt remapping with eim".into()));
+    unless(guest.is_windows().then(|| "Windows has no driver for virtio-iommu".into()));
+    unless((guest.has_or_expects_vfio() && guest.qemu < Version::new(9, 0)).then(|| {
+        let qemu = guest.qemu;
+        format!("QEMU {qemu} tells a virtio-iommu neither the host's address width nor its reserved ranges (9.0 does)")
+    }));
+    unless(guest.aliased().map(|(first, second)| {
+        format!("{first} and {second} share a conventional PCI bridge, which virtio-iommu cannot serve")
+    }));
+    unless((!guest.domain.acpi).then(|| "virtio-iommu is found through ACPI, which is off".into()));
+    unless(guest.unsupported(Model::Virtio).map(|unsupported| unsupported.why));
+    let only_intel_takes_it = guest.request.aw_bits.is_some() && !virtio::takes_aw_bits(guest);
+    unless(only_intel_takes_it.then(|| "an address width was asked for, which only intel takes here".into()));
+    let model = if against.is_empty() { Model::Virtio } else { Model::Intel };
+    if against.is_empty() {
+        against.push("libvirt and QEMU support it, and nothing in the guest speaks against it".into());
+    }
+    let reasons = against.into_iter().map(|why| format!("auto is {model}: {why}")).collect();
+    Choice { model: Some(model), machine: Machine::Q35, reasons }
+}
+
+/// On AArch64 virtio too, and smmuv3 where virtio would not work and there is no VFIO device.
+fn auto_arm(guest: &Guest<'_>) -> Choice {
+    let vfio = guest.has_or_expects_vfio();
+    let against = if guest.has_acpi() {
+        guest.unsupported(Model::Virtio).map(|unsupported| unsupported.why)
+    } else {
+        Some("without UEFI and ACPI the guest would not find a virtio-iommu".to_owned())
+    };
+    let (model, why) = match against {
+        Some(why) if !vfio => (Model::Smmuv3, why),
+        // With VFIO devices the checks of virtio refuse, each with its own code.
+        _ if vfio => (Model::Virtio, "SMMUv3 cannot serve a VFIO device".to_owned()),
+        _ => (Model::Virtio, "libvirt and QEMU support it".to_owned()),
+    };
+    Choice { model: Some(model), machine: Machine::ArmVirt, reasons: vec![format!("auto is {model}: {why}")] }
+}

@@ -1,0 +1,132 @@
+//! What was decided about the vIOMMU, and the changes that follow from it.
+
+use crate::model::{Model, New};
+use crate::note::{Code, Note};
+use crate::qemu::Edits;
+use crate::request::RequestedModel;
+
+use super::guest::Guest;
+use super::intel;
+use super::result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan};
+
+/// What was decided about the vIOMMU.
+pub(super) struct Decision {
+    pub(super) iommu: Option<Iommu>,
+    /// `<driver>` attributes that are added.
+    pub(super) added: Vec<(&'static str, String)>,
+    pub(super) ioapic: Option<Ioapic>,
+    /// Why `auto` became this model.
+    pub(super) reasons: Vec<String>,
+    /// Every host decides alike about this guest.
+    pub(super) reproducible: bool,
+}
+
+impl Decision {
+    /// The guest keeps what it has.
+    pub(super) fn unchanged(guest: &Guest<'_>) -> Decision {
+        let existing = guest.domain.iommus.first().map(|iommu| Iommu {
+            name: iommu.model.as_str().to_owned(),
+            model: iommu.model.known(),
+            origin: Origin::Existing,
+            driver: iommu.driver.clone(),
+        });
+        let hidden = guest.hidden.as_ref().map(|hidden| Iommu {
+            name: hidden.driver.clone(),
+            model: Model::of_driver(&hidden.driver),
+            origin: Origin::Commandline,
+            driver: hidden.properties.clone().into_iter().collect(),
+        });
+        let ioapic = guest.domain.ioapic.clone().map(|driver| Ioapic { driver, origin: Origin::Existing });
+        Decision { iommu: existing.or(hidden), added: Vec::new(), ioapic, reasons: Vec::new(), reproducible: true }
+    }
+
+    /// A new vIOMMU with these `<driver>` attributes, or the existing `<iommu>` with those that it lacks.
+    pub(super) fn with(guest: &Guest<'_>, model: Model, wanted: Vec<(&'static str, String)>) -> Decision {
+        let existing = guest.domain.iommus.first();
+        let lacks = |name: &str| existing.is_none_or(|iommu| iommu.driver(name).is_none());
+        let added: Vec<_> = wanted.into_iter().filter(|(name, _)| lacks(name)).collect();
+        let mut driver = existing.map(|iommu| iommu.driver.clone()).unwrap_or_default();
+        driver.extend(added.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        let origin = match (existing, added.is_empty()) {
+            (None, _) => Origin::Added,
+            (Some(_), true) => Origin::Existing,
+            (Some(_), false) => Origin::Completed,
+        };
+        let iommu = Iommu { name: model.name().to_owned(), model: Some(model), origin, driver };
+        Decision { iommu: Some(iommu), added, ..Decision::unchanged(guest) }
+    }
+
+    /// Writes the vIOMMU, the I/O APIC and their changes into a plan.
+    pub(super) fn enter(self, guest: &Guest<'_>, plan: &mut Plan) {
+        let (origin, model) = self.iommu.as_ref().map(|iommu| (iommu.origin, iommu.model)).unzip();
+        match (origin, model.flatten()) {
+            (Some(Origin::Added), Some(model)) => add_iommu(guest, model, self.added, plan),
+            (Some(Origin::Completed), Some(model)) => complete_iommu(guest, model, self.added, plan),
+            _ => {}
+        }
+        if self.ioapic.as_ref().is_some_and(|ioapic| ioapic.origin == Origin::Added) {
+            let reason =
+                "interrupt remapping needs the split irqchip, and libvirt before 10.10 does not add it by itself";
+            plan.change(Action::Add, "/domain/features/ioapic", reason.to_owned(), Edit::SplitIoapic, false);
+            plan.qemu.machine.insert("kernel_irqchip".into(), "split".into());
+        }
+        plan.reproducible = self.reproducible && guest.request.model != RequestedModel::Auto;
+        plan.notes.extend(self.reasons.into_iter().map(|reason| Note::info(Code::AutoModel, reason)));
+        plan.iommu = self.iommu;
+        plan.ioapic = self.ioapic;
+    }
+}
+
+fn add_iommu(guest: &Guest<'_>, model: Model, driver: Vec<(&'static str, String)>, plan: &mut Plan) {
+    let (source, asked) = (guest.request.source.describe(), guest.request.model.as_str());
+    on_command_line(model, &driver, &mut plan.qemu);
+    let reason = format!("{source} asks for a vIOMMU ({asked})");
+    let edit = Edit::AddIommu { model: model.name(), driver };
+    plan.change(Action::Add, "/domain/devices/iommu", reason, edit, true);
+}
+
+fn complete_iommu(guest: &Guest<'_>, model: Model, driver: Vec<(&'static str, String)>, plan: &mut Plan) {
+    let names = driver.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ");
+    let essential = driver.iter().any(|(name, _)| intel::is_essential(guest, name));
+    plan.qemu.existing = properties(model, &driver).collect();
+    let edit = Edit::CompleteIommu { model: model.name(), driver };
+    plan.change(Action::Set, "/domain/devices/iommu/driver", format!("the <iommu> lacks {names}"), edit, essential);
+}
+
+/// What libvirt writes for a new `<iommu>` (`qemuBuildIOMMUCommandLine`).
+fn on_command_line(model: Model, driver: &[(&'static str, String)], edits: &mut Edits) {
+    match model.facts().new {
+        New::Machine(key, value) => {
+            edits.machine.insert(key.to_owned(), value.to_owned());
+        }
+        New::Device(device) => {
+            let properties = properties(model, driver).map(|(name, value)| format!(",{name}={value}"));
+            edits.devices.push(format!("{device}{}", properties.collect::<String>()));
+        }
+    }
+}
+
+fn properties(model: Model, driver: &[(&'static str, String)]) -> impl Iterator<Item = (String, String)> {
+    driver.iter().map(move |(name, value)| (model.property(name).to_owned(), value.clone()))
+}
+
+impl Plan {
+    pub(super) fn change(&mut self, action: Action, path: &'static str, reason: String, edit: Edit, essential: bool) {
+        self.changes.push(Change { action, path, reason, edit, essential });
+    }
+}
+
+/// Locks all of the guest's memory, where that is asked for.
+pub(super) fn lock_memory(guest: &Guest<'_>, plan: &mut Plan) {
+    let (request, memory) = (guest.request, &guest.domain.memory);
+    if request.nosharepages && !memory.nosharepages {
+        let reason = "a real-time guest shares no pages".to_owned();
+        plan.change(Action::Add, "/domain/memoryBacking/nosharepages", reason, Edit::ForbidPageSharing, false);
+    }
+    if request.locked_memory && !memory.locked {
+        let reason = "all of the guest's memory is to be locked".to_owned();
+        let asked = request.asks_to_lock();
+        plan.change(Action::Add, "/domain/memoryBacking/locked", reason, Edit::LockMemory, asked);
+        plan.qemu.lock_memory = asked;
+    }
+}

@@ -1,0 +1,120 @@
+//! What the rules look at: a domain, its request, its host, and what follows from them.
+
+use crate::domain::{Domain, Requester, VfioDevice};
+use crate::host::Host;
+use crate::model::Model;
+use crate::note::Code;
+use crate::qemu::{self, FoundIommu};
+use crate::request::Request;
+use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, Version};
+
+/// The input of every rule.
+pub(super) struct Guest<'a> {
+    pub(super) domain: &'a Domain,
+    pub(super) request: &'a Request,
+    pub(super) host: &'a Host,
+    pub(super) libvirt: Version,
+    pub(super) qemu: Version,
+    /// The vIOMMU in `<qemu:commandline>`.
+    pub(super) hidden: Option<FoundIommu>,
+}
+
+/// Why a host does not have a model.
+pub(super) struct Unsupported {
+    pub(super) code: Code,
+    /// The reason, as the first half of a sentence.
+    pub(super) why: String,
+    /// libvirt's message for a domain with this model.
+    pub(super) late: String,
+}
+
+impl<'a> Guest<'a> {
+    pub(super) fn new(domain: &'a Domain, request: &'a Request, host: &'a Host) -> Guest<'a> {
+        let emulator = host.emulator_of(domain);
+        Guest {
+            domain,
+            request,
+            host,
+            libvirt: host.libvirt.unwrap_or(NEWEST_LIBVIRT),
+            qemu: emulator.and_then(|emulator| emulator.version).unwrap_or(NEWEST_QEMU),
+            hidden: qemu::find_iommu(&domain.commandline),
+        }
+    }
+
+    /// libvirt gives a domain without an architecture the host's.
+    pub(super) fn known_arch(&self) -> Option<&'a str> {
+        self.domain.arch.as_deref().or(self.host.arch.as_deref())
+    }
+
+    pub(super) fn arch(&self) -> &'a str {
+        self.known_arch().unwrap_or("x86_64")
+    }
+
+    pub(super) fn is_windows(&self) -> bool {
+        self.domain.system.as_ref().is_some_and(|system| system.windows)
+    }
+
+    /// What libvirt found out about the domain's emulator; none where that is unknown. A libvirt newer than the tested ones may
+    /// have stopped to probe what every QEMU has by then, so there the version decides.
+    pub(super) fn emulator_has(&self, flag: &str) -> Option<bool> {
+        if self.libvirt > NEWEST_LIBVIRT {
+            return None;
+        }
+        self.host.emulator_of(self.domain).and_then(|emulator| emulator.has(flag))
+    }
+
+    /// Why this host does not have a model; none where it has.
+    pub(super) fn unsupported(&self, model: Model) -> Option<Unsupported> {
+        let (facts, libvirt, qemu) = (model.facts(), self.libvirt, self.qemu);
+        if libvirt < facts.libvirt {
+            return Some(Unsupported {
+                code: Code::ModelUnsupportedByLibvirt,
+                why: format!("libvirt {libvirt} does not know the vIOMMU model '{model}' ({} does)", facts.libvirt),
+                late: format!("unknown IOMMU model: {model}"),
+            });
+        }
+        let flags: Option<Vec<bool>> = facts.flags.iter().map(|flag| self.emulator_has(flag)).collect();
+        let supported = flags.map_or(qemu >= facts.qemu, |flags| flags.into_iter().all(|has| has));
+        let driver = facts.drivers.first().copied().unwrap_or_default();
+        (!supported).then(|| Unsupported {
+            code: Code::ModelUnsupportedByQemu,
+            why: format!("QEMU {qemu} has no {driver} that libvirt accepts ({} can have it)", facts.qemu),
+            late: format!("IOMMU device: '{model}' is not supported with this QEMU binary"),
+        })
+    }
+
+    /// More vCPUs than 8-bit APIC ids can address: 255 is the broadcast id. QEMU counts ids, which leave gaps in an uneven
+    /// topology; libvirt counts vCPUs (`qemuValidateDomainVCpuTopology`: 255). More than 255 vCPUs always have an id above 254.
+    pub(super) fn needs_eim(&self) -> bool {
+        self.domain.vcpus.highest_apic_id() > 254
+    }
+
+    /// VFIO devices now, of those that the vIOMMU translates for.
+    pub(super) fn has_vfio(&self) -> bool {
+        self.domain.vfio.iter().any(|device| device.requester != Requester::Bypass)
+    }
+
+    /// VFIO devices now or later.
+    pub(super) fn has_or_expects_vfio(&self) -> bool {
+        self.request.hotplug || self.has_vfio()
+    }
+
+    /// On AArch64 libvirt gives ACPI to UEFI guests only ("ACPI requires UEFI on this architecture").
+    pub(super) fn has_acpi(&self) -> bool {
+        self.domain.acpi && (self.domain.uefi || self.arch() != "aarch64")
+    }
+
+    /// Two VFIO devices that the vIOMMU sees under one requester id.
+    pub(super) fn aliased(&self) -> Option<(&'a str, &'a str)> {
+        let behind_bridge = |device: &VfioDevice| match device.requester {
+            Requester::Bridge { controller } => Some(controller),
+            _ => None,
+        };
+        let vfio = &self.domain.vfio;
+        vfio.iter().enumerate().find_map(|(index, first)| {
+            let bridge = behind_bridge(first)?;
+            let second = vfio.iter().skip(index + 1).find(|device| behind_bridge(device) == Some(bridge))?;
+            Some((first.source.name(), second.source.name()))
+        })
+    }
+}

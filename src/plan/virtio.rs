@@ -1,0 +1,99 @@
+//! The rules of a virtio-iommu.
+
+use crate::model::{Machine, Model};
+use crate::note::{Code, Note};
+use crate::version::Version;
+
+use super::decision::Decision;
+use super::guest::Guest;
+
+/// Decides about a virtio-iommu.
+pub(super) fn decide(guest: &Guest<'_>, machine: Machine) -> Result<Decision, Note> {
+    supported(guest, machine)?;
+    acpi(guest)?;
+    no_eim(guest, machine)?;
+    no_aliases(guest, machine)?;
+    // An unknown libvirt counts as a new one here.
+    let takes_width = guest.host.libvirt.is_none() || takes_aw_bits(guest);
+    super::only_own_attributes(guest, Model::Virtio, takes_width)?;
+    width(guest, machine)?;
+    let width = guest.request.aw_bits.map(|bits| ("aw_bits", bits.to_string()));
+    Ok(Decision::with(guest, Model::Virtio, width.into_iter().collect()))
+}
+
+/// libvirt takes `aw_bits` for virtio from 12.2.0 on, where QEMU has the property: from 9.0 on.
+pub(super) fn takes_aw_bits(guest: &Guest<'_>) -> bool {
+    guest.libvirt >= Version::new(12, 2)
+        && guest.emulator_has("virtio-iommu.aw-bits").unwrap_or(guest.qemu >= Version::new(9, 0))
+}
+
+fn supported(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
+    let remedy = match machine {
+        Machine::Q35 => "use the model intel",
+        Machine::ArmVirt if guest.has_or_expects_vfio() => "update it, because SMMUv3 cannot serve a VFIO device",
+        Machine::ArmVirt => "use the model smmuv3",
+    };
+    super::supported(guest, Model::Virtio, remedy)
+}
+
+fn acpi(guest: &Guest<'_>) -> Result<(), Note> {
+    if guest.has_acpi() {
+        return Ok(());
+    }
+    let message = "a virtio-iommu is described to the guest by ACPI only: add <features><acpi/></features>, on AArch64 with UEFI \
+                   firmware (libvirt: \"IOMMU device: 'virtio' requires ACPI\")";
+    Err(Note::error(Code::VirtioWithoutAcpi, message))
+}
+
+fn no_eim(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
+    if machine != Machine::Q35 || !guest.needs_eim() {
+        return Ok(());
+    }
+    let message = format!(
+        "{} vCPUs (highest APIC id {}) need interrupt remapping with eim, which virtio-iommu does not have: use the model intel \
+         (libvirt: \"more than 255 vCPUs require extended interrupt mode enabled on the iommu device\")",
+        guest.domain.vcpus.maximum,
+        guest.domain.vcpus.highest_apic_id()
+    );
+    Err(Note::error(Code::VcpusNeedEim, message))
+}
+
+fn no_aliases(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
+    let Some((first, second)) = guest.aliased() else { return Ok(()) };
+    let message = format!(
+        "{first} and {second} share a conventional PCI bridge: give each a pcie-root-port{} (QEMU: \"virtio-iommu does not support \
+         aliased BDF\")",
+        or_intel(machine)
+    );
+    Err(Note::error(Code::VirtioAliasedDevices, message))
+}
+
+/// The guest must get the requested width.
+fn width(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
+    let Some(bits) = guest.request.aw_bits else { return Ok(()) };
+    let Some(existing) = guest.domain.iommus.first() else {
+        if takes_aw_bits(guest) {
+            return Ok(());
+        }
+        let message = format!(
+            "aw-bits={bits} is asked for, and a virtio-iommu takes an address width only from libvirt 12.2 and QEMU 9.0 on: leave \
+             it out{}",
+            or_intel(machine)
+        );
+        return Err(Note::error(Code::RequestConflict, message));
+    };
+    let written = existing.driver("aw_bits");
+    if written == Some(bits.to_string().as_str()) {
+        return Ok(());
+    }
+    let has = written.map_or_else(|| "no aw_bits".to_owned(), |width| format!("aw_bits='{width}'"));
+    let message = format!(
+        "aw-bits={bits} is asked for, and the <iommu model='virtio'> has {has}: write the width into its <driver>, or leave it out \
+         of the request"
+    );
+    Err(Note::error(Code::IommuConflict, message))
+}
+
+fn or_intel(machine: Machine) -> &'static str {
+    if machine == Machine::Q35 { ", or use the model intel" } else { "" }
+}
