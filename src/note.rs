@@ -167,6 +167,8 @@ codes! {
     HookUnusable = "hook-unusable",
     /// The daemon has not looked for hooks since there is one.
     HookNotLoaded = "hook-not-loaded",
+    /// libvirt has not probed the QEMU behind the wrapper since it was installed.
+    EmulatorStale = "emulator-stale",
     /// AppArmor or SELinux keeps the hook or the wrapper from its work.
     Confined = "confined",
     /// libvirt or QEMU is older than what is supported, or newer than what was tested.

@@ -13,7 +13,7 @@ use crate::state::store;
 use crate::sys::{fs, process};
 
 use super::guests::Guest;
-use super::{Check, Known, install, text};
+use super::{Check, Known, install, route, text};
 
 /// Kernel numbers of the capabilities that raising a limit needs (linux/capability.h).
 const NEEDED: [(&str, u32); 2] = [("CAP_SYS_RESOURCE", 24), ("CAP_SYS_PTRACE", 19)];
@@ -25,8 +25,10 @@ const INEXACT: u64 = 2;
 /// A running libvirtd or virtqemud.
 #[derive(Debug)]
 pub(super) struct Daemon {
-    name: &'static str,
+    pub(super) name: &'static str,
     pid: i32,
+    /// The host route is in its PATH.
+    pub(super) route: bool,
     /// When it was started, seconds since the epoch.
     started: Option<u64>,
     /// When systemd last started or reloaded it, seconds since the epoch.
@@ -52,6 +54,7 @@ impl Daemon {
             Some(Daemon {
                 name,
                 pid: pid.as_raw_nonzero().get(),
+                route: route::is_in(&of_process(pid, "environ")),
                 started: process::started(pid),
                 reloaded: unit.and_then(|unit| state_changed(&unit)),
                 limit: process::lock_limit(pid).ok().map(|limit| limit.hard),

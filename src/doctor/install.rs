@@ -18,7 +18,7 @@ const READS_DIRECTORY: Version = Version::new(6, 5);
 
 pub(super) const BINARY: &str = "/usr/bin/viommu";
 /// The links that are libvirt's default emulators where the host route is on.
-const HOST_ROUTE: &str = "/usr/lib/libvirt-host-route";
+pub(super) const HOST_ROUTE: &str = "/usr/lib/libvirt-host-route";
 const MAIN: &str = "/etc/libvirt/hooks/qemu";
 const OWN: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
 

@@ -11,6 +11,7 @@ mod daemon;
 mod guests;
 mod host;
 mod install;
+mod route;
 
 use std::path::Path;
 
@@ -148,6 +149,8 @@ pub fn examine(image: bool) -> Vec<Check> {
     checks.extend(daemon::loaded(&known));
     checks.extend(host::versions(&known));
     checks.push(install::wrapper(&known));
+    checks.extend(route::probed(&known));
+    checks.push(route::route(&known));
     checks.extend(confinement::apparmor(&known));
     checks.extend(confinement::selinux(&known));
     checks.extend(host::checks(&known));

@@ -4,7 +4,7 @@
 //! `config` reads the configuration, `libvirt` finds libvirt's processes. An unknown fact is `None`; the plan reports what it
 //! assumes instead (`host-fact-assumed`).
 
-mod capcache;
+pub mod capcache;
 pub mod config;
 pub mod libvirt;
 pub mod probe;

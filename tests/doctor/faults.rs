@@ -67,6 +67,57 @@ fn a_hook_of_somebody_elses() {
     fine("a-copy", |host| host.program(HOOK, "\x7fELF of another version, urn:libvirt-viommu:1"));
 }
 
+/// The host route is on: systemd's file, and the daemon's environment.
+fn routed(host: &Host) {
+    host.directory("run/systemd/system");
+    host.file("etc/systemd/system/libvirtd.service.d/zz-viommu-host-route.conf", "");
+    host.daemon("environ", "LANG=C\0PATH=/usr/lib/libvirt-host-route:/usr/bin\0");
+    host.link("usr/lib/libvirt-host-route/qemu-system-x86_64", "/usr/bin/viommu");
+}
+
+#[test]
+fn the_host_route() {
+    fine("route", |host| {
+        routed(host);
+        host.define("nova", "qemu-system-x86_64", "");
+        let file = "etc/libvirt/qemu/nova.xml";
+        let text = fs::read_to_string(host.path(file)).unwrap();
+        host.file(file, &text.replace("/usr/bin/qemu", "/usr/lib/libvirt-host-route/qemu"));
+    });
+    let started = ("broken", "hook-not-loaded");
+    fault("route-not-restarted", started, "started before it was switched on", |host| {
+        routed(host);
+        host.daemon("environ", "PATH=/usr/bin\0");
+    });
+    fault("route-off", ("warning", "hook-not-loaded"), "started before it was switched off", |host| {
+        routed(host);
+        host.remove("etc/systemd/system/libvirtd.service.d");
+    });
+    let host = Host::healthy("route-without-hook");
+    routed(&host);
+    host.remove(HOOK);
+    let (report, _) = host.report();
+    let route = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "host-route").unwrap();
+    assert_eq!((&route["state"], &route["code"]), (&"broken".into(), &"hook-unusable".into()), "{route:#}");
+}
+
+#[test]
+fn a_qemu_that_libvirt_has_not_probed() {
+    let stale = |host: &Host| {
+        let cache = fs::read_to_string(host.path("var/cache/libvirt/qemu/capabilities/0.xml")).unwrap();
+        host.file(
+            "var/cache/libvirt/qemu/capabilities/2.xml",
+            &cache.replace("/usr/bin/qemu-", "/usr/bin/viommu-qemu-"),
+        );
+    };
+    fine("probed", stale);
+    fault("not-probed", ("warning", "emulator-stale"), "newer than what libvirt found out", |host| {
+        stale(host);
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        host.program("usr/bin/qemu-system-x86_64", "\x7fELF of a newer version");
+    });
+}
+
 #[test]
 fn a_hook_that_leads_nowhere() {
     fault("dangling", UNUSABLE, "a file that does not exist", |host| host.link(HOOK, "/usr/local/bin/viommu"));
