@@ -132,3 +132,33 @@ fn documents_name_who_acts() {
         }
     }
 }
+
+/// The files that CONTRIBUTING.md names are there, and its chain of calls is the one of the code, with few ways back.
+#[test]
+fn the_map_of_the_code_is_right() {
+    let page = read("CONTRIBUTING.md");
+    let mut count = 0;
+    for name in page.split('`').skip(1).step_by(2) {
+        let ours = ["src/", "tests/", "docs/", "fuzz/", "packaging/", "examples/", "man/", "completions/"];
+        if ours.iter().any(|directory| name.starts_with(directory)) && !name.contains([' ', '*', 'T']) {
+            count += 1;
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(name).exists(), "CONTRIBUTING.md names {name}");
+        }
+    }
+    assert!(count > 40, "{count} files named");
+    let (_, chain) = page.split_once("\n## From a request to `<iommu>`\n").unwrap();
+    let (chain, _) = chain.split_once("\n## ").unwrap();
+    let (mut left, mut returns, mut current) = (Vec::new(), 0, "");
+    let steps = chain.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+    for step in steps {
+        let mut names = step.split('`').skip(1).step_by(2);
+        let (file, function) = (names.next().unwrap(), names.next().unwrap());
+        assert!(read(file).contains(&format!("fn {function}")), "{file} has no fn {function}");
+        if file != current {
+            returns += usize::from(left.contains(&file));
+            left.push(current);
+            current = file;
+        }
+    }
+    assert!(left.len() > 15 && returns <= 8, "{returns} returns in {} steps", left.len());
+}
