@@ -50,7 +50,10 @@ const OTHERS: [[&str; 3]; 8] = [
 /// The hook, as libvirt calls it.
 fn hook(event: [&str; 3], xml: impl AsRef<[u8]>) -> Ran {
     let [operation, sub_operation, extra] = event;
-    run(sandbox::hook(), &[NAME, operation, sub_operation, extra], xml.as_ref())
+    let running =
+        std::str::from_utf8(xml.as_ref()).ok().filter(|_| operation.starts_with("start")).map(sandbox::running);
+    let xml = running.as_ref().map_or(xml.as_ref(), String::as_bytes);
+    run(sandbox::hook(), &[NAME, operation, sub_operation, extra], xml)
 }
 
 /// Guests, made from the example: it asks for a vIOMMU, has none, and QEMU is its emulator.

@@ -6,12 +6,12 @@ use clap::Args;
 use rustix::process::Pid;
 
 use crate::decide::Decided;
-use crate::host::libvirt;
+use crate::host::guest_process::{Guests, Identity};
 use crate::limit::Limit;
 use crate::note::{Code, Note};
 use crate::plan;
 use crate::qemu::{self, Invocation};
-use crate::sys::{fs, process};
+use crate::sys::pinned::Pinned;
 use crate::text::{bytes, printable};
 
 use super::Failure;
@@ -46,12 +46,16 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     let Decided { domain, plan, .. } = input::decide(&live, &RequestOptions::default(), &arguments.host)?;
     let plan = plan::kept(&plan);
     let not_running = || Failure::Usage(format!("{name} is not running"));
-    let (pid, _pinned) = libvirt::pinned(&libvirt::pidfile(&domain.name)).ok_or_else(not_running)?;
+    let guest = Identity::of(&domain).filter(|_| domain.id.is_some()).ok_or_else(not_running)?;
+    let process = Guests::look()
+        .find(&guest)
+        .ok_or_else(|| Failure::Usage(format!("the QEMU of {name} is not known: {}", guest.missing())))?;
+    let pid = process.pid();
     if arguments.pid.is_some_and(|named| named != pid.as_raw_nonzero().get()) {
-        // A command line can say anything; libvirt's pidfile cannot.
+        // A command line can say anything.
         return Err(Failure::Usage(format!("process {} is not the QEMU of {name}", arguments.pid.unwrap_or_default())));
     }
-    let found = process::lock_limit(pid).map_err(|error| gone(&name, &error))?;
+    let found = process.lock_limit().map_err(|error| gone(&name, &error))?;
 
     let spaces = &plan.memlock.address_spaces;
     // A first device, or one more address space: without a vIOMMU all devices share one.
@@ -62,7 +66,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     };
     let mut limit = found;
     if arguments.raise {
-        limit = process::raise_lock_limit(pid, one_more).map_err(|error| {
+        limit = process.raise_lock_limit(one_more).map_err(|error| {
             let message = format!("the locked-memory limit of {name} cannot be raised to {one_more}: {error}");
             Note::error(Code::MemlockNoPrivilege, message)
         })?;
@@ -74,7 +78,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     writeln!(
         out,
         "  locked now      {}",
-        locked(pid).map_or_else(|| "not known".to_owned(), |locked| format!("{locked:#}"))
+        locked(&process).map_or_else(|| "not known".to_owned(), |locked| format!("{locked:#}"))
     )?;
     for (index, space) in spaces.iter().enumerate() {
         let devices = space.devices.iter().map(|device| printable(device)).collect::<Vec<_>>().join(" ");
@@ -100,15 +104,16 @@ fn gone(name: &str, error: &std::io::Error) -> Failure {
 
 /// The domain of a QEMU process, by the `-uuid` that libvirt gave it.
 fn uuid_of(pid: i32) -> Result<String, Failure> {
-    match Pid::from_raw(pid).map(|pid| qemu::classify(&process::arguments(pid))) {
+    let process = Pid::from_raw(pid).and_then(|pid| Pinned::open(pid).ok());
+    match process.map(|process| qemu::classify(&process.arguments())) {
         Some(Invocation::Guest { uuid, .. }) => Ok(uuid),
         _ => Err(Failure::Usage(format!("process {pid} is not a guest of libvirt's"))),
     }
 }
 
 /// Memory that the process has locked, bytes (`VmLck`: type1 containers account there).
-fn locked(pid: Pid) -> Option<Limit> {
-    let status = fs::head(std::path::Path::new(&format!("/proc/{}/status", pid.as_raw_nonzero())), 8192)?;
+fn locked(process: &Pinned) -> Option<Limit> {
+    let status = process.text("status", 8192)?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024).map(Limit::Bytes)
 }

@@ -10,6 +10,7 @@ use crate::host::libvirt;
 use crate::limit::Limit;
 use crate::note::Code;
 use crate::state::store;
+use crate::sys::pinned::Pinned;
 use crate::sys::{fs, process};
 
 use super::guests::Guest;
@@ -57,7 +58,7 @@ impl Daemon {
                 route: route::is_in(&of_process(pid, "environ")),
                 started: process::started(pid),
                 reloaded: unit.and_then(|unit| state_changed(&unit)),
-                limit: process::lock_limit(pid).ok().map(|limit| limit.hard),
+                limit: Pinned::open(pid).and_then(|daemon| daemon.lock_limit()).ok().map(|limit| limit.hard),
                 capabilities: capabilities(&of_process(pid, "status")),
                 user_namespace: !of_process(pid, "uid_map").split_whitespace().eq(["0", "0", "4294967295"]),
                 confinement: confinement(pid),

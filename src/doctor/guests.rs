@@ -5,12 +5,14 @@ use std::path::Path;
 use crate::config::Config;
 use crate::decide::plan_for;
 use crate::domain::{Domain, Uuid};
-use crate::host::{Host, libvirt};
+use crate::host::Host;
+use crate::host::guest_process::{Guests, Identity};
 use crate::limit::Limit;
 use crate::note::{Code, Note};
 use crate::plan::{Plan, Refusal, Route, kept};
 use crate::qemu;
 use crate::request::{Keys, Request};
+use crate::sys::pinned::Pinned;
 use crate::sys::{fs, process};
 use crate::text::shell_name;
 use crate::xml;
@@ -48,26 +50,29 @@ pub(super) fn read(config: &Config, host: &Host) -> Vec<Guest> {
         let plan = plan_for(&domain, Request::of(&domain, &Keys::default(), config), host);
         (domain, plan)
     };
-    let running = xml_files(RUNNING).filter_map(|(file, stem, text)| {
-        let domain = live(&text);
-        let name = domain.as_ref().map_or(stem.as_str(), |domain| domain.name.as_str());
-        let running = Some(Running::read(name)?);
-        Some(Guest { file, domain: domain.map(decide), running })
+    let mut processes = None;
+    let running = xml_files(RUNNING).filter_map(|(file, text)| {
+        let domain = match live(&text) {
+            Ok(domain) => domain,
+            Err(note) => return Some(Guest { file, domain: Err(note), running: None }),
+        };
+        let process = processes.get_or_insert_with(Guests::look).find(&Identity::of(&domain)?)?;
+        Some(Guest { file, domain: Ok(decide(domain)), running: Some(Running::read(&process)) })
     });
-    let defined = xml_files(DEFINED).map(|(file, _, text)| {
+    let defined = xml_files(DEFINED).map(|(file, text)| {
         let domain = xml::parse(text.as_bytes()).and_then(|document| Domain::read(&document));
         Guest { file, domain: domain.map(decide), running: None }
     });
     running.chain(defined).collect()
 }
 
-/// The XML files of a directory: path, name without the extension, text.
-fn xml_files(directory: &'static str) -> impl Iterator<Item = (String, String, String)> {
+/// The XML files of a directory: path, text.
+fn xml_files(directory: &'static str) -> impl Iterator<Item = (String, String)> {
     fs::names(Path::new(directory)).into_iter().filter_map(move |name| {
-        let stem = name.strip_suffix(".xml")?.to_owned();
+        name.strip_suffix(".xml")?;
         let file = format!("{directory}/{name}");
         let text = fs::head(Path::new(&file), xml::MAX_BYTES)?;
-        Some((file, stem, text))
+        Some((file, text))
     })
 }
 
@@ -80,15 +85,13 @@ fn live(status: &str) -> Result<Domain, Note> {
 }
 
 impl Running {
-    /// The process that holds the lock of the guest's pidfile.
-    fn read(name: &str) -> Option<Running> {
-        let (pid, _pinned) = libvirt::pinned(&libvirt::pidfile(name))?;
-        let arguments = process::arguments(pid);
-        Some(Running {
-            started: process::started(pid),
-            limit: process::lock_limit(pid).ok().map(|limit| limit.soft),
+    fn read(process: &Pinned) -> Running {
+        let arguments = process.arguments();
+        Running {
+            started: process::started(process.pid()),
+            limit: process.lock_limit().ok().map(|limit| limit.soft),
             viommu: (!arguments.is_empty()).then(|| qemu::find_iommu(&arguments).is_some()),
-        })
+        }
     }
 }
 

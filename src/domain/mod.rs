@@ -32,6 +32,8 @@ const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 pub struct Domain {
     /// `<domain type=…>`: `kvm`, `qemu`, or a type that is none of our business.
     pub virt_type: String,
+    /// `<domain id=…>`: libvirt's number for a guest that runs or starts.
+    pub id: Option<u32>,
     /// `<name>`; empty where there is none.
     pub name: String,
     /// `<uuid>`, where it is written and well-formed.

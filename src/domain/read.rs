@@ -37,6 +37,7 @@ impl Domain {
         let os_type = |name| first_attribute(root, &["os"], "type", name).map(str::to_owned);
         Ok(Domain {
             virt_type: root.attr("type").unwrap_or_default().to_owned(),
+            id: root.attr("id").and_then(|id| id.parse().ok()),
             name: string(root, &["name"]).unwrap_or_default(),
             uuid: string(root, &["uuid"]).and_then(|uuid| uuid.parse().ok()),
             arch: os_type("arch"),

@@ -1,13 +1,12 @@
 //! Decides what an event calls for. Reads files of the host, changes nothing.
 
-use std::path::Path;
-
 use crate::config::Config;
 use crate::decide::{self, Decided, Undecided};
 use crate::domain::{Domain, Uuid};
 use crate::guard;
+use crate::host::Host;
+use crate::host::guest_process::{Guests, Identity};
 use crate::host::probe::Places;
-use crate::host::{Host, libvirt};
 use crate::note::{Code, Level, Note};
 use crate::plan::{self, Plan, Route, wrapped_emulator};
 use crate::qemu::{self, Edits, Invocation};
@@ -154,12 +153,8 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     state.memlock = limit;
     outcome.effects.push(Effect::WriteState(Box::new(state)));
     if let Some(limit) = limit {
-        outcome.effects.push(Effect::Guard(guard::Order {
-            state: store::state_file(uuid),
-            pidfile: libvirt::pidfile(&decided.domain.name),
-            limit,
-            urgent: !wrapper,
-            uuid: uuid.to_string(),
+        outcome.effects.extend(Identity::of(&decided.domain).map(|guest| {
+            Effect::Guard(guard::Order { state: store::state_file(uuid), guest, limit, urgent: !wrapper })
         }));
     }
 }
@@ -180,22 +175,24 @@ fn emulator(decided: &Decided<'_>) -> String {
 }
 
 fn started(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
-    let pidfile = libvirt::pidfile(&decided.domain.name);
+    let Some(guest) = Identity::of(&decided.domain) else { return };
+    let edits = (plan.route == Route::Wrapper).then(|| edits_in_use(&guest)).flatten();
     if let Some(limit) = plan.memlock.to_set() {
-        outcome.effects.push(Effect::Verify { pidfile: pidfile.clone(), limit });
+        outcome.effects.push(Effect::Verify { guest: guest.clone(), limit });
     }
-    let Some(uuid) = decided.domain.uuid.filter(|_| plan.route == Route::Wrapper) else { return };
-    if let Some(edits) = edits_in_use(uuid, &pidfile) {
-        outcome.effects.push(Effect::Record(uuid, Record::new(&decided.domain, edits)));
+    if let Some(edits) = edits {
+        outcome.effects.push(Effect::Record(guest.uuid, Record::new(&decided.domain, edits)));
     }
 }
 
 /// What the wrapper has done to a running guest's command line, by what it was told and by whether the guest came in or
 /// booted. A QEMU that forges its command line can only choose between the two, for itself.
-fn edits_in_use(uuid: Uuid, pidfile: &Path) -> Option<Edits> {
-    let state = store::state(uuid).ok()?;
-    let (pid, _pinned) = libvirt::pinned(pidfile)?;
-    match qemu::classify(&process::arguments(pid)) {
+fn edits_in_use(guest: &Identity) -> Option<Edits> {
+    let state = store::state(guest.uuid).ok()?;
+    if state.incoming.as_ref() == Some(&state.boot) {
+        return Some(state.boot);
+    }
+    match qemu::classify(&Guests::look().find(guest)?.arguments()) {
         Invocation::Guest { incoming: true, .. } => state.incoming,
         Invocation::Guest { incoming: false, .. } => Some(state.boot),
         Invocation::Other => None,

@@ -1,15 +1,13 @@
 //! The effects of a hook call, and what a failed one means for the guest.
 
-use std::path::{Path, PathBuf};
-
 use crate::domain::Uuid;
 use crate::guard;
-use crate::host::libvirt;
+use crate::host::guest_process::{Guests, Identity};
 use crate::limit::Limit;
 use crate::note::{Code, Level, Note};
 use crate::state::{Record, State, store};
+use crate::sys::fs;
 use crate::sys::journal::{self, Priority};
-use crate::sys::{fs, process};
 
 /// Something that changes the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +20,8 @@ pub enum Effect {
     Guard(guard::Order),
     /// Raises the limit of the running guest, should it be too low.
     Verify {
-        /// libvirt's pidfile.
-        pidfile: PathBuf,
+        /// What tells the guest's process from all others.
+        guest: Identity,
         /// What the guest needs.
         limit: Limit,
     },
@@ -79,7 +77,7 @@ impl Effect {
                     let _ = fs::remove(&state);
                 })
             }
-            Effect::Verify { pidfile, limit } => verify(&pidfile, limit),
+            Effect::Verify { guest, limit } => verify(&guest, limit),
             Effect::RemoveState(uuid) => store::remove_state(uuid),
             Effect::Forget(uuid) => store::remove_record(uuid),
         }
@@ -87,17 +85,18 @@ impl Effect {
 }
 
 /// The guard has normally been faster. Where it was not, QEMU has survived so far, and the next mapping must not fail.
-fn verify(pidfile: &Path, limit: Limit) -> Result<(), Note> {
-    // While the descriptor is open the kernel gives the pid to no other process.
-    let Some((pid, _pinned)) = libvirt::pinned(pidfile) else { return Ok(()) };
-    let late = process::lock_limit(pid).is_ok_and(|found| found.soft < limit);
-    if !late {
+fn verify(guest: &Identity, limit: Limit) -> Result<(), Note> {
+    let warning = |message: String| Err(Note::warning(Code::MemlockTooLow, message));
+    let Some(process) = Guests::look().find(guest) else {
+        return warning(format!("the guest's locked-memory limit is not known: {}", guest.missing()));
+    };
+    if process.lock_limit().is_ok_and(|found| found.soft >= limit) {
         return Ok(());
     }
-    let raised = process::raise_lock_limit(pid, limit);
-    let message = match raised {
-        Ok(_) => "the locked-memory limit was raised only after the guest had started".to_owned(),
-        Err(error) => format!("the guest runs with too low a locked-memory limit, which could not be raised: {error}"),
-    };
-    Err(Note::warning(Code::MemlockTooLow, message))
+    match process.raise_lock_limit(limit) {
+        Ok(_) => warning("the locked-memory limit was raised only after the guest had started".to_owned()),
+        Err(error) => {
+            warning(format!("the guest runs with too low a locked-memory limit, which could not be raised: {error}"))
+        }
+    }
 }

@@ -1,46 +1,18 @@
-//! libvirt's processes: the daemon that runs the hook, and the QEMU of a guest, by libvirt's pidfile.
+//! libvirt's daemon: by the lock on its pidfile, and by the hook that it runs.
 
-use std::io::Read;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::path::Path;
 
 use rustix::process::Pid;
 
-use crate::sys::{fs, process};
-
-/// Where libvirt writes the pid of a domain's emulator. The name is escaped as XML (`virPidFileBuildPath`).
-#[must_use]
-pub fn pidfile(domain: &str) -> PathBuf {
-    let mut name = String::with_capacity(domain.len());
-    for c in domain.chars() {
-        match c {
-            '&' => name.push_str("&amp;"),
-            '<' => name.push_str("&lt;"),
-            '>' => name.push_str("&gt;"),
-            '"' => name.push_str("&quot;"),
-            '\'' => name.push_str("&apos;"),
-            // A name with a slash has no pidfile, and must not lead anywhere else.
-            '/' => {}
-            c => name.push(c),
-        }
-    }
-    PathBuf::from(format!("/run/libvirt/qemu/{name}.pid"))
-}
-
-/// The guest's process, pinned. The lock is read again after pinning: it ends with the process, so the process that holds it
-/// then is the one that was pinned.
-#[must_use]
-pub fn pinned(pidfile: &Path) -> Option<(Pid, OwnedFd)> {
-    let pid = locked_pid(pidfile)?;
-    let pidfd = process::pin(pid).ok()?;
-    (locked_pid(pidfile) == Some(pid)).then_some((pid, pidfd))
-}
+use crate::sys::fs;
+use crate::sys::pinned::{Layout, Pinned};
+use crate::sys::process::{self, FileId};
 
 /// The process that holds libvirt's lock on a pidfile, if it is the one whose pid the file holds.
 ///
-/// libvirt's child locks the file's first byte before it writes its pid, and QEMU keeps the lock to its end
-/// (`virPidFileAcquirePathFull`, `virFileLock`). QEMU has inherited the descriptor and can write any number into the file;
-/// the kernel names the holder of the lock.
+/// libvirt locks the file's first byte before it writes the pid (`virPidFileAcquirePathFull`, `virFileLock`). This holds for a
+/// file in a directory that is root's alone, as that of the daemon is. That of a guest is not: `guest_process`.
 #[must_use]
 pub fn locked_pid(pidfile: &Path) -> Option<Pid> {
     let file = fs::open(pidfile).ok()?;
@@ -59,10 +31,55 @@ pub fn locked_pid(pidfile: &Path) -> Option<Pid> {
     held.then(|| Pid::from_raw(written)).flatten()
 }
 
-/// The daemon that runs this hook: the nearest ancestor that is one. A hook may be called through a shell script, whose own
-/// executable does not tell when libvirt's child has left the daemon's.
-#[must_use]
-pub fn daemon() -> Option<Pid> {
+/// The daemon that runs a hook, as it was when the hook ran.
+#[derive(Debug)]
+pub struct Daemon {
+    /// The process.
+    pub process: Pinned,
+    executable: FileId,
+    layout: Option<Layout>,
+}
+
+/// What a process has of the daemon's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Image {
+    /// Nothing: it executes another file.
+    None,
+    /// The file. Anybody can execute it.
+    File,
+    /// The file in the daemon's own memory layout: a child that has not executed anything since fork(2).
+    Child,
+}
+
+impl Daemon {
+    /// The daemon that runs this hook: the nearest ancestor that is one. A hook may be called through a shell script, whose
+    /// own executable does not tell when libvirt's child has left the daemon's.
+    ///
+    /// # Errors
+    /// What the kernel says; `NotFound` where no ancestor is a daemon.
+    pub fn of_this_hook() -> io::Result<Daemon> {
+        let none = || {
+            let message = "neither libvirtd nor virtqemud is among the hook's ancestors";
+            io::Error::new(io::ErrorKind::NotFound, message)
+        };
+        let process = Pinned::open(ancestor().ok_or_else(none)?)?;
+        Ok(Daemon { executable: process.executable()?, layout: process.layout(), process })
+    }
+
+    /// What a process has of this daemon's.
+    ///
+    /// # Errors
+    /// What the kernel says, as for [`Pinned::executable`].
+    pub fn image_of(&self, process: &Pinned) -> io::Result<Image> {
+        if process.executable()? != self.executable {
+            return Ok(Image::None);
+        }
+        let child = self.layout.is_some() && process.layout() == self.layout && process.pid() != self.process.pid();
+        Ok(if child { Image::Child } else { Image::File })
+    }
+}
+
+fn ancestor() -> Option<Pid> {
     let mut pid = rustix::process::getppid()?;
     for _ in 0..8 {
         let link = fs::link_name(Path::new(&format!("/proc/{}/exe", pid.as_raw_nonzero())))?;
@@ -72,19 +89,4 @@ pub fn daemon() -> Option<Pid> {
         pid = process::parent(pid)?;
     }
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_libvirts_pidfile() {
-        // virPidFileBuildPath writes the name through virBufferEscapeString.
-        assert_eq!(
-            pidfile("a&b<c>'d'\"e\""),
-            Path::new("/run/libvirt/qemu/a&amp;b&lt;c&gt;&apos;d&apos;&quot;e&quot;.pid")
-        );
-        assert_eq!(pidfile("../../etc/passwd"), Path::new("/run/libvirt/qemu/....etcpasswd.pid"));
-    }
 }

@@ -6,6 +6,7 @@
 
 pub mod capcache;
 pub mod config;
+pub mod guest_process;
 pub mod libvirt;
 pub mod probe;
 

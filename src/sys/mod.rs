@@ -2,5 +2,6 @@
 
 pub mod fs;
 pub mod journal;
+pub mod pinned;
 pub mod process;
 pub mod stderr;

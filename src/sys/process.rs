@@ -1,13 +1,12 @@
-//! Processes: pidfds, limits, the boot clock, what a process executes.
+//! Processes: numbers, this process's own limits, clocks, what a process executes. `pinned` has what is done to another one.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, prlimit, setrlimit};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::limit::Limit;
 
@@ -59,62 +58,6 @@ pub fn use_hard_lock_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::Memlock, LockLimit { soft: hard, hard }.into())?)
 }
 
-/// The limit of another process.
-///
-/// # Errors
-/// What the kernel says; ESRCH where the process is gone.
-pub fn lock_limit(pid: Pid) -> io::Result<LockLimit> {
-    let text = super::fs::head(Path::new(&format!("/proc/{}/limits", pid.as_raw_nonzero())), 4096)
-        .ok_or(io::ErrorKind::NotFound)?;
-    let line =
-        text.lines().find_map(|line| line.strip_prefix("Max locked memory")).ok_or(io::ErrorKind::InvalidData)?;
-    let mut words = line.split_whitespace();
-    let mut next = || match words.next() {
-        Some("unlimited") => Ok(Limit::Unlimited),
-        word => word.and_then(|word| word.parse().ok()).map(Limit::Bytes).ok_or(io::ErrorKind::InvalidData),
-    };
-    Ok(LockLimit { soft: next()?, hard: next()? })
-}
-
-/// Raises soft and hard limit of another process to at least `limit`; never lowers either.
-///
-/// # Errors
-/// What the kernel says: EPERM without CAP_SYS_RESOURCE, ESRCH where the process is gone.
-pub fn raise_lock_limit(pid: Pid, limit: Limit) -> io::Result<LockLimit> {
-    let old = lock_limit(pid)?;
-    let new = LockLimit { soft: old.soft.max(limit), hard: old.hard.max(limit) };
-    if new != old {
-        prlimit(Some(pid), Resource::Memlock, new.into())?;
-    }
-    Ok(new)
-}
-
-/// Pins a process: its pid cannot be given to another one while this descriptor has not become readable.
-///
-/// # Errors
-/// What the kernel says.
-pub fn pin(pid: Pid) -> io::Result<OwnedFd> {
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
-}
-
-/// Whether a pinned process has ended.
-#[must_use]
-pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-}
-
-/// Sleeps until a pinned process ends, `timeout` at most.
-pub fn wait_for_end(pidfd: &OwnedFd, timeout: Duration) {
-    let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-    let timeout = Timespec {
-        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: timeout.subsec_nanos().into(),
-    };
-    // A signal ends the sleep early, which a polling caller does not notice.
-    let _ = poll(&mut fds, Some(&timeout));
-}
-
 /// A file, by what the kernel knows it by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
@@ -129,14 +72,6 @@ pub struct FileId {
 pub fn file_id(path: &Path) -> io::Result<FileId> {
     let metadata = std::fs::metadata(path)?;
     Ok(FileId { device: metadata.dev(), inode: metadata.ino() })
-}
-
-/// The file that a process executes.
-///
-/// # Errors
-/// What the kernel says: EACCES without CAP_SYS_PTRACE, ENOENT where the process is gone.
-pub fn executable(pid: Pid) -> io::Result<FileId> {
-    file_id(Path::new(&format!("/proc/{}/exe", pid.as_raw_nonzero())))
 }
 
 /// Time since the machine booted, suspended time included. No administrator and no NTP can set it back.
@@ -165,7 +100,7 @@ fn in_initial_user_namespace() -> bool {
 /// The parent of a process.
 #[must_use]
 pub fn parent(pid: Pid) -> Option<Pid> {
-    status_field(pid, 4)?.parse().ok().and_then(Pid::from_raw)
+    stat_field(&stat(pid)?, 4)?.parse().ok().and_then(Pid::from_raw)
 }
 
 /// When a process was started, seconds since the epoch; a second off at most.
@@ -173,26 +108,50 @@ pub fn parent(pid: Pid) -> Option<Pid> {
 pub fn started(pid: Pid) -> Option<u64> {
     // The kernel's USER_HZ, which is the same on every architecture that libvirt has a vIOMMU for.
     const TICKS: u64 = 100;
-    let ticks: u64 = status_field(pid, 22)?.parse().ok()?;
     // The counters of many processors come before it.
     let text = super::fs::head(Path::new("/proc/stat"), 4 << 20)?;
     let booted: u64 = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    Some(booted + ticks / TICKS)
+    Some(booted + start_ticks(pid)? / TICKS)
 }
 
-/// A field of `/proc/PID/stat`, by its number in proc(5), from the third on: the second, the name, may itself hold blanks
-/// and parentheses.
-fn status_field(pid: Pid, number: usize) -> Option<String> {
-    let stat = super::fs::head(Path::new(&format!("/proc/{}/stat", pid.as_raw_nonzero())), 1024)?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(number.checked_sub(3)?).map(str::to_owned)
-}
-
-/// The arguments of a process, without `argv[0]`; none where it is gone.
+/// When a process was started, clock ticks since the machine booted.
 #[must_use]
-pub fn arguments(pid: Pid) -> Vec<std::ffi::OsString> {
-    let line = super::fs::head(Path::new(&format!("/proc/{}/cmdline", pid.as_raw_nonzero())), 4 << 20);
-    line.unwrap_or_default().split('\0').skip(1).map(Into::into).collect()
+pub fn start_ticks(pid: Pid) -> Option<u64> {
+    stat_field(&stat(pid)?, 22)?.parse().ok()
+}
+
+fn stat(pid: Pid) -> Option<String> {
+    super::fs::head(Path::new(&format!("/proc/{}/stat", pid.as_raw_nonzero())), 1024)
+}
+
+/// A field of a `/proc/PID/stat`, by its number in proc_pid_stat(5), from the third on: the second, the name, may itself hold
+/// blanks and parentheses.
+pub(super) fn stat_field(stat: &str, number: usize) -> Option<&str> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(number.checked_sub(3)?)
+}
+
+/// All processes that this process can see, by number.
+#[must_use]
+pub fn all() -> Vec<Pid> {
+    super::fs::names(Path::new("/proc")).iter().filter_map(|name| Pid::from_raw(name.parse().ok()?)).collect()
+}
+
+/// The number that the kernel gave out last, to a process or a thread. Numbers are given out in their order, and from the
+/// lowest free one again after the highest.
+#[must_use]
+pub fn last_number() -> Option<i32> {
+    super::fs::head(Path::new("/proc/loadavg"), 128)?.split_whitespace().nth(4)?.parse().ok()
+}
+
+/// Ends this process by a signal after so many seconds, whatever system call it is in.
+pub fn end_after(seconds: u32) {
+    // The parent may have ignored or blocked it, which a child inherits.
+    // SAFETY: no handler is set.
+    #[expect(unsafe_code, reason = "signal(2) has no safe form, as with a handler it would not be")]
+    let _ = unsafe { signal(Signal::SIGALRM, SigHandler::SigDfl) };
+    let _ = SigSet::from(Signal::SIGALRM).thread_unblock();
+    let _ = nix::unistd::alarm::set(seconds);
 }
 
 /// Switches this process to SCHED_RR, or to nice -20 where that is not permitted. Failure is ignored.

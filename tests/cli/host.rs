@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -18,6 +18,9 @@ fn directory(test: &str) -> PathBuf {
     fs::create_dir_all(&directory).unwrap();
     directory
 }
+
+/// Of the example.
+const UUID: &str = "8d6f2c4e-3b0a-4f7e-9a51-2f6f0c1d7e93";
 
 #[test]
 fn a_named_configuration_counts() {
@@ -103,7 +106,7 @@ fn virsh(directory: &Path) -> PathBuf {
     let virsh = directory.join("virsh");
     let script = format!(
         "#!/bin/sh\nprintf '%s|' \"$@\" >> '{}'\nfor last; do :; done\n\
-         [ \"$last\" = known ] || [ \"$last\" = -known ] && exec cat '{}'\n\
+         case $last in known|-known|{UUID}) exec cat '{}';; esac\n\
          printf 'error: failed to get domain\\nerror: not found\\n' >&2\nexit 1\n",
         directory.join("asked").display(),
         directory.join("known.xml").display(),
@@ -148,7 +151,8 @@ fn the_limit_of_a_running_guest() {
     let directory = directory("memlock");
     virsh(&directory);
     // virsh knows dpdk-gateway by the name `known`.
-    let arguments = ["-name", "guest=dpdk-gateway", "-uuid", "known"];
+    let arguments = ["-name", "guest=dpdk-gateway", "-uuid", UUID];
+    fs::write(directory.join("known.xml"), sandbox::running(&example())).unwrap();
     let mut qemu = sandbox::qemu("dpdk-gateway", &arguments);
     let pid = qemu.id().to_string();
     let path = format!("{}:/usr/bin:/bin", directory.display());
@@ -168,26 +172,24 @@ fn the_limit_of_a_running_guest() {
     } else {
         assert_refused(&ran, "memlock-no-privilege");
     }
-    // Anybody can have a command line; what libvirt started is known by the lock on its pidfile.
-    let mut other = Command::new("bash")
-        .args(["-c", "read -r line", "qemu"])
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // The kernel lets spawn return before the new command line can be read.
-    while fs::read(format!("/proc/{}/cmdline", other.id())).unwrap().is_empty() {
-        std::thread::yield_now();
-    }
-    assert_unusable(&memlock(&["--pid", &other.id().to_string()]), "is not the QEMU of known");
-    // QEMU can write to its pidfile, but it cannot give the lock away.
+    // Any process can have a command line, and QEMU's user can write to the directory of pidfiles; the cgroup is libvirt's.
+    let mut other = sandbox::stand_in(&arguments);
+    assert_unusable(&memlock(&["--pid", &other.id().to_string()]), &format!("is not the QEMU of {UUID}"));
+    drop(qemu.stdin.take());
+    qemu.wait().unwrap();
+    fs::create_dir_all("/run/libvirt/qemu").unwrap();
     fs::write("/run/libvirt/qemu/dpdk-gateway.pid", other.id().to_string()).unwrap();
-    assert_unusable(&memlock(&["known", "--raise"]), "is not running");
-    for process in [&mut other, &mut qemu] {
+    assert_unusable(&memlock(&["known", "--raise"]), "is in libvirt's cgroup of guest 7");
+    // A cgroup that is not root's alone.
+    let mut forged = sandbox::qemu("dpdk-gateway", &arguments);
+    fs::set_permissions("/sys/fs/cgroup/machine", fs::Permissions::from_mode(0o777)).unwrap();
+    assert_unusable(&memlock(&["known", "--raise"]), "is in libvirt's cgroup of guest 7");
+    for process in [&mut other, &mut forged] {
         drop(process.stdin.take());
         process.wait().unwrap();
     }
     assert_unusable(&memlock(&["--pid", &std::process::id().to_string()]), "not a guest");
+    fs::write(directory.join("known.xml"), example()).unwrap();
     assert_unusable(&memlock(&["known"]), "is not running");
     assert_unusable(&memlock(&["--pid", "0"]), "0");
     assert_unusable(&memlock(&["--pid", "1", "known"]), "cannot be used with");

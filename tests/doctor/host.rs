@@ -11,7 +11,7 @@ use std::{env, process};
 use serde_json::Value;
 
 use crate::program::{Ran, VIOMMU, feed};
-use crate::sandbox::qemu_holding;
+use crate::sandbox::{ID, stand_in};
 
 pub(crate) const HOOK: &str = "etc/libvirt/hooks/qemu";
 pub(crate) const RULES: &str = "etc/apparmor.d/abstractions/libvirt-qemu.d/viommu";
@@ -24,7 +24,7 @@ pub(crate) struct Host {
     root: PathBuf,
     /// Holds the lock of the daemon's pidfile, so that this process is the daemon.
     _pidfile: File,
-    /// Holds the lock of the running guest's.
+    /// The running guest's.
     qemu: Child,
 }
 
@@ -35,8 +35,7 @@ impl Host {
         let root = env::temp_dir().join(format!("viommu-doctor-{}-{name}", process::id()));
         let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(root.join("run")).unwrap();
-        let qemu = qemu_holding(&root.join("run/libvirt/qemu/running.pid"), &[]);
-        let host = Host { _pidfile: lock(&root.join("run/libvirtd.pid")), qemu, root };
+        let host = Host { _pidfile: lock(&root.join("run/libvirtd.pid")), qemu: stand_in(&[]), root };
         host.installed();
         host.kernel();
         host.confined();
@@ -98,6 +97,7 @@ impl Host {
         self.define("defined", "qemu-system-x86_64", iommu);
         let running =
             domain("running", "viommu-qemu-system-x86_64", "").replace("<uuid/>", &format!("<uuid>{UUID}</uuid>"));
+        let running = crate::sandbox::running(&running);
         let status =
             format!("<domstatus state='running' reason='booted' pid='1'>\n  <monitor/>\n{running}\n</domstatus>\n");
         self.file("run/libvirt/qemu/running.xml", &status);
@@ -121,7 +121,10 @@ impl Host {
         let proc = format!("proc/{}", self.qemu.id());
         self.file(&format!("{proc}/limits"), &limits(limit));
         self.file(&format!("{proc}/stat"), &stat(self.qemu.id(), now() + 10));
-        self.file(&format!("{proc}/cmdline"), &format!("qemu\0{}\0", arguments.join("\0")));
+        self.file(&format!("{proc}/cmdline"), &format!("qemu\0-uuid\0{UUID}\0{}\0", arguments.join("\0")));
+        let cgroup = format!("machine/qemu-{ID}-running.libvirt-qemu");
+        self.directory(&format!("sys/fs/cgroup/{cgroup}"));
+        self.file(&format!("{proc}/cgroup"), &format!("0::/{cgroup}/emulator\n"));
     }
 
     pub(crate) fn daemon_started(&self, at: u64) {

@@ -8,6 +8,7 @@
     reason = "starts the test program again and shows its words"
 )]
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{env, fs};
@@ -53,24 +54,27 @@ pub(crate) fn inside(test: &str) -> bool {
     false
 }
 
-/// Locks a pidfile as libvirt's child does (fcntl, first byte, inherited by what it executes), writes its pid, and becomes a
-/// shell that waits for the end of its stdin under a command line of QEMU's.
-const QEMU: &str = "use Fcntl qw(F_SETLK F_WRLCK SEEK_SET); $^F = 255; my $file = shift;
-    open(my $pidfile, '>', $file) or die; $pidfile->autoflush(1);
-    my $lock = pack('s s x4 q q i x4', F_WRLCK, SEEK_SET, 0, 1, 0);
-    fcntl($pidfile, F_SETLK, $lock) or die; print $pidfile $$;
-    exec { 'bash' } 'qemu', '-c', 'ulimit -l 64; read -r line', 'qemu', @ARGV;";
+/// libvirt's number for the guest of a stand-in.
+pub(crate) const ID: u32 = 7;
 
-/// A process that stands for the QEMU of a domain, with a locked-memory limit of 64 KiB, as soon as it has that limit.
+/// A process that stands for the QEMU of a domain, in the domain's cgroup, with a locked-memory limit of 64 KiB, as soon as it
+/// has that limit. The machine's cgroups stay as they are: what the kernel says of the process is hidden by a file.
 pub(crate) fn qemu(domain: &str, arguments: &[&str]) -> Child {
-    qemu_holding(&viommu::host::libvirt::pidfile(domain), arguments)
+    let qemu = stand_in(arguments);
+    let cgroup = format!("machine/qemu-{ID}-{domain}.libvirt-qemu");
+    fs::create_dir_all(Path::new("/sys/fs/cgroup").join(&cgroup)).unwrap();
+    let membership = PathBuf::from(format!("/run/cgroup-of-{}", qemu.id()));
+    fs::write(&membership, format!("0::/{cgroup}/emulator\n")).unwrap();
+    let mut mount = Command::new("mount");
+    mount.arg("--bind").arg(&membership).arg(format!("/proc/{}/cgroup", qemu.id()));
+    assert!(mount.status().unwrap().success());
+    qemu
 }
 
-/// The same with the pidfile in a place of the test's choice.
-pub(crate) fn qemu_holding(pidfile: &Path, arguments: &[&str]) -> Child {
-    fs::create_dir_all(pidfile.parent().unwrap()).unwrap();
-    let mut command = Command::new("perl");
-    command.args(["-MIO::Handle", "-e", QEMU]).arg(pidfile).args(arguments);
+/// The same in no cgroup of its own.
+pub(crate) fn stand_in(arguments: &[&str]) -> Child {
+    let mut command = Command::new("bash");
+    command.arg0("qemu").args(["-c", "ulimit -l 64; read -r line", "qemu"]).args(arguments);
     let mut qemu = command.stdin(Stdio::piped()).spawn().unwrap();
     let limits = format!("/proc/{}/limits", qemu.id());
     while fs::read_to_string(&limits).unwrap().lines().all(|line| !line.contains(" 65536 ")) {
@@ -78,6 +82,11 @@ pub(crate) fn qemu_holding(pidfile: &Path, arguments: &[&str]) -> Child {
         std::thread::yield_now();
     }
     qemu
+}
+
+/// The XML of a domain as libvirt has it while the domain runs.
+pub(crate) fn running(xml: &str) -> String {
+    xml.replacen("<domain type='kvm'", &format!("<domain type='kvm' id='{ID}'"), 1)
 }
 
 /// The binary under the name by which libvirt runs a hook.

@@ -11,7 +11,7 @@ suite=${1:?usage: all.sh SUITE [SCENARIO…]}
 shift
 if [ -z "${VIOMMU_BIN:-}${VIOMMU_DEB:-}" ]; then
     # shellcheck disable=SC2012 # cargo's own names
-    VIOMMU_BIN=$(ls -t "$here"/../../../target/*/{debug,release}/viommu 2>/dev/null | head -n 1)
+    VIOMMU_BIN=$(ls -t "$here"/../../../target/*/{debug,release}/viommu 2>/dev/null | head -n 1 || true)
     export VIOMMU_BIN
 fi
 # shellcheck disable=SC2046 # no blanks in these names

@@ -1,30 +1,34 @@
 //! The guard: raises the locked-memory limit of one guest's QEMU, once, at the only moment when that lasts.
 //!
-//! libvirt's child writes its pidfile, then has its own (lower) limit set, and execs the emulator last of all. So the guard
-//! waits until `/proc/PID/exe` is no longer the daemon's file: from there on libvirt does not touch the limit, and neither
-//! the wrapper (which waits for it) nor QEMU (which has to initialise first) has locked anything.
+//! libvirt's child has its own (lower) limit set, and execs the emulator last of all. So the guard waits until the guest's
+//! process executes something else than the daemon's file: from there on libvirt does not touch the limit, and neither the
+//! wrapper (which waits for it) nor QEMU (which has to initialise first) has locked anything. `search` finds that process.
 //!
 //! The guard is a process of its own. It holds no stream of the hook, because libvirt waits for their end, keeps only the two
-//! capabilities that it needs, and ends when the guest's state file, its process or the daemon goes. It acts on a pinned pid
-//! only and never lowers a limit.
+//! capabilities that it needs, and ends when the guest's state file or the daemon goes. It acts only on a pinned process that
+//! is proven to be the guest's, and never lowers a limit.
+
+mod search;
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::unistd::{ForkResult, close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
-use rustix::process::Pid;
 
-use crate::host::libvirt;
+use crate::host::guest_process::Identity;
+use crate::host::libvirt::Daemon;
 use crate::limit::Limit;
 use crate::note::{Code, Note};
 use crate::state;
 use crate::sys::fs;
 use crate::sys::journal::{self, Priority};
-use crate::sys::process::{self, FileId};
+use crate::sys::process;
+
+use search::{Evidence, Search};
 
 /// How often the guard looks. exec to the first mapping takes QEMU tens of milliseconds.
 const INTERVAL: Duration = Duration::from_millis(1);
@@ -32,27 +36,29 @@ const INTERVAL: Duration = Duration::from_millis(1);
 const PATIENT_AFTER: u32 = 20_000;
 const PATIENT_INTERVAL: Duration = Duration::from_millis(10);
 
+/// When the kernel ends the guard, seconds: after its own deadline.
+const DEADLINE: u32 = 16 * 60;
+
 /// What a guard has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     /// The guest's state file; when it goes, the start is over.
     pub state: PathBuf,
-    /// Where libvirt writes the pid of the emulator.
-    pub pidfile: PathBuf,
+    /// What tells the guest's process from all others.
+    pub guest: Identity,
     /// What the guest needs.
     pub limit: Limit,
     /// No wrapper waits for the limit, so every millisecond counts.
     pub urgent: bool,
-    /// For the log.
-    pub uuid: String,
 }
 
 /// Everything that has to be looked up while the hook still runs, because the daemon may be gone later.
 struct Watch {
     order: Order,
     state: File,
-    daemon: OwnedFd,
-    daemon_executable: FileId,
+    daemon: Daemon,
+    /// The number that the kernel gave out last.
+    last: Option<i32>,
 }
 
 /// Forks a guard off and returns at once.
@@ -64,13 +70,10 @@ pub fn start(order: Order) -> Result<(), Note> {
         let message = format!("the locked-memory limit cannot be raised: {what}: {error}");
         Note::error(Code::MemlockNoPrivilege, message)
     };
-    let daemon = libvirt::daemon().ok_or_else(|| {
-        failed("who would tell when", &"neither libvirtd nor virtqemud is among the hook's ancestors")
-    })?;
     let watch = Watch {
         state: fs::open(&order.state).map_err(|error| failed("state file", &error))?,
-        daemon: process::pin(daemon).map_err(|error| failed("pidfd of the daemon", &error))?,
-        daemon_executable: process::executable(daemon).map_err(|error| failed("executable of the daemon", &error))?,
+        daemon: Daemon::of_this_hook().map_err(|error| failed("daemon", &error))?,
+        last: process::last_number(),
         order,
     };
     // SAFETY: this process has one thread, so nothing can hold a lock that the child would miss.
@@ -88,17 +91,17 @@ pub fn start(order: Order) -> Result<(), Note> {
 /// How a guard ended.
 #[derive(Debug)]
 enum End {
-    Raised(process::LockLimit),
-    StateGone,
-    GuestGone,
+    Raised(process::LockLimit, Evidence),
+    StateGone(String),
     DaemonGone,
-    TooLate,
+    TooLate(String),
     Failed(std::io::Error),
 }
 
 impl Watch {
     fn live(self) {
-        detach(&[self.state.as_raw_fd(), self.daemon.as_raw_fd()]);
+        process::end_after(DEADLINE);
+        detach(&[self.state.as_raw_fd(), self.daemon.process.descriptor()]);
         if self.order.urgent {
             process::prefer_scheduling();
         }
@@ -107,78 +110,67 @@ impl Watch {
             Ok(()) => self.watch(),
             Err(error) => End::Failed(std::io::Error::other(error)),
         };
-        if matches!(end, End::GuestGone | End::DaemonGone) && process::has_ended(self.daemon.as_fd()) {
+        if matches!(end, End::DaemonGone) {
             self.remove_state();
         }
         let (priority, what) = match &end {
-            End::Raised(limit) => (Priority::Info, format!("locked-memory limit raised to {:#}", limit.hard)),
-            End::StateGone => (Priority::Info, "the start is over, nothing to raise".to_owned()),
-            End::GuestGone => (Priority::Info, "the guest ended before its emulator was executed".to_owned()),
+            End::Raised(limit, evidence) => {
+                (Priority::Info, format!("locked-memory limit raised to {:#}; {}", limit.hard, evidence.words()))
+            }
+            End::StateGone(missing) => (Priority::Info, format!("the start is over, no limit was raised: {missing}")),
             End::DaemonGone => (Priority::Info, "the daemon ended before the guest had a process".to_owned()),
-            End::TooLate => (Priority::Warning, "the emulator was not executed in time".to_owned()),
+            End::TooLate(missing) => (Priority::Warning, format!("no limit was raised in time: {missing}")),
             End::Failed(error) => (Priority::Warning, format!("the locked-memory limit was not raised: {error}")),
         };
-        journal::log(
-            priority,
-            &format!("guest {}: {what}", self.order.uuid),
-            &[("VIOMMU_DOMAIN_UUID", &self.order.uuid)],
-        );
+        let uuid = self.order.guest.uuid.to_string();
+        journal::log(priority, &format!("guest {uuid}: {what}"), &[("VIOMMU_DOMAIN_UUID", &uuid)]);
     }
 
     /// A daemon that ended in the middle of a start has forgotten it, so no hook will see its end.
     fn remove_state(&self) {
         // Not that of a next start, which has replaced it.
-        if self.state.metadata().is_ok_and(|metadata| metadata.nlink() > 0) {
+        if !self.state_is_gone() {
             let _ = fs::remove(&self.order.state);
         }
     }
 
+    /// An unlinked or replaced state file has no name left.
+    fn state_is_gone(&self) -> bool {
+        self.state.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+    }
+
     fn watch(&self) -> End {
         let deadline = process::boot_clock().as_secs() + state::MAX_AGE;
-        let mut guest: Option<(Pid, OwnedFd)> = None;
+        let mut search = Search::new(&self.order.guest, &self.daemon, self.last);
         for look in 0u32.. {
-            // An unlinked or replaced state file has no name left.
-            if self.state.metadata().is_ok_and(|metadata| metadata.nlink() == 0) {
-                return End::StateGone;
+            if self.state_is_gone() {
+                return End::StateGone(search.missing());
             }
-            if guest.is_none() {
-                guest = libvirt::pinned(&self.order.pidfile);
+            let daemon_has_ended = self.daemon.process.has_ended();
+            if let Some((process, evidence)) = search.look() {
+                let raised = process.raise_lock_limit(self.order.limit);
+                return raised.map_or_else(End::Failed, |limit| End::Raised(limit, evidence));
             }
-            match &guest {
-                Some((_, pidfd)) if process::has_ended(pidfd.as_fd()) => return End::GuestGone,
-                Some((pid, pidfd)) => match process::executable(*pid) {
-                    Ok(file) if file != self.daemon_executable => {
-                        // The pid is pinned, so if the process still lives now, it is the one whose executable was read.
-                        if process::has_ended(pidfd.as_fd()) {
-                            return End::GuestGone;
-                        }
-                        return process::raise_lock_limit(*pid, self.order.limit).map_or_else(End::Failed, End::Raised);
-                    }
-                    // Without CAP_SYS_PTRACE this would never end.
-                    Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return End::Failed(error),
-                    _ => {}
-                },
-                None if process::has_ended(self.daemon.as_fd()) => return End::DaemonGone,
-                None => {}
+            if daemon_has_ended && !search.has_children() {
+                return End::DaemonGone;
             }
             if process::boot_clock().as_secs() > deadline {
-                return End::TooLate;
+                return End::TooLate(search.missing());
             }
-            let watched = guest.as_ref().map_or(&self.daemon, |(_, pidfd)| pidfd);
             let interval = if look < PATIENT_AFTER { INTERVAL } else { PATIENT_INTERVAL };
-            if process::has_ended(watched.as_fd()) {
-                // A daemon that is gone would make every poll return at once.
+            if daemon_has_ended {
+                // A poll would return at once.
                 std::thread::sleep(interval);
             } else {
-                process::wait_for_end(watched, interval);
+                self.daemon.process.wait_for_end(interval);
             }
         }
-        End::TooLate
+        End::TooLate(search.missing())
     }
 }
 
 /// Leaves the hook's session, directory and streams behind.
-fn detach(kept: &[i32]) {
+fn detach(kept: &[RawFd]) {
     // None of these can fail in a fresh child for a reason that would be worth stopping for.
     let _ = setsid();
     let _ = std::env::set_current_dir("/");

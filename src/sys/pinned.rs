@@ -1,0 +1,218 @@
+//! One process, pinned by a pidfd, and the locked-memory limit that it alone is given.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Resource, pidfd_open, prlimit};
+
+use crate::limit::Limit;
+
+use super::fs;
+use super::process::{self, FileId, LockLimit};
+
+/// A process that stays the same one whatever becomes of its number.
+///
+/// The kernel's interfaces take a number (`/proc/PID`, prlimit(2)). The number belongs to this process until it has ended
+/// and its parent has fetched its status, so what was read or done by number is this process's if it lives afterwards.
+#[derive(Debug)]
+pub struct Pinned {
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+impl Pinned {
+    /// Pins the process that has this number now.
+    ///
+    /// # Errors
+    /// What the kernel says: ESRCH where there is none, EINVAL or ENOENT for the number of a thread.
+    pub fn open(pid: Pid) -> io::Result<Pinned> {
+        Ok(Pinned { pid, pidfd: pidfd_open(pid, PidfdFlags::empty())? })
+    }
+
+    /// The process's number.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// The number of the descriptor, for a process that closes all others.
+    #[must_use]
+    pub fn descriptor(&self) -> RawFd {
+        self.pidfd.as_raw_fd()
+    }
+
+    /// Whether the process has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.poll(Duration::ZERO)
+    }
+
+    /// Sleeps until the process ends, `timeout` at most.
+    pub fn wait_for_end(&self, timeout: Duration) {
+        self.poll(timeout);
+    }
+
+    fn poll(&self, timeout: Duration) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
+        let timeout = Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        // A signal ends the sleep early, which a polling caller does not notice.
+        poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// The file that the process executes.
+    ///
+    /// # Errors
+    /// What the kernel says: EACCES without CAP_SYS_PTRACE, ENOENT for a kernel thread or where the process has ended.
+    pub fn executable(&self) -> io::Result<FileId> {
+        let file = process::file_id(&self.file("exe"));
+        self.if_alive(file)
+    }
+
+    /// The arguments of the process, without `argv[0]`; none where it has ended or executes a program at this moment.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<OsString> {
+        let line = self.text("cmdline", 4 << 20).unwrap_or_default();
+        line.strip_suffix('\0').unwrap_or(&line).split('\0').skip(1).map(Into::into).collect()
+    }
+
+    /// The first `limit` bytes of a file in `/proc/PID`.
+    #[must_use]
+    pub fn text(&self, name: &str, limit: usize) -> Option<String> {
+        let text = fs::head(&self.file(name), limit);
+        if self.has_ended() { None } else { text }
+    }
+
+    /// The locked-memory limit of the process.
+    ///
+    /// # Errors
+    /// What the kernel says; `NotFound` where the process has ended.
+    pub fn lock_limit(&self) -> io::Result<LockLimit> {
+        let text = self.text("limits", 4096).ok_or(io::ErrorKind::NotFound)?;
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("Max locked memory")).ok_or(io::ErrorKind::InvalidData)?;
+        let mut words = line.split_whitespace();
+        let mut next = || match words.next() {
+            Some("unlimited") => Ok(Limit::Unlimited),
+            word => word.and_then(|word| word.parse().ok()).map(Limit::Bytes).ok_or(io::ErrorKind::InvalidData),
+        };
+        Ok(LockLimit { soft: next()?, hard: next()? })
+    }
+
+    /// Raises soft and hard limit of the process to at least `limit`; never lowers either.
+    ///
+    /// prlimit(2) takes a number and no pidfd. Where the process has ended by the time the call returns, another process
+    /// may have got the number and the limit; it is given back what it had. It keeps the higher limit for some microseconds.
+    ///
+    /// # Errors
+    /// What the kernel says: EPERM without CAP_SYS_RESOURCE, `NotFound` where the process has ended.
+    pub fn raise_lock_limit(&self, limit: Limit) -> io::Result<LockLimit> {
+        let old = self.lock_limit()?;
+        let new = LockLimit { soft: old.soft.max(limit), hard: old.hard.max(limit) };
+        if new == old {
+            return Ok(new);
+        }
+        let replaced = prlimit(Some(self.pid), Resource::Memlock, new.into())?;
+        if self.has_ended() {
+            let other = Pinned::open(self.pid);
+            if other.is_ok_and(|other| other.lock_limit().is_ok_and(|limit| limit == new)) {
+                let _ = prlimit(Some(self.pid), Resource::Memlock, replaced);
+            }
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(new)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.pid.as_raw_nonzero()))
+    }
+
+    fn if_alive<T>(&self, read: io::Result<T>) -> io::Result<T> {
+        if self.has_ended() { Err(io::ErrorKind::NotFound.into()) } else { read }
+    }
+}
+
+/// Where the kernel has put a process's code, data, heap, stack, arguments and environment. The kernel chooses most of it at
+/// random in each execve(2), shows it to nobody without the right to trace the process, and copies it in fork(2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout(Vec<u64>);
+
+impl Pinned {
+    /// The layout; none where it may not be read, or where it is not random.
+    #[must_use]
+    pub fn layout(&self) -> Option<Layout> {
+        let random = fs::head(std::path::Path::new("/proc/sys/kernel/randomize_va_space"), 8)?;
+        let personality = u32::from_str_radix(self.text("personality", 16)?.trim(), 16).ok()?;
+        layout(&self.text("stat", 2048)?, random.trim(), personality)
+    }
+}
+
+fn layout(stat: &str, randomize: &str, personality: u32) -> Option<Layout> {
+    /// `startcode`, `endcode`, `startstack`, `start_data`, `end_data`, `start_brk`, `arg_start`, `arg_end`, `env_start`, `env_end`
+    /// of proc_pid_stat(5).
+    const FIELDS: [usize; 10] = [26, 27, 28, 45, 46, 47, 48, 49, 50, 51];
+    /// `ADDR_NO_RANDOMIZE` of <linux/personality.h>.
+    const NOT_RANDOM: u32 = 0x004_0000;
+    if randomize == "0" || personality & NOT_RANDOM != 0 {
+        return None;
+    }
+    let fields = FIELDS.map(|number| process::stat_field(stat, number)?.parse().ok());
+    let fields: Option<Vec<u64>> = fields.into_iter().collect();
+    // A reader who may not trace the process gets 0 and 1.
+    fields.filter(|fields| fields.iter().all(|field| *field > 1)).map(Layout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own() -> Pinned {
+        Pinned::open(rustix::process::getpid()).unwrap()
+    }
+
+    #[test]
+    fn a_process_is_pinned_and_has_what_it_has() {
+        let own = own();
+        assert!(!own.has_ended());
+        assert_eq!(own.lock_limit().unwrap(), process::own_lock_limit());
+        assert_eq!(own.executable().unwrap(), process::own_file().unwrap());
+        assert_eq!(own.arguments(), std::env::args_os().skip(1).collect::<Vec<_>>());
+    }
+
+    // The text is of proc_pid_stat(5), with the name "a) b" and numbers that are their fields' own.
+    #[test]
+    fn layout_is_random_and_readable_or_none() {
+        let numbers: Vec<String> = (4..=52).map(|number| number.to_string()).collect();
+        let stat = format!("7 (a) b) S {}", numbers.join(" "));
+        let found = layout(&stat, "2", 0).unwrap();
+        assert_eq!(found, Layout(vec![26, 27, 28, 45, 46, 47, 48, 49, 50, 51]));
+        assert_eq!(layout(&stat, "0", 0), None);
+        assert_eq!(layout(&stat, "2", 0x004_0000), None);
+        assert_eq!(layout(&stat.replace(" 28 ", " 0 "), "2", 0), None);
+        assert_eq!(layout(&stat.replace(" 26 ", " 1 "), "2", 0), None);
+        assert_eq!(layout("7 (a", "2", 0), None);
+    }
+
+    // The kernel is the second source: a child that has executed something has another layout, one that has not has ours.
+    #[test]
+    fn only_a_fork_has_the_layout() {
+        #![expect(clippy::disallowed_methods, reason = "the test needs another process")]
+        let own = own();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pinned = Pinned::open(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap()).unwrap();
+        assert!(own.layout().is_some());
+        assert_ne!(pinned.layout(), own.layout());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(pinned.has_ended());
+        assert_eq!(pinned.arguments(), [""; 0]);
+        assert_eq!(pinned.layout(), None);
+        assert_eq!(pinned.raise_lock_limit(Limit::Unlimited).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}
