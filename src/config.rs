@@ -38,12 +38,27 @@ impl Default for Config {
 /// A request for the domains that match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// A pattern of the domain's name: `*` matches any characters, `?` one character. Not in `[default]`.
-    pub name: Option<String>,
-    /// The domain's UUID. Not in `[default]`.
-    pub uuid: Option<String>,
+    /// What the domain has to be, each with the pattern: `*` matches any characters, `?` one character. None in `[default]`.
+    pub criteria: Vec<(Criterion, String)>,
     /// The request, with the keys of the domain metadata.
     pub keys: Keys,
+}
+
+/// What a rule looks at in a domain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Criterion {
+    /// The name.
+    Name,
+    /// The UUID, which is no pattern.
+    Uuid,
+    /// The name of Nova's flavor. Nova of every version writes it.
+    NovaFlavor,
+    /// The name or the UUID of Nova's project.
+    NovaProject,
+    /// The UUID of Nova's image.
+    NovaImage,
+    /// The guest's system as the plan names it: by libosinfo's id, or by `os_distro` of Nova's image.
+    Os,
 }
 
 /// A value of a rule.
@@ -72,14 +87,14 @@ impl Config {
     /// `config-invalid`, with the line, when the text is not TOML, has an unknown key or an invalid value.
     pub fn parse(text: &str) -> Result<Config, Note> {
         let config: Config = toml::from_str(text).map_err(|error| invalid(&one_line(&error.to_string())))?;
-        if config.default.name.is_some() || config.default.uuid.is_some() {
-            return Err(invalid("[default] is for every domain and takes neither a name nor a uuid"));
+        if !config.default.criteria.is_empty() {
+            return Err(invalid("[default] is for every domain and takes no name, uuid or other criterion"));
         }
         for rule in &config.domain {
-            if rule.name.is_none() == rule.uuid.is_none() {
-                return Err(invalid("a [[domain]] rule needs either a name or a uuid"));
+            if rule.criteria.is_empty() {
+                return Err(invalid(&format!("a [[domain]] rule needs a criterion: {}", Criterion::names())));
             }
-            if rule.uuid.as_deref().is_some_and(|uuid| uuid.parse::<Uuid>().is_err()) {
+            if rule.uuid().is_some_and(|uuid| uuid.parse::<Uuid>().is_err()) {
                 return Err(invalid("the uuid of a [[domain]] rule is not a UUID"));
             }
         }
@@ -120,24 +135,58 @@ impl Rule {
             Value::Number(value) => value.to_string(),
         };
         match key {
-            "name" => self.name = Some(text),
-            "uuid" => self.uuid = Some(text),
+            key if let Some(criterion) = Criterion::named(key) => self.criteria.push((criterion, text)),
             "model" if RequestedModel::parse(&text).is_none() => {
                 return Err(format!("unknown model '{text}'; accepted values are {}", RequestedModel::names()));
             }
             key => self.keys.set(key, &text).map_err(|wanted| match wanted {
                 Some(wanted) => format!("invalid value {key} = '{text}': use {wanted}"),
-                None => format!("unknown key '{key}': use name, uuid, {}", alternatives(Keys::NAMES)),
+                None => format!("unknown key '{key}': use {}, {}", Criterion::names(), alternatives(Keys::NAMES)),
             })?,
         }
         Ok(())
     }
 
+    /// The UUID that it is for.
+    #[must_use]
+    pub fn uuid(&self) -> Option<&str> {
+        self.criteria.iter().find_map(|(criterion, text)| (*criterion == Criterion::Uuid).then_some(text.as_str()))
+    }
+
     fn matches(&self, domain: &Domain) -> bool {
-        match (&self.name, &self.uuid) {
-            (Some(pattern), _) => matches_pattern(pattern, &domain.name),
-            (None, Some(uuid)) => domain.uuid.is_some() && uuid.parse().ok() == domain.uuid,
-            (None, None) => false,
+        self.criteria.iter().all(|(criterion, pattern)| criterion.is_met(pattern, domain))
+    }
+}
+
+impl Criterion {
+    /// Every criterion, by its key.
+    pub const ALL: [(&str, Criterion); 6] = [
+        ("name", Criterion::Name),
+        ("uuid", Criterion::Uuid),
+        ("nova-flavor", Criterion::NovaFlavor),
+        ("nova-project", Criterion::NovaProject),
+        ("nova-image", Criterion::NovaImage),
+        ("os", Criterion::Os),
+    ];
+
+    fn named(key: &str) -> Option<Criterion> {
+        Criterion::ALL.iter().find_map(|(name, criterion)| (*name == key).then_some(*criterion))
+    }
+
+    fn names() -> String {
+        Criterion::ALL.map(|(name, _)| name).join(", ")
+    }
+
+    fn is_met(self, pattern: &str, domain: &Domain) -> bool {
+        let any = |values: &[String]| values.iter().any(|value| matches_pattern(pattern, value));
+        let nova = domain.nova.as_ref();
+        match self {
+            Criterion::Name => matches_pattern(pattern, &domain.name),
+            Criterion::Uuid => domain.uuid.is_some() && pattern.parse().ok() == domain.uuid,
+            Criterion::NovaFlavor => nova.is_some_and(|nova| any(nova.flavor.as_slice())),
+            Criterion::NovaProject => nova.is_some_and(|nova| any(&nova.project)),
+            Criterion::NovaImage => nova.is_some_and(|nova| any(nova.image.as_slice())),
+            Criterion::Os => domain.system.as_ref().is_some_and(|system| matches_pattern(pattern, &system.name)),
         }
     }
 }
@@ -212,8 +261,8 @@ mod tests {
             ("[default]\nhotplug = 'maybe'", "use yes or no"),
             ("[default]\naw-bits = 300", "line 2"),
             ("[default]\naw-bits = 40", "39 or 48"),
-            ("[default]\nname = 'x'", "neither a name nor a uuid"),
-            ("[[domain]]\nmodel = 'intel'", "needs either a name or a uuid"),
+            ("[default]\nname = 'x'", "takes no name, uuid"),
+            ("[[domain]]\nmodel = 'intel'", "needs a criterion: name, uuid, nova-flavor"),
             ("[[domain]]\nuuid = 'x'", "not a UUID"),
             ("[emulators]\nx86_64 = 'qemu'", "not an absolute path"),
             ("no toml", "line 1"),
@@ -237,6 +286,41 @@ mod tests {
         let keys = config.keys_for(&Domain { name: "b".into(), ..Domain::default() });
         assert_eq!((keys.aw_bits, keys.hotplug), (Some(48), Some(true)));
         assert_eq!(Config::parse("").unwrap().keys_for(&Domain::default()), Keys::default());
+    }
+
+    /// The metadata of Nova 31, which has no extra specs.
+    #[test]
+    fn rules_for_novas_guests_by_what_every_nova_writes() {
+        let domain = |metadata: &str| {
+            let xml = format!(
+                "<domain><name>instance-1</name><metadata>{metadata}\
+                 <n:instance xmlns:n='http://openstack.org/xmlns/libvirt/nova/1.1'><n:flavor name='nfv.large'/>\
+                 <n:owner><n:user uuid='u'>eve</n:user><n:project uuid='7f'>telco</n:project></n:owner>\
+                 <n:root type='image' uuid='8d3f'/></n:instance></metadata></domain>"
+            );
+            Domain::read(&crate::xml::parse(xml.as_bytes()).unwrap()).unwrap()
+        };
+        let debian = "<l:libosinfo xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'>\
+                      <l:os id='http://debian.org/debian/13'/></l:libosinfo>";
+        for (criteria, expected) in [
+            ("nova-flavor = 'nfv.*'", true),
+            ("nova-flavor = 'nfv'", false),
+            ("nova-project = 'telco'", true),
+            ("nova-project = '7f'", true),
+            ("nova-project = 'eve'", false),
+            ("nova-image = '8d3f'", true),
+            ("os = 'Debian *'", true),
+            ("os = 'Fedora *'", false),
+            ("nova-flavor = 'nfv.*'\nnova-project = 'telco'", true),
+            ("nova-flavor = 'nfv.*'\nnova-project = 'other'", false),
+            ("nova-flavor = 'nfv.*'\nname = 'web'", false),
+        ] {
+            let config = Config::parse(&format!("[[domain]]\n{criteria}\nmodel = 'virtio'")).unwrap();
+            assert_eq!(config.keys_for(&domain(debian)).model.is_some(), expected, "{criteria}");
+            assert_eq!(config.keys_for(&Domain::default()).model, None, "{criteria}: a guest of nobody's");
+        }
+        let config = Config::parse("[[domain]]\nos = '*'\nmodel = 'virtio'").unwrap();
+        assert_eq!(config.keys_for(&domain("")).model, None, "a system that is not known");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use viommu::config::{Config, Rule};
+use viommu::config::{Config, Criterion, Rule};
 use viommu::request::Keys;
 
 /// A page, by its path from the root of the repository.
@@ -309,11 +309,12 @@ fn the_configuration_example_has_every_key() {
     assert!(!allow_image_request, "the example shows what is not the default");
     assert!(!emulators.is_empty());
     let said = |has: fn(&Rule) -> bool| has(&default) || domain.iter().any(has);
-    let Rule { name: _, uuid: _, keys } = &default;
+    let Rule { criteria: _, keys } = &default;
     let Keys { source: _, model: _, locked_memory: _, aw_bits: _, hotplug: _ } = keys;
-    assert!(
-        said(|rule| rule.name.is_some()) && said(|rule| rule.uuid.is_some()) && said(|rule| rule.keys.model.is_some())
-    );
+    for (key, criterion) in Criterion::ALL {
+        assert!(domain.iter().any(|rule| rule.criteria.iter().any(|(found, _)| *found == criterion)), "{key}");
+    }
+    assert!(said(|rule| rule.keys.model.is_some()));
     assert!(said(|rule| rule.keys.locked_memory.is_some()) && said(|rule| rule.keys.aw_bits.is_some()));
     assert!(said(|rule| rule.keys.hotplug.is_some()));
 }

@@ -17,7 +17,7 @@ pub(crate) fn check(data: &[u8]) {
     };
     // A tenant may call their domain whatever the file says.
     let name: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
-    let rules = config.domain.iter().filter_map(|rule| rule.uuid.as_deref());
+    let rules = config.domain.iter().filter_map(|rule| rule.uuid());
     for uuid in rules.map(|uuid| uuid.parse().ok()).chain([None]).take(4) {
         let domain = Domain { name: name.clone(), uuid, virt_type: "kvm".to_owned(), ..Domain::default() };
         let keys = config.keys_for(&domain);

@@ -24,10 +24,17 @@ pub(super) fn own(metadata: Element<'_, '_>) -> Option<Vec<(String, String)>> {
 }
 
 impl NovaMetadata {
-    /// Reads `<nova:instance>` from `<metadata>`. Before Nova 32.0.0 there is one, with neither specs nor properties.
+    /// Reads `<nova:instance>` from `<metadata>`. Before Nova 32.0.0 there are neither specs nor properties.
     pub(super) fn read(metadata: Element<'_, '_>) -> Option<NovaMetadata> {
         let instance = nova(metadata, "instance").next()?;
+        let part = |outer, inner| nova(instance, outer).next().and_then(|outer| nova(outer, inner).next());
+        let attr =
+            |element: Option<Element<'_, '_>>, name| element.and_then(|element| element.attr(name)).map(str::to_owned);
+        let project = part("owner", "project");
         Some(NovaMetadata {
+            flavor: attr(nova(instance, "flavor").next(), "name"),
+            project: project.and_then(Element::text).map(Into::into).into_iter().chain(attr(project, "uuid")).collect(),
+            image: attr(nova(instance, "root").find(|root| root.attr("type") == Some("image")), "uuid"),
             extra_specs: pairs(instance, ["flavor", "extraSpecs", "extraSpec"]),
             properties: pairs(instance, ["image", "properties", "property"]),
         })
@@ -127,6 +134,7 @@ mod tests {
         let old = domain(
             "<nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'><nova:flavor name='m1'/></nova:instance>",
         );
-        assert_eq!(old.nova, Some(NovaMetadata::default()));
+        let flavor = Some("m1".to_owned());
+        assert_eq!(old.nova, Some(NovaMetadata { flavor, ..NovaMetadata::default() }));
     }
 }

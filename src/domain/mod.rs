@@ -213,6 +213,12 @@ pub struct NovaMetadata {
     pub extra_specs: Vec<(String, String)>,
     /// `nova:image/nova:properties/nova:property`: name and value, as written. Set by tenants.
     pub properties: Vec<(String, String)>,
+    /// The name of the flavor.
+    pub flavor: Option<String>,
+    /// The project's name and UUID.
+    pub project: Vec<String>,
+    /// The UUID of the image.
+    pub image: Option<String>,
 }
 
 impl NovaMetadata {

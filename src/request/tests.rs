@@ -5,7 +5,11 @@ use crate::model::Model;
 fn domain(extra_specs: &[(&str, &str)], properties: &[(&str, &str)]) -> Domain {
     let own = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     Domain {
-        nova: Some(NovaMetadata { extra_specs: own(extra_specs), properties: own(properties) }),
+        nova: Some(NovaMetadata {
+            extra_specs: own(extra_specs),
+            properties: own(properties),
+            ..NovaMetadata::default()
+        }),
         ..Domain::default()
     }
 }
