@@ -115,6 +115,8 @@ codes! {
     XmlDoctype = "xml-doctype",
     /// The document is not a libvirt domain.
     XmlNotADomain = "xml-not-a-domain",
+    /// The domain has a memory size or a number of vCPUs that libvirt does not accept.
+    DomainInvalid = "domain-invalid",
     /// QEMU's command line has no room or an unexpected shape for the vIOMMU.
     CommandLineUnsupported = "command-line-unsupported",
     /// Somebody else has changed the domain between reading and defining it.

@@ -9,6 +9,8 @@
 mod corpus;
 #[path = "support/page.rs"]
 mod page;
+#[path = "memlock/tables.rs"]
+mod tables;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -23,6 +25,7 @@ use viommu::version::Version;
 use viommu::xml;
 
 use Limit::{Bytes, Unlimited};
+use tables::TABLES;
 
 fn memlock(text: &str, model: Option<&str>, libvirt: &str) -> Memlock {
     let document = xml::parse(text.as_bytes()).unwrap();
@@ -207,6 +210,14 @@ const VDPA: &str = "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></in
 const VDPA_DISK: &str =
     "<disk type='vhostvdpa' device='disk'><source dev='/dev/vhost-vdpa-1'/><target dev='vdb' bus='virtio'/></disk>";
 
+const NVME_CHAIN: &str = "<disk type='nvme' device='disk'><driver name='qemu' type='qcow2'/>
+    <source type='pci' managed='yes' namespace='1'><address domain='0' bus='0x0a' slot='0' function='0'/></source>
+    <backingStore type='nvme'><format type='raw'/>
+      <source type='pci' managed='yes' namespace='1'><address domain='0' bus='0x0b' slot='0' function='0'/></source>
+    <backingStore/></backingStore><target dev='vda' bus='virtio'/></disk>";
+const SHMEM: &str = "<shmem name='s'><model type='ivshmem-plain'/><size unit='M'>1024</size></shmem>";
+const LARGE_VGA: &str = "<video><model type='vga' vram='131072' heads='1' primary='yes'/></video>";
+
 /// Guests by the name that they have in [`TABLES`].
 fn guests() -> Vec<(&'static str, Guest)> {
     let locked = "<memoryBacking><locked/></memoryBacking>";
@@ -220,6 +231,9 @@ fn guests() -> Vec<(&'static str, Guest)> {
     let dimm = "<memory model='dimm'><target><size unit='MiB'>512</size><node>0</node></target></memory>";
     let mut growing = guest(1024, &root_ports(2)).with("intel").and(cells);
     growing.memory += "<maxMemory slots='4' unit='GiB'>4</maxMemory>";
+
+    let mut odd = guest(1, &root_ports(2)).with("intel");
+    "<memory unit='KiB'>524289</memory>".clone_into(&mut odd.memory);
 
     let bridge = controller(1, "pcie-root-port", 0, 1) + &controller(2, "pcie-to-pci-bridge", 1, 0) + &two_on(2);
     let bridges = controller(1, "dmi-to-pci-bridge", 0, 0x1e)
@@ -272,75 +286,12 @@ fn guests() -> Vec<(&'static str, Guest)> {
         ("2 devices, NVMe disk, vDPA interface and disk", guest(384, &everything)),
         ("1 device and an NVMe disk", guest(1024, &(root_ports(1) + NVME))),
         ("a vDPA interface", guest(1024, VDPA)),
+        ("an NVMe disk with an NVMe backing file", guest(1024, NVME_CHAIN)),
+        ("2 devices and 1 GiB of ivshmem, intel", guest(512, &(root_ports(2) + SHMEM)).with("intel")),
+        ("2 devices and video memory of 128 MiB, intel", guest(512, &(root_ports(2) + LARGE_VGA)).with("intel")),
+        ("2 devices, 524289 KiB, intel", odd),
     ]
 }
-
-/// Title, and rows of: guest | libvirt | needs | libvirt sets | known from.
-///
-/// The first are guests that were really started, with VFIO devices made in software: the limit is what /proc/PID/limits
-/// said; the need is `VmLck` rounded up to whole guest memories, and the 1 GiB that libvirt adds. The containers of the
-/// second were counted in QEMU 10.0 (`vfio_container_connect`). The rest is `qemuDomainGetMemLockLimitBytes` and
-/// `virDomainDefGetMemoryTotal` worked out by hand.
-const TABLES: [(&str, &str); 4] = [
-    (
-        "Guests that were started",
-        "2 devices, no vIOMMU | 7.0.0 | 1476395008 | 1476395008 | libvirt 7.0 to 12.8: VmLck 392960 kB
-        2 devices, intel | 9.0.0 | 1879048192 | 1879048192 | libvirt 9.0 to 12.8: VmLck 785920 kB
-        2 devices, virtio | 12.8.0 | 1879048192 | 1879048192 | libvirt 12.8: VmLck 785920 kB
-        3 devices, intel | 11.3.0 | 2281701376 | 2281701376 | libvirt 11.3 and 12.8: VmLck 1178880 kB
-        4 devices, intel | 11.3.0 | 2684354560 | 2684354560 | libvirt 11.3 and 12.8: VmLck 1571840 kB
-        4 devices, intel | 7.0.0 | 2684354560 | 1476395008 | libvirt 7.0: fails at the fourth device
-        4 devices, intel by the wrapper | 11.3.0 | 2684354560 | 1476395008 | libvirt 7.0 to 12.8: fails at the fourth device; raised, VmLck 1571840 kB
-        4 devices, intel by the wrapper, hard_limit of 2560 MiB | 7.0.0 | 2684354560 | 2684354560 | libvirt 7.0 to 12.8: VmLck 1571840 kB
-        4 devices, intel in qemu:commandline | 9.0.0 | 2684354560 | 1476395008 | libvirt 9.0: fails at the fourth device; raised, VmLck 1571840 kB
-        2 devices, 1.5 GiB, intel | 9.0.0 | 4294967296 | 4294967296 | libvirt 9.0 to 12.8: VmLck 3145728 kB
-        2 devices, 1.5 GiB, intel | 7.0.0 | 4294967296 | 2684354560 | libvirt 7.0: fails at the second device
-        3 devices, 1.5 GiB, intel by the wrapper | 9.0.0 | 5905580032 | 2684354560 | libvirt 9.0: fails at the second device; raised, VmLck 4717824 kB
-        AArch64: 2 devices, virtio | 11.3.0 | 1879048192 | 1879048192 | libvirt 9.0 and 11.3: VmLck 786432 kB
-        AArch64: 4 devices, virtio by the wrapper | 11.3.0 | 2684354560 | 1476395008 | libvirt 9.0 and 11.3: fails at the fourth device; with 2684354560, VmLck 1572864 kB
-        2 devices behind one pcie-to-pci-bridge, intel | 9.0.0 | 1476395008 | 1879048192 | libvirt 9.0: VmLck of one memory; libvirt counts devices",
-    ),
-    (
-        "Where the devices are",
-        "2 behind dmi-to-pci-bridge and pci-bridge, 1 behind a root port, intel | 11.3.0 | 3221225472 | 4294967296 | QEMU: one requester for a conventional bus
-        2 functions of one slot, intel | 11.3.0 | 3221225472 | 3221225472 | QEMU: each function is a requester
-        1 behind each of 2 pcie-expander-buses, intel | 11.3.0 | 3221225472 | 3221225472 | QEMU: 2 containers
-        the same, and both bypass the vIOMMU | 11.3.0 | 2147483648 | 3221225472 | QEMU: 1 container for all that bypasses
-        the same and 1 on the default bus, which alone bypasses | 11.3.0 | 4294967296 | 4294967296 | QEMU: 2 containers, and 1 for what bypasses
-        2 mediated devices, intel | 11.3.0 | 3221225472 | 3221225472 | QEMU: 2 containers; the vendor's driver pins on demand, at most this
-        1 mediated device, 1 PCI device, no vIOMMU | 11.3.0 | 2147483648 | 2147483648 | QEMU: 1 container
-        no device, intel | 11.3.0 | - | - | nothing is pinned
-        1 device, and 1 with an unassigned address, intel | 11.3.0 | 2147483648 | 3221225472 | QEMU does not get it, libvirt counts it
-        1 device, and 1 as an interface, intel | 11.3.0 | 3221225472 | 3221225472 | an interface of type hostdev is a VFIO device too",
-    ),
-    (
-        "Kinds of memory",
-        "2 NUMA cells of 512 MiB, 2 devices, intel | 11.3.0 | 3221225472 | 3221225472 | the cells are the memory
-        the same and a DIMM of 512 MiB | 11.3.0 | 4294967296 | 4294967296 | a DIMM is mapped in every container
-        1 GiB that can grow to 4, 2 devices, intel | 11.3.0 | 9663676416 | 3221225472 | a memory hot-plug beyond the limit kills QEMU
-        locked memory, 2 devices, intel | 11.3.0 | unlimited | unlimited | libvirt's test pc-locked+hostdev
-        locked memory and a hard_limit of 2 GiB | 11.3.0 | 2147483648 | 2147483648 | libvirt's test pc-hardlimit+locked+hostdev",
-    ),
-    (
-        "What libvirt of which version counts",
-        "2 devices, 1.5 GiB, intel | 8.6.0 | 4294967296 | 2684354560 | one memory for all devices
-        2 devices, 1.5 GiB, intel | 8.7.0 | 4294967296 | 4294967296 | one for each device behind an iommu
-        2 devices, NVMe disk, vDPA interface and disk, intel | 7.0.0 | 3087007744 | 1476395008 | 5 memories needed, 1 counted
-        2 devices, NVMe disk, vDPA interface and disk, intel | 8.6.0 | 3087007744 | 1476395008 | 5 needed, 1 counted
-        2 devices, NVMe disk, vDPA interface and disk, intel | 8.7.0 | 3087007744 | 2684354560 | 5 needed, 4 counted: the vDPA disk is not
-        2 devices, NVMe disk, vDPA interface and disk, intel | 9.0.0 | 3087007744 | 2684354560 | 5 needed, 4 counted: the vDPA disk is not
-        2 devices, NVMe disk, vDPA interface and disk, intel | 9.3.0 | 3087007744 | 3087007744 | 5 needed, 5 counted
-        2 devices, NVMe disk, vDPA interface and disk, intel | 11.3.0 | 3087007744 | 3087007744 | 5 needed, 5 counted
-        2 devices, NVMe disk, vDPA interface and disk | 8.6.0 | 2684354560 | 1476395008 | 4 needed, 1 counted
-        2 devices, NVMe disk, vDPA interface and disk | 9.0.0 | 2684354560 | 1879048192 | 4 needed, 2 counted: the interface, and 1 for VFIO and NVMe
-        2 devices, NVMe disk, vDPA interface and disk | 11.3.0 | 2684354560 | 2684354560 | 4 needed, 4 counted
-        1 device and an NVMe disk | 9.0.0 | 3221225472 | 2147483648 | 2 needed, 1 counted
-        1 device and an NVMe disk | 11.3.0 | 3221225472 | 3221225472 | libvirt's test pc-hostdev-nvme
-        a vDPA interface | 7.0.0 | 2147483648 | - | not counted before 7.2.0
-        a vDPA interface | 7.2.0 | 2147483648 | 2147483648 | counted since 7.2.0
-        a vDPA interface | 11.3.0 | 2147483648 | 2147483648 | counted since 7.2.0",
-    ),
-];
 
 fn limit(words: &str) -> Option<Limit> {
     match words {

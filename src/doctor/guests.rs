@@ -126,7 +126,7 @@ impl Guest {
 
     /// Whether QEMU opens VFIO devices for it.
     pub(super) fn has_vfio(&self) -> bool {
-        self.domain().is_some_and(|domain| !domain.vfio.is_empty() || !domain.nvme_disks.is_empty())
+        self.domain().is_some_and(|domain| !domain.vfio.is_empty() || domain.nvme_disks > 0)
     }
 
     pub(super) fn uses_kvm(&self) -> bool {

@@ -3,6 +3,7 @@
 use super::lookup::string;
 use super::number::decimal32;
 use super::{Topology, Vcpus};
+use crate::note::{Code, Note};
 use crate::xml::Element;
 
 /// CPU models whose vendor is AMD, by the start of libvirt's name for them (`src/cpu_map/x86_*.xml`).
@@ -10,13 +11,18 @@ const AMD_MODELS: [&str; 4] = ["epyc", "opteron", "athlon", "phenom"];
 
 impl Vcpus {
     /// Reads `<vcpu>` and `<cpu><topology>` of a `<domain>`.
-    pub(super) fn read(domain: Element<'_, '_>) -> Vcpus {
+    ///
+    /// # Errors
+    ///
+    /// [`Code::DomainInvalid`] where libvirt refuses the number.
+    pub(super) fn read(domain: Element<'_, '_>) -> Result<Vcpus, Note> {
         // The content of <vcpu> is the maximum (virDomainVcpuParse); current= is only how many are plugged at the start.
-        let maximum = string(domain, &["vcpu"]).and_then(|text| decimal32(&text));
-        Vcpus {
-            maximum: maximum.filter(|&maximum| maximum > 0).unwrap_or(1),
+        let number = domain.child("vcpu").map(Element::string);
+        let maximum = number.as_deref().map_or(Some(1), decimal32).filter(|&maximum| maximum > 0);
+        Ok(Vcpus {
+            maximum: maximum.ok_or_else(no_number)?,
             topology: domain.child("cpu").and_then(|cpu| cpu.child("topology")).map(Topology::read),
-        }
+        })
     }
 
     /// The APIC id that QEMU gives to the last possible vCPU of an x86 guest, which is the highest of all.
@@ -41,6 +47,13 @@ impl Vcpus {
         // What is left counts sockets, whose field has no upper end.
         u32::try_from(id | field(index, offset)).unwrap_or(u32::MAX)
     }
+}
+
+fn no_number() -> Note {
+    Note::error(
+        Code::DomainInvalid,
+        "libvirt does not accept the domain's number of vCPUs: write a whole number into <vcpu>",
+    )
 }
 
 /// The number in a field that starts at bit `offset`.
@@ -72,7 +85,7 @@ pub(super) fn is_amd(domain: Element<'_, '_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::read::from_text;
+    use super::super::read::{from_text, refused};
     use super::*;
 
     fn vcpus(maximum: u32, [sockets, dies, clusters, cores, threads]: [u32; 5]) -> Vcpus {
@@ -129,10 +142,9 @@ mod tests {
              <cpu><topology sockets='2' dies='1' cores='2' threads='2'/></cpu></domain>",
         );
         assert_eq!(domain.vcpus, vcpus(8, [2, 1, 1, 2, 2]));
-        for vcpu in ["", "<vcpu/>", "<vcpu>0</vcpu>", "<vcpu>many</vcpu>", "<vcpu>4294967296</vcpu>", "<vcpu>2 </vcpu>"]
-        {
-            let domain = from_text(&format!("<domain>{vcpu}</domain>"));
-            assert_eq!(domain.vcpus, Vcpus { maximum: 1, topology: None }, "{vcpu}");
+        assert_eq!(from_text("<domain/>").vcpus, Vcpus { maximum: 1, topology: None });
+        for vcpu in ["<vcpu/>", "<vcpu>0</vcpu>", "<vcpu>many</vcpu>", "<vcpu>4294967296</vcpu>", "<vcpu>2 </vcpu>"] {
+            refused(&format!("<domain>{vcpu}</domain>"));
         }
     }
 

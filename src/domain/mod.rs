@@ -5,6 +5,7 @@
 
 mod bypass;
 mod cpu;
+mod device_memory;
 mod lookup;
 mod memory;
 mod metadata;
@@ -70,12 +71,16 @@ pub struct Domain {
     /// The networks of every `<interface type='network'>` that has no device of its own yet: a network can hand out host PCI
     /// functions, and libvirt asks it only after the hook's `prepare`.
     pub networks: Vec<String>,
-    /// `<disk type='nvme'>`: host addresses of userspace NVMe disks, each with a VFIO container of its own.
-    pub nvme_disks: Vec<String>,
+    /// Images of userspace NVMe disks, each with a VFIO container of its own in QEMU, by host address.
+    pub nvme_images: Vec<String>,
+    /// Disks with such images, which is what libvirt counts.
+    pub nvme_disks: u32,
     /// `<interface type='vdpa'>`: number.
     pub vdpa_interfaces: u32,
-    /// `<disk type='vhostvdpa'>`: number.
-    pub vdpa_disks: u32,
+    /// Images of `vhostvdpa` disks: number.
+    pub vdpa_images: u32,
+    /// Memory of devices that QEMU maps beside RAM, bytes, where it exceeds what every guest has.
+    pub device_memory: u64,
     /// A virtio device has `<driver ats='on'>`.
     pub virtio_ats: bool,
     /// `pci-root` controllers (PCI host bridges of a pseries machine); at least 1.

@@ -1,10 +1,11 @@
 //! From a document to the facts of a domain.
 
 use super::bypass::Bypass;
+use super::device_memory::device_memory;
 use super::lookup::{attribute, first_attribute, string};
 use super::number::decimal32;
 use super::pci::{Buses, count_roots};
-use super::vfio::{Passthrough, count, networks, nvme_disks, virtio_ats};
+use super::vfio::{Passthrough, count, images, networks, number, nvme_address, virtio_ats};
 use super::{Domain, Iommu, Memory, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu};
 use crate::note::{Code, Note};
 use crate::xml::{Attribute, Document, Element};
@@ -23,7 +24,8 @@ impl Domain {
     ///
     /// # Errors
     ///
-    /// [`Code::XmlNotADomain`] if the root is not a `<domain>` without a namespace.
+    /// [`Code::XmlNotADomain`] if the root is not a `<domain>` without a namespace; [`Code::DomainInvalid`] if libvirt refuses
+    /// its memory or its number of vCPUs.
     pub fn read(document: &Document<'_>) -> Result<Domain, Note> {
         let root = document.root();
         if !root.is("domain") {
@@ -34,6 +36,8 @@ impl Domain {
         let commandline = commandline(root);
         let buses = Buses::read(root, &Bypass::read(root, &commandline));
         let passthrough = Passthrough::read(root, &buses).and_hidden(&commandline, &buses);
+        let nvme = images(root, "nvme").into_iter();
+        let nvme: Vec<Vec<String>> = nvme.map(|images| images.into_iter().filter_map(nvme_address).collect()).collect();
         let os_type = |name| first_attribute(root, &["os"], "type", name).map(str::to_owned);
         Ok(Domain {
             virt_type: root.attr("type").unwrap_or_default().to_owned(),
@@ -47,18 +51,20 @@ impl Domain {
             uefi: is_uefi(root),
             system: System::read(root, nova.as_ref(), &commandline),
             launch_security: root.child("launchSecurity").and_then(|element| element.prop("type")).map(str::to_owned),
-            vcpus: Vcpus::read(root),
+            vcpus: Vcpus::read(root)?,
             amd_cpu: cpu::is_amd(root),
-            memory: Memory::read(root),
+            memory: Memory::read(root)?,
             // The last one counts, also if it names no driver (virDomainFeaturesDefParse).
             ioapic: features(root, "ioapic").last().and_then(|ioapic| ioapic.prop("driver")).map(str::to_owned),
             iommus: root.all(&["devices", "iommu"]).into_iter().map(Iommu::read).collect(),
             vfio: passthrough.devices,
             unassigned: passthrough.unassigned,
             networks: networks(root),
-            nvme_disks: nvme_disks(root),
+            nvme_disks: number(nvme.iter().filter(|images| !images.is_empty()).count()),
+            nvme_images: nvme.into_iter().flatten().collect(),
             vdpa_interfaces: count(root, "interface", "vdpa"),
-            vdpa_disks: count(root, "disk", "vhostvdpa"),
+            vdpa_images: number(images(root, "vhostvdpa").into_iter().flatten().count()),
+            device_memory: device_memory(root, &commandline)?,
             virtio_ats: virtio_ats(root),
             pci_roots: count_roots(root),
             commandline,
@@ -123,6 +129,14 @@ fn commandline(root: Element<'_, '_>) -> Vec<String> {
 #[cfg(test)]
 pub(super) fn from_text(text: &str) -> Domain {
     Domain::read(&crate::xml::parse(text.as_bytes()).unwrap()).unwrap()
+}
+
+/// A test's document has a value that libvirt refuses.
+#[cfg(test)]
+#[track_caller]
+pub(super) fn refused(text: &str) {
+    let note = Domain::read(&crate::xml::parse(text.as_bytes()).unwrap()).unwrap_err();
+    assert_eq!(note.code, Code::DomainInvalid, "{text}");
 }
 
 #[cfg(test)]

@@ -97,21 +97,22 @@ fn in_pci_guest(device: Element<'_, '_>) -> bool {
     !matches!(device.prop("model"), Some("vfio-ccw" | "vfio-ap"))
 }
 
-/// The host addresses of NVMe disks that QEMU drives itself: `<disk type='nvme'>`, or such a backing file of a disk.
-///
-/// QEMU opens a container for each, also for two namespaces of one device (block/nvme.c).
-pub(super) fn nvme_disks(domain: Element<'_, '_>) -> Vec<String> {
-    let mut disks = Vec::new();
-    for disk in domain.all(&["devices", "disk"]) {
-        // A backing store without a type ends the chain (virDomainDiskBackingStoreParse).
-        let typed = |image: &Element<'_, '_>| image.prop("type").is_some();
-        let chain = std::iter::successors(Some(disk), |image| image.child("backingStore").filter(typed));
-        for image in chain.filter(|image| image.prop("type") == Some("nvme")) {
-            let address = image.child("source").and_then(|source| source.child("address"));
-            disks.extend(address.map(|address| host_address(Some(address))));
-        }
-    }
-    disks
+/// The images of a disk: itself and its backing files, which end where one has no type (`virDomainDiskBackingStoreParse`).
+fn chain<'d, 'a>(disk: Element<'d, 'a>) -> impl Iterator<Item = Element<'d, 'a>> {
+    let typed = |image: &Element<'_, '_>| image.prop("type").is_some();
+    std::iter::successors(Some(disk), move |image| image.child("backingStore").filter(typed))
+}
+
+/// The images of this type in every disk.
+pub(super) fn images<'d, 'a>(domain: Element<'d, 'a>, kind: &str) -> Vec<Vec<Element<'d, 'a>>> {
+    let disks = domain.all(&["devices", "disk"]).into_iter();
+    disks.map(|disk| chain(disk).filter(|image| image.prop("type") == Some(kind)).collect()).collect()
+}
+
+/// The host address of an NVMe image that QEMU drives itself. QEMU opens a container for each image, also for two namespaces of
+/// one device (block/nvme.c).
+pub(super) fn nvme_address(image: Element<'_, '_>) -> Option<String> {
+    image.child("source")?.child("address").map(|address| host_address(Some(address)))
 }
 
 /// The names of the networks that have yet to give an interface its device. A running guest's interface of a pool is of type
@@ -125,7 +126,12 @@ pub(super) fn networks(domain: Element<'_, '_>) -> Vec<String> {
 /// How many devices of this element name and `type` there are.
 pub(super) fn count(domain: Element<'_, '_>, name: &str, kind: &str) -> u32 {
     let devices = domain.all(&["devices", name]).into_iter();
-    u32::try_from(devices.filter(|device| device.prop("type") == Some(kind)).count()).unwrap_or(u32::MAX)
+    number(devices.filter(|device| device.prop("type") == Some(kind)).count())
+}
+
+/// A number of devices; saturates.
+pub(super) fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// Whether a virtio device, of whatever kind, has `<driver ats='on'/>`.
@@ -296,8 +302,25 @@ mod tests {
         let vdpa = "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface><interface type='user'/>
             <disk type='vhostvdpa'><source dev='/dev/vhost-vdpa-1'/></disk><disk type='vhostvdpa'/>";
         let domain = domain(&(disk(one, 1) + &disk(one, 2) + &overlay + vdpa));
-        assert_eq!(domain.nvme_disks, ["0000:01:00.0", "0000:01:00.0", "0001:02:00.0"]);
-        assert_eq!((domain.vdpa_interfaces, domain.vdpa_disks), (1, 2));
+        assert_eq!(domain.nvme_images, ["0000:01:00.0", "0000:01:00.0", "0001:02:00.0"]);
+        assert_eq!(domain.nvme_disks, 3);
+        assert_eq!((domain.vdpa_interfaces, domain.vdpa_images), (1, 2));
+    }
+
+    #[test]
+    fn images_of_one_chain() {
+        let nvme = |bus: u32, backing: &str| {
+            format!("<source type='pci' namespace='1'><address bus='{bus}'/></source>{backing}")
+        };
+        let backing = format!("<backingStore type='nvme'>{}</backingStore>", nvme(2, "<backingStore/>"));
+        let chain = domain(&format!("<disk type='nvme'>{}</disk>", nvme(1, &backing)));
+        assert_eq!(chain.nvme_images, ["0000:01:00.0", "0000:02:00.0"]);
+        assert_eq!(chain.nvme_disks, 1, "libvirt counts the disk");
+        let vdpa = domain("<disk type='vhostvdpa'><backingStore type='vhostvdpa'/></disk>");
+        assert_eq!(vdpa.vdpa_images, 2);
+        let ended =
+            "<disk type='file'><backingStore><backingStore type='nvme'><source><address/></source></backingStore>";
+        assert_eq!(domain(&format!("{ended}</backingStore></disk>")).nvme_images, [""; 0]);
     }
 
     #[test]

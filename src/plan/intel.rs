@@ -110,7 +110,7 @@ fn eim_impossible(guest: &Guest<'_>) -> Note {
 /// VFIO device, also one on a bus that bypasses the vIOMMU (`vtd_machine_done_notify_one`).
 fn needs_caching_mode(guest: &Guest<'_>) -> bool {
     let vfio = guest.request.hotplug || !guest.domain.vfio.is_empty();
-    vfio || guest.domain.vdpa_interfaces > 0 || guest.domain.vdpa_disks > 0
+    vfio || guest.domain.vdpa_interfaces > 0 || guest.domain.vdpa_images > 0
 }
 
 /// Whether the guest does not work, or not as asked, without an attribute that its `<iommu>` lacks.

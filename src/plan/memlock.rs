@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::domain::Domain;
 use crate::limit::Limit;
+use crate::note::{Code, Note};
 use crate::version::Version;
 
 use super::guest::Guest;
@@ -21,7 +22,7 @@ const GIB: u64 = 1024 * 1024 * KIB;
 pub struct Memlock {
     /// Guest address spaces with VFIO devices.
     pub address_spaces: Vec<AddressSpace>,
-    /// NVMe disks, each with a container of its own.
+    /// Images of NVMe disks, each with a container of its own.
     pub nvme_disks: u32,
     /// vDPA devices, each of which maps all of guest memory.
     pub vdpa_devices: u32,
@@ -46,7 +47,7 @@ impl Memlock {
         let libvirt = libvirt_limit(domain, shape, host.libvirt);
         let managed = guest.request.asks() || plan.iommu.is_some();
         Memlock {
-            nvme_disks: domain.nvme_disks.len().try_into().unwrap_or(u32::MAX),
+            nvme_disks: domain.nvme_images.len().try_into().unwrap_or(u32::MAX),
             vdpa_devices: vdpa(domain),
             required_bytes: required,
             libvirt_bytes: libvirt,
@@ -104,11 +105,30 @@ impl Plan {
     }
 }
 
-/// Guest memory that a container accounts, bytes: everything that can be plugged counts, because a memory hot-plug that
-/// exceeds the limit kills the guest (QEMU: "vfio: DMA mapping failed, unable to continue").
+/// The guest's memory, bytes: everything that can be plugged counts, because a memory hot-plug that exceeds the limit kills the
+/// guest (QEMU: "vfio: DMA mapping failed, unable to continue").
+pub(super) fn guest_memory(domain: &Domain) -> u64 {
+    domain.memory.total.max(domain.memory.maximum.unwrap_or(0))
+}
+
+/// What a container accounts, bytes: the guest's memory, and that of devices which QEMU maps beside it.
 #[must_use]
 pub fn accounted_memory(domain: &Domain) -> u64 {
-    domain.memory.total.max(domain.memory.maximum.unwrap_or(0))
+    guest_memory(domain).saturating_add(domain.device_memory)
+}
+
+/// Refuses a `<hard_limit>` below what the containers account, because it becomes the locked-memory limit.
+pub(super) fn hard_limit_holds(guest: &Guest<'_>, plan: &Plan) -> Result<(), Note> {
+    let pinned = pinned_bytes(guest.domain, plan.memlock.address_spaces.len());
+    let Some(limit) = guest.domain.memory.hard_limit.filter(|&limit| limit < pinned && guest.request.asks()) else {
+        return Ok(());
+    };
+    let message = format!(
+        "<memtune><hard_limit> is {limit} bytes and becomes the locked-memory limit, and QEMU pins {pinned}: set {} or remove it \
+         (QEMU: \"vfio_container_dma_map(...) = -12 (Cannot allocate memory)\")",
+        pinned.saturating_add(GIB)
+    );
+    Err(Note::error(Code::HardLimitTooLow, message))
 }
 
 fn required(domain: &Domain, shape: Shape, address_spaces: &[AddressSpace]) -> Option<Limit> {
@@ -125,15 +145,24 @@ fn required(domain: &Domain, shape: Shape, address_spaces: &[AddressSpace]) -> O
     needed_bytes(domain, address_spaces.len()).map(Limit::Bytes)
 }
 
-/// `(address spaces + NVMe disks + vDPA devices) × memory + 1 GiB`; none where there is nothing to lock.
+/// `(address spaces + NVMe images + vDPA devices) × memory + 1 GiB`; none where there is nothing to lock.
 #[must_use]
 pub fn needed_bytes(domain: &Domain, address_spaces: usize) -> Option<u64> {
-    let containers = address_spaces as u64 + domain.nvme_disks.len() as u64 + u64::from(vdpa(domain));
-    (containers > 0).then(|| containers.saturating_mul(accounted_memory(domain)).saturating_add(GIB))
+    let pinned = pinned_bytes(domain, address_spaces);
+    (containers(domain, address_spaces) > 0).then(|| pinned.saturating_add(GIB))
+}
+
+/// What all containers account, bytes; saturates.
+fn pinned_bytes(domain: &Domain, address_spaces: usize) -> u64 {
+    containers(domain, address_spaces).saturating_mul(accounted_memory(domain))
+}
+
+fn containers(domain: &Domain, address_spaces: usize) -> u64 {
+    address_spaces as u64 + domain.nvme_images.len() as u64 + u64::from(vdpa(domain))
 }
 
 fn vdpa(domain: &Domain) -> u32 {
-    domain.vdpa_interfaces.saturating_add(domain.vdpa_disks)
+    domain.vdpa_interfaces.saturating_add(domain.vdpa_images)
 }
 
 /// What libvirt of the host's version sets by itself (`qemuDomainGetMemLockLimitBytes`). A version that is not known counts
@@ -149,11 +178,11 @@ fn libvirt_limit(domain: &Domain, shape: Shape, libvirt: Option<Version>) -> Opt
         return Some(pseries_limit(domain));
     }
     let since = |major, minor| libvirt.is_none_or(|version| version >= Version::new(major, minor));
-    let nvme = domain.nvme_disks.len() as u64;
+    let nvme = u64::from(domain.nvme_disks);
     // libvirt counts a <hostdev> even where its address says that the guest does not get it.
     let seen = domain.vfio.iter().filter(|device| !device.hidden).count();
     let vfio = seen as u64 + u64::from(domain.unassigned);
-    let vdpa_disks = if since(9, 3) { u64::from(domain.vdpa_disks) } else { 0 };
+    let vdpa_disks = if since(9, 3) { u64::from(domain.vdpa_images) } else { 0 };
     let vdpa = if since(7, 2) { u64::from(domain.vdpa_interfaces) + vdpa_disks } else { 0 };
     let multiplied = |devices: u64| if devices > 0 && shape.viommu != Presence::Known { 1 } else { devices };
     let factor = if since(9, 3) {
@@ -177,7 +206,7 @@ fn pseries_limit(domain: &Domain) -> Limit {
     let memory = domain.memory.total / KIB;
     let maximum = domain.memory.maximum.map_or(memory, |bytes| bytes / KIB);
     let base = maximum / 128 + 4096 * roots + 8192;
-    let passthrough = if domain.vfio.is_empty() && domain.nvme_disks.is_empty() && vdpa(domain) == 0 {
+    let passthrough = if domain.vfio.is_empty() && domain.nvme_disks == 0 && vdpa(domain) == 0 {
         0
     } else {
         (2 * GIB / KIB * roots).max(memory + memory / 512 * roots + 8192)

@@ -45,15 +45,8 @@ pub fn plan(domain: &Domain, request: &Request, host: &Host) -> Result<Plan, Ref
     if !matches!(domain.virt_type.as_str(), "kvm" | "qemu") {
         return Ok(plan);
     }
-    match decide_model(&guest) {
-        Ok(decision) => {
-            decision.enter(&guest, &mut plan);
-            decision::lock_memory(&guest, &mut plan);
-            plan.reproducible |= plan.qemu.is_empty();
-            plan.memlock = Memlock::of(&guest, &plan);
-            plan.notes.extend(warnings::all(&guest, &plan));
-            Ok(plan)
-        }
+    match decide_model(&guest).and_then(|decision| decided(&guest, decision, plan.clone())) {
+        Ok(plan) => Ok(plan),
         Err(note) => {
             Decision::unchanged(&guest).enter(&guest, &mut plan);
             plan.memlock = Memlock { raise: false, ..Memlock::of(&guest, &plan) };
@@ -61,6 +54,17 @@ pub fn plan(domain: &Domain, request: &Request, host: &Host) -> Result<Plan, Ref
             Err(Refusal { note, unchanged: Box::new(plan) })
         }
     }
+}
+
+/// The plan with a decision and all that follows from it.
+fn decided(guest: &Guest<'_>, decision: Decision, mut plan: Plan) -> Result<Plan, Note> {
+    decision.enter(guest, &mut plan);
+    decision::lock_memory(guest, &mut plan);
+    plan.reproducible |= plan.qemu.is_empty();
+    plan.memlock = Memlock::of(guest, &plan);
+    memlock::hard_limit_holds(guest, &plan)?;
+    plan.notes.extend(warnings::all(guest, &plan));
+    Ok(plan)
 }
 
 /// The refusal of an invalid request.

@@ -5,7 +5,8 @@
 use serde::{Serialize, Serializer};
 
 use super::guest::Guest;
-use super::{Memlock, WRAPPER_PREFIX, accounted_memory, route};
+use super::memlock::guest_memory;
+use super::{Memlock, WRAPPER_PREFIX, route};
 use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::qemu;
@@ -231,7 +232,7 @@ impl Plan {
                 machine: domain.machine.clone(),
                 vcpus: domain.vcpus.maximum,
                 memory_bytes: domain.memory.total,
-                max_memory_bytes: accounted_memory(domain),
+                max_memory_bytes: guest_memory(domain),
             },
             request: guest.request.clone(),
             route: route(domain),

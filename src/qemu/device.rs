@@ -43,6 +43,14 @@ impl Device {
     }
 }
 
+/// The pairs of a value in either spelling; `None` if it is invalid JSON.
+pub(super) fn properties(text: &str, implied: &str) -> Option<BTreeMap<String, String>> {
+    if text.starts_with('{') {
+        return Some(object(text)?.into_iter().map(|(key, value)| (key, plain_text(value))).collect());
+    }
+    Some(option::parse(text, implied).into_iter().map(|pair| (pair.key.to_owned(), pair.value)).collect())
+}
+
 /// The value that the last matching `-global` sets for a property of a device type: `pxb-pcie.bypass_iommu=on`, or that as a
 /// list of three keys (`qemu_global_option`). The property may have dashes or underscores.
 #[must_use]

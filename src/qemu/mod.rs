@@ -7,6 +7,7 @@ mod arguments;
 mod device;
 mod iommu;
 mod machine;
+mod memory;
 mod option;
 mod rewrite;
 mod slots;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use device::{global, is_on};
 pub use iommu::{FoundIommu, find_iommu};
 pub use machine::get as machine_property;
+pub use memory::{device_memory, own as own_memory};
 pub use rewrite::rewrite;
 pub use vfio::{FoundVfio, find_vfio};
 

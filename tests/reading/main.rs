@@ -8,6 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests have effects")]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails the test")]
 
+mod devices;
 mod documents;
 #[path = "../support/mod.rs"]
 mod support;
@@ -82,7 +83,7 @@ fn differences(original: &str, dump: &str) -> Vec<String> {
         })* };
     }
     compare!(virt_type name uuid arch machine emulator acpi uefi system launch_security vcpus amd_cpu memory ioapic iommus vfio
-        unassigned nvme_disks vdpa_interfaces vdpa_disks virtio_ats pci_roots commandline metadata nova);
+        unassigned nvme_disks nvme_images vdpa_interfaces vdpa_images device_memory virtio_ats pci_roots commandline metadata nova);
     differences
 }
 

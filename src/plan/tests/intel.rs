@@ -141,7 +141,7 @@ fn the_hole_begins_where_q35_puts_it() {
         super::super::intel::guest_memory_top(&Guest::new(&domain, &case.request, &case.host))
     };
     // hw/i386/pc_q35.c: from 0xb0000000 bytes on 2 GiB are below 4 GiB, otherwise all.
-    assert_eq!(top(0xb000_0000 / 1024 - 1, ""), 0xb000_0000 - 1024);
+    assert_eq!(top(0xb000_0000 / 1024 - 1024, ""), 0xb000_0000 - (1 << 20));
     assert_eq!(top(0xb000_0000 / 1024, ""), (4 << 30) + 0x3000_0000);
     // Measured: 1100 GiB of an EPYC begin at 0x10000000000.
     let epyc = "<cpu><model>EPYC</model></cpu>";
@@ -150,7 +150,7 @@ fn the_hole_begins_where_q35_puts_it() {
     assert_eq!(top(1100 * gib, ""), 1102 << 30);
     // 0xfd00000000 is 1012 GiB.
     assert_eq!(top(1010 * gib, epyc), (1 << 40) + (1008 << 30));
-    assert_eq!(top(1010 * gib - 1, epyc), (1012 << 30) - 1024);
+    assert_eq!(top(1010 * gib - 1024, epyc), (1012 << 30) - (1 << 20));
     assert_eq!(top(1010 * gib, ""), 1012 << 30);
 }
 

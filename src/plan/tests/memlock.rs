@@ -201,6 +201,25 @@ fn a_hard_limit_wins() {
 }
 
 #[test]
+fn a_hard_limit_below_what_is_pinned_is_refused() {
+    // 4 devices pin 4 × 384 MiB.
+    let limit = |kib: u64| format!("<memtune><hard_limit unit='KiB'>{kib}</hard_limit></memtune>");
+    let too_low = devices(q35(), 4).child(&limit(4 * 384 * 1024 - 1));
+    let message = too_low.clone().asks("intel").refused(Code::HardLimitTooLow);
+    assert!(message.contains("pins 1610612736: set 2684354560"), "{message}");
+    too_low.clone().wrapped().asks("intel").refused(Code::HardLimitTooLow);
+    assert!(
+        too_low
+            .device("<iommu model='intel'><driver caching_mode='on'/></iommu>")
+            .plan()
+            .notes
+            .iter()
+            .any(|note| { note.code == Code::HardLimitTooLow && note.level == Level::Warning })
+    );
+    devices(q35(), 4).child(&limit(4 * 384 * 1024)).asks("intel").plan();
+}
+
+#[test]
 fn what_nova_implies_is_completed_and_never_enforced() {
     let mut realtime = q35();
     realtime.request = Request { locked_memory: true, lock_implied: true, nosharepages: true, ..Request::default() };
