@@ -28,7 +28,9 @@ pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, N
                 add_to(domain, "devices", &[], vec![element("iommu", &[("model", model)], driver)], &mut edits);
             }
             Change::CompleteIommu { model, driver } => complete_iommu(domain, model, driver, &mut edits),
+            Change::RemoveIommuDriver => remove_all(domain, &["devices", "iommu", "driver"], &mut edits),
             Change::SplitIoapic => split_ioapic(domain, &mut edits),
+            Change::RemoveIoapic => remove_all(domain, &["features", "ioapic"], &mut edits),
             Change::ForbidPageSharing => backing.push(element("nosharepages", &[], Vec::new())),
             Change::LockMemory => backing.push(element("locked", &[], Vec::new())),
         }
@@ -69,6 +71,10 @@ fn complete_iommu<'d, 'a>(
         }
         None => edits.push(Edit::Append { parent: iommu, new: driver_element(driver) }),
     }
+}
+
+fn remove_all<'d, 'a>(domain: Element<'d, 'a>, path: &[&str], edits: &mut Vec<Edit<'d, 'a>>) {
+    edits.extend(domain.all(path).into_iter().map(|element| Edit::Remove { element }));
 }
 
 fn split_ioapic<'d, 'a>(domain: Element<'d, 'a>, edits: &mut Vec<Edit<'d, 'a>>) {

@@ -17,7 +17,7 @@ use support::corpus::documents;
 use support::libvirt::{Suite, shared};
 use support::on_both_suites;
 
-on_both_suites!(what_libvirt_accepted_it_accepts_rewritten);
+on_both_suites!(what_libvirt_accepted_it_accepts_rewritten what_nova_writes_for_every_model_is_repaired);
 
 const MODELS: [&str; 4] = ["intel", "virtio", "smmuv3", "auto"];
 
@@ -41,6 +41,47 @@ fn what_libvirt_accepted_it_accepts_rewritten(suite: Suite) {
             assert_eq!(verdict, Ok(()), "{}, {model}:\n{text}", suite.name());
         }
     }
+}
+
+/// Nova 34 writes the attributes of intel for every model, and `<ioapic>` on every architecture.
+fn what_nova_writes_for_every_model_is_repaired(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    let novas: Vec<String> =
+        [("x86_64", "q35", "virtio"), ("aarch64", "virt", "virtio"), ("aarch64", "virt", "smmuv3")]
+            .map(|(arch, machine, model)| of_nova(arch, machine, model))
+            .to_vec();
+    let before = lab.define_many(&novas);
+    assert!(before.iter().all(Result::is_err), "{before:?}");
+    let repaired: Vec<String> = novas.iter().filter_map(|text| rewritten(text, "auto", suite)).collect();
+    assert_eq!(lab.define_many(&repaired), vec![Ok(()); novas.len()], "{repaired:#?}");
+}
+
+fn of_nova(arch: &str, machine: &str, model: &str) -> String {
+    let eim = if machine == "q35" { "on" } else { "off" };
+    let firmware = if arch == "aarch64" { " firmware='efi'" } else { "" };
+    format!(
+        "<domain type='qemu'>
+  <name>instance-00000001</name>
+  <memory>2097152</memory>
+  <metadata>
+    <nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'>
+      <nova:flavor name='m1.small'>
+        <nova:extraSpecs><nova:extraSpec name='hw:viommu_model'>{model}</nova:extraSpec></nova:extraSpecs>
+      </nova:flavor>
+    </nova:instance>
+  </metadata>
+  <os{firmware}><type arch='{arch}' machine='{machine}'>hvm</type></os>
+  <features>
+    <acpi/>
+    <ioapic driver='qemu'/>
+  </features>
+  <devices>
+    <iommu model='{model}'>
+      <driver intremap='on' caching_mode='on' aw_bits='48' eim='{eim}' iotlb='on'/>
+    </iommu>
+  </devices>
+</domain>"
+    )
 }
 
 /// The domain with this model; none where it is refused or does not change.

@@ -8,6 +8,7 @@ mod decision;
 mod guest;
 mod intel;
 mod memlock;
+mod nova;
 mod placing;
 mod result;
 mod smmuv3;
@@ -40,12 +41,16 @@ pub const HOST_ROUTE: &str = "libvirt-host-route";
 /// # Errors
 /// The refusal, where the request cannot be met.
 pub fn plan(domain: &Domain, request: &Request, host: &Host) -> Result<Plan, Refusal> {
+    let arch = Guest::new(domain, request, host).arch();
+    let repaired = nova::repaired(domain, arch);
+    let (domain, repairs) = repaired.as_ref().map_or((domain, &[][..]), |(domain, changes)| (domain, changes));
     let guest = Guest::new(domain, request, host);
     let mut plan = Plan::empty(&guest);
     if !matches!(domain.virt_type.as_str(), "kvm" | "qemu") {
         return Ok(plan);
     }
-    match decide_model(&guest).and_then(|decision| decided(&guest, decision, plan.clone())) {
+    let repaired_plan = Plan { changes: repairs.to_vec(), ..plan.clone() };
+    match decide_model(&guest).and_then(|decision| decided(&guest, decision, repaired_plan)) {
         Ok(plan) => Ok(plan),
         Err(note) => {
             Decision::unchanged(&guest).enter(&guest, &mut plan);

@@ -159,7 +159,7 @@ pub struct Ioapic {
 /// One change of the domain XML.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// `add` or `set`.
+    /// `add`, `set` or `remove`.
     pub action: Action,
     /// The element that is added or changed.
     pub path: &'static str,
@@ -181,6 +181,8 @@ pub enum Action {
     Add,
     /// Attributes of an element are set.
     Set,
+    /// An element is removed.
+    Remove,
 }
 
 impl Action {
@@ -190,6 +192,7 @@ impl Action {
         match self {
             Action::Add => "add",
             Action::Set => "set",
+            Action::Remove => "remove",
         }
     }
 }
@@ -211,8 +214,12 @@ pub enum Edit {
         /// `<driver>` attributes.
         driver: Vec<(&'static str, String)>,
     },
+    /// Removes the `<driver>` of the only `<iommu>`.
+    RemoveIommuDriver,
     /// `<features><ioapic driver='qemu'/>`.
     SplitIoapic,
+    /// Removes `<features><ioapic>`.
+    RemoveIoapic,
     /// `<memoryBacking><locked/>`.
     LockMemory,
     /// `<memoryBacking><nosharepages/>`.
@@ -255,7 +262,11 @@ impl Plan {
             Edit::AddIommu { .. } => ", and the domain has no <iommu>",
             Edit::LockMemory => ", and the domain has no <memoryBacking><locked/>",
             // The reason says what is lacking.
-            Edit::CompleteIommu { .. } | Edit::SplitIoapic | Edit::ForbidPageSharing => "",
+            Edit::CompleteIommu { .. }
+            | Edit::RemoveIommuDriver
+            | Edit::SplitIoapic
+            | Edit::RemoveIoapic
+            | Edit::ForbidPageSharing => "",
         };
         let message = format!(
             "{}{lack}: run 'viommu apply {}', or pass the XML through 'viommu rewrite' before it is defined, or set <emulator> to {}",
