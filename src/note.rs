@@ -1,25 +1,25 @@
-//! Codes, levels and notes: everything that `viommu` has to say about a domain, with a stable name for each.
+//! Codes, levels and notes: every message about a domain, with a stable name.
 //!
-//! A code never changes its meaning and is never reused. Whether a note refuses the start is its [`Level`]'s business.
+//! A code never changes its meaning and is never reused. The [`Level`] says whether a note refuses the start.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// How grave a note is.
+/// The severity of a note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Worth knowing; nothing needs to be done.
+    /// For information; there is nothing to do.
     Info,
-    /// The guest starts, and something about it will surprise somebody.
+    /// The guest starts, and something will not work as the user may expect.
     Warning,
     /// The request cannot be met: the start is refused.
     Error,
 }
 
 impl Level {
-    /// The word that stands in JSON and in front of the sentence.
+    /// The word in JSON and before the message.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -32,7 +32,7 @@ impl Level {
 
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
-        /// A stable name for each thing that can be said.
+        /// The stable name of a message.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code { $($(#[doc = $doc])+ $variant,)+ }
 
@@ -51,11 +51,11 @@ macro_rules! codes {
 
 codes! {
     // Refusals: the request cannot be met.
-    /// The guest's architecture has no vIOMMU that libvirt can give.
+    /// libvirt has no vIOMMU for the guest's architecture.
     ArchUnsupported = "arch-unsupported",
-    /// The machine type has no vIOMMU that libvirt can give (i440fx, microvm, sbsa-ref …).
+    /// libvirt has no vIOMMU for the machine type (i440fx, microvm, sbsa-ref …).
     MachineUnsupported = "machine-unsupported",
-    /// The requested model is not one of the five accepted values.
+    /// The requested model is not an accepted value.
     ModelUnknown = "model-unknown",
     /// The requested model belongs to another architecture.
     ModelArchMismatch = "model-arch-mismatch",
@@ -63,17 +63,17 @@ codes! {
     ModelUnsupportedByLibvirt = "model-unsupported-by-libvirt",
     /// This QEMU does not have the requested model.
     ModelUnsupportedByQemu = "model-unsupported-by-qemu",
-    /// Two sources of equal right, or two keys of one request, contradict each other.
+    /// A request has an unknown key or an invalid value, or contradicts another of equal rank.
     RequestConflict = "request-conflict",
     /// The domain already has another vIOMMU, or one whose attributes contradict what the guest needs.
     IommuConflict = "iommu-conflict",
-    /// Interrupt remapping needs the split irqchip, and the domain asks for the kernel's.
+    /// Interrupt remapping needs the split irqchip, and the domain has the kernel's.
     IrqchipConflict = "irqchip-conflict",
     /// More than 255 vCPUs need interrupt remapping with extended interrupt mode.
     VcpusNeedEim = "vcpus-need-eim",
     /// virtio-iommu is described to the guest by ACPI only.
     VirtioWithoutAcpi = "virtio-without-acpi",
-    /// virtio-iommu cannot tell two passed-through devices behind one conventional PCI bridge apart.
+    /// virtio-iommu does not distinguish two passed-through devices behind one conventional PCI bridge.
     VirtioAliasedDevices = "virtio-aliased-devices",
     /// QEMU's SMMUv3 cannot serve a passed-through device.
     Smmuv3WithVfio = "smmuv3-with-vfio",
@@ -83,15 +83,15 @@ codes! {
     AwBitsTooSmall = "aw-bits-too-small",
     /// Devices of one host IOMMU group have several guest requester ids.
     IommuGroupSplit = "iommu-group-split",
-    /// Locked memory was asked for without saying of which pages.
+    /// Locked memory was asked for without a page size.
     LockedMemoryWithoutPageSize = "locked-memory-without-page-size",
-    /// The locked-memory limit has to be raised and this process may not.
+    /// The locked-memory limit has to be raised, and this process has no privilege for it.
     MemlockNoPrivilege = "memlock-no-privilege",
     /// The request needs the wrapper as the emulator, or a rewritten domain.
     WrapperMissing = "wrapper-missing",
     /// The wrapper was started for a guest that the hook did not prepare.
     StateMissing = "state-missing",
-    /// The run-time state of a guest cannot be trusted or understood.
+    /// The run-time state of a guest is untrusted or invalid.
     StateInvalid = "state-invalid",
     /// The state of a guest cannot be written.
     StateUnwritable = "state-unwritable",
@@ -103,13 +103,13 @@ codes! {
     EmulatorMissing = "emulator-missing",
     /// The vIOMMU of a saved or migrated guest cannot be reproduced here.
     MigrationMismatch = "migration-mismatch",
-    /// The configuration file cannot be used.
+    /// The configuration file is invalid.
     ConfigInvalid = "config-invalid",
     /// The input is not well-formed XML.
     XmlMalformed = "xml-malformed",
-    /// The input is larger than any domain.
+    /// The input exceeds the size limit of a domain.
     XmlTooLarge = "xml-too-large",
-    /// The input is nested deeper, or has more attributes or namespaces, than any domain.
+    /// The input exceeds the limits of a domain for nesting, attributes or namespaces.
     XmlTooComplex = "xml-too-complex",
     /// The input carries a document type declaration.
     XmlDoctype = "xml-doctype",
@@ -119,18 +119,18 @@ codes! {
     DomainInvalid = "domain-invalid",
     /// QEMU's command line has no room or an unexpected shape for the vIOMMU.
     CommandLineUnsupported = "command-line-unsupported",
-    /// Somebody else has changed the domain between reading and defining it.
+    /// The domain has changed between reading and defining it.
     DomainChanged = "domain-changed",
-    /// The domain is in no store, so there is nothing that could be defined anew.
+    /// The domain is not persistent, so it cannot be redefined.
     DomainTransient = "domain-transient",
-    /// libvirt does not take the changed domain.
+    /// libvirt refuses the changed domain.
     DefineRefused = "define-refused",
-    /// Nobody has said yes to the change.
+    /// The user has not confirmed the change.
     NotConfirmed = "not-confirmed",
     /// A recorded host lacks what the guest needs.
     HostUnsuitable = "host-unsuitable",
 
-    // Warnings and remarks.
+    // Warnings and information.
     /// The pinned guest memory exceeds what the host has.
     PinnedExceedsHostMemory = "pinned-exceeds-host-memory",
     /// Interrupts of passed-through devices are not isolated.
@@ -141,9 +141,9 @@ codes! {
     DmaEntryLimit = "dma-entry-limit",
     /// A VFIO hot-plug needs the limit raised first.
     HotplugMemlock = "hotplug-memlock",
-    /// The flavor's wish won over the image's.
+    /// The flavor's model won over the image's.
     ImageOverridden = "image-overridden",
-    /// An image's wish was ignored, because the configuration does not allow image requests.
+    /// An image's request was ignored, because the configuration does not allow it.
     ImageIgnored = "image-ignored",
     /// virtio-iommu before QEMU 9.0 tells the guest neither the host's address width nor its reserved ranges.
     VirtioVfioOldQemu = "virtio-vfio-old-qemu",
@@ -161,31 +161,31 @@ codes! {
     HostFactAssumed = "host-fact-assumed",
     /// Why `auto` became the model it became.
     AutoModel = "auto-model",
-    /// The limit is raised by a race that is normally won.
+    /// The limit is raised in a race that is normally won.
     MemlockRace = "memlock-race",
 
-    // The host, as `viommu doctor` finds it.
-    /// libvirt has no hook that is viommu, or cannot execute it.
+    // The host, in `viommu doctor`.
+    /// libvirt's hook is not viommu, or cannot be executed.
     HookUnusable = "hook-unusable",
-    /// The daemon has not looked for hooks since there is one.
+    /// The daemon has not been reloaded since the hook was installed.
     HookNotLoaded = "hook-not-loaded",
     /// libvirt has not probed the QEMU behind the wrapper since it was installed.
     EmulatorStale = "emulator-stale",
-    /// AppArmor or SELinux keeps the hook or the wrapper from its work.
+    /// AppArmor or SELinux denies the hook or the wrapper something that it needs.
     Confined = "confined",
     /// libvirt or QEMU is older than what is supported, or newer than what was tested.
     VersionUnsupported = "version-unsupported",
-    /// The host has no IOMMU at work.
+    /// The host's IOMMU is off.
     HostIommuOff = "host-iommu-off",
     /// The kernel's VFIO modules are missing.
     VfioMissing = "vfio-missing",
-    /// KVM cannot leave the I/O APIC to QEMU.
+    /// KVM does not support the split irqchip.
     SplitIrqchipMissing = "split-irqchip-missing",
-    /// The daemon's own locked-memory limit is not what guests get.
+    /// The daemon has a locked-memory limit of its own, which guests do not get.
     DaemonMemlock = "daemon-memlock",
-    /// A guest runs without what it asks for.
+    /// A guest runs without the vIOMMU that it asks for.
     RequestUnmet = "request-unmet",
-    /// Run-time state of guests that are gone.
+    /// Run-time state of guests that no longer run.
     StateLeftover = "state-leftover",
 }
 
@@ -209,14 +209,14 @@ impl Serialize for Code {
     }
 }
 
-/// One sentence about a domain.
+/// One message about a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Note {
-    /// How grave it is.
+    /// Its severity.
     pub level: Level,
     /// Its stable name.
     pub code: Code,
-    /// One sentence that says what is the matter and what to do. May hold tenant-given strings: escape before printing.
+    /// One sentence: what is wrong, then what to do. It may quote strings that tenants choose: escape before printing.
     pub message: String,
 }
 
@@ -231,24 +231,11 @@ impl Note {
         Note { level: Level::Warning, code, message: message.into() }
     }
 
-    /// A remark.
+    /// Information.
     pub fn info(code: Code, message: impl Into<String>) -> Note {
         Note { level: Level::Info, code, message: message.into() }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_unique_and_kebab_case() {
-        for (index, code) in Code::ALL.iter().enumerate() {
-            let name = code.as_str();
-            assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{name}");
-            assert_eq!(Code::ALL.iter().position(|other| other.as_str() == name), Some(index), "{name} stands twice");
-            assert_eq!(Code::from_name(name), Some(*code));
-        }
-        assert_eq!(Code::from_name("no-such-code"), None);
-    }
-}
+mod tests;

@@ -47,7 +47,7 @@ pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, N
 /// `xml-malformed` where the document has none.
 pub fn with_emulator(document: &Document<'_>, path: &str) -> Result<String, Note> {
     let Some(element) = document.root().path(&["devices", "emulator"]) else {
-        return Err(Note::error(Code::XmlMalformed, "the domain names no <emulator>"));
+        return Err(Note::error(Code::XmlMalformed, "the domain has no <emulator>: add one"));
     };
     let edit = Edit::SetText { element, value: path.to_owned() };
     xml::apply(document, &[edit]).map_err(|error| no_place(&error))

@@ -126,7 +126,7 @@ fn locked_memory_needs_a_page_size() {
     assert!(request(&domain(&[locked, ("hw:mem_page_size", "small")], &[])).unwrap().asks_to_lock());
     assert!(request(&domain(&[locked], &[("hw_mem_page_size", "large")])).unwrap().asks_to_lock());
     assert!(!request(&domain(&[("hw:locked_memory", "False")], &[])).unwrap().asks());
-    // A domain of nobody's: what bounds the locked memory stands in its XML.
+    // A domain that Nova did not make: its XML limits the locked memory.
     let bounded = |change: fn(&mut Domain)| {
         let mut domain = domain(&[locked], &[]);
         change(&mut domain);

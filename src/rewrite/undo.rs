@@ -120,7 +120,7 @@ mod tests {
         becomes(INTEL, Some(&lacking), None);
         let split = PLAIN.replace("    <acpi/>\n", "    <acpi/>\n    <ioapic driver='qemu'/>\n");
         becomes(INTEL, Some(&split), Some(&split));
-        // virtio-iommu does not need it, so somebody wanted it.
+        // virtio-iommu does not need it, so it was there before.
         let virtio = split.replace("  </devices>", "    <iommu model='virtio'/>\n  </devices>");
         becomes(&virtio, None, Some(&split));
     }

@@ -59,7 +59,7 @@ fn other_architectures_have_none() {
             message.contains(arch) && message.ends_with("remove the request from the domain metadata"),
             "{message}"
         );
-        assert_eq!(q35().os(os).refusal(), None, "nobody asks");
+        assert_eq!(q35().os(os).refusal(), None, "there is no request");
     }
 }
 
@@ -97,7 +97,7 @@ fn auto_is_virtio_where_nothing_speaks_against_it() {
     let (level, reason) = q35().asks("auto").note(Code::AutoModel).unwrap();
     assert_eq!(level, Level::Info);
     assert!(reason.starts_with("auto is virtio: "), "{reason}");
-    assert_eq!(q35().asks("virtio").note(Code::AutoModel), None, "nobody asks why");
+    assert_eq!(q35().asks("virtio").note(Code::AutoModel), None, "a named model needs no reason");
 }
 
 #[track_caller]

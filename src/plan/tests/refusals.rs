@@ -27,7 +27,7 @@ fn a_model_that_qemu_was_built_without() {
     assert_eq!(q35().flags(&["intel-iommu"]).asks("intel").model(), "intel");
     arm().flags(&["virtio-iommu-pci"]).asks("smmuv3").refused(Code::ModelUnsupportedByQemu);
     assert_eq!(arm().flags(&["machine.virt.iommu"]).asks("smmuv3").model(), "smmuv3");
-    // Nobody knows, or a libvirt that nobody has tested looks for it no more.
+    // The flags are unknown, or an untested libvirt no longer probes them.
     assert_eq!(q35().asks("intel").model(), "intel");
     assert_eq!(q35().libvirt("12.9.0").flags(&[]).asks("intel").model(), "intel");
     q35().libvirt("12.8.0").flags(&[]).asks("intel").refused(Code::ModelUnsupportedByQemu);
@@ -123,7 +123,7 @@ fn a_width_of_an_existing_virtio_is_what_it_is() {
     };
     let same = virtio("aw_bits='39'").aw_bits(39).plan();
     assert!(same.changes.is_empty());
-    assert_eq!(virtio("aw_bits='64'").driver(), "aw_bits=64", "nobody asks");
+    assert_eq!(virtio("aw_bits='64'").driver(), "aw_bits=64", "no width is asked for");
     let message = virtio("aw_bits='48'").aw_bits(39).refused(Code::IommuConflict);
     assert!(message.contains("has aw_bits='48'"), "{message}");
     assert!(virtio("").aw_bits(39).refused(Code::IommuConflict).contains("has no aw_bits"));
@@ -157,7 +157,7 @@ fn a_host_group_cannot_be_split() {
     }
     let message = same(arm().vfio(1).vfio(2)).asks("auto").refused(Code::IommuGroupSplit);
     assert!(!message.contains("intel"), "{message}");
-    assert_eq!(two.asks("intel").model(), "intel", "groups that nobody knows");
+    assert_eq!(two.asks("intel").model(), "intel", "unknown groups");
     assert_eq!(same(q35().vfio(1).vfio(2)).refusal(), None, "without a vIOMMU all share one address space");
 }
 
