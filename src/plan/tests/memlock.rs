@@ -122,7 +122,11 @@ fn nvme_disks_count_by_themselves_from_9_3_on() {
     enough(&both().asks("intel").libvirt("9.2.9"), 2_281_701_376);
     // Without one: 1 + 1 needed.
     enough(&both().libvirt("9.3.0"), 1_879_048_192);
-    assert_eq!(limits(&both().libvirt("9.2.9")), (bytes(1_879_048_192), bytes(1_476_395_008), false), "there is no request");
+    assert_eq!(
+        limits(&both().libvirt("9.2.9")),
+        (bytes(1_879_048_192), bytes(1_476_395_008), false),
+        "there is no request"
+    );
     too_low(&both().libvirt("9.2.9").asks("intel").wrapped(), 2_281_701_376, 1_476_395_008);
     // Before 8.7 memory counts once, whatever there is.
     for case in [one(), devices(q35(), 1).device(NVME), both()] {
