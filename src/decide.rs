@@ -46,7 +46,7 @@ pub fn decide<'a>(
 ) -> Result<Decided<'a>, Undecided> {
     // A rule of the host can apply to a document that cannot be read.
     let ruled = keys.asks() || config.as_ref().is_ok_and(Config::has_request);
-    let unreadable = |note| Undecided { note, asks: ruled || speaks_of_us(xml) };
+    let unreadable = |note| Undecided { note, asks: ruled || may_ask(xml) };
     let asks = |note| Undecided { note, asks: true };
     let document = xml::parse(xml).map_err(unreadable)?;
     let domain = Domain::read(&document).map_err(unreadable)?;
@@ -97,8 +97,10 @@ impl Decided<'_> {
     }
 }
 
-/// Whether a document that cannot be read mentions a vIOMMU or the wrapper. Tenants choose names and metadata: a guest must
-/// not lose its vIOMMU because its XML was made unreadable, nor be refused without a request.
-fn speaks_of_us(xml: &[u8]) -> bool {
-    memmem::find(xml, b"viommu").is_some()
+/// Whether a document that cannot be read may hold a request: it has one of the words of a request, or can hide one. Tenants
+/// choose names and metadata: a guest must not lose its vIOMMU because its XML was made unreadable, nor be refused without a
+/// request.
+fn may_ask(xml: &[u8]) -> bool {
+    let has = |word: &str| memmem::find(xml, word.as_bytes()).is_some();
+    has("viommu") || has("locked_memory") || !xml::is_plain(xml)
 }

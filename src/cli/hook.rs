@@ -33,7 +33,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> u8 {
     let event = Event::of(&arguments.operation, &arguments.sub_operation);
-    let mut outcome = decide(event, &arguments.extra);
+    let mut outcome = decide(&arguments.name, event, &arguments.extra);
     if arguments.dry_run {
         let _ = describe(&outcome, out);
         let _ = out.flush();
@@ -48,23 +48,30 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> u8 {
 /// would keep every guest of the host from starting.
 pub fn from_libvirt(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
-    let [_name, operation, sub_operation, extra, ..] = arguments.as_slice() else { return 0 };
-    let mut outcome = decide(Event::of(operation, sub_operation), extra);
+    let [name, operation, sub_operation, extra, ..] = arguments.as_slice() else { return 0 };
+    let mut outcome = decide(name, Event::of(operation, sub_operation), extra);
     hook::perform(&mut outcome);
     print(&outcome, &mut io::stdout().lock());
     end(&outcome)
 }
 
-fn decide(event: Event, extra: &str) -> Outcome {
+fn decide(name: &str, event: Event, extra: &str) -> Outcome {
     if event == Event::Other {
         // stdin is not read either: `reconnect` must not fail.
         return Outcome::default();
     }
     // Most domains fit.
     let mut bytes = Vec::with_capacity(64 * 1024);
-    // What cannot be read is judged as what was read so far: cut XML, which is malformed.
-    let _ = fs::read_past(io::stdin().lock(), xml::MAX_BYTES, &mut bytes);
-    hook::decide(event, extra, &bytes, host::config::load(), &Places::default())
+    let read = fs::read_past(io::stdin().lock(), xml::MAX_BYTES, &mut bytes);
+    let missing = match read {
+        Err(error) => Some(error.to_string()),
+        Ok(()) => bytes.trim_ascii().is_empty().then(|| "it is empty".to_owned()),
+    };
+    let config = host::config::load();
+    match missing {
+        Some(why) => hook::decide_without_document(event, name, &why, config),
+        None => hook::decide(event, extra, &bytes, config, &Places::default()),
+    }
 }
 
 fn print(outcome: &Outcome, out: &mut impl Write) {

@@ -71,7 +71,7 @@ fn without_request(event: Event, xml: &[u8], config: &Result<Config, Note>) -> O
 
 /// The state of a guest whose emulator is a link of the host route, and of which nothing else is known: nothing is to change. It
 /// tells the wrapper that the hook has run.
-fn mark(event: Event, xml: &[u8], config: &Result<Config, Note>) -> Option<Effect> {
+pub(super) fn mark(event: Event, xml: &[u8], config: &Result<Config, Note>) -> Option<Effect> {
     let name = (event == Event::Start).then(|| prefilter::host_route(xml))??;
     let emulator = config.as_ref().unwrap_or(&Config::default()).emulator_behind(name);
     let nothing = Edits::default;

@@ -61,7 +61,8 @@ pub fn perform(outcome: &mut Outcome) {
         }
     }
     for note in &outcome.log {
-        journal::log(Priority::Warning, &note.message, &[("VIOMMU_CODE", note.code.as_str())]);
+        let priority = if note.level == Level::Error { Priority::Error } else { Priority::Warning };
+        journal::log(priority, &note.message, &[("VIOMMU_CODE", note.code.as_str())]);
     }
 }
 

@@ -11,8 +11,10 @@
 mod decide;
 mod effect;
 mod event;
+mod missing;
 mod prefilter;
 
 pub use decide::decide;
 pub use effect::{Effect, Outcome, perform};
 pub use event::Event;
+pub use missing::decide_without_document;

@@ -6,9 +6,10 @@ use memchr::memmem;
 
 use crate::domain::Uuid;
 use crate::plan;
+use crate::xml;
 
 /// A domain without any of these has no request and gives no reason for a warning.
-const WORDS: [&str; 7] = [
+const WORDS: [&str; 6] = [
     // <iommu>, our own metadata, the wrapper, hw:viommu_model, and every vIOMMU of a <qemu:commandline>.
     "mmu",
     // Nova's other key, and the keys for which Nova locks memory by itself.
@@ -17,8 +18,7 @@ const WORDS: [&str; 7] = [
     "mem_encryption",
     // A limit that is too low for VFIO devices is logged.
     "hard_limit",
-    // A character reference can be any letter of the above, and so can an escape in the JSON of a <qemu:commandline>.
-    "&#",
+    // An escape in the JSON of a <qemu:commandline> can be any letter of the above.
     "\\u",
 ];
 
@@ -27,11 +27,7 @@ const HEAD: usize = 2048;
 
 /// Whether the guest may have a request, or a reason for a warning.
 pub(super) fn may_ask(xml: &[u8]) -> bool {
-    WORDS.iter().any(|word| contains(xml, word))
-}
-
-fn contains(xml: &[u8], word: &str) -> bool {
-    memmem::find(xml, word.as_bytes()).is_some()
+    !xml::is_plain(xml) || WORDS.iter().any(|word| memmem::find(xml, word.as_bytes()).is_some())
 }
 
 /// The file name of the emulator, where that is a link of the host route.
@@ -77,6 +73,7 @@ mod tests {
             "<nova:extraSpec name='hw:cpu_realtime'>yes</nova:extraSpec>",
             "<nova:property name='hw_mem_encryption'>true</nova:property>",
             "<nova:extraSpec name='hw:&#108;ocked_memory'>True</nova:extraSpec>",
+            "<nova:extraSpec name='hw:&l;ocked_memory'>True</nova:extraSpec>",
             "<memtune><hard_limit unit='KiB'>1</hard_limit></memtune>",
             r#"<q:arg value='{"driver":"intel-io\u006dmu"}'/>"#,
         ] {

@@ -8,6 +8,7 @@ use rustix::process::Pid;
 use crate::sys::fs;
 use crate::sys::pinned::{Layout, Pinned};
 use crate::sys::process::{self, FileId};
+use crate::xml;
 
 /// The process that holds libvirt's lock on a pidfile, if it is the one whose pid the file holds.
 ///
@@ -29,6 +30,19 @@ pub fn locked_pid(pidfile: &Path) -> Option<Pid> {
     nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETLK(&mut lock)).ok()?;
     let held = i32::from(lock.l_type) != nix::libc::F_UNLCK && lock.l_pid == written;
     held.then(|| Pid::from_raw(written)).flatten()
+}
+
+/// The persistent definition of a domain, as libvirt stores it.
+///
+/// # Errors
+/// What the kernel says; `InvalidData` where users other than root may have written it.
+pub fn definition(domain: &str) -> io::Result<String> {
+    let directory = Path::new("/etc/libvirt/qemu");
+    if domain.contains('/') {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    fs::check_trusted_directory(directory)?;
+    fs::read_trusted(&directory.join(format!("{domain}.xml")), xml::MAX_BYTES as u64)
 }
 
 /// The daemon that runs a hook, as it was when the hook ran.

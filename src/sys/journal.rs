@@ -14,6 +14,8 @@ const SYSLOG: &str = "/dev/log";
 /// How urgent, in syslog's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
+    /// LOG_ERR.
+    Error = 3,
     /// LOG_WARNING.
     Warning = 4,
     /// LOG_INFO.

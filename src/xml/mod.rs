@@ -17,10 +17,12 @@ mod layout;
 mod limits;
 mod parse;
 mod patch;
+mod plain;
 pub mod write;
 
 pub use edit::{Edit, PatchError, apply};
 pub use parse::parse;
+pub use plain::is_plain;
 pub use write::New;
 
 /// Largest input accepted, bytes: libvirt's own cap for an XML file (`virxml.c`).

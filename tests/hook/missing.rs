@@ -1,0 +1,130 @@
+//! What hides a request, or the whole document, from the hook: a guest that may ask is not started.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
+
+use super::program::{Ran, VIOMMU, feed, run};
+use super::{CONFIG, MIGRATE, NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event};
+use super::{guests, hook, sandbox};
+
+const STORED: &str = "/etc/libvirt/qemu/dpdk-gateway.xml";
+
+/// The hook with another stdin than a pipe.
+fn hook_from(stdin: &str, event: [&str; 3]) -> Ran {
+    let script = format!("exec \"$0\" \"$@\" {stdin}");
+    run("sh", &[&["-c", &script, sandbox::hook().to_str().unwrap(), NAME][..], &event].concat(), b"")
+}
+
+#[test]
+fn without_a_document_only_a_guest_that_is_stored_without_a_request_starts() {
+    if !sandbox::inside("missing::without_a_document_only_a_guest_that_is_stored_without_a_request_starts") {
+        return;
+    }
+    let guests = guests();
+    let refused = |what: &str| {
+        for event in [PREPARE, START, MIGRATE] {
+            for stdin in ["</dev/null", "</", "<&-"] {
+                assert_event(&format!("{what} {event:?} {stdin}"), &hook_from(stdin, event), Some("xml-malformed"));
+            }
+            assert_event(what, &hook(event, "\n\n"), Some("xml-malformed"));
+        }
+        for event in [STARTED, STOPPED, RELEASE].into_iter().chain(OTHERS) {
+            assert_event(&format!("{what} {event:?}"), &hook_from("</dev/null", event), None);
+        }
+    };
+    refused("not stored");
+    fs::create_dir_all("/etc/libvirt/qemu").unwrap();
+    let store = |text: &str| {
+        let _ = fs::remove_file(STORED);
+        fs::write(STORED, text).unwrap();
+    };
+    for (what, text) in [
+        ("asks", guests.asks.clone()),
+        ("the wrapper", guests.wrapper.clone()),
+        ("another guest's", guests.silent.replace("<name>", "<name>x")),
+        ("cut", guests.broken_silent.clone()),
+        ("empty", String::new()),
+    ] {
+        store(&text);
+        refused(what);
+    }
+    store(&guests.silent);
+    fs::set_permissions(STORED, fs::Permissions::from_mode(0o666)).unwrap();
+    refused("others may write");
+    store(&guests.silent);
+    fs::rename(STORED, "/etc/libvirt/qemu/other.xml").unwrap();
+    symlink("other.xml", STORED).unwrap();
+    refused("a link");
+    fs::remove_file(STORED).unwrap();
+    assert!(Command::new("mkfifo").arg(STORED).status().unwrap().success());
+    refused("a FIFO");
+
+    store(&guests.silent);
+    let passes = |event: [&str; 3]| {
+        let ran = run(VIOMMU, &[&["hook", "--dry-run", NAME][..], &event].concat(), b"");
+        assert!(ran.status == 0 && ran.stdout.contains("would log: error[xml-malformed]: no domain XML"), "{ran:?}");
+        assert_event("stored without a request", &hook_from("</dev/null", event), None);
+    };
+    passes(PREPARE);
+    passes(MIGRATE);
+    // Not a state of an earlier start either.
+    fs::create_dir_all("/run/viommu").unwrap();
+    let state = format!("/run/viommu/{UUID}.json");
+    fs::write(&state, "{}").unwrap();
+    passes(START);
+    assert!(!fs::exists(&state).unwrap());
+    // The wrapper of the host route wants to know that the hook has run.
+    store(&guests.silent.replace("/usr/bin/qemu-system", "/usr/lib/libvirt-host-route/qemu-system"));
+    passes(START);
+    assert!(fs::read_to_string(&state).unwrap().contains(UUID));
+    store(&guests.silent);
+    fs::set_permissions("/etc/libvirt/qemu", fs::Permissions::from_mode(0o777)).unwrap();
+    refused("a directory of all users");
+    fs::set_permissions("/etc/libvirt/qemu", fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(CONFIG, "[[domain]]\nname = 'dpdk-*'\nmodel = 'intel'").unwrap();
+    refused("a rule of the host");
+    fs::write(CONFIG, "broken").unwrap();
+    passes(PREPARE);
+}
+
+#[test]
+fn what_can_hide_a_request_is_refused() {
+    if !sandbox::inside("missing::what_can_hide_a_request_is_refused") {
+        return;
+    }
+    let guests = guests();
+    let hidden = |key: &str| {
+        let metadata = format!(
+            "<metadata><nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'><nova:flavor name='f'>
+               <nova:extraSpecs><nova:extraSpec name='{key}'>intel</nova:extraSpec></nova:extraSpecs></nova:flavor></nova:instance>"
+        );
+        guests.silent.replace("vIOMMU", "").replace("<metadata>", &metadata)
+    };
+    let entity = hidden("hw:v&x;_model");
+    assert!(!entity.contains("mmu"), "the refusal must not depend on a word");
+    let declared = format!("<!DOCTYPE domain [<!ENTITY x 'iommu'>]>\n{entity}");
+    let utf_16: Vec<u8> = hidden("hw:viommu_model").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf_7 = format!("<?xml version='1.0' encoding='UTF-7'?>\n{}", hidden("hw:v+AGk-o+AG0AbQB1-_model"));
+    let padded = |length: usize| {
+        let long = format!("<description>{}</description>\n  <metadata>", "a".repeat(length));
+        guests.asks.replacen("<metadata>", &long, 1)
+    };
+    let before_10_mib = padded(5 << 20);
+    for event in [PREPARE, START, MIGRATE] {
+        assert_event("an entity", &hook(event, &entity), Some("xml-malformed"));
+        assert_event("a declared entity", &hook(event, &declared), Some("xml-doctype"));
+        assert_event("UTF-16", &hook(event, &utf_16), Some("xml-malformed"));
+        assert_event("UTF-7", &hook(event, &utf_7), Some("xml-malformed"));
+        assert_event("behind 10 MiB", &hook(event, padded(10 << 20)), Some("xml-too-large"));
+        let found = (event != MIGRATE).then_some("wrapper-missing");
+        assert_event("within 10 MiB", &hook(event, &before_10_mib), found);
+        assert_event("a reference in a text", &hook(event, guests.silent.replace("<name>", "<!--&x;--><name>")), None);
+    }
+    for event in [STARTED, STOPPED, RELEASE].into_iter().chain(OTHERS) {
+        for xml in [entity.as_bytes(), declared.as_bytes(), &utf_16, padded(10 << 20).as_bytes()] {
+            let mut command = Command::new(sandbox::hook());
+            assert_event("a running guest", &feed(command.arg(NAME).args(event), xml), None);
+        }
+    }
+}
