@@ -17,6 +17,8 @@ on_both_suites! {
     a_full_run_stops_a_plain_guest_with_a_reason_as_libvirt_would
     removal_leaves_what_stored_guests_need
     the_drop_ins_keep_the_path_of_the_unit
+    the_path_can_be_taken_out_of_a_stored_domain
+    rules_serve_a_nova_that_writes_no_extra_specs
 }
 
 const ROUTE: &str = "/usr/lib/libvirt-host-route";
@@ -259,4 +261,44 @@ fn the_drop_ins_keep_the_path_of_the_unit(suite: Suite) {
     // Only root may.
     let says = lab.run("setpriv --reuid 65534 --clear-groups viommu host-route on");
     assert_eq!(says.status, 2, "{says:?}");
+}
+
+fn the_path_can_be_taken_out_of_a_stored_domain(suite: Suite) {
+    let Some(lab) = host(suite) else { return };
+    route_on(&lab);
+    let plain = lab.guest(&instance(&[]));
+    let emulator = |guest: &Guest<'_>| {
+        let xml = guest.virsh("dumpxml", &["--inactive"]).ok();
+        xml.lines().find_map(|line| line.trim().strip_prefix("<emulator>").map(str::to_owned)).unwrap()
+    };
+    assert!(emulator(&plain).starts_with(ROUTE));
+    lab.run("viommu apply --route native --yes instance-00000007").ok();
+    assert_eq!(emulator(&plain), "/usr/bin/qemu-system-x86_64</emulator>");
+    plain.virsh("start", &[]).ok();
+    command_line(&lab, &plain);
+    drop(plain);
+    // One that asks gets an <iommu> in its place.
+    let asks = lab.guest(&instance(&[("viommu:model", "intel")]));
+    lab.run("viommu apply --route native --yes instance-00000007").ok();
+    assert_eq!(emulator(&asks), "/usr/bin/qemu-system-x86_64</emulator>");
+    asks.virsh("start", &[]).ok();
+    assert!(command_line(&lab, &asks).contains("intel-iommu"));
+}
+
+fn rules_serve_a_nova_that_writes_no_extra_specs(suite: Suite) {
+    let Some(lab) = host(suite) else { return };
+    route_on(&lab);
+    let old = instance(&[]).replace("<nova:extraSpecs></nova:extraSpecs>", "").replace("34.0.0", "31.0.0");
+    for (rule, asks) in
+        [("nova-flavor = 'nfv.*'", true), ("nova-project = 'admin'", true), ("nova-flavor = 'm1.*'", false)]
+    {
+        let _config = lab.file("/etc/viommu.toml", format!("[[domain]]\n{rule}\nmodel = 'virtio'\n"));
+        let guest = lab.guest(&old);
+        guest.virsh("start", &[]).ok();
+        assert_eq!(command_line(&lab, &guest).contains("virtio-iommu"), asks, "{rule}");
+    }
+    // A misspelt key of ours in a flavor is refused by name.
+    let guest = lab.guest(&instance(&[("viommu:modle", "virtio")]));
+    let refusal = guest.virsh("start", &[]);
+    assert!(refusal.status != 0 && refusal.stderr.contains("viommu:modle"), "{refusal:?}");
 }
