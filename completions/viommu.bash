@@ -28,6 +28,9 @@ _viommu() {
             viommu,explain)
                 cmd="viommu__subcmd__explain"
                 ;;
+            viommu,help)
+                cmd="viommu__subcmd__help"
+                ;;
             viommu,hook)
                 cmd="viommu__subcmd__hook"
                 ;;
@@ -46,6 +49,39 @@ _viommu() {
             viommu,rewrite)
                 cmd="viommu__subcmd__rewrite"
                 ;;
+            viommu__subcmd__help,apply)
+                cmd="viommu__subcmd__help__subcmd__apply"
+                ;;
+            viommu__subcmd__help,capabilities)
+                cmd="viommu__subcmd__help__subcmd__capabilities"
+                ;;
+            viommu__subcmd__help,doctor)
+                cmd="viommu__subcmd__help__subcmd__doctor"
+                ;;
+            viommu__subcmd__help,explain)
+                cmd="viommu__subcmd__help__subcmd__explain"
+                ;;
+            viommu__subcmd__help,help)
+                cmd="viommu__subcmd__help__subcmd__help"
+                ;;
+            viommu__subcmd__help,hook)
+                cmd="viommu__subcmd__help__subcmd__hook"
+                ;;
+            viommu__subcmd__help,host-route)
+                cmd="viommu__subcmd__help__subcmd__host__subcmd__route"
+                ;;
+            viommu__subcmd__help,memlock)
+                cmd="viommu__subcmd__help__subcmd__memlock"
+                ;;
+            viommu__subcmd__help,plan)
+                cmd="viommu__subcmd__help__subcmd__plan"
+                ;;
+            viommu__subcmd__help,remove)
+                cmd="viommu__subcmd__help__subcmd__remove"
+                ;;
+            viommu__subcmd__help,rewrite)
+                cmd="viommu__subcmd__help__subcmd__rewrite"
+                ;;
             *)
                 ;;
         esac
@@ -53,7 +89,7 @@ _viommu() {
 
     case "${cmd}" in
         viommu)
-            opts="-h -V --help --version plan rewrite apply remove memlock capabilities doctor explain hook host-route"
+            opts="-h -V --help --version plan rewrite apply remove memlock capabilities doctor explain hook host-route help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -82,7 +118,7 @@ _viommu() {
                     return 0
                     ;;
                 --model)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=($(compgen -W "none intel smmuv3 virtio auto" -- "${cur}"))
                     return 0
                     ;;
                 --locked-memory)
@@ -181,8 +217,176 @@ _viommu() {
             return 0
             ;;
         viommu__subcmd__explain)
-            opts="-h --help"
+            opts="-h --list --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__help)
+            opts="plan rewrite apply remove memlock capabilities doctor explain hook host-route help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__help__subcmd__apply)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__help__subcmd__capabilities)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__help__subcmd__doctor)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__help__subcmd__explain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__help__subcmd__hook)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__help__subcmd__host__subcmd__route)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__help__subcmd__memlock)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__help__subcmd__plan)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__help__subcmd__remove)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        viommu__subcmd__help__subcmd__rewrite)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -284,7 +488,7 @@ _viommu() {
                     return 0
                     ;;
                 --model)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=($(compgen -W "none intel smmuv3 virtio auto" -- "${cur}"))
                     return 0
                     ;;
                 --locked-memory)
@@ -348,7 +552,7 @@ _viommu() {
             fi
             case "${prev}" in
                 --model)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=($(compgen -W "none intel smmuv3 virtio auto" -- "${cur}"))
                     return 0
                     ;;
                 --locked-memory)

@@ -55,7 +55,37 @@ pub fn shell_name(name: &str, uuid: Option<impl Display>) -> String {
     uuid.map_or_else(|| "DOMAIN".to_owned(), |uuid| uuid.to_string())
 }
 
-/// Bytes as people read them: `9 GiB`, `1.4 GiB`, `384 MiB`.
+/// A line, broken between words so that it fits into `width` columns. The lines after the first are indented by `hang` columns.
+/// Escape sequences that set colours have no width.
+#[must_use]
+pub fn wrap(line: &str, width: usize, hang: usize) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut column = 0;
+    for (number, word) in line.split(' ').enumerate() {
+        let length = columns(word);
+        if number > 0 && length > 0 && column > hang && column + 1 + length > width {
+            out.truncate(out.trim_end_matches(' ').len());
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', hang));
+            column = hang;
+        } else if number > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out
+}
+
+/// Characters that a terminal shows: without the sequences `ESC [ … m`.
+fn columns(word: &str) -> usize {
+    let mut parts = word.split("\x1b[");
+    let first = parts.next().map_or(0, |part| part.chars().count());
+    first + parts.map(|part| part.split_once('m').map_or(0, |(_, shown)| shown.chars().count())).sum::<usize>()
+}
+
+/// Bytes as people say them: `9 GiB`, `1.4 GiB`, `384 MiB`.
 #[must_use]
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
@@ -99,6 +129,16 @@ mod tests {
         assert_eq!(alternatives(&["a", "b", "c"]), "a, b or c");
         assert_eq!(alternatives(&["a"]), "a");
         assert_eq!(alternatives::<&str>(&[]), "");
+    }
+
+    #[test]
+    fn words_are_kept_whole_and_lines_within_the_width() {
+        let line = "error  [code]  one two three four";
+        assert_eq!(wrap(line, 80, 4), line);
+        assert_eq!(wrap(line, 22, 4), "error  [code]  one two\n    three four");
+        assert_eq!(wrap("a bbbbbbbbbbbb c", 5, 2), "a\n  bbbbbbbbbbbb\n  c");
+        assert_eq!(wrap("\x1b[31merror\x1b[0m one", 9, 2), "\x1b[31merror\x1b[0m one");
+        assert_eq!(wrap("", 9, 2), "");
     }
 
     #[test]

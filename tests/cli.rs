@@ -60,7 +60,7 @@ fn exit_statuses() {
     for verb in ["plan", "rewrite"] {
         assert_eq!(viommu(verb, &[EXAMPLE], "").status, 0);
         assert_refused(&viommu(verb, &["--model", "smmuv3", EXAMPLE], ""), "model-arch-mismatch");
-        assert_refused(&viommu(verb, &["--model", "Intel", EXAMPLE], ""), "model-unknown");
+        assert_unusable(&viommu(verb, &["--model", "Intel", EXAMPLE], ""), "similar value exists: 'intel'");
         assert_unusable(&viommu(verb, &["--no-such-option"], ""), "--no-such-option");
         assert_unusable(&viommu(verb, &[EXAMPLE, "more"], ""), "more");
     }
@@ -73,6 +73,7 @@ fn exit_statuses() {
         (&["--help"][..], 0),
         (&["--version"], 0),
         (&["plan", "--help"], 0),
+        (&["help", "plan"], 0),
         (&[], 2),
         (&["dance"], 2),
         (&["memlock"], 2),
@@ -105,6 +106,42 @@ fn a_rewritten_domain_is_the_same_but_for_the_change() {
     assert_eq!(viommu("rewrite", &["--model", "none"], &example).stdout, example);
     let crlf = example.replace('\n', "\r\n");
     assert_eq!(viommu("rewrite", &[], &crlf).stdout, rewritten.stdout.replace('\n', "\r\n"));
+}
+
+/// A refusal is said once: on stderr, also where both streams are the same terminal.
+#[test]
+fn a_refusal_is_said_once() {
+    let ran = viommu("plan", &["--model", "smmuv3", EXAMPLE], "");
+    let sentence = ran.stderr.trim().strip_prefix("viommu: error[model-arch-mismatch]: ").unwrap();
+    assert!(ran.stdout.contains("refused") && !ran.stdout.contains(sentence), "{ran:?}");
+}
+
+/// The same facts give the same verdict, for one host as for several.
+#[test]
+fn a_host_that_cannot_run_the_domain_is_named() {
+    let off = fs::read_to_string(HOST).unwrap().replace("\"iommu\": true", "\"iommu\": false");
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("off.json");
+    fs::write(&file, off).unwrap();
+    let off = file.to_str().unwrap();
+    let one = run(VIOMMU, &["plan", "--config", NO_CONFIG, "--host", off, EXAMPLE], b"");
+    assert_refused(&one, "host-unsuitable");
+    let several = run(VIOMMU, &["plan", "--config", NO_CONFIG, "--host", off, "--host", HOST, EXAMPLE], b"");
+    let reason = one.stderr.trim().strip_prefix("viommu: ").unwrap();
+    assert!(several.status == 0 && several.stdout.contains(&format!("no, {reason}\n")), "{several:?}");
+}
+
+/// An error in a file names the file and the line, and a directory that is not a sysfs is not read as one.
+#[test]
+fn errors_name_the_input() {
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken.xml");
+    fs::write(&file, "<domain>\n  <name>a</nome>\n</domain>\n").unwrap();
+    let path = file.to_str().unwrap();
+    for verb in ["plan", "rewrite"] {
+        let ran = viommu(verb, &[path], "");
+        assert_refused(&ran, "xml-malformed");
+        assert!(ran.stderr.contains(&format!("{path}: domain XML")) && ran.stderr.contains("line 2"), "{ran:?}");
+        assert_unusable(&viommu(verb, &["--sysfs", "/no/such/sysfs", EXAMPLE], ""), "/no/such/sysfs");
+    }
 }
 
 #[test]
@@ -307,6 +344,38 @@ fn colours_are_for_terminals_only() {
     assert!(colours(None, true));
     assert!(colours(Some(""), true), "an empty NO_COLOR counts as none");
     assert!(!colours(Some("1"), true));
+    let dumb = format!("TERM=dumb '{VIOMMU}' explain auto-model");
+    let ran = feed(Command::new("script").args(["--quiet", "--command", &dumb, "/dev/null"]), b"");
+    assert!(ran.stdout.contains("auto-model") && !ran.stdout.contains('\x1b'), "{ran:?}");
+}
+
+/// Words are whole at the width of the terminal; only the XML keeps its lines.
+#[test]
+fn lines_fit_into_the_terminal() {
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("SKIPPED: script(1) is not installed, so nothing was tried on a terminal");
+        return;
+    }
+    for width in [80, 120] {
+        for verb in [
+            format!("plan --config {NO_CONFIG} --host {HOST} {EXAMPLE}"),
+            format!("capabilities --host {HOST}"),
+            "explain iommu-group-split".to_owned(),
+            "explain --list".to_owned(),
+            "doctor".to_owned(),
+            "apply --help".to_owned(),
+            "--help".to_owned(),
+        ] {
+            let line = format!("stty rows 24 cols {width}; NO_COLOR=1 '{VIOMMU}' {verb}");
+            let mut command = Command::new("script");
+            command.args(["--quiet", "--command", &line, "/dev/null"]);
+            let ran = feed(&mut command, b"");
+            let lines: Vec<&str> = ran.stdout.lines().filter(|line| !line.starts_with(['+', '-'])).collect();
+            assert!(lines.len() > 5, "{verb}: {ran:?}");
+            let longest = lines.iter().map(|line| line.trim_end().chars().count()).max();
+            assert!(longest <= Some(width), "{verb}: {longest:?} columns in {}", ran.stdout);
+        }
+    }
 }
 
 #[test]
@@ -324,7 +393,12 @@ fn a_reader_that_goes_away_is_no_failure() {
         assert!(output.stderr.is_empty(), "{output:?}");
     }
     let mut command = Command::new("bash");
-    command.args(["-o", "pipefail", "-c", &format!("'{VIOMMU}' plan --config {NO_CONFIG} {EXAMPLE} | head -1")]);
+    command.args([
+        "-o",
+        "pipefail",
+        "-c",
+        &format!("'{VIOMMU}' plan --config {NO_CONFIG} --host {HOST} {EXAMPLE} | head -1"),
+    ]);
     assert_eq!(feed(&mut command, b"").status, 0);
     // A full disk is one.
     for verb in ["plan", "rewrite"] {

@@ -178,7 +178,7 @@ fn a_code_a_log_or_stdin() {
     let page = explain(&["irqchip-conflict"], "");
     assert!(page.status == 0 && page.stderr.is_empty(), "{page:?}");
     assert!(page.stdout.starts_with("irqchip-conflict\n\n  Interrupt remapping needs"), "{page:?}");
-    for label in ["  - Why: ", "  - Do: ", "  - Source: QEMU, `x86_iommu_realize`"] {
+    for label in ["  - Why: ", "  - Do: ", "  - Source: QEMU, x86_iommu_realize"] {
         assert!(page.stdout.contains(label), "{page:?}");
     }
     let log = "x: group 11 used in multiple address spaces\nviommu: error[config-invalid]: no\n";
@@ -186,7 +186,7 @@ fn a_code_a_log_or_stdin() {
     fs::write(&file, log).unwrap();
     let from_file = explain(&[file.to_str().unwrap()], "");
     assert!(from_file.status == 0 && from_file.stderr.is_empty(), "{from_file:?}");
-    let code = from_file.stdout.find("config-invalid\n  1 line: viommu: error[config-invalid]: no\n\n  `/etc").unwrap();
+    let code = from_file.stdout.find("config-invalid\n  1 line: viommu: error[config-invalid]: no\n\n  /etc").unwrap();
     assert!(
         from_file.stdout[code..].contains("\n\nOne host IOMMU group, several guest address spaces\n"),
         "newest first"
@@ -197,12 +197,24 @@ fn a_code_a_log_or_stdin() {
 }
 
 #[test]
+fn a_code_as_messages_have_it_and_the_list_of_codes() {
+    let page = explain(&["irqchip-conflict"], "");
+    for form in ["error[irqchip-conflict]", "error[irqchip-conflict]:", "warning[irqchip-conflict]"] {
+        assert_eq!(explain(&[form], "").stdout, page.stdout, "{form}");
+    }
+    let list = explain(&["--list"], "");
+    let codes: Vec<&str> = list.stdout.lines().filter(|line| !line.starts_with(' ')).collect();
+    assert!(codes.len() > 60 && codes.contains(&"irqchip-conflict"), "{list:?}");
+}
+
+#[test]
 fn what_is_not_known_is_said() {
     let unknown = explain(&[], "one\ntwo\n");
     assert!(unknown.status == 0 && unknown.stderr.is_empty(), "{unknown:?}");
     assert!(unknown.stdout.starts_with("nothing known in 2 lines"), "{unknown:?}");
     for (argument, words) in [
-        ("no-such-code", "no-such-code is not a code"),
+        ("no-such-code", "no-such-code is neither a code nor a file; list the codes"),
+        ("irqchip-conflikt", "similar codes: irqchip-conflict"),
         ("./nowhere.log", "cannot read ./nowhere.log"),
         ("tests", "cannot read tests"),
     ] {

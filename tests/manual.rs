@@ -67,7 +67,7 @@ fn option(argument: &Arg, out: &mut String) {
 /// The section VERBS: each verb with what it takes.
 fn verbs() -> String {
     let mut out = String::new();
-    for verb in command().get_subcommands_mut() {
+    for verb in command().get_subcommands_mut().filter(|verb| verb.get_name() != "help") {
         let usage = verb.render_usage().to_string();
         let usage = usage.trim_start_matches("Usage: ");
         let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
@@ -122,11 +122,13 @@ fn help_of(verb: &[&str]) -> String {
 fn help_has_the_same_verbs_and_options() {
     let help = help_of(&[]);
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // Other lines continue a description.
+    let listed = listed.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
     let verbs: Vec<&str> = listed.filter_map(|line| line.split_whitespace().next()).collect();
     assert!(verbs.len() >= 6, "{help}");
     let page = fs::read_to_string("man/viommu.8").unwrap().replace("\\-", "-");
     let completions = fs::read_to_string("completions/viommu.bash").unwrap();
-    for verb in verbs {
+    for verb in verbs.into_iter().filter(|verb| *verb != "help") {
         let (_, section) = page.split_once(&format!(".SS {verb}\n")).unwrap_or_else(|| panic!("{verb} has no section"));
         let section = section.split("\n.S").next().unwrap();
         let (_, completion) = completions

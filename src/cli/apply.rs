@@ -1,6 +1,6 @@
-//! `viommu apply`: gives domains the vIOMMU that they ask for, in libvirt's store.
+//! `viommu apply`: redefines domains with the vIOMMU that they ask for.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 
 use clap::{Args, ValueEnum};
 
@@ -15,23 +15,24 @@ use crate::text::printable;
 use crate::xml::{self, Document};
 
 use super::Failure;
-use super::backup::{Backup, Copy};
+use super::backup::{Backup, Snapshot};
 use super::input::{self, HostOptions, RequestOptions};
 use super::redefine::{self, Targets};
-use super::report::{self, Paint};
+use super::report;
+use super::terminal::Paint;
 use super::virsh::{Stored, Virsh};
 
-/// Give domains the vIOMMU that they ask for: show the change, ask, define them through virsh.
+/// Give domains the vIOMMU that they ask for: show the change, ask for confirmation, redefine them through virsh
 ///
-/// Keeps a backup, and takes effect when the guest is started next. A domain that needs no change is left alone. With
-/// several domains one that fails does not stop the others, and the exit status is 1.
+/// Keeps a backup. The change takes effect at the next start of the guest. A domain that needs no change stays as it is. With
+/// several domains a failure for one does not stop the others, and the exit status is 1.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     targets: Targets,
-    /// How the vIOMMU is to reach QEMU; as the domain's emulator says, where nothing is said here
+    /// How the vIOMMU reaches QEMU [default: wrapper if <emulator> is the wrapper, else native]
     #[arg(long, value_enum)]
-    route: Option<Way>,
+    route: Option<RouteOption>,
     #[command(flatten)]
     request: RequestOptions,
     #[command(flatten)]
@@ -39,33 +40,33 @@ pub(super) struct Arguments {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Way {
-    /// In the domain XML, as libvirt's own device
+enum RouteOption {
+    /// In the domain XML, as a device of libvirt
     Native,
-    /// By the wrapper as the emulator, which adds it to QEMU's command line
+    /// By the wrapper as <emulator>, which adds it to QEMU's command line
     Wrapper,
 }
 
-impl From<Way> for Route {
-    fn from(way: Way) -> Route {
-        match way {
-            Way::Native => Route::Native,
-            Way::Wrapper => Route::Wrapper,
+impl From<RouteOption> for Route {
+    fn from(route: RouteOption) -> Route {
+        match route {
+            RouteOption::Native => Route::Native,
+            RouteOption::Wrapper => Route::Wrapper,
         }
     }
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
-    if arguments.route == Some(Way::Wrapper) && !arguments.request.is_empty() {
-        let message = "the wrapper adds what the domain asks for at each start: put the request into its metadata (virsh \
-                       metadata) or into the configuration, not on the command line";
+    if arguments.route == Some(RouteOption::Wrapper) && !arguments.request.is_empty() {
+        let message = "with --route wrapper a request on the command line has no effect, because the wrapper reads the request at \
+                       each start: put it into the domain's metadata (virsh metadata) or into the configuration";
         return Err(Failure::Usage(message.to_owned()));
     }
     let virsh = arguments.targets.virsh()?;
     let uri = virsh.uri()?;
     if names_another_host(&uri) && !arguments.host.is_recorded() {
-        let message = "is on another host, whose libvirt, QEMU and IOMMU are not known here: name what 'viommu capabilities \
-                       --format json' prints there with --host";
+        let message = "is on another host, whose libvirt, QEMU and IOMMU are not known here: pass the output of 'viommu \
+                       capabilities --format json' on that host with --host";
         return Err(Failure::Usage(format!("{uri} {message}")));
     }
     let all = || Ok(virsh.all()?.iter().map(ToString::to_string).collect());
@@ -88,31 +89,31 @@ fn apply(arguments: &Arguments, virsh: &Virsh, stored: &Stored, out: &mut impl W
         let wrapper = if served { " (its emulator is the wrapper)" } else { "" };
         return Ok(writeln!(out, "{}: nothing to change{wrapper}", printable(&stored.name))?);
     };
-    report::headline(&plan, Paint::when(io::stdout().is_terminal()), out)?;
+    report::headline(&plan, Paint::stdout(), out)?;
 
     let backup = Backup::of(stored.uuid)?;
-    let again = backup.read(Copy::Applied).is_some();
+    let again = backup.read(Snapshot::Applied).is_some();
     let before = if again { redefine::original(stored, &backup, &config)? } else { stored.xml.clone() };
     let keep = || {
-        backup.keep(Copy::Before, &before)?;
-        // So that it counts as applied, whatever happens from here on.
-        if again { Ok(()) } else { backup.keep(Copy::Applied, &text) }
+        backup.keep(Snapshot::Before, &before)?;
+        // Before the definition, so that the domain counts as applied also after an interruption.
+        if again { Ok(()) } else { backup.keep(Snapshot::Applied, &text) }
     };
     let defined = arguments.targets.redefine(virsh, stored, &text, out, keep);
     let Ok(Some(known)) = defined else {
         if !again {
-            backup.forget(Copy::Applied);
+            backup.forget(Snapshot::Applied);
         }
         return defined.map(|_| ());
     };
-    // libvirt writes it in its own words.
-    backup.keep(Copy::Applied, &virsh.stored(&stored.uuid.to_string())?.xml)?;
-    let kept = backup.path(Copy::Before);
-    writeln!(out, "{}: changed; what it was before is in {}", printable(&stored.name), kept.display())?;
+    // libvirt stores the XML in its own form.
+    backup.keep(Snapshot::Applied, &virsh.stored(&stored.uuid.to_string())?.xml)?;
+    let kept = backup.path(Snapshot::Before);
+    writeln!(out, "{}: changed; the previous definition is in {}", printable(&stored.name), kept.display())?;
     Ok(redefine::say_when(&known, &stored.name, out)?)
 }
 
-/// The plan, and the domain as it is to be; none where it is that already.
+/// The plan, and the new XML of the domain; `None` if it needs no change.
 fn changed(arguments: &Arguments, stored: &Stored, config: &Config) -> Result<(Plan, Option<String>), Failure> {
     let document = xml::parse(stored.xml.as_bytes())?;
     let route = arguments.route.map(Route::from);
@@ -120,19 +121,19 @@ fn changed(arguments: &Arguments, stored: &Stored, config: &Config) -> Result<(P
         Some(route) => switched(&document, route, config)?,
         None => None,
     };
-    // Decided about the domain that it is going to be: libvirt counts no vIOMMU that the wrapper adds.
+    // Decided for the domain with its new emulator: libvirt does not count a vIOMMU that the wrapper adds.
     let text = switched.as_deref().unwrap_or(document.text());
     let Decided { document: target, plan, .. } = input::decide(text.as_bytes(), &arguments.request, &arguments.host)?;
     let plan = plan?;
     let changed = match plan.route {
         Route::Native => rewrite(&target, &plan)?.or(switched),
-        // Who asks for nothing gets no wrapper: it would refuse each start of a host without the hook.
+        // A domain that asks for nothing gets no wrapper, which would refuse each start on a host without the hook.
         Route::Wrapper => switched.filter(|_| plan.request.asks() || plan.iommu.is_some()),
     };
     Ok((plan, changed))
 }
 
-/// The domain with the emulator of this route; none where it has it.
+/// The domain with the emulator of this route; `None` if it has that emulator.
 ///
 /// # Errors
 /// `emulator-missing` where the wrapper would start another QEMU than the domain has.
@@ -151,7 +152,7 @@ fn switched(document: &Document<'_>, route: Route, config: &Config) -> Result<Op
     let same_file = || Some(process::file_id(emulator.as_ref()).ok()? == process::file_id(real.as_ref()).ok()?);
     if emulator != real && same_file() != Some(true) {
         let message = format!(
-            "the domain's emulator is {emulator}, and {wrapper} would start {real}: name the former under [emulators] in {}",
+            "the domain's emulator is {emulator}, but {wrapper} would start {real}: name the former under [emulators] in {}",
             crate::config::PATH
         );
         return Err(Note::error(Code::EmulatorMissing, message));

@@ -1,6 +1,6 @@
-//! What `apply` and `remove` keep of a domain, so that `remove` can give it back byte for byte, and a person can too.
+//! Copies of domains that `apply` and `remove` keep, so that `remove`, or a user, can restore a domain byte for byte.
 //!
-//! Three files a domain at most, in a directory that only the user who runs viommu may look into: they hold passwords.
+//! At most three files per domain, in a directory that only the user of viommu can read: they contain passwords.
 #![expect(
     clippy::disallowed_methods,
     reason = "the command line knows its user's directories; the hook does not come here"
@@ -15,15 +15,14 @@ use crate::state::store;
 use crate::sys::fs;
 use crate::xml;
 
-/// What a file of the backup holds.
+/// A copy of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Copy {
-    /// The domain as it would be had `apply` never been there. Stays when `remove` has given it back: it tells which
-    /// vIOMMU is its author's.
+pub(super) enum Snapshot {
+    /// The domain without the changes of `apply`. Kept also after `remove`: it tells which vIOMMU the user wrote.
     Before,
-    /// The domain as `apply` left it, in libvirt's own words. There until `remove`.
+    /// The domain as `apply` left it, in libvirt's form. Kept until `remove`.
     Applied,
-    /// The domain as `remove` found it.
+    /// The domain before `remove`.
     Removed,
 }
 
@@ -33,17 +32,18 @@ pub(super) struct Backup {
     uuid: Uuid,
 }
 
-impl Copy {
+impl Snapshot {
     fn suffix(self) -> &'static str {
         match self {
-            Copy::Before => ".before.xml",
-            Copy::Applied => ".applied.xml",
-            Copy::Removed => ".removed.xml",
+            Snapshot::Before => ".before.xml",
+            Snapshot::Applied => ".applied.xml",
+            Snapshot::Removed => ".removed.xml",
         }
     }
 }
 
-/// root's is where the hook's records are; others have a state directory of their own (XDG Base Directory Specification).
+/// The directory: for root below that of the hook's records, else in the user's state directory (XDG Base Directory
+/// Specification).
 fn directory() -> Result<PathBuf, Note> {
     if rustix::process::geteuid().is_root() {
         return Ok(Path::new(store::RECORDS).join("backup"));
@@ -55,13 +55,13 @@ fn directory() -> Result<PathBuf, Note> {
 }
 
 fn unwritable(what: &str, why: &dyn std::fmt::Display) -> Note {
-    Note::error(Code::StateUnwritable, format!("no backup can be kept in {what}, so nothing was changed: {why}"))
+    Note::error(Code::StateUnwritable, format!("cannot write a backup to {what}, so nothing was changed: {why}"))
 }
 
-/// The domains that `apply` has changed and `remove` has not.
+/// The domains that `apply` has changed and `remove` has not restored.
 pub(super) fn applied() -> Result<Vec<Uuid>, Note> {
     let names = fs::names(&directory()?);
-    Ok(names.iter().filter_map(|name| name.strip_suffix(Copy::Applied.suffix())?.parse().ok()).collect())
+    Ok(names.iter().filter_map(|name| name.strip_suffix(Snapshot::Applied.suffix())?.parse().ok()).collect())
 }
 
 impl Backup {
@@ -69,33 +69,33 @@ impl Backup {
         Ok(Backup { directory: directory()?, uuid })
     }
 
-    pub(super) fn path(&self, copy: Copy) -> PathBuf {
+    pub(super) fn path(&self, copy: Snapshot) -> PathBuf {
         self.directory.join(format!("{}{}", self.uuid, copy.suffix()))
     }
 
-    /// The copy, where there is one.
-    pub(super) fn read(&self, copy: Copy) -> Option<String> {
+    /// The copy, if there is one.
+    pub(super) fn read(&self, copy: Snapshot) -> Option<String> {
         fs::head(&self.path(copy), xml::MAX_BYTES)
     }
 
-    /// Keeps a copy, in the place of the one of its kind that was kept before.
-    pub(super) fn keep(&self, copy: Copy, xml: &str) -> Result<(), Note> {
+    /// Writes a copy, in place of an earlier one.
+    pub(super) fn keep(&self, copy: Snapshot, xml: &str) -> Result<(), Note> {
         let path = self.path(copy);
         let write = || {
             if self.directory.starts_with(store::RECORDS) {
-                // The hook's records are below it, and are read by it alone.
+                // The directory also has the hook's records, which only root may write.
                 fs::trusted_directory(Path::new(store::RECORDS))?;
             }
             fs::private_directory(&self.directory)?;
             fs::replace(&path, xml, 0o600)?;
-            // An empty file after a crash would be a backup of nothing.
+            // Without a sync the file could be empty after a crash.
             fs::sync(&path)
         };
         write().map_err(|error| unwritable(&path.display().to_string(), &error))
     }
 
-    /// Forgets a copy. One that stays for want of rights is compared before it is believed.
-    pub(super) fn forget(&self, copy: Copy) {
+    /// Removes a copy. Failure is ignored: a copy is compared with the domain before it is used.
+    pub(super) fn forget(&self, copy: Snapshot) {
         let _ = fs::remove(&self.path(copy));
     }
 }

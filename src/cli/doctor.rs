@@ -1,9 +1,9 @@
-//! `viommu doctor`: what is in place on this host and what is not, a line each.
+//! `viommu doctor`: what is in place on this host and what is not, one line per check.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
 use crate::doctor::{self, Check, State};
@@ -11,25 +11,19 @@ use crate::note::Level;
 use crate::text::printable;
 
 use super::Failure;
-use super::report::{self, Paint};
+use super::terminal::{Format, Paint, json};
 
-/// Check whether everything is in place on this host, and say what to do about what is not.
+/// Check whether everything is in place on this host, and say what to do about what is not
+///
+/// Changes nothing. Exits with status 1 if something is broken: a guest does not get what it asks for. Run it as root.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// How to say it
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// Output format
+    #[arg(long, value_parser = Format::parser(&[Format::Text, Format::Json]), default_value = "text")]
     format: Format,
-    /// Examine the host whose file system is mounted here: an image, a chroot
+    /// Examine the host whose file system is mounted at DIR: an image, a chroot
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Text,
-    /// For programs
-    Json,
 }
 
 #[derive(Serialize)]
@@ -47,13 +41,13 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     let count = |state| checks.iter().filter(|check| check.state == state).count();
     let report = Report { broken: count(State::Broken), warnings: count(State::Warning), checks: &checks };
     match arguments.format {
-        Format::Json => report::json(&report, out)?,
-        Format::Text => text(&report, Paint::when(io::stdout().is_terminal()), out)?,
+        Format::Json => json(&report, out)?,
+        _ => text(&report, Paint::stdout(), out)?,
     }
     Ok(u8::from(report.broken > 0))
 }
 
-/// Makes a directory the root, so that every path and every link means what it means to that host.
+/// Makes a directory the root, so that paths and links lead where they lead on that host.
 fn enter(root: &PathBuf) -> io::Result<()> {
     rustix::process::chroot(root)?;
     std::env::set_current_dir("/")
@@ -70,12 +64,15 @@ fn text(report: &Report<'_>, paint: Paint, out: &mut impl Write) -> io::Result<(
         };
         let remedy = check.remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
         let code = check.code.map(|code| format!(" [{code}]")).unwrap_or_default();
-        writeln!(out, "{state}  {:<13}  {}{code}", check.name, printable(&format!("{}{remedy}", check.message)))?;
+        let message = format!("{}{remedy}", check.message);
+        paint.line(&format!("{state}  {:<13}  {}{code}", check.name, printable(&message)), 24, out)?;
     }
     let verdict = match (report.broken, report.warnings) {
         (0, 0) if report.checks.iter().all(|check| check.state == State::Ok) => "everything is in place".to_owned(),
-        (0, 0) => "nothing is wrong, as far as it can be seen".to_owned(),
-        (broken, warnings) => format!("{broken} broken, {warnings} to look at"),
+        (0, 0) => "nothing is wrong, but not everything is known".to_owned(),
+        (broken, warnings) => {
+            format!("{broken} broken, {warnings} {}", if warnings == 1 { "warning" } else { "warnings" })
+        }
     };
     writeln!(out, "\n{verdict}")
 }

@@ -1,74 +1,102 @@
-//! `viommu explain`: what a code, or a line of a log, means.
+//! `viommu explain`: the meaning of a code, or of the lines of a log.
 
 use std::io::{BufReader, IsTerminal, Write};
+use std::path::Path;
 
 use clap::Args;
+use similar::get_close_matches;
 
-use crate::explain::{self, Findings};
-use crate::note::Code;
+use crate::explain::{self, Findings, Page};
+use crate::note::{Code, Level};
 
 use super::Failure;
 use super::input;
-use super::report::Paint;
+use super::terminal::Paint;
 
-/// Say what a code means, or the lines of a log, and what to do.
+/// Columns where the output is not a terminal.
+const WIDTH: usize = 96;
+
+/// Explain a code, or the lines of a log, and say what to do
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Without an argument on a terminal, it lists the codes. A log in which nothing is known is no error: it says \
-                        so, and exits with 0."
+    after_help = "Without an argument on a terminal, it lists the codes. A log without known lines is not an error: the exit \
+                  status is 0."
 )]
 pub(super) struct Arguments {
-    /// A code, or a log such as /var/log/libvirt/qemu/NAME.log; - or nothing reads stdin
+    /// Code, or a log such as /var/log/libvirt/qemu/NAME.log; - or nothing reads stdin
     #[arg(value_name = "CODE|LOGFILE")]
     subject: Option<String>,
+    /// List the codes
+    #[arg(long, conflicts_with = "subject")]
+    list: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
-    let paint = Paint::when(std::io::stdout().is_terminal());
+    let paint = Paint::stdout();
     let subject = arguments.subject.as_deref();
-    match subject.and_then(Code::from_name).and_then(explain::code) {
-        Some(page) => write!(out, "{}\n\n{}", paint.bold(page.title), explain::plain(page.text, "  "))?,
-        None if subject.is_none() && std::io::stdin().is_terminal() => list(paint, out)?,
+    if arguments.list || (subject.is_none() && std::io::stdin().is_terminal()) {
+        for page in Code::ALL.iter().filter_map(|code| explain::code(*code)) {
+            let summary = page.text.split("\n\n").next().unwrap_or_default();
+            write!(out, "{}\n{}", paint.bold(page.title), plain(summary, paint))?;
+        }
+        return Ok(0);
+    }
+    match subject.and_then(code) {
+        Some(page) => write!(out, "{}\n\n{}", paint.bold(page.title), plain(page.text, paint))?,
         None => log(subject, paint, out)?,
     }
     Ok(0)
 }
 
-fn list(paint: Paint, out: &mut impl Write) -> Result<(), Failure> {
-    for page in Code::ALL.iter().filter_map(|code| explain::code(*code)) {
-        let what = page.text.split("\n\n").next().unwrap_or_default();
-        write!(out, "{}\n{}", paint.bold(page.title), explain::plain(what, "  "))?;
-    }
-    Ok(())
+fn plain(markdown: &str, paint: Paint) -> String {
+    explain::plain(markdown, "  ", paint.width(WIDTH))
+}
+
+/// The page of `CODE` or of `error[CODE]`, as messages have it.
+fn code(subject: &str) -> Option<Page> {
+    let levels = [Level::Error, Level::Warning, Level::Info].map(Level::as_str);
+    let bracketed = levels.iter().find_map(|level| subject.trim().strip_prefix(level)?.strip_prefix('['));
+    let name = bracketed.map_or(subject, |rest| rest.split(']').next().unwrap_or_default());
+    Code::from_name(name).and_then(explain::code)
+}
+
+/// What to say about a subject that is neither a code nor a file.
+fn unknown(subject: &str) -> Failure {
+    let names: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+    let similar = get_close_matches(subject, &names, 3, 0.6);
+    let hint = if similar.is_empty() {
+        "list the codes with 'viommu explain --list'".to_owned()
+    } else {
+        format!("similar codes: {}", similar.join(", "))
+    };
+    Failure::Usage(format!("{subject} is neither a code nor a file; {hint}"))
 }
 
 fn log(source: Option<&str>, paint: Paint, out: &mut impl Write) -> Result<(), Failure> {
-    let name = input::name(source);
-    let unreadable = |failure| match failure {
-        Failure::Usage(why) if !name.contains('/') => {
-            Failure::Usage(format!("{name} is not a code, and as a log: {why}"))
-        }
-        failure => failure,
-    };
-    let log = input::open(source).map_err(unreadable)?;
-    let findings = Findings::read(BufReader::new(log)).map_err(|error| input::unreadable(name, &error))?;
+    if let Some(subject) = source.filter(|name| *name != "-" && !name.contains('/') && !Path::new(name).exists()) {
+        return Err(unknown(subject));
+    }
+    let log = input::open(source)?;
+    let findings =
+        Findings::read(BufReader::new(log)).map_err(|error| input::unreadable(input::name(source), &error))?;
     let mut separator = "";
     for (finding, page) in findings.iter() {
         let lines = if finding.count == 1 { "1 line".to_owned() } else { format!("{} lines, the last", finding.count) };
-        write!(out, "{separator}{}\n  {lines}: {}\n\n", paint.bold(page.title), finding.line)?;
-        write!(out, "{}", explain::plain(page.text, "  "))?;
+        writeln!(out, "{separator}{}", paint.bold(page.title))?;
+        paint.line(&format!("  {lines}: {}\n", finding.line), 4, out)?;
+        write!(out, "{}", plain(page.text, paint))?;
         for (number, code) in page.codes().enumerate() {
             writeln!(out, "  {} viommu explain {code}", if number == 0 { "more:" } else { "     " })?;
         }
         separator = "\n";
     }
     if separator.is_empty() {
-        writeln!(
-            out,
-            "nothing known in {} lines. What is known are viommu's own codes, and what QEMU, libvirt and the kernel say about \
-             vIOMMUs, VFIO and locked memory; a guest's log is /var/log/libvirt/qemu/NAME.log",
+        let line = format!(
+            "nothing known in {} lines; known are viommu's codes, and messages of QEMU, libvirt and the kernel about vIOMMUs, \
+             VFIO and locked memory; the log of a guest is /var/log/libvirt/qemu/NAME.log",
             findings.lines
-        )?;
+        );
+        paint.line(&line, 0, out)?;
     }
     Ok(())
 }

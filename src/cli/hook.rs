@@ -1,4 +1,4 @@
-//! `viommu hook`: libvirt's hook, by hand or by libvirt.
+//! `viommu hook`: libvirt's hook, run by hand or by libvirt.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -13,13 +13,13 @@ use crate::sys::stderr::say;
 use crate::text::printable;
 use crate::xml;
 
-/// Run libvirt's hook by hand.
+/// Run libvirt's hook by hand, or from another hook
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Show what would happen, and do nothing
+    /// Show what would happen only
     #[arg(long)]
     dry_run: bool,
-    /// The domain's name
+    /// Name of the domain
     #[arg(allow_hyphen_values = true)]
     name: String,
     /// prepare, start, started, stopped, release, migrate, restore, reconnect, attach
@@ -44,8 +44,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> u8 {
     end(&outcome)
 }
 
-/// Runs as libvirt's hook: `PROGRAM NAME OPERATION SUB-OPERATION EXTRA`. Other arguments do not come from libvirt, and a failure
-/// would keep every guest of the host from starting.
+/// Runs as libvirt's hook: `PROGRAM NAME OPERATION SUB-OPERATION EXTRA`. Other calls are ignored, because a failure would
+/// prevent every guest of the host from starting.
 pub fn from_libvirt(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
     let [name, operation, sub_operation, extra, ..] = arguments.as_slice() else { return 0 };
@@ -57,10 +57,10 @@ pub fn from_libvirt(arguments: impl Iterator<Item = OsString>) -> u8 {
 
 fn decide(name: &str, event: Event, extra: &str) -> Outcome {
     if event == Event::Other {
-        // stdin is not read either: `reconnect` must not fail.
+        // Nothing is read, not even stdin: a failure at `reconnect` would kill the guest.
         return Outcome::default();
     }
-    // Most domains fit.
+    // Most domains fit, so their XML is read at once.
     let mut bytes = Vec::with_capacity(64 * 1024);
     let read = fs::read_past(io::stdin().lock(), xml::MAX_BYTES, &mut bytes);
     let missing = match read {
@@ -76,7 +76,7 @@ fn decide(name: &str, event: Event, extra: &str) -> Outcome {
 
 fn print(outcome: &Outcome, out: &mut impl Write) {
     if let Some(text) = &outcome.print {
-        // libvirt ignores it or has closed the pipe: no reason to refuse a start.
+        // libvirt ignores it or has closed the pipe; that does not refuse a start.
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 }
@@ -99,13 +99,13 @@ fn describe(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
         match effect {
             Effect::WriteState(state) => writeln!(out, "would write the state: {}", state.to_json())?,
             Effect::Record(uuid, _) => writeln!(out, "would record the vIOMMU of {uuid} for a later restore")?,
-            Effect::Guard(order) => writeln!(out, "would raise the locked-memory limit to {} bytes", order.limit)?,
-            Effect::Verify { limit, .. } => writeln!(out, "would look whether the limit is {limit} bytes")?,
+            Effect::Guard(order) => writeln!(out, "would raise the locked-memory limit to {:#}", order.limit)?,
+            Effect::Verify { limit, .. } => writeln!(out, "would check that the limit is {limit:#}")?,
             Effect::RemoveState(uuid) => writeln!(out, "would remove the state of {uuid}")?,
             Effect::Forget(uuid) => writeln!(out, "would forget the recorded vIOMMU of {uuid}")?,
         }
     }
-    if outcome.print.is_some() {
+    if outcome.print.is_some() && outcome.refusal.is_none() {
         writeln!(out, "would print the rewritten XML")?;
     }
     match &outcome.refusal {

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 use super::Failure;
 
-/// Make the wrapper the default emulator of this host's libvirt, or QEMU again.
+/// Make the wrapper the default emulator of this host's libvirt, or QEMU again
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[arg(value_enum)]

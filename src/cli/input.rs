@@ -1,11 +1,12 @@
-//! Where a domain and the facts about its host come from.
+//! Reads the domain, and the facts about its host.
 #![expect(clippy::disallowed_methods, reason = "the command line may read files; the hook does not come here")]
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use crate::config::{self, Config};
 use crate::decide::{self, Decided};
@@ -15,59 +16,80 @@ use crate::host::{self, Emulator, Host};
 use crate::note::Note;
 use crate::request::{Keys, RequestedModel, Source};
 use crate::sys::fs;
+use crate::sys::stderr::complain;
 use crate::version::Version;
 use crate::xml;
 
 use super::Failure;
 use super::virsh::Connection;
 
-/// A request that overrides every other source.
+/// The request on the command line.
 #[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Request (stronger than metadata and configuration)")]
+#[command(next_help_heading = "Request (overrides metadata and configuration)")]
 pub(super) struct RequestOptions {
-    #[arg(long, help = format!("vIOMMU model: {}", RequestedModel::names()))]
+    /// vIOMMU model
+    #[arg(long, value_parser = models())]
     model: Option<String>,
     /// Lock all of the guest's memory
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     locked_memory: Option<bool>,
 }
 
-/// The host that the domain is to run on.
+fn models() -> PossibleValuesParser {
+    [RequestedModel::None].into_iter().chain(RequestedModel::models()).map(RequestedModel::as_str).into()
+}
+
+/// The host on which the domain will run.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Host options (default: the local host)")]
 pub(super) struct HostOptions {
     #[command(flatten)]
     known: FactOptions,
-    /// Another configuration file than /etc/viommu.toml
+    /// Configuration file [default: /etc/viommu.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// What is known about a host.
+/// Facts about a host.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Host options (default: the local host)")]
 pub(super) struct FactOptions {
-    /// libvirt's version
+    /// Version of libvirt
     #[arg(long, value_name = "VERSION")]
     libvirt_version: Option<Version>,
-    /// QEMU's version
+    /// Version of QEMU
     #[arg(long, value_name = "VERSION")]
     qemu_version: Option<Version>,
     /// Address width of the host's IOMMU, bits
     #[arg(long, value_name = "BITS")]
     host_aw_bits: Option<u8>,
-    /// sysfs mount point (default: /sys)
-    #[arg(long, value_name = "DIR")]
+    /// sysfs mount point [default: /sys]
+    #[arg(long, value_name = "DIR", value_parser = sysfs)]
     sysfs: Option<PathBuf>,
-    /// What 'viommu capabilities --format json' printed on another host; 'plan' takes several
+    /// Output of 'viommu capabilities --format json' on another host; repeatable for 'plan'
     #[arg(long, value_name = "FILE")]
     host: Vec<PathBuf>,
 }
 
-/// Opens what the user names: a file, `-` or nothing for stdin.
+/// A directory with the structure of sysfs.
+fn sysfs(path: &str) -> Result<PathBuf, String> {
+    let directory = PathBuf::from(path);
+    if directory.join("class").is_dir() {
+        Ok(directory)
+    } else {
+        Err("not a sysfs: it has no directory 'class'".to_owned())
+    }
+}
+
+/// Opens a file, or stdin for `-` or `None`.
 pub(super) fn open(source: Option<&str>) -> Result<Box<dyn Read>, Failure> {
     match source {
-        None | Some("-") => Ok(Box::new(io::stdin().lock())),
+        None | Some("-") => {
+            if io::stdin().is_terminal() {
+                complain("reading from stdin: end with Ctrl-D, or name a file");
+            }
+            Ok(Box::new(io::stdin().lock()))
+        }
         Some(path) => match File::open(path) {
             Ok(file) => Ok(Box::new(file)),
             Err(error) => Err(unreadable(path, &error)),
@@ -75,17 +97,17 @@ pub(super) fn open(source: Option<&str>) -> Result<Box<dyn Read>, Failure> {
     }
 }
 
-/// The name of what [`open()`] opens, for messages.
+/// The name for messages of what [`open()`] opens.
 pub(super) fn name(source: Option<&str>) -> &str {
     source.filter(|name| *name != "-").unwrap_or("stdin")
 }
 
-/// Reads a domain: a file, `-` or nothing for stdin.
+/// Reads a domain from a file, or from stdin for `-` or `None`.
 pub(super) fn file(source: Option<&str>) -> Result<Vec<u8>, Failure> {
     limited(open(source)?, name(source))
 }
 
-/// Reads a domain: as [`file()`], else the name or UUID of a domain that virsh knows.
+/// Reads a domain as [`file()`] does, or from virsh by its name or UUID.
 pub(super) fn domain_xml(source: Option<&str>, connection: &Connection) -> Result<Vec<u8>, Failure> {
     match source {
         // libvirt allows no name with a slash.
@@ -97,7 +119,7 @@ pub(super) fn domain_xml(source: Option<&str>, connection: &Connection) -> Resul
     }
 }
 
-/// Reads past the largest allowed size, so that the XML parser reports the size.
+/// Reads a little more than the limit, so that the XML parser refuses larger input.
 fn limited(input: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     fs::read_past(input, xml::MAX_BYTES, &mut bytes).map_err(|error| unreadable(name, &error))?;
@@ -108,7 +130,7 @@ pub(super) fn unreadable(name: &str, error: &io::Error) -> Failure {
     Failure::Usage(format!("cannot read {name}: {error}"))
 }
 
-/// Decides about a domain as the options say.
+/// Decides about a domain, with the request and the host of the options.
 pub(super) fn decide<'a>(xml: &'a [u8], request: &RequestOptions, host: &HostOptions) -> Result<Decided<'a>, Failure> {
     let keys = Keys { model: request.model.clone(), locked_memory: request.locked_memory, ..Keys::of(Source::Cli) };
     let config = host.configuration()?;
@@ -123,7 +145,7 @@ pub(super) fn decide<'a>(xml: &'a [u8], request: &RequestOptions, host: &HostOpt
 }
 
 impl RequestOptions {
-    /// Whether the command line asks for nothing.
+    /// Whether there is no request on the command line.
     pub(super) fn is_empty(&self) -> bool {
         self.model.is_none() && self.locked_memory.is_none()
     }
@@ -135,7 +157,7 @@ impl HostOptions {
         !self.known.host.is_empty()
     }
 
-    /// The same options for each of several recorded hosts, with its file's name; none where at most one is named.
+    /// The options for each of several recorded hosts, with the name of its file; `None` for less than two.
     pub(super) fn each_recorded(&self) -> Option<Vec<(String, HostOptions)>> {
         let one = |file: &PathBuf| {
             let known = FactOptions { host: vec![file.clone()], ..self.known.clone() };
@@ -145,7 +167,7 @@ impl HostOptions {
         (files.len() > 1).then(|| files.iter().map(one).collect())
     }
 
-    /// The host's configuration, or the one that is named.
+    /// The host's configuration, or that of the option.
     pub(super) fn configuration(&self) -> Result<Config, Failure> {
         match &self.config {
             Some(path) => named_configuration(path),
@@ -155,13 +177,13 @@ impl HostOptions {
 }
 
 impl FactOptions {
-    /// Everything that can be known.
+    /// All facts.
     pub(super) fn whole(&self) -> Result<Host, Failure> {
         let host = self.recorded()?.unwrap_or_else(|| self.places().whole_host());
         Ok(self.overridden(host))
     }
 
-    /// The recorded host; `None` where this host counts.
+    /// The recorded host; `None` for the local host.
     fn recorded(&self) -> Result<Option<Host>, Failure> {
         match self.host.as_slice() {
             [] => Ok(None),
@@ -170,7 +192,7 @@ impl FactOptions {
         }
     }
 
-    /// The host with what the options say instead.
+    /// The host with the facts of the options.
     fn overridden(&self, mut host: Host) -> Host {
         if self.libvirt_version.is_some() {
             host.libvirt = self.libvirt_version;
@@ -179,10 +201,10 @@ impl FactOptions {
             host.aw_bits = self.host_aw_bits;
         }
         if self.qemu_version.is_some() {
-            // The probed flags are those of another QEMU.
+            // The recorded flags are those of another QEMU.
             host.emulators = vec![Emulator { version: self.qemu_version, ..Emulator::default() }];
         } else if self.libvirt_version.is_some() {
-            // A missing flag may be one that the probing libvirt did not look for.
+            // Another libvirt checks for other flags.
             host.emulators.iter_mut().for_each(|emulator| emulator.flags = None);
         }
         host
@@ -197,7 +219,7 @@ impl FactOptions {
     }
 }
 
-/// The configuration that the user names. Unlike the host's own, it may belong to any user, and it must exist.
+/// The configuration of the option. It must exist, and unlike the host's own may belong to any user.
 fn named_configuration(path: &Path) -> Result<Config, Failure> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(&name, &error))?;
@@ -208,10 +230,10 @@ fn named_configuration(path: &Path) -> Result<Config, Failure> {
 fn recorded(file: &Path) -> Result<Host, Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| unreadable(&file.display().to_string(), &error))?;
     let not_a_host = |why: &str| {
-        Failure::Usage(format!("{} is not what 'viommu capabilities --format json' prints: {why}", file.display()))
+        Failure::Usage(format!("{} is not output of 'viommu capabilities --format json': {why}", file.display()))
     };
     let host: Host = serde_json::from_str(&text).map_err(|error| not_a_host(&error.to_string()))?;
-    // An empty object is a host without known facts; one with only other keys is another program's file.
+    // An empty object is a host without known facts; one that has only other keys is not a host.
     if host == Host::default() && text.contains(':') {
         return Err(not_a_host("it has no facts about a host"));
     }

@@ -6,25 +6,27 @@ use clap::Args;
 use rustix::process::Pid;
 
 use crate::decide::Decided;
+use crate::domain::Domain;
 use crate::host::guest_process::{Guests, Identity};
 use crate::limit::Limit;
 use crate::note::{Code, Note};
-use crate::plan;
+use crate::plan::{self, Plan};
 use crate::qemu::{self, Invocation};
 use crate::sys::pinned::Pinned;
-use crate::text::{bytes, printable};
+use crate::sys::process::LockLimit;
+use crate::text::{bytes, printable, shell_name};
 
 use super::Failure;
 use super::input::{self, HostOptions, RequestOptions};
 use super::virsh::Connection;
 
-/// Show (and raise) the locked-memory limit of a running guest.
+/// Show, and raise, the locked-memory limit of a running guest
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The domain's name or UUID
+    /// Name or UUID of a domain
     #[arg(required_unless_present = "pid")]
     domain: Option<String>,
-    /// The process of its QEMU instead
+    /// Process of a QEMU, instead of a domain
     #[arg(long, conflicts_with = "domain", value_parser = clap::value_parser!(i32).range(1..))]
     pid: Option<i32>,
     /// Raise the limit so that one more VFIO device can be hot-plugged
@@ -52,13 +54,13 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
         .ok_or_else(|| Failure::Usage(format!("the QEMU of {name} is not known: {}", guest.missing())))?;
     let pid = process.pid();
     if arguments.pid.is_some_and(|named| named != pid.as_raw_nonzero().get()) {
-        // A command line can say anything.
+        // A process can have any command line.
         return Err(Failure::Usage(format!("process {} is not the QEMU of {name}", arguments.pid.unwrap_or_default())));
     }
     let found = process.lock_limit().map_err(|error| gone(&name, &error))?;
 
     let spaces = &plan.memlock.address_spaces;
-    // A first device, or one more address space: without a vIOMMU all devices share one.
+    // Without a vIOMMU all devices share one address space.
     let after = if plan.iommu.is_some() || spaces.is_empty() { spaces.len() + 1 } else { spaces.len() };
     let one_more = match plan.memlock.required_bytes {
         Some(Limit::Unlimited) => Limit::Unlimited,
@@ -72,34 +74,49 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
         })?;
     }
 
-    writeln!(out, "{}: pid {}", printable(&domain.name), pid.as_raw_nonzero())?;
+    show(&domain, plan, &process, (found, limit), one_more, out)
+}
+
+/// Prints limit, use and need; the limits are those before and after a raise.
+fn show(
+    domain: &Domain,
+    plan: &Plan,
+    process: &Pinned,
+    (found, limit): (LockLimit, LockLimit),
+    one_more: Limit,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
+    let spaces = &plan.memlock.address_spaces;
+    writeln!(out, "{}: pid {}", printable(&domain.name), process.pid().as_raw_nonzero())?;
     let changed = if limit == found { String::new() } else { format!(", raised from {:#}", found.soft) };
     writeln!(out, "  limit           {:#}{changed}", limit.soft)?;
     writeln!(
         out,
         "  locked now      {}",
-        locked(&process).map_or_else(|| "not known".to_owned(), |locked| format!("{locked:#}"))
+        locked(process).map_or_else(|| "not known".to_owned(), |locked| format!("{locked:#}"))
     )?;
     for (index, space) in spaces.iter().enumerate() {
         let devices = space.devices.iter().map(|device| printable(device)).collect::<Vec<_>>().join(" ");
-        writeln!(out, "  address space {} {} for {devices}", index + 1, bytes(plan::accounted_memory(&domain)))?;
+        writeln!(out, "  address space {} {} for {devices}", index + 1, bytes(plan::accounted_memory(domain)))?;
     }
     let needed = match plan.memlock.required_bytes {
         Some(Limit::Unlimited) => Some(Limit::Unlimited),
-        _ => plan::needed_bytes(&domain, spaces.len()).map(Limit::Bytes),
+        _ => plan::needed_bytes(domain, spaces.len()).map(Limit::Bytes),
     };
     writeln!(out, "  needed          {}", needed.map_or_else(|| "nothing".to_owned(), |needed| format!("{needed:#}")))?;
     let room = if limit.soft >= one_more { "yes" } else { "no: run with --raise before the hot-plug" };
     writeln!(out, "  room for one    {room} ({one_more:#})")?;
     if let Some(needed) = needed.filter(|needed| limit.soft < *needed) {
-        let message = format!("the limit of {name} is {} and it needs {needed}: run with --raise", limit.soft);
+        let name = shell_name(&domain.name, domain.uuid);
+        let message =
+            format!("the limit is {}, and {needed} are needed: run viommu memlock {name} --raise", limit.soft);
         return Err(Failure::Refused(Note::error(Code::MemlockTooLow, message)));
     }
     Ok(0)
 }
 
 fn gone(name: &str, error: &std::io::Error) -> Failure {
-    Failure::Usage(format!("the process of {name} cannot be looked at: {error}"))
+    Failure::Usage(format!("the limit of the process of {name} cannot be read: {error}"))
 }
 
 /// The domain of a QEMU process, by the `-uuid` that libvirt gave it.
@@ -107,11 +124,11 @@ fn uuid_of(pid: i32) -> Result<String, Failure> {
     let process = Pid::from_raw(pid).and_then(|pid| Pinned::open(pid).ok());
     match process.map(|process| qemu::classify(&process.arguments())) {
         Some(Invocation::Guest { uuid, .. }) => Ok(uuid),
-        _ => Err(Failure::Usage(format!("process {pid} is not a guest of libvirt's"))),
+        _ => Err(Failure::Usage(format!("process {pid} is not a guest of libvirt"))),
     }
 }
 
-/// Memory that the process has locked, bytes (`VmLck`: type1 containers account there).
+/// Memory that the process has locked (`VmLck`, where type1 containers account it).
 fn locked(process: &Pinned) -> Option<Limit> {
     let status = process.text("status", 8192)?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"))?;

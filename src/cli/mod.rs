@@ -1,4 +1,4 @@
-//! The operator's command line, one file for each verb.
+//! The command line for administrators, one file per verb.
 
 mod apply;
 mod backup;
@@ -9,13 +9,13 @@ pub mod hook;
 mod host_route;
 mod input;
 mod memlock;
-mod place;
 mod plan;
 mod redefine;
 mod remove;
 mod report;
 mod rewrite;
 mod schedulers;
+mod terminal;
 mod virsh;
 
 use std::ffi::OsString;
@@ -29,7 +29,7 @@ use crate::sys::stderr::{complain, say};
 
 /// A virtual IOMMU for libvirt/QEMU guests, with the locked-memory limit that PCI passthrough behind it needs.
 #[derive(Debug, Parser)]
-#[command(name = "viommu", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "viommu", version, max_term_width = 100)]
 #[command(
     after_help = "Exit status: 0 done; 1 refused (the reason and its code on stderr); 2 wrong usage or unreadable input; \
                         3 only with --exit-code."
@@ -41,36 +41,24 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Show what would be done for a domain, and why; change nothing
     Plan(plan::Arguments),
-    /// Filter: domain XML in, rewritten domain XML out, every other byte as it was
     Rewrite(rewrite::Arguments),
-    /// Give domains the vIOMMU that they ask for: show the change, ask, define them through virsh
     Apply(apply::Arguments),
-    /// Take away what apply has added: show the change, ask, define the domains through virsh
     Remove(remove::Arguments),
-    /// Show (and raise) the locked-memory limit of a running guest
     Memlock(memlock::Arguments),
-    /// Show what is known about this host, and which models it can give
     Capabilities(capabilities::Arguments),
-    /// Check whether everything is in place on this host, and say what to do about what is not
-    ///
-    /// Changes nothing. Exits with 1 if something is broken: some guest would not get what it asks for. Run it as root.
     Doctor(doctor::Arguments),
-    /// Say what a code means, or the lines of a log, and what to do
     Explain(explain::Arguments),
-    /// Run libvirt's hook by hand
     Hook(hook::Arguments),
-    /// Make the wrapper the default emulator of this host's libvirt, or QEMU again
     HostRoute(host_route::Arguments),
 }
 
-/// Why a verb ended without doing what it should.
+/// Why a verb failed.
 #[derive(Debug)]
 enum Failure {
     /// The request cannot be met.
     Refused(Note),
-    /// The input cannot be read, or an option cannot be meant.
+    /// The input cannot be read, or an option is invalid.
     Usage(String),
     /// The output cannot be written.
     Output(io::Error),
@@ -98,7 +86,7 @@ impl From<io::Error> for Failure {
 pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
-        // Help and version are errors to clap; it knows which stream and status each of them wants.
+        // For clap help and version are errors, too; it has the stream and the status of each.
         Err(error) => {
             let _ = error.print();
             return u8::try_from(error.exit_code()).unwrap_or(2);
@@ -124,7 +112,17 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
 }
 
 impl Failure {
-    /// The same, where it is one of several domains'.
+    /// The same with the name of the file, where the XML itself is invalid.
+    fn of_input(self, source: Option<&str>) -> Failure {
+        match (self, source.filter(|name| *name != "-")) {
+            (Failure::Refused(note), Some(name)) if note.code.as_str().starts_with("xml-") => {
+                Failure::Refused(Note { message: format!("{name}: {}", note.message), ..note })
+            }
+            (failure, _) => failure,
+        }
+    }
+
+    /// The same with the name of its domain.
     fn of_domain(self, name: &str) -> Failure {
         match self {
             Failure::Refused(note) => Failure::Refused(Note { message: format!("{name}: {}", note.message), ..note }),

@@ -1,30 +1,38 @@
-//! `viommu plan`: the dry run.
+//! `viommu plan`: the dry run, for one host or for several.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use serde::Serialize;
 
 use crate::decide::Decided;
+use crate::note::Note;
+use crate::plan::{Plan, Refusal, kept, obstacle};
 use crate::rewrite::rewrite;
+use crate::sys::stderr::say;
+use crate::text::printable;
 
+use super::Failure;
 use super::input::{self, HostOptions, RequestOptions};
-use super::report::{self, Paint};
+use super::report;
+use super::terminal::{Format, Paint, json};
 use super::virsh::Connection;
-use super::{Failure, place, say};
 
-/// Show what would be done for a domain, and why; change nothing.
+const FORMATS: &[Format] = &[Format::Text, Format::Json, Format::Diff];
+
+/// Show what would be done for a domain, and why; change nothing
 ///
-/// With --host several times: which of those hosts can take the domain, and why the others cannot; exit status 1 where none
-/// can.
+/// With --host several times: which of those hosts can run the domain, in the order of the options, and why the others cannot;
+/// exit status 1 if none can.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A file with domain XML, or a domain that virsh knows; - or nothing reads stdin
+    /// File with domain XML, or a domain that virsh knows; - or nothing reads stdin
     #[arg(value_name = "FILE|DOMAIN")]
     source: Option<String>,
-    /// How to say it
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    /// Output format
+    #[arg(long, value_parser = Format::parser(FORMATS), default_value = "text")]
     format: Format,
-    /// Exit with 3 when something would change
+    /// Exit with status 3 if something would change
     #[arg(long)]
     exit_code: bool,
     #[command(flatten)]
@@ -35,42 +43,89 @@ pub(super) struct Arguments {
     host: HostOptions,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Text,
-    /// For programs
-    Json,
-    /// Only the change of the domain XML
-    Diff,
+/// The answer for one of several hosts.
+#[derive(Serialize)]
+struct Answer {
+    /// The file that describes the host.
+    host: String,
+    /// No known fact speaks against the host.
+    suitable: bool,
+    /// Why it cannot run the domain.
+    reason: Option<Note>,
+    #[serde(serialize_with = "report::outcome")]
+    plan: Result<Plan, Refusal>,
 }
 
+#[derive(Serialize)]
+struct Outcome<'a>(#[serde(serialize_with = "report::outcome")] &'a Result<Plan, Refusal>);
+
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
-    let bytes = input::domain_xml(arguments.source.as_deref(), &arguments.connection)?;
+    let source = arguments.source.as_deref();
+    let bytes = input::domain_xml(source, &arguments.connection)?;
     if let Some(hosts) = arguments.host.each_recorded() {
-        if arguments.format == Format::Diff || arguments.exit_code {
-            return Err(Failure::Usage("--format diff and --exit-code are for one host".to_owned()));
-        }
-        return place::run(&bytes, &arguments.request, hosts, arguments.format == Format::Json, out);
+        return several(arguments, &bytes, hosts, out);
     }
-    let Decided { document, domain, plan, .. } = input::decide(&bytes, &arguments.request, &arguments.host)?;
+    let decided =
+        input::decide(&bytes, &arguments.request, &arguments.host).map_err(|failure| failure.of_input(source))?;
+    let Decided { document, domain, mut plan, host, .. } = decided;
     let rewritten = match &plan {
         Ok(plan) => rewrite(&document, plan)?,
         Err(_) => None,
     };
-    let paint = Paint::when(std::io::stdout().is_terminal());
+    let obstacle = obstacle(&domain, &plan, &host);
+    let paint = Paint::stdout();
     match arguments.format {
-        Format::Json => match &plan {
-            Ok(plan) => report::json(plan, out)?,
-            Err(refusal) => report::json(refusal, out)?,
-        },
+        Format::Json => {
+            if let Ok(plan) = &mut plan {
+                plan.notes.extend(obstacle.clone());
+            }
+            json(&Outcome(&plan), out)?;
+        }
         Format::Diff => report::diff(document.text(), rewritten.as_deref(), paint, "", out)?,
-        Format::Text => report::plan(&domain, &plan, document.text(), rewritten.as_deref(), paint, out)?,
+        _ => {
+            let suitable = obstacle.is_none();
+            report::plan((&domain, suitable), &plan, document.text(), rewritten.as_deref(), paint, out)?;
+        }
     }
-    if let Err(refusal) = plan {
+    if let Some(obstacle) = obstacle {
         out.flush()?;
-        say(&refusal.note);
+        say(&obstacle);
         return Ok(1);
     }
     Ok(if arguments.exit_code && rewritten.is_some() { 3 } else { 0 })
+}
+
+fn several(
+    arguments: &Arguments,
+    bytes: &[u8],
+    hosts: Vec<(String, HostOptions)>,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
+    if arguments.format == Format::Diff || arguments.exit_code {
+        return Err(Failure::Usage("--format diff and --exit-code are for one host".to_owned()));
+    }
+    let answer = |(host, options): (String, HostOptions)| {
+        let decided = input::decide(bytes, &arguments.request, &options)?;
+        let reason = obstacle(&decided.domain, &decided.plan, &decided.host);
+        Ok(Answer { host, suitable: reason.is_none(), reason, plan: decided.plan })
+    };
+    let answers = hosts.into_iter().map(answer).collect::<Result<Vec<Answer>, Failure>>()?;
+    if arguments.format == Format::Json {
+        json(&serde_json::json!({ "hosts": answers }), out)?;
+    } else {
+        let paint = Paint::stdout();
+        for answer in &answers {
+            paint.line(&line(answer), 4, out)?;
+        }
+    }
+    Ok(u8::from(answers.iter().all(|answer| !answer.suitable)))
+}
+
+fn line(answer: &Answer) -> String {
+    let host = printable(&answer.host);
+    match (&answer.reason, &kept(&answer.plan).iommu) {
+        (Some(note), _) => format!("{host}: no, error[{}]: {}", note.code, printable(&note.message)),
+        (None, Some(iommu)) => format!("{host}: yes, {}{}", printable(&iommu.name), report::attributes(&iommu.driver)),
+        (None, None) => format!("{host}: yes, no vIOMMU"),
+    }
 }

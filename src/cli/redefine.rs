@@ -1,5 +1,5 @@
-//! What `apply` and `remove` have in common: which domains, the difference, the question, and a definition that loses
-//! nobody's edit.
+//! Common parts of `apply` and `remove`: the domains, the difference, the confirmation, and a redefinition that loses no
+//! concurrent edit.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -12,11 +12,12 @@ use crate::text::printable;
 use crate::xml;
 
 use super::Failure;
-use super::backup::{Backup, Copy};
-use super::report::{self, Paint};
+use super::backup::{Backup, Snapshot};
+use super::report;
+use super::terminal::Paint;
 use super::virsh::{Connection, Known, Stored, Virsh};
 
-/// Which domains, and how.
+/// The domains, and how to change them.
 #[derive(Debug, Args)]
 pub(super) struct Targets {
     /// Names or UUIDs of domains
@@ -25,10 +26,10 @@ pub(super) struct Targets {
     /// Every domain
     #[arg(long, conflicts_with = "domains")]
     all: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(short, long)]
     yes: bool,
-    /// Show the change, and change nothing
+    /// Show the change only
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -37,12 +38,12 @@ pub(super) struct Targets {
 
 impl Targets {
     /// # Errors
-    /// Where virsh is missing.
+    /// virsh is not installed.
     pub(super) fn virsh(&self) -> Result<Virsh, Failure> {
         self.connection.virsh().map_err(Failure::Usage)
     }
 
-    /// Does something to each of the domains that were named, or to `all`. One that fails does not stop the others.
+    /// Calls `one` for each named domain, or for `all`. A failure for one does not stop the others.
     pub(super) fn each<O: Write>(
         &self,
         all: impl FnOnce() -> Result<Vec<String>, Failure>,
@@ -73,7 +74,7 @@ impl Targets {
 
     /// Shows the difference, asks, and defines the domain. `backup` is called before anything is changed.
     ///
-    /// What is known about the domain that was defined; nothing after a dry run.
+    /// Returns the state of the redefined domain; `None` after a dry run.
     pub(super) fn redefine(
         &self,
         virsh: &Virsh,
@@ -82,12 +83,12 @@ impl Targets {
         out: &mut impl Write,
         backup: impl FnOnce() -> Result<(), Note>,
     ) -> Result<Option<Known>, Failure> {
-        let paint = Paint::when(io::stdout().is_terminal());
+        let paint = Paint::stdout();
         report::diff(&without_secrets(&stored.xml), Some(&without_secrets(xml)), paint, "  ", out)?;
         let known = virsh.known(stored.uuid)?;
         if !known.persistent {
-            let message = "the domain is transient: libvirt keeps no definition of it that could be changed. Rewrite the XML \
-                           that it is created from (viommu rewrite)";
+            let message = "the domain is transient, so libvirt stores no definition to change: rewrite the XML from which it is \
+                           created (viommu rewrite)";
             return Err(Note::error(Code::DomainTransient, message).into());
         }
         if self.dry_run {
@@ -96,10 +97,11 @@ impl Targets {
         out.flush()?;
         self.confirm(&stored.name)?;
         backup()?;
-        // Between here and the definition nobody can be kept out; a moment is less than the time that a person needs.
+        // Another program may still redefine it in the moment before the definition below.
         let now = virsh.stored(&stored.uuid.to_string())?;
         if now.xml != stored.xml {
-            let message = "somebody has changed the domain meanwhile: look at it and run again; nothing was changed";
+            let message =
+                "the domain was changed in the meantime: review it and run the command again; nothing was changed";
             return Err(Note::error(Code::DomainChanged, message).into());
         }
         virsh.define(xml)?;
@@ -112,25 +114,27 @@ impl Targets {
         }
         let refused = |message: &str| Failure::from(Note::error(Code::NotConfirmed, message));
         if !io::stdin().is_terminal() {
-            return Err(refused("stdin is no terminal, so nobody can be asked: look at --dry-run, then use --yes"));
+            return Err(refused(
+                "cannot ask for confirmation: stdin is not a terminal; review with --dry-run, then pass --yes",
+            ));
         }
         let _ = write!(io::stderr(), "Define {} like this? [y/N] ", printable(name));
         let mut answer = String::new();
         let _ = io::stdin().read_line(&mut answer);
         let yes = matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
-        if yes { Ok(()) } else { Err(refused("it was not confirmed, and nothing was changed")) }
+        if yes { Ok(()) } else { Err(refused("not confirmed; nothing was changed")) }
     }
 }
 
-/// The domain as it would be had `apply` never been there: byte for byte where nobody has touched it since, else what it is
-/// now without what `apply` has added. Where nothing is known of an `apply`, without any vIOMMU.
+/// The domain without the changes of `apply`: byte for byte if it was not changed since, else its present XML without what
+/// `apply` added. Without a backup of `apply`: without any vIOMMU.
 ///
 /// # Errors
-/// Where what is kept, or the domain, cannot be edited.
+/// The backup or the domain cannot be parsed or edited.
 pub(super) fn original(stored: &Stored, backup: &Backup, config: &Config) -> Result<String, Note> {
-    let before = backup.read(Copy::Before);
+    let before = backup.read(Snapshot::Before);
     if let Some(before) = &before {
-        if backup.read(Copy::Applied).as_ref() == Some(&stored.xml) {
+        if backup.read(Snapshot::Applied).as_ref() == Some(&stored.xml) {
             return Ok(before.clone());
         }
     }
@@ -140,25 +144,25 @@ pub(super) fn original(stored: &Stored, backup: &Backup, config: &Config) -> Res
     Ok(text.unwrap_or_else(|| stored.xml.clone()))
 }
 
-/// Says from when on the change counts.
+/// Prints when the change takes effect.
 pub(super) fn say_when(known: &Known, name: &str, out: &mut impl Write) -> io::Result<()> {
     let name = printable(name);
     if known.running {
-        let what = "is running and keeps what it has: the change takes effect when it is shut down and started again";
-        writeln!(out, "{name}: {what} (a reboot from inside is not enough)")?;
+        let what = "is running: the change takes effect when it is shut down and started again";
+        writeln!(out, "{name}: {what} (a reboot of the guest is not enough)")?;
     } else if known.saved {
-        let what = "is saved and comes back with what it had: the change takes effect at the start after that";
+        let what = "has a saved state, which is restored unchanged: the change takes effect at the start after that";
         writeln!(out, "{name}: {what}")?;
     }
     Ok(())
 }
 
-/// XML as it may be shown: what libvirt gives only to those who ask for it is not for terminals and logs.
+/// XML without the passwords that libvirt prints on request only.
 fn without_secrets(xml: &str) -> String {
     let mut shown = String::with_capacity(xml.len());
     for line in xml.split_inclusive('\n') {
         let tag = line.trim_start();
-        // libvirt writes each of the two on a line of its own, with this quote.
+        // libvirt writes each of the two on its own line, with this quote.
         let (start, end) = if tag.starts_with("<graphics ") {
             (" passwd='", '\'')
         } else if tag.starts_with("<cookie ") {

@@ -1,6 +1,6 @@
-//! `viommu remove`: the way back from `viommu apply`.
+//! `viommu remove`: undoes `viommu apply`.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use clap::Args;
 
@@ -9,16 +9,16 @@ use crate::host;
 use crate::text::printable;
 
 use super::Failure;
-use super::backup::{self, Backup, Copy};
+use super::backup::{self, Backup, Snapshot};
 use super::redefine::{self, Targets};
-use super::report::Paint;
+use super::terminal::Paint;
 use super::virsh::{Stored, Virsh};
 
-/// Take away what apply has added: show the change, ask, define the domains through virsh.
+/// Remove what apply has added: show the change, ask for confirmation, redefine the domains through virsh
 ///
-/// A domain that nobody has touched since becomes what it was, byte for byte; in another one later edits stay, and so does
-/// a vIOMMU that stood there before apply. A domain that apply has not changed here loses any vIOMMU; --all leaves such ones
-/// alone. What the domain asks for stays in its metadata.
+/// A domain that was not changed since apply becomes what it was before, byte for byte. In another domain later edits stay, and
+/// so does a vIOMMU from before apply. A domain that apply has not changed on this host loses any vIOMMU, but not with --all.
+/// The request stays in the domain's metadata.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -49,14 +49,14 @@ fn remove(
     let text = redefine::original(stored, &backup, config)?;
     let shown = printable(&stored.name);
     if text == stored.xml {
-        // Somebody else has taken it away.
-        backup.forget(Copy::Applied);
+        // It was removed by other means.
+        backup.forget(Snapshot::Applied);
         return Ok(writeln!(out, "{shown}: nothing to change")?);
     }
-    writeln!(out, "{}", Paint::when(std::io::stdout().is_terminal()).bold(&shown))?;
-    let keep = || backup.keep(Copy::Removed, &stored.xml);
+    writeln!(out, "{}", Paint::stdout().bold(&shown))?;
+    let keep = || backup.keep(Snapshot::Removed, &stored.xml);
     let Some(known) = targets.redefine(virsh, stored, &text, out, keep)? else { return Ok(()) };
-    backup.forget(Copy::Applied);
-    writeln!(out, "{shown}: changed; what it was before is in {}", backup.path(Copy::Removed).display())?;
+    backup.forget(Snapshot::Applied);
+    writeln!(out, "{shown}: changed; the previous definition is in {}", backup.path(Snapshot::Removed).display())?;
     Ok(redefine::say_when(&known, &stored.name, out)?)
 }

@@ -1,4 +1,4 @@
-//! A plan in words, for an operator at three in the morning: what, why, the change, the locked memory, what to do next.
+//! A plan as text: the decision, the changes, the command line, the locked memory, the notes, and what to do next.
 
 use std::io::{self, Write};
 
@@ -10,44 +10,12 @@ use crate::limit::Limit;
 use crate::note::{Level, Note};
 use crate::plan::{self, Memlock, Origin, Plan, Refusal, Route};
 use crate::request::Source;
-use crate::text::{bytes, printable, printable_json};
+use crate::text::{bytes, printable, shell_name};
 
-/// Colours, where somebody sees them.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Paint {
-    on: bool,
-}
+use super::terminal::Paint;
 
-impl Paint {
-    /// Colours on a terminal, unless the user wants none (<https://no-color.org>).
-    #[expect(clippy::disallowed_methods, reason = "NO_COLOR is the user's word to every command")]
-    pub(super) fn when(terminal: bool) -> Paint {
-        Paint { on: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) }
-    }
-
-    fn paint(self, code: &str, text: &str) -> String {
-        if self.on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    pub(super) fn bold(self, text: &str) -> String {
-        self.paint("1", text)
-    }
-
-    pub(super) fn level(self, level: Level, text: &str) -> String {
-        let colour = match level {
-            Level::Error => "31",
-            Level::Warning => "33",
-            Level::Info => "36",
-        };
-        self.paint(colour, text)
-    }
-}
-
-/// Writes a value as JSON.
-pub(super) fn json(value: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
-    let json = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
-    writeln!(out, "{}", printable_json(&json))
-}
+/// Columns before the values.
+const LABEL: usize = 11;
 
 /// The decision in JSON.
 pub(super) fn outcome<S: Serializer>(outcome: &Result<Plan, Refusal>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -57,9 +25,9 @@ pub(super) fn outcome<S: Serializer>(outcome: &Result<Plan, Refusal>, serializer
     }
 }
 
-/// Writes the whole report.
+/// Writes the whole report. A host that cannot run the domain is not suitable.
 pub(super) fn plan(
-    domain: &Domain,
+    (domain, suitable): (&Domain, bool),
     outcome: &Result<Plan, Refusal>,
     original: &str,
     rewritten: Option<&str>,
@@ -67,19 +35,21 @@ pub(super) fn plan(
     out: &mut impl Write,
 ) -> io::Result<()> {
     let plan = plan::kept(outcome);
-    let refusal = outcome.as_ref().err().map(|refusal| &refusal.note);
-    let refused = refusal.is_some();
-    writeln!(out, "{}", paint.bold(&title(plan)))?;
+    let refused = outcome.is_err();
+    paint.line(&paint.bold(&title(plan)), 4, out)?;
     writeln!(out)?;
     decision(plan, refused, paint, out)?;
+    if !refused && !suitable {
+        writeln!(out, "{:LABEL$}{}", "host", paint.level(Level::Error, "unsuitable"))?;
+    }
     if rewritten.is_some() {
-        // The wrapper leaves the XML as it is.
+        // The wrapper does not change the XML.
         let heading = match plan.route {
             Route::Native => "Changes to the domain XML",
-            Route::Wrapper => "What the domain XML would be without the wrapper",
+            Route::Wrapper => "The domain XML without the wrapper would be",
         };
         writeln!(out, "\n{}", paint.bold(heading))?;
-        changes(plan, out)?;
+        changes(plan, paint, out)?;
         writeln!(out)?;
         diff(original, rewritten, paint, "  ", out)?;
     }
@@ -87,15 +57,15 @@ pub(super) fn plan(
         command_line(plan, paint, out)?;
         locked_memory(domain, &plan.memlock, paint, out)?;
     }
-    notes(refusal, plan, paint, out)?;
-    next(plan, refused, paint, out)
+    notes(plan, paint, out)?;
+    next(plan, refused || !suitable, paint, out)
 }
 
-/// Writes what is going to be done, for somebody who sees the difference next.
+/// Writes what is going to be done; the difference follows.
 pub(super) fn headline(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{}", paint.bold(&title(plan)))?;
+    paint.line(&paint.bold(&title(plan)), 4, out)?;
     match plan.route {
-        Route::Native => changes(plan, out)?,
+        Route::Native => changes(plan, paint, out)?,
         Route::Wrapper => writeln!(out, "  set /domain/devices/emulator: the wrapper adds to QEMU's command line")?,
     }
     for note in plan.notes.iter().filter(|note| note.level == Level::Warning) {
@@ -104,9 +74,10 @@ pub(super) fn headline(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::R
     Ok(())
 }
 
-fn changes(plan: &Plan, out: &mut impl Write) -> io::Result<()> {
+fn changes(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     for change in &plan.changes {
-        writeln!(out, "  {} {}: {}", change.action.as_str(), change.path, printable(&change.reason))?;
+        let line = format!("  {} {}: {}", change.action.as_str(), change.path, printable(&change.reason));
+        paint.line(&line, 6, out)?;
     }
     Ok(())
 }
@@ -132,18 +103,20 @@ fn title(plan: &Plan) -> String {
 fn decision(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let request = &plan.request;
     let asked = match request.source {
-        Source::None if refused => "cannot be understood".to_owned(),
-        Source::None => "nobody asks for a vIOMMU".to_owned(),
+        Source::None if refused => "invalid".to_owned(),
+        Source::None => "none".to_owned(),
         source => format!("{} asks for '{}'", source.describe(), request.model.as_str()),
     };
-    writeln!(out, "request    {asked}{}", if request.locked_memory { ", and for locked memory" } else { "" })?;
+    let locked = if request.locked_memory { ", and for locked memory" } else { "" };
+    paint.line(&format!("{:LABEL$}{asked}{locked}", "request"), LABEL, out)?;
     if refused {
         return writeln!(out, "decision   {}", paint.level(Level::Error, "refused"));
     }
     match &plan.iommu {
         Some(iommu) => {
             let model = paint.bold(&printable(&iommu.name));
-            writeln!(out, "vIOMMU     {model} ({}){}", described(iommu.origin), attributes(&iommu.driver))?;
+            let line = format!("{:LABEL$}{model} ({}){}", "vIOMMU", described(iommu.origin), attributes(&iommu.driver));
+            paint.line(&line, LABEL, out)?;
         }
         None => writeln!(out, "vIOMMU     none")?,
     }
@@ -152,10 +125,10 @@ fn decision(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> i
         writeln!(out, "I/O APIC   {}{split} ({})", printable(&ioapic.driver), described(ioapic.origin))?;
     }
     let route = match plan.route {
-        Route::Native => "native: libvirt reads it in the domain XML",
+        Route::Native => "native: libvirt reads it from the domain XML",
         Route::Wrapper => "wrapper: the emulator adds it to QEMU's command line",
     };
-    if plan.iommu.is_some() { writeln!(out, "route      {route}") } else { Ok(()) }
+    if plan.iommu.is_some() { paint.line(&format!("{:LABEL$}{route}", "route"), LABEL, out) } else { Ok(()) }
 }
 
 /// ` name=value` for each attribute of a `<driver>`.
@@ -164,7 +137,7 @@ pub(super) fn attributes(driver: &[(String, String)]) -> String {
     pairs.collect::<Vec<_>>().concat()
 }
 
-/// Why a host cannot give a model, behind the model's name.
+/// Why a host cannot give a model.
 pub(super) fn no(note: &Note) -> String {
     format!("no [{}]: {}", note.code, printable(&note.message))
 }
@@ -172,8 +145,8 @@ pub(super) fn no(note: &Note) -> String {
 fn described(origin: Origin) -> &'static str {
     match origin {
         Origin::Added => "added",
-        Origin::Existing => "already there",
-        Origin::Completed => "already there, completed",
+        Origin::Existing => "in the domain",
+        Origin::Completed => "in the domain, completed",
         Origin::Commandline => "in <qemu:commandline>",
     }
 }
@@ -199,7 +172,7 @@ pub(super) fn diff(
                 ChangeTag::Equal => (" ", "0"),
             };
             let line = change.value().trim_end_matches(['\n', '\r']);
-            // A tab is a control character that means no harm.
+            // Tabs are the only control characters that stay.
             let line = line.split('\t').map(printable).collect::<Vec<_>>().join("\t");
             writeln!(out, "{indent}{}", paint.paint(colour, &format!("{sign}{line}")))?;
         }
@@ -242,7 +215,7 @@ fn locked_memory(domain: &Domain, memlock: &Memlock, paint: Paint, out: &mut imp
         let groups = space.iommu_groups.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
         let groups = if groups.is_empty() { "not known" } else { &groups };
         let devices = space.devices.iter().map(|device| printable(device)).collect::<Vec<_>>().join(" ");
-        writeln!(out, "  {:<13}   {groups:<12}   {memory:<8}   {devices}", index + 1)?;
+        paint.line(&format!("  {:<13}   {groups:<12}   {memory:<8}   {devices}", index + 1), 44, out)?;
     }
     for (number, what) in [(memlock.nvme_disks, "NVMe disk"), (memlock.vdpa_devices, "vDPA device")] {
         if number > 0 {
@@ -259,8 +232,9 @@ fn locked_memory(domain: &Domain, memlock: &Memlock, paint: Paint, out: &mut imp
     writeln!(out, "  verdict        {verdict}")
 }
 
-fn notes(refusal: Option<&Note>, plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    let mut notes: Vec<_> = refusal.into_iter().chain(&plan.notes).collect();
+fn notes(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    // Errors go to stderr.
+    let mut notes: Vec<_> = plan.notes.iter().filter(|note| note.level != Level::Error).collect();
     if notes.is_empty() {
         return Ok(());
     }
@@ -271,18 +245,22 @@ fn notes(refusal: Option<&Note>, plan: &Plan, paint: Paint, out: &mut impl Write
 
 fn noted(note: &Note, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let head = paint.level(note.level, &format!("{}[{}]", note.level.as_str(), note.code));
-    writeln!(out, "  {head} {}", printable(&note.message))
+    paint.line(&format!("  {head} {}", printable(&note.message)), 6, out)
 }
 
 fn next(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let step = if refused {
-        "mend what the error says; nothing was changed"
+        "fix the error below; nothing was changed".to_owned()
     } else if plan.changes.is_empty() {
-        "nothing to do"
+        "nothing to do".to_owned()
     } else if plan.route == Route::Wrapper {
-        "start the guest: the wrapper does the rest"
+        "start the guest: the wrapper adds the vIOMMU".to_owned()
     } else {
-        "viommu apply DOMAIN (or viommu rewrite DOMAIN.xml > new.xml && virsh define new.xml), then start the guest afresh"
+        let name = shell_name(&plan.domain.name, plan.domain.uuid.as_deref());
+        format!(
+            "viommu apply {name} (or viommu rewrite FILE > new.xml && virsh define new.xml), then shut the guest down and start it"
+        )
     };
-    writeln!(out, "\n{}\n  {step}", paint.bold("Next"))
+    writeln!(out, "\n{}", paint.bold("Next"))?;
+    paint.line(&format!("  {step}"), 4, out)
 }

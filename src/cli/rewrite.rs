@@ -9,10 +9,10 @@ use crate::rewrite::rewrite;
 use super::Failure;
 use super::input::{self, HostOptions, RequestOptions};
 
-/// Filter: domain XML in, rewritten domain XML out, every other byte as it was.
+/// Filter: read domain XML, write the rewritten domain XML, and change no other byte
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A file with domain XML; - or nothing reads stdin
+    /// File with domain XML; - or nothing reads stdin
     file: Option<String>,
     #[command(flatten)]
     request: RequestOptions,
@@ -22,7 +22,9 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     let bytes = input::file(arguments.file.as_deref())?;
-    let decided = input::decide(&bytes, &arguments.request, &arguments.host)?;
+    let source = arguments.file.as_deref();
+    let decided =
+        input::decide(&bytes, &arguments.request, &arguments.host).map_err(|failure| failure.of_input(source))?;
     match rewrite(&decided.document, &decided.plan?)? {
         Some(text) => out.write_all(text.as_bytes())?,
         None => out.write_all(&bytes)?,

@@ -1,4 +1,4 @@
-//! What schedulers are told about a host, in their own words: OpenStack's placement, node-feature-discovery, Ansible.
+//! The capabilities of a host in the formats of schedulers: OpenStack's placement, node-feature-discovery, Ansible.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use crate::version::Version;
 
 use super::report;
 
-/// Nova writes this width into every vIOMMU, so a host with less cannot pass devices through behind one.
+/// Nova sets this width for every vIOMMU, so a host with less cannot pass devices through behind one.
 const NOVA_AW_BITS: u8 = 48;
 
 /// The names of os_traits/compute/viommu.py.
@@ -21,35 +21,19 @@ fn trait_of(model: RequestedModel) -> String {
     format!("COMPUTE_VIOMMU_MODEL_{}", model.as_str().to_ascii_uppercase())
 }
 
-/// A provider configuration (nova/compute/provider_config.py, which allows only traits of the `CUSTOM_` kind), with the
-/// commands for the standard traits in its comments.
+/// A provider configuration (nova/compute/provider_config.py, which allows only traits of the `CUSTOM_` kind).
 pub(super) fn placement(host: &Host, offers: &[Offer<'_>], out: &mut impl Write) -> io::Result<()> {
     let models: Vec<_> = RequestedModel::models().map(|model| (model, gives(host, offers, model))).collect();
-    writeln!(
-        out,
-        "# Which vIOMMU models this host can start, for OpenStack's scheduler (viommu capabilities --format placement).\n#"
-    )?;
+    let command = "viommu capabilities --format placement";
+    writeln!(out, "# The vIOMMU models of this host, for OpenStack's scheduler ({command}).\n#")?;
     for (model, outcome) in &models {
-        let answer = answer(outcome);
-        writeln!(out, "#   {:<27}  {answer}", trait_of(*model))?;
+        writeln!(out, "#   {:<27}  {}", trait_of(*model), answer(outcome))?;
     }
     let given: Vec<_> = models.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(model, _)| *model).collect();
-    let traits = given.iter().flat_map(|model| [" --trait ".to_owned(), trait_of(*model)]).collect::<String>();
     writeln!(
         out,
         "#
-# As commands, for whoever has the administrator's credentials; a trait that this host does not have is taken away.
-# nova-compute puts what it believes itself back at its next update.
-#   viommu capabilities --format placement | sed -n 's/^#\\$ //p' | sh -e
-#
-#$ placement='openstack --os-placement-api-version 1.6 resource provider'
-#$ node=$($placement list --name \"${{NODE:-$(hostname -f)}}\" -f value -c uuid)
-#$ traits=$($placement trait list \"$node\" -f value -c name)
-#$ others=$(printf '%s\\n' \"$traits\" | sed -n '/^COMPUTE_VIOMMU_MODEL_/!s/^./--trait &/p')
-#$ $placement trait set $others{traits} \"$node\"
-#
-# As a provider configuration of nova-compute, which lasts: this file is one. Put it into /etc/nova/provider_config/ and
-# start nova-compute again.
+# Put this file into /etc/nova/provider_config/ and restart nova-compute. $COMPUTE_NODE may occur in one file only.
 meta:
   schema_version: '1.0'
 providers:
@@ -68,11 +52,11 @@ providers:
     own.iter().try_for_each(|own| writeln!(out, "        - {own}"))
 }
 
-/// A file of the local feature source (source/local/local.go): a label a line, `#` for what people read.
+/// A file of the local feature source (source/local/local.go): one label per line, comments with `#`.
 pub(super) fn nfd(host: &Host, offers: &[Offer<'_>], out: &mut impl Write) -> io::Result<()> {
-    // The only prefix that every version takes without being told.
+    // The only prefix that every version accepts without configuration.
     const PREFIX: &str = "feature.node.kubernetes.io/viommu";
-    writeln!(out, "# Which vIOMMU models this node can give (viommu capabilities --format nfd).")?;
+    writeln!(out, "# The vIOMMU models of this node (viommu capabilities --format nfd).")?;
     for model in RequestedModel::models() {
         match gives(host, offers, model) {
             Ok(()) => writeln!(out, "{PREFIX}-{}=true", model.as_str())?,
@@ -92,7 +76,7 @@ fn answer(outcome: &Result<(), Note>) -> String {
     }
 }
 
-/// What Ansible finds in `ansible_local.viommu`.
+/// The Ansible fact `ansible_local.viommu`.
 #[derive(Debug, Serialize)]
 pub(super) struct Facts<'a> {
     arch: Option<&'a str>,

@@ -1,17 +1,16 @@
-//! Markdown as words on a terminal. Knows what the pages use: paragraphs, lists, links, bold.
+//! Markdown as text for a terminal: paragraphs, lists, links, bold and code, which is what the pages use.
 
-/// Columns, the indent among them.
-const WIDTH: usize = 96;
+use crate::text::wrap;
 
-/// A page without its marks, in lines of a readable width, each behind `indent`.
+/// A page without marks, in lines of at most `width` columns that begin with `indent`.
 #[must_use]
-pub fn plain(markdown: &str, indent: &str) -> String {
+pub fn plain(markdown: &str, indent: &str, width: usize) -> String {
     let mut out = String::new();
     let mut paragraph = String::new();
-    // The end is a blank line, too.
+    // The end counts as a blank line.
     for line in markdown.lines().chain([""]) {
         if line.is_empty() || line.starts_with("- ") {
-            fill(&paragraph, indent, &mut out);
+            fill(&paragraph, indent, width, &mut out);
             paragraph.clear();
             if line.is_empty() && !out.is_empty() {
                 out.push('\n');
@@ -25,35 +24,18 @@ pub fn plain(markdown: &str, indent: &str) -> String {
     out
 }
 
-/// Writes a paragraph; an item of a list hangs from its dash.
-fn fill(paragraph: &str, indent: &str, out: &mut String) {
-    let text = without_links(paragraph).replace("**", "");
-    let hanging = if text.starts_with("- ") { "  " } else { "" };
-    let mut column = 0;
-    for word in text.split_whitespace() {
-        let width = word.chars().count();
-        if column > 0 && column + 1 + width > WIDTH {
-            out.push('\n');
-            column = 0;
-        }
-        if column == 0 {
-            let hanging = if word == "-" { "" } else { hanging };
-            out.push_str(indent);
-            out.push_str(hanging);
-            column = indent.len() + hanging.len();
-        } else {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(word);
-        column += width;
-    }
-    if column > 0 {
+/// Writes a paragraph; the lines of a list item hang from its dash.
+fn fill(paragraph: &str, indent: &str, width: usize, out: &mut String) {
+    let text = without_links(paragraph).replace("**", "").replace('`', "");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    if !words.is_empty() {
+        let hang = indent.len() + if words.first() == Some(&"-") { 2 } else { 0 };
+        out.push_str(&wrap(&format!("{indent}{}", words.join(" ")), width, hang));
         out.push('\n');
     }
 }
 
-/// A link is its text; where it leads to another file of the documentation, with the place where packages install that file.
+/// Replaces a link by its text, and adds the installed path if it leads to another file of the documentation.
 fn without_links(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -62,7 +44,7 @@ fn without_links(text: &str) -> String {
         let (head, name) = before.rsplit_once('[').unwrap_or((before, ""));
         out.push_str(head);
         out.push_str(name);
-        // A heading is a code, and `viommu explain` has it.
+        // A heading is a code, which `viommu explain` has.
         if !target.contains('#') {
             out.push_str(" (/usr/share/doc/libvirt-viommu/docs/");
             out.push_str(target);
@@ -81,8 +63,8 @@ mod tests {
     fn marks_go_and_words_stay() {
         let markdown = "A [code](troubleshooting.md#code), and\n[a page](install.md).\n\n- **Why:** `x`\n- **Do:** ask\n  twice.\n";
         assert_eq!(
-            plain(markdown, "  "),
-            "  A code, and a page (/usr/share/doc/libvirt-viommu/docs/install.md).\n\n  - Why: `x`\n  - Do: ask twice.\n"
+            plain(markdown, "  ", 96),
+            "  A code, and a page (/usr/share/doc/libvirt-viommu/docs/install.md).\n\n  - Why: x\n  - Do: ask twice.\n"
         );
         assert_eq!(without_links("no [link] (here)"), "no [link] (here)");
     }
@@ -90,8 +72,8 @@ mod tests {
     #[test]
     fn lines_are_filled_and_items_hang() {
         let long = format!("- {}", "word ".repeat(40));
-        let lines: Vec<String> = plain(&long, "  ").lines().map(str::to_owned).collect();
-        assert!(lines.len() == 3 && lines.iter().all(|line| line.len() <= WIDTH), "{lines:?}");
+        let lines: Vec<String> = plain(&long, "  ", 96).lines().map(str::to_owned).collect();
+        assert!(lines.len() == 3 && lines.iter().all(|line| line.len() <= 96), "{lines:?}");
         assert!(lines[0].starts_with("  - word") && lines[1].starts_with("    word"), "{lines:?}");
     }
 }

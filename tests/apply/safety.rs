@@ -102,11 +102,11 @@ fn a_running_guest_is_told_when_it_takes_effect(suite: Suite) {
     let guest = guest(&lab, &domain("busy", ""));
     guest.virsh("start", &["--paused"]).ok();
     let said = lab.run("viommu apply --yes --model intel busy").ok();
-    assert!(said.contains("busy: is running and keeps what it has"), "{said}");
+    assert!(said.contains("busy: is running: the change takes effect"), "{said}");
     assert!(!guest.virsh("dumpxml", &[]).ok().contains("<iommu"), "the running one is as it was");
     guest.virsh("managedsave", &[]).ok();
     let said = lab.run("viommu remove --yes busy").ok();
-    assert!(said.contains("busy: is saved and comes back with what it had"), "{said}");
+    assert!(said.contains("busy: has a saved state, which is restored unchanged"), "{said}");
     guest.virsh("managedsave-remove", &[]).ok();
     let said = lab.run("viommu apply --yes --model intel busy").ok();
     assert!(!said.contains("busy: is "), "{said}");

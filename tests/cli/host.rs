@@ -127,10 +127,10 @@ fn a_domain_that_virsh_knows() {
         let _ = fs::remove_file(directory.join("asked"));
         feed(Command::new(VIOMMU).args(arguments).env("PATH", &path), b"")
     };
-    let ran = viommu(&["plan", "--config", NO_CONFIG, "--connect", "qemu:///system", "known"]);
+    let ran = viommu(&["plan", "--host", HOST, "--config", NO_CONFIG, "--connect", "qemu:///system", "known"]);
     assert!(ran.status == 0 && ran.stdout.contains("dpdk-gateway"), "{ran:?}");
     assert_eq!(asked(), "--connect|qemu:///system|--quiet|dumpxml|--inactive|--domain|known|");
-    assert_eq!(viommu(&["plan", "--config", NO_CONFIG, "--", "-known"]).status, 0);
+    assert_eq!(viommu(&["plan", "--host", HOST, "--config", NO_CONFIG, "--", "-known"]).status, 0);
 
     let ran = viommu(&["plan", "--config", NO_CONFIG, "unknown"]);
     assert_unusable(&ran, "error: failed to get domain; error: not found");

@@ -1,14 +1,10 @@
 //! What schedulers are told about a host, against the rules of those who read it.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 
-use crate::program::{VIOMMU, feed, run};
+use crate::program::{VIOMMU, run};
 
 /// libvirt 11.3, QEMU 10.0 for x86_64 alone, an IOMMU of 39 bits.
 const HOST: &[&str] = &["--host", "tests/data/host.json"];
@@ -89,51 +85,6 @@ fn nova_takes_the_provider_configuration() {
         "#   COMPUTE_VIOMMU_MODEL_AUTO    yes",
     ] {
         assert!(old.contains(line), "{line}\n{old}");
-    }
-}
-
-/// An `openstack` that knows one node, whose traits it shows, and writes down what is set.
-const OPENSTACK: &str = r#"#!/bin/bash
-[[ "$1 $2" = "--os-placement-api-version 1.6" ]] || exit 9
-shift 2
-case "$*" in
-    "resource provider list --name node-7 -f value -c uuid") echo 0d3b1a52 ;;
-    "resource provider trait list 0d3b1a52 -f value -c name") printf '%s\n' $TRAITS ;;
-    "resource provider trait set "*) printf '%s\n' "${*:5}" >set ;;
-    *) echo "unexpected: $*" >&2; exit 1 ;;
-esac
-"#;
-
-#[test]
-fn the_commands_set_the_traits_and_keep_the_others() {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("openstack");
-    fs::create_dir_all(&directory).unwrap();
-    let stub = directory.join("openstack");
-    fs::write(&stub, OPENSTACK).unwrap();
-    fs::set_permissions(&stub, fs::Permissions::from_mode(0o755)).unwrap();
-    let before = "HW_CPU_X86_VMX COMPUTE_VIOMMU_MODEL_SMMUV3 COMPUTE_NODE COMPUTE_VIOMMU_MODEL_INTEL CUSTOM_RACK_7";
-    for (host, traits, set) in [
-        (
-            HOST,
-            before,
-            "--trait HW_CPU_X86_VMX --trait COMPUTE_NODE --trait CUSTOM_RACK_7 --trait COMPUTE_VIOMMU_MODEL_INTEL \
-            --trait COMPUTE_VIOMMU_MODEL_VIRTIO --trait COMPUTE_VIOMMU_MODEL_AUTO 0d3b1a52\n",
-        ),
-        (NOTHING, before, "--trait HW_CPU_X86_VMX --trait COMPUTE_NODE --trait CUSTOM_RACK_7 0d3b1a52\n"),
-        (OLD, "", "--trait COMPUTE_VIOMMU_MODEL_INTEL --trait COMPUTE_VIOMMU_MODEL_AUTO 0d3b1a52\n"),
-    ] {
-        let text = capabilities("placement", host);
-        // The command that the file itself names.
-        assert!(text.contains("| sed -n 's/^#\\$ //p' | sh -e\n"), "{text}");
-        let mut sh = Command::new("sh");
-        sh.args(["-c", r"sed -n 's/^#\$ //p' | sh -e"])
-            .current_dir(&directory)
-            .env("NODE", "node-7")
-            .env("TRAITS", traits);
-        sh.env("PATH", format!("{}:{}", directory.display(), std::env::var("PATH").unwrap()));
-        let ran = feed(&mut sh, text.as_bytes());
-        assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
-        assert_eq!(fs::read_to_string(directory.join("set")).unwrap(), set);
     }
 }
 
