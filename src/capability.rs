@@ -156,8 +156,8 @@ mod tests {
         assert_eq!(
             words(&host((9, 0), (7, 2))),
             [
-                "intel=intel smmuv3:model-arch-mismatch virtio=virtio auto=virtio",
-                "intel:model-arch-mismatch smmuv3=smmuv3 virtio=virtio auto=virtio",
+                "intel=intel smmuv3:model-arch-mismatch virtio=virtio auto=intel",
+                "intel:model-arch-mismatch smmuv3=smmuv3 virtio=virtio auto=smmuv3",
             ]
         );
         // Debian 11: libvirt 7.0 says "unknown IOMMU model: virtio".

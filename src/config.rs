@@ -21,6 +21,8 @@ pub const PATH: &str = "/etc/viommu.toml";
 pub struct Config {
     /// Whether Nova's image properties, which tenants set, count as a request. A vIOMMU and locked memory cost the host.
     pub allow_image_request: bool,
+    /// What decides between the models of an `auto`.
+    pub auto_order: AutoOrder,
     /// The request of every domain, for keys that its rule leaves out.
     pub default: Rule,
     /// Requests for domains by name pattern or UUID; the first match counts.
@@ -31,8 +33,25 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { allow_image_request: true, default: Rule::default(), domain: Vec::new(), emulators: BTreeMap::new() }
+        Config {
+            allow_image_request: true,
+            auto_order: AutoOrder::default(),
+            default: Rule::default(),
+            domain: Vec::new(),
+            emulators: BTreeMap::new(),
+        }
     }
+}
+
+/// What decides between the models of an `auto`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AutoOrder {
+    /// The Nova specification, for a guest that is known to boot with what it says.
+    #[default]
+    Guest,
+    /// The Nova specification: virtio wherever libvirt and QEMU have it.
+    Specification,
 }
 
 /// A request for the domains that match.

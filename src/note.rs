@@ -149,6 +149,16 @@ codes! {
     VirtioVfioOldQemu = "virtio-vfio-old-qemu",
     /// The host's pages are larger than 4 KiB, and VFIO maps nothing smaller.
     HostPageSize = "host-page-size",
+    /// Devices that may be one host IOMMU group have several guest requester ids.
+    IommuGroupUnknown = "iommu-group-unknown",
+    /// A host IOMMU group has a member that is not passed through.
+    GroupCompanions = "group-companions",
+    /// A network may give the guest a host PCI function when it starts.
+    NetworkPool = "network-pool",
+    /// Guest memory is encrypted, and an emulated IOMMU has to read its tables there.
+    ConfidentialGuest = "confidential-guest",
+    /// The guest has no driver for a virtio-iommu where its boot needs it, or that is not known.
+    VirtioDriver = "virtio-driver",
     /// Windows has no driver for this model.
     WindowsWithoutDriver = "windows-without-driver",
     /// vDPA devices bypass the vIOMMU with this QEMU.

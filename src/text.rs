@@ -38,9 +38,19 @@ fn escaped(text: &str, harmful: impl Fn(char) -> bool, escape: impl Fn(char) -> 
 /// A list of alternatives in a sentence: `a, b or c`.
 #[must_use]
 pub fn alternatives<S: AsRef<str>>(words: &[S]) -> String {
+    series(words, "or")
+}
+
+/// All of some things in a sentence: `a, b and c`.
+#[must_use]
+pub fn all_of<S: AsRef<str>>(words: &[S]) -> String {
+    series(words, "and")
+}
+
+fn series<S: AsRef<str>>(words: &[S], conjunction: &str) -> String {
     let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
     match words.as_slice() {
-        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        [first @ .., last] if !first.is_empty() => format!("{} {conjunction} {last}", first.join(", ")),
         words => words.concat(),
     }
 }

@@ -10,7 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use viommu::config::{Config, Criterion, Rule};
+use viommu::config::{AutoOrder, Config, Criterion, Rule};
 use viommu::request::Keys;
 
 /// A page, by its path from the root of the repository.
@@ -305,18 +305,18 @@ fn the_configuration_example_has_every_key() {
     let config = Config::parse(&examples.next().unwrap().text).unwrap_or_else(|note| panic!("{}", note.message));
     assert!(examples.next().is_none(), "only the first example is looked at");
     // No `..`: a new key does not compile until it is looked at here.
-    let Config { allow_image_request, default, domain, emulators } = config;
-    assert!(!allow_image_request, "the example shows what is not the default");
+    let Config { allow_image_request, auto_order, default, domain, emulators } = config;
+    assert!(!allow_image_request && auto_order != AutoOrder::default(), "the example shows what is not the default");
     assert!(!emulators.is_empty());
     let said = |has: fn(&Rule) -> bool| has(&default) || domain.iter().any(has);
     let Rule { criteria: _, keys } = &default;
-    let Keys { source: _, model: _, locked_memory: _, aw_bits: _, hotplug: _ } = keys;
+    let Keys { source: _, model: _, locked_memory: _, aw_bits: _, hotplug: _, virtio_iommu_driver: _ } = keys;
     for (key, criterion) in Criterion::ALL {
         assert!(domain.iter().any(|rule| rule.criteria.iter().any(|(found, _)| *found == criterion)), "{key}");
     }
     assert!(said(|rule| rule.keys.model.is_some()));
     assert!(said(|rule| rule.keys.locked_memory.is_some()) && said(|rule| rule.keys.aw_bits.is_some()));
-    assert!(said(|rule| rule.keys.hotplug.is_some()));
+    assert!(said(|rule| rule.keys.hotplug.is_some()) && said(|rule| rule.keys.virtio_iommu_driver.is_some()));
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn rewrite(xml: &str, model: &str, suite: Suite) -> Result<String, String> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_viommu"))
         .args(["rewrite", "--model", model, "--libvirt-version", suite.libvirt(), "--qemu-version", suite.qemu()])
         // The devices of the machine that runs the tests must not count.
-        .args(["--sysfs", "/nonexistent"])
+        .args(["--sysfs", "/nonexistent", "--config", "tests/data/specification.toml"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -323,7 +323,7 @@ Written by `tests/verdict.rs` (`VIOMMU_REGENERATE=1` writes it anew), which asks
 real 11.3.0 with QEMU 10.0, both without KVM.
 
 - *viommu*: the model that `viommu rewrite` adds to the domain, or the code with which it refuses. libvirt accepts every
-  domain that was rewritten.
+  domain that was rewritten. `auto` is in the order of the specification, in which it is virtio more often.
 - *libvirt*: what libvirt says to `<iommu model='...'/>` written into the same domain by hand; with model `none`, to the
   domain as it is. Where viommu refuses, libvirt does too, or QEMU cannot start the guest.
 

@@ -3,10 +3,9 @@
 use crate::model::{Machine, Model};
 use crate::note::{Code, Note};
 use crate::request::RequestedModel;
-use crate::version::Version;
 
+use super::auto::auto;
 use super::guest::Guest;
-use super::virtio;
 
 /// A model, and the reasons for it.
 pub(super) struct Choice {
@@ -34,10 +33,7 @@ pub(super) fn choose(guest: &Guest<'_>) -> Result<Choice, Note> {
             Choice { model: existing.known(), machine, reasons: vec![reason] }
         }
         (_, None, Some(hidden)) => Choice { model: Model::of_driver(&hidden.driver), machine, reasons: Vec::new() },
-        (_, None, None) => match machine {
-            Machine::Q35 => auto_x86(guest),
-            Machine::ArmVirt => auto_arm(guest),
-        },
+        (_, None, None) => auto(guest, machine),
     };
     match choice.model.filter(|model| guest.hidden.is_none() && !model.facts().machines.contains(&machine)) {
         None => Ok(choice),
@@ -106,46 +102,4 @@ fn conflict(guest: &Guest<'_>, present: &str) -> Note {
         guest.request.model.as_str()
     );
     Note::error(Code::IommuConflict, message)
-}
-
-/// `auto` is virtio, as in the Nova specification, unless virtio would not work: then intel, which always exists on q35.
-fn auto_x86(guest: &Guest<'_>) -> Choice {
-    let mut against: Vec<String> = Vec::new();
-    let mut unless = |problem: Option<String>| against.extend(problem);
-    unless(guest.needs_eim().then(|| "interrupts for this many vCPUs need interrupt remapping with eim".into()));
-    unless(guest.is_windows().then(|| "Windows has no driver for virtio-iommu".into()));
-    unless((guest.has_or_expects_vfio() && guest.qemu < Version::new(9, 0)).then(|| {
-        let qemu = guest.qemu;
-        format!("QEMU {qemu} tells a virtio-iommu neither the host's address width nor its reserved ranges (9.0 does)")
-    }));
-    unless(guest.aliased().map(|(first, second)| {
-        format!("{first} and {second} share a conventional PCI bridge, which virtio-iommu cannot serve")
-    }));
-    unless((!guest.domain.acpi).then(|| "virtio-iommu is found through ACPI, which is off".into()));
-    unless(guest.unsupported(Model::Virtio).map(|unsupported| unsupported.why));
-    let only_intel_takes_it = guest.request.aw_bits.is_some() && !virtio::takes_aw_bits(guest);
-    unless(only_intel_takes_it.then(|| "an address width was asked for, which only intel takes here".into()));
-    let model = if against.is_empty() { Model::Virtio } else { Model::Intel };
-    if against.is_empty() {
-        against.push("libvirt and QEMU support it, and nothing in the guest speaks against it".into());
-    }
-    let reasons = against.into_iter().map(|why| format!("auto is {model}: {why}")).collect();
-    Choice { model: Some(model), machine: Machine::Q35, reasons }
-}
-
-/// On AArch64 virtio too, and smmuv3 where virtio would not work and there is no VFIO device.
-fn auto_arm(guest: &Guest<'_>) -> Choice {
-    let vfio = guest.has_or_expects_vfio();
-    let against = if guest.has_acpi() {
-        guest.unsupported(Model::Virtio).map(|unsupported| unsupported.why)
-    } else {
-        Some("without UEFI and ACPI the guest would not find a virtio-iommu".to_owned())
-    };
-    let (model, why) = match against {
-        Some(why) if !vfio => (Model::Smmuv3, why),
-        // With VFIO devices the checks of virtio refuse, each with its own code.
-        _ if vfio => (Model::Virtio, "SMMUv3 cannot serve a VFIO device".to_owned()),
-        _ => (Model::Virtio, "libvirt and QEMU support it".to_owned()),
-    };
-    Choice { model: Some(model), machine: Machine::ArmVirt, reasons: vec![format!("auto is {model}: {why}")] }
 }

@@ -96,7 +96,13 @@ impl<'a> Guest<'a> {
 
     /// VFIO devices now or later.
     pub(super) fn has_or_expects_vfio(&self) -> bool {
-        self.request.hotplug || self.has_vfio()
+        self.request.hotplug || self.has_vfio() || self.pools(Some(true)).next().is_some()
+    }
+
+    /// The networks that are pools of host PCI functions, or of which that is not known.
+    pub(super) fn pools(&self, is_pool: Option<bool>) -> impl Iterator<Item = &'a str> {
+        let known = move |name: &&String| self.host.pools.get(*name).copied() == is_pool;
+        self.domain.networks.iter().filter(known).map(String::as_str)
     }
 
     /// On AArch64 libvirt gives ACPI to UEFI guests only ("ACPI requires UEFI on this architecture").

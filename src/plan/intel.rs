@@ -17,7 +17,8 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
     let on = |name, wanted: bool| wanted.then(|| (name, "on".to_owned()));
     let wanted = [
         on("intremap", true),
-        on("caching_mode", needs_caching_mode(guest)),
+        // A network that is not known may hand out VFs after this.
+        on("caching_mode", needs_caching_mode(guest) || guest.pools(None).next().is_some()),
         on("eim", intremap && has_eim(guest)),
         on("iotlb", guest.domain.virtio_ats),
         Some(("aw_bits", aw_bits(guest, &written)?.to_string())),
@@ -109,14 +110,16 @@ fn eim_impossible(guest: &Guest<'_>) -> Note {
 /// `vtd_iommu_notify_flag_changed`); vDPA needs the same MAP notifier and swallows the error. QEMU asks for it for every
 /// VFIO device, also one on a bus that bypasses the vIOMMU (`vtd_machine_done_notify_one`).
 fn needs_caching_mode(guest: &Guest<'_>) -> bool {
-    let vfio = guest.request.hotplug || !guest.domain.vfio.is_empty();
-    vfio || guest.domain.vdpa_interfaces > 0 || guest.domain.vdpa_images > 0
+    guest.has_or_expects_vfio()
+        || !guest.domain.vfio.is_empty()
+        || guest.domain.vdpa_interfaces > 0
+        || guest.domain.vdpa_images > 0
 }
 
 /// Whether the guest does not work, or not as asked, without an attribute that its `<iommu>` lacks.
 pub(super) fn is_essential(guest: &Guest<'_>, attribute: &str) -> bool {
     match attribute {
-        "caching_mode" => !guest.domain.vfio.is_empty(),
+        "caching_mode" => !guest.domain.vfio.is_empty() || guest.pools(Some(true)).next().is_some(),
         "intremap" | "eim" => guest.needs_eim(),
         "aw_bits" => guest.request.aw_bits.is_some(),
         _ => false,

@@ -3,6 +3,7 @@
 //! Pure, and the only place that decides. The hook, the wrapper's state file, `plan`, `rewrite` and every other verb run
 //! [`plan`] and differ only in what they do with the [`Plan`].
 
+mod auto;
 mod choose;
 mod decision;
 mod guest;

@@ -1,6 +1,6 @@
 //! Guest address spaces of VFIO devices, and the host IOMMU groups behind them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -8,6 +8,7 @@ use crate::domain::{Domain, Requester, VfioDevice, VfioSource};
 use crate::host::Host;
 use crate::model::Machine;
 use crate::note::{Code, Note};
+use crate::text::all_of;
 
 use super::guest::Guest;
 
@@ -59,25 +60,71 @@ fn group_of(device: &VfioDevice, host: &Host) -> Option<u32> {
     }
 }
 
-/// All devices of one host IOMMU group must share one guest address space (hw/vfio/container.c).
-pub(super) fn groups_are_whole(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
-    let remedy = match machine {
-        Machine::Q35 => "put both behind one pcie-to-pci-bridge with the model intel, or pass only one through",
-        Machine::ArmVirt => "pass only one through",
-    };
-    let mut seen = BTreeMap::new();
+/// Devices that share something on the host, and whether they also share one guest address space.
+struct Together<'a> {
+    names: Vec<&'a str>,
+    split: bool,
+}
+
+/// The VFIO devices, put together by what they have in common on the host.
+fn together<'a, K: Ord>(guest: &Guest<'a>, of: impl Fn(&VfioDevice) -> Option<K>) -> BTreeMap<K, Together<'a>> {
+    let mut found: BTreeMap<K, (Together<'a>, Result<Requester, &'a str>)> = BTreeMap::new();
     for device in &guest.domain.vfio {
-        let (name, Some(group)) = (device.source.name(), group_of(device, guest.host)) else { continue };
+        let (name, Some(key)) = (device.source.name(), of(device)) else { continue };
         // A device without an address gets a root port, hence a requester id, of its own.
         let space = address_space_of(device).ok_or(name);
-        let (known, first) = seen.entry(group).or_insert_with(|| (space.clone(), name));
-        if *known != space {
-            let message = format!(
-                "{first} and {name} are in the host's IOMMU group {group}, but the vIOMMU would see them under different requester \
-                 ids: {remedy} (QEMU: \"group {group} used in multiple address spaces\")"
-            );
-            return Err(Note::error(Code::IommuGroupSplit, message));
-        }
+        let (together, first) =
+            found.entry(key).or_insert_with(|| (Together { names: Vec::new(), split: false }, space.clone()));
+        together.split |= *first != space;
+        together.names.push(name);
     }
-    Ok(())
+    found.into_iter().map(|(key, (together, _))| (key, together)).collect()
+}
+
+/// All devices of one host IOMMU group must share one guest address space (hw/vfio/container.c).
+pub(super) fn groups_are_whole(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
+    let groups = together(guest, |device| group_of(device, guest.host));
+    let Some((group, devices)) = groups.into_iter().find(|(_, devices)| devices.split) else { return Ok(()) };
+    let bridge = match machine {
+        Machine::Q35 => "put all behind one pcie-to-pci-bridge, as conventional PCI devices and with the model intel, ",
+        Machine::ArmVirt => "",
+    };
+    let message = format!(
+        "{} are in the host's IOMMU group {group}, but the vIOMMU would see them under different requester ids: pass only one \
+         through and keep the others bound to vfio-pci, {bridge}or put all behind a pcie-expander-bus with bypass_iommu, where the \
+         guest has no vIOMMU for them (QEMU: \"group {group} used in multiple address spaces\")",
+        all_of(&devices.names)
+    );
+    Err(Note::error(Code::IommuGroupSplit, message))
+}
+
+/// Functions of one host slot on different guest addresses, where their groups are not known: without ACS between them, as in
+/// most graphics cards, they are one group. VFs are not.
+pub(super) fn slot_split(guest: &Guest<'_>) -> Option<Note> {
+    let slots = together(guest, |device| match (&device.source, group_of(device, guest.host)) {
+        (VfioSource::Pci(address), None) => address.rsplit_once('.').map(|(slot, _)| slot.to_owned()),
+        _ => None,
+    });
+    let devices = slots.into_values().find(|devices| devices.split)?;
+    let message = format!(
+        "{} are functions of one device on the host, and the vIOMMU sees them under different requester ids: if they are in one IOMMU \
+         group there, QEMU refuses them (\"used in multiple address spaces\"); run `viommu plan` on that host, or with its facts \
+         (--host)",
+        all_of(&devices.names)
+    );
+    Some(Note::warning(Code::IommuGroupUnknown, message))
+}
+
+/// The rest of the groups: VFIO wants it bound to vfio-pci or to no driver, or the group is not viable.
+pub(super) fn group_companions(guest: &Guest<'_>) -> Option<Note> {
+    let passed: Vec<&str> = guest.domain.vfio.iter().map(|device| device.source.name()).collect();
+    let groups: BTreeSet<u32> = guest.domain.vfio.iter().filter_map(|device| group_of(device, guest.host)).collect();
+    let members = guest.host.iommu_groups.iter().filter(|(_, group)| groups.contains(group));
+    let companions: Vec<&str> = members.map(|(name, _)| name.as_str()).filter(|name| !passed.contains(name)).collect();
+    let message = format!(
+        "in the same host IOMMU group as a passed-through device and not passed through: {}; keep it bound to vfio-pci or to no driver, \
+         also after a reboot, or VFIO refuses the group (\"not viable\")",
+        companions.join(", ")
+    );
+    (!companions.is_empty()).then(|| Note::info(Code::GroupCompanions, message))
 }

@@ -1,5 +1,6 @@
 //! What works otherwise than the user may expect.
 
+use crate::domain::Driver;
 use crate::limit::Limit;
 use crate::model::Model;
 use crate::note::{Code, Note};
@@ -9,6 +10,11 @@ use crate::version::Version;
 use super::guest::Guest;
 use super::memlock::{self, Presence};
 use super::result::{Plan, Route};
+use super::spaces;
+
+/// What makes a guest boot behind a virtio-iommu.
+const INTO_INITRAMFS: &str = "add virtio_iommu to /etc/initramfs-tools/modules in the guest and run update-initramfs -u (dracut: add_drivers+=\" virtio_iommu \" \
+     in /etc/dracut.conf.d, and dracut -f), then set virtio-iommu-driver=yes in the request; or use the model intel, on AArch64 smmuv3";
 
 /// The notes about a guest that may start.
 pub(super) fn all(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
@@ -18,6 +24,11 @@ pub(super) fn all(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
             virtio_vfio_old_qemu(guest, plan),
             host_page_size(guest, plan),
             windows_without_driver(guest, plan),
+            virtio_driver(guest, plan),
+            confidential_guest(guest, plan),
+            network_pool(guest, plan),
+            spaces::slot_split(guest),
+            spaces::group_companions(guest),
             vdpa_bypasses(guest),
             unsafe_interrupts(guest, plan),
             migration_blocked(guest),
@@ -111,6 +122,60 @@ fn windows_without_driver(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
             "Windows has a driver for the vIOMMU model intel only: use intel or auto",
         )
     })
+}
+
+/// QEMU emulates an IOMMU by reading its tables from guest memory, which is encrypted (hw/i386/intel_iommu.c `vtd_get_pte`,
+/// `vtd_irte_get`); a virtio-iommu is told its mappings in requests, which a guest can share. VFIO maps no private memory of a
+/// guest_memfd (`memory_get_xlat_addr`: "iommu map to discarded memory").
+fn confidential_guest(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    let kind = guest.domain.launch_security.as_deref().filter(|kind| matches!(*kind, "sev" | "sev-snp" | "tdx"))?;
+    let reason = if is(plan, Model::Virtio) {
+        "a virtio-iommu translates for shared memory only"
+    } else {
+        "QEMU reads the tables of an emulated IOMMU there and cannot decrypt them, so DMA and interrupts behind it fail once the \
+         guest switches it on"
+    };
+    let message = format!(
+        "the memory of the guest is encrypted (<launchSecurity type='{kind}'>): {reason}; the vIOMMU protects nothing that the \
+         encryption does not: leave it out"
+    );
+    Some(Note::warning(Code::ConfidentialGuest, message))
+}
+
+/// libvirt asks a network for its device after the hook's `prepare`.
+fn network_pool(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    let (pools, unknown): (Vec<_>, Vec<_>) = (guest.pools(Some(true)).collect(), guest.pools(None).collect());
+    let message = if !pools.is_empty() {
+        format!(
+            "the network {} gives the guest a host PCI function when it starts: the limit of locked memory counts it from then on",
+            pools.join(", ")
+        )
+    } else if !unknown.is_empty() && is(plan, Model::Intel) {
+        format!(
+            "the network {} is not known here and may give the guest a host PCI function when it starts: caching mode is on for that \
+             case, and the limit of locked memory is known only then",
+            unknown.join(", ")
+        )
+    } else {
+        return None;
+    };
+    Some(Note::info(Code::NetworkPool, message))
+}
+
+fn virtio_driver(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    if !is(plan, Model::Virtio) || guest.is_windows() {
+        return None;
+    }
+    let known = guest.virtio_driver();
+    let remedy = match known.driver {
+        Some(Driver::BuiltIn) => return None,
+        Some(Driver::Absent) => "the guest does not use this vIOMMU: use the model intel, on AArch64 smmuv3".to_owned(),
+        Some(Driver::Module) => format!("the guest does not find its root disk: {INTO_INITRAMFS}"),
+        None => format!(
+            "where it is a module that the initramfs lacks, the guest does not find its root disk: {INTO_INITRAMFS}"
+        ),
+    };
+    Some(Note::warning(Code::VirtioDriver, format!("{}; {remedy}", known.why)))
 }
 
 /// QEMU 7.2's vhost-vdpa listens to system memory, whatever the vIOMMU does (hw/virtio/vhost-vdpa.c).

@@ -102,6 +102,8 @@ keys! {
     aw_bits: u8 = "aw-bits", aw_bits;
     /// VFIO devices will be hot-plugged.
     hotplug: bool = "hotplug", boolean;
+    /// The guest has the driver for a virtio-iommu where its boot needs it: in the kernel or in the initramfs.
+    virtio_iommu_driver: bool = "virtio-iommu-driver", boolean;
 }
 
 impl Keys {

@@ -8,7 +8,7 @@ mod source;
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{AutoOrder, Config};
 use crate::domain::Domain;
 use crate::note::{Code, Note};
 
@@ -36,6 +36,11 @@ pub struct Request {
     pub aw_bits: Option<u8>,
     /// VFIO devices will be hot-plugged.
     pub hotplug: bool,
+    /// Whether the guest has the driver for a virtio-iommu where its boot needs it; none where the request does not say.
+    pub virtio_iommu_driver: Option<bool>,
+    /// `auto` follows the Nova specification, whatever is known of the guest's driver.
+    #[serde(skip)]
+    pub specification_order: bool,
     /// Warnings about the sources.
     #[serde(skip)]
     pub notes: Vec<Note>,
@@ -87,6 +92,8 @@ impl Request {
             nosharepages: realtime,
             aw_bits: keys.aw_bits,
             hotplug: keys.hotplug.unwrap_or(false),
+            virtio_iommu_driver: keys.virtio_iommu_driver,
+            specification_order: config.auto_order == AutoOrder::Specification,
             notes: note.into_iter().collect(),
         })
     }

@@ -49,7 +49,7 @@ fn the_guides_commands_do_what_it_says(suite: Suite) {
     let run = |block: &str| lab.run(&format!("set -euo pipefail\n{block}")).ok();
     let began = stored(&lab, "dpdk");
     run(apply);
-    assert!(stored(&lab, "dpdk").contains("<iommu model='virtio'>"));
+    assert!(stored(&lab, "dpdk").contains("<iommu model='intel'>"));
     run(remove);
     let asks = stored(&lab, "dpdk");
     assert!(!asks.contains("<iommu") && asks.contains("urn:libvirt-viommu:1"), "{asks}");
@@ -59,7 +59,7 @@ fn the_guides_commands_do_what_it_says(suite: Suite) {
     run(install);
     let made = stored(&lab, "dpdk2");
     lab.run("virsh -q destroy dpdk2; virsh -q undefine dpdk2; rm /usr/local/bin/virt-install").ok();
-    assert!(made.contains("<iommu model='virtio'>"), "{made}");
+    assert!(made.contains("<iommu model='intel'>"), "{made}");
     drop(dpdk);
 }
 
@@ -73,12 +73,12 @@ fn a_rule_of_the_hosts_serves_an_emulator_that_terraform_sets(suite: Suite) {
     let terraformed = guest(&lab, &xml);
     terraformed.virsh("start", &["--paused"]).ok();
     let tree = terraformed.virsh("qemu-monitor-command", &["--hmp", "info qtree"]).ok();
-    assert!(tree.contains("dev: virtio-iommu-pci"), "{tree}");
+    assert!(tree.contains("dev: intel-iommu"), "{tree}");
     // The step after the domain, for one with the plain emulator.
     drop(terraformed);
     let command = GUIDE.split("command = \"").nth(1).unwrap().split_once('"').unwrap().0;
     let plain = guest(&lab, &domain("dpdk-8", ""));
     lab.run(&command.replace("${libvirt_domain.dpdk.name}", UUID)).ok();
-    assert!(stored(&lab, "dpdk-8").contains("<iommu model='virtio'>"));
+    assert!(stored(&lab, "dpdk-8").contains("<iommu model='intel'>"));
     drop((plain, config));
 }

@@ -76,7 +76,7 @@ fn who_is_not_root_has_a_backup_of_his_own() {
     let backup = desk.join("home/.local/state/viommu/backup");
     assert!(said.contains(backup.to_str().unwrap()), "{said}");
     assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o7777, 0o700);
-    assert!(fs::read_to_string(desk.join("domain.xml")).unwrap().contains("<iommu model='virtio'/>"));
+    assert!(fs::read_to_string(desk.join("domain.xml")).unwrap().contains("<iommu model='intel'>"));
     verb("remove");
     assert_eq!(fs::read_to_string(desk.join("domain.xml")).unwrap(), example());
     fs::remove_dir_all(desk).unwrap();

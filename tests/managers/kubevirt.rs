@@ -32,7 +32,8 @@ fn the_annotations_are_the_request() {
     }
     fs::write(RECORDED_HOST, LAUNCHER).unwrap();
     for (annotations, added) in [
-        (r#""viommu.libvirt/model": "auto""#, "<iommu model='virtio'"),
+        (r#""viommu.libvirt/model": "auto""#, "<iommu model='intel'"),
+        (r#""viommu.libvirt/model": "auto", "viommu.libvirt/virtio-iommu-driver": "true""#, "<iommu model='virtio'"),
         (r#""viommu.libvirt/model": "intel""#, "intremap='on'"),
         (r#""viommu.libvirt/model": "intel", "viommu.libvirt/aw-bits": "39""#, "aw_bits='39'"),
         (r#""viommu.libvirt/model": "intel", "viommu.libvirt/hotplug": "true""#, "caching_mode='on'"),

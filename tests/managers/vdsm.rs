@@ -66,7 +66,8 @@ fn the_custom_properties_are_the_request() {
     }
     fs::write(RECORDED_HOST, HOST).unwrap();
     for (properties, added) in [
-        (&[("viommu", "auto")][..], r#"<iommu model="virtio""#),
+        (&[("viommu", "auto")][..], r#"<iommu model="intel""#),
+        (&[("viommu", "auto"), ("viommu_virtio_iommu_driver", "true")], r#"<iommu model="virtio""#),
         (&[("viommu", "intel")], r#"caching_mode="on""#),
         (&[("viommu", "intel"), ("viommu_aw_bits", "39")], r#"aw_bits="39""#),
         (

@@ -28,7 +28,7 @@ use cases::{cases, id};
 use instance::{Instance, pairs, written};
 use serde_json::Value;
 use viommu::capability::{gives, offers};
-use viommu::config::Config;
+use viommu::config::{AutoOrder, Config};
 use viommu::domain::Domain;
 use viommu::host::{Emulator, Host};
 use viommu::note::{Code, Note};
@@ -51,11 +51,16 @@ fn host(case: &Value) -> Host {
     Host { libvirt: Some(Version::new(libvirt.0, libvirt.1)), emulators: vec![emulator], ..Host::default() }
 }
 
+/// Nova's specification knows nothing of the guest's driver.
+fn as_specified() -> Config {
+    Config { auto_order: AutoOrder::Specification, ..Config::default() }
+}
+
 /// The request of a domain, and what is done about it.
 fn decide(text: &str, host: &Host) -> Result<(Request, Plan), Note> {
     let document = xml::parse(text.as_bytes()).unwrap();
     let domain = Domain::read(&document).unwrap();
-    let request = Request::of(&domain, &Keys::default(), &Config::default())?;
+    let request = Request::of(&domain, &Keys::default(), &as_specified())?;
     match plan(&domain, &request, host) {
         Err(refusal) => Err(refusal.note),
         Ok(plan) => Ok((request, plan)),

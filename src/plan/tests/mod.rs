@@ -14,7 +14,8 @@ use crate::request::Source;
 use crate::version::Version;
 use crate::xml;
 
-/// A domain, what it asks for, and its host. What no test names is that of a small Debian 13 guest that asks for nothing.
+/// A domain, what it asks for, and its host. What no test names is that of a small guest on Debian 13 that asks for nothing and
+/// has the driver for a virtio-iommu.
 #[derive(Clone)]
 struct Case {
     kind: &'static str,
@@ -37,7 +38,7 @@ fn q35() -> Case {
         vcpus: "<vcpu>2</vcpu>".to_owned(),
         children: "<memory unit='MiB'>384</memory>".to_owned(),
         devices: String::new(),
-        request: Request::default(),
+        request: Request { virtio_iommu_driver: Some(true), ..Request::default() },
         host: Host {
             arch: Some("x86_64".to_owned()),
             libvirt: Some(Version::new(11, 3)),
@@ -69,6 +70,17 @@ impl Case {
 
     fn hotplug(mut self) -> Case {
         self.request.hotplug = true;
+        self
+    }
+
+    /// Only the domain says whether the guest has the driver for a virtio-iommu.
+    fn driver_unsaid(mut self) -> Case {
+        self.request.virtio_iommu_driver = None;
+        self
+    }
+
+    fn specification_order(mut self) -> Case {
+        self.request.specification_order = true;
         self
     }
 
@@ -120,10 +132,15 @@ impl Case {
     }
 
     fn windows(self) -> Case {
-        self.child(
-            "<metadata><l:libosinfo xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'>
-               <l:os id='http://microsoft.com/win/11'/></l:libosinfo></metadata>",
-        )
+        self.system("microsoft.com/win/11")
+    }
+
+    /// A guest as libosinfo names it.
+    fn system(self, id: &str) -> Case {
+        self.child(&format!(
+            "<metadata><l:libosinfo xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'><l:os id='http://{id}'/></l:libosinfo>
+             </metadata>"
+        ))
     }
 
     /// A passed-through function of the host, `0000:0N:00.0`, behind a root port of its own.

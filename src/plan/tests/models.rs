@@ -165,6 +165,53 @@ fn auto_is_intel_where_virtio_is_unknown() {
 }
 
 #[test]
+fn auto_is_virtio_only_for_a_guest_that_has_the_driver() {
+    let system = |id| q35().driver_unsaid().system(id).asks("auto");
+    assert_eq!(system("ubuntu.com/ubuntu/24.04").model(), "virtio");
+    auto_is_intel(
+        &system("debian.org/debian/13"),
+        "Debian 13 has the driver for a virtio-iommu as a module that its initramfs lacks",
+    );
+    auto_is_intel(&system("debian.org/debian/13"), "virtio-iommu-driver=yes");
+    auto_is_intel(
+        &system("debian.org/debian/12"),
+        "Debian 12 has no driver for a virtio-iommu (libosinfo's id in the metadata)",
+    );
+    auto_is_intel(
+        &system("archlinux.org/archlinux/rolling"),
+        "it is not known where http://archlinux.org/archlinux/rolling has",
+    );
+    auto_is_intel(&q35().driver_unsaid(), "nothing in the domain says which system the guest runs");
+    let mut denied = system("ubuntu.com/ubuntu/24.04");
+    denied.request.virtio_iommu_driver = Some(false);
+    auto_is_intel(&denied, "virtio-iommu-driver=no");
+    assert_eq!(q35().system("debian.org/debian/13").asks("auto").model(), "virtio", "the operator knows better");
+    let existing = q35().driver_unsaid().device("<iommu model='virtio'/>").asks("auto");
+    assert_eq!(existing.model(), "virtio", "what is there stays");
+}
+
+#[test]
+fn auto_in_the_order_of_the_specification() {
+    for id in ["debian.org/debian/13", "debian.org/debian/12", "archlinux.org/archlinux/rolling"] {
+        let case = q35().driver_unsaid().system(id).specification_order().asks("auto");
+        assert_eq!(case.model(), "virtio", "{id}");
+        assert_eq!(case.note(Code::VirtioDriver).unwrap().0, Level::Warning, "{id}");
+    }
+    auto_is_intel(&q35().driver_unsaid().windows().specification_order(), "Windows");
+    assert_eq!(arm().driver_unsaid().specification_order().asks("auto").model(), "virtio");
+}
+
+#[test]
+fn auto_on_arm_is_smmuv3_where_the_driver_is_not_known() {
+    let unsaid = || arm().driver_unsaid().asks("auto");
+    assert_eq!(unsaid().model(), "smmuv3");
+    assert_eq!(unsaid().note(Code::VirtioDriver), None);
+    // SMMUv3 cannot serve these.
+    assert_eq!(unsaid().vfio(1).model(), "virtio");
+    assert_eq!(unsaid().vfio(1).note(Code::VirtioDriver).unwrap().0, Level::Warning);
+}
+
+#[test]
 fn what_libvirt_probed_counts_more_than_a_version() {
     let both = ["intel-iommu", "virtio-iommu-pci", "virtio-iommu.boot-bypass"];
     // A release candidate of 7.0 calls itself 6.2.92 and has it.

@@ -179,3 +179,81 @@ fn a_race_is_named() {
     says_nothing(&four().libvirt("8.7.0"), code);
     says_nothing(&four().libvirt("8.6.9").wrapped(), code);
 }
+
+#[test]
+fn a_virtio_iommu_without_its_driver() {
+    let code = Code::VirtioDriver;
+    let virtio = |id: &str| q35().driver_unsaid().system(id).asks("virtio");
+    warns(&virtio("debian.org/debian/13"), code, "/etc/initramfs-tools/modules");
+    warns(&virtio("debian.org/debian/12"), code, "the guest does not use this vIOMMU");
+    warns(&q35().driver_unsaid().asks("virtio"), code, "does not find its root disk");
+    warns(&q35().driver_unsaid().device("<iommu model='virtio'/>"), code, "does not find its root disk");
+    says_nothing(&virtio("ubuntu.com/ubuntu/24.04"), code);
+    says_nothing(&q35().asks("virtio"), code);
+    says_nothing(&virtio("microsoft.com/win/11"), code);
+    says_nothing(&q35().driver_unsaid().asks("intel"), code);
+}
+
+#[test]
+fn functions_of_one_slot_whose_groups_are_not_known() {
+    let code = Code::IommuGroupUnknown;
+    let function = |case: Case, function: u8| {
+        case.device(&format!(
+            "<hostdev mode='subsystem' type='pci'><source><address domain='0' bus='1' slot='0' function='{function}'/></source></hostdev>"
+        ))
+    };
+    let card = (0..4).fold(q35().asks("intel"), function);
+    let names = "0000:01:00.0, 0000:01:00.1, 0000:01:00.2 and 0000:01:00.3";
+    warns(&card, code, names);
+    let mut known = card.clone();
+    known.host.iommu_groups = (0_u8..4).map(|function| (format!("0000:01:00.{function}"), 17)).collect();
+    assert!(known.refused(Code::IommuGroupSplit).starts_with(names));
+    says_nothing(&function(q35().asks("intel"), 0).vfio(2), code);
+    says_nothing(&card.asks("none"), code);
+}
+
+#[test]
+fn the_rest_of_a_group() {
+    let code = Code::GroupCompanions;
+    let case = q35().vfio(1).group(1, 11).group(2, 11).group(3, 12);
+    remarks(&case.clone().asks("intel"), code, "not passed through: 0000:02:00.0;");
+    says_nothing(&case.clone(), code);
+    says_nothing(&q35().vfio(1).group(1, 11).group(3, 12).asks("intel"), code);
+}
+
+#[test]
+fn networks_that_may_be_pools() {
+    let code = Code::NetworkPool;
+    let on = |is_pool: Option<bool>| {
+        let mut case = q35().device("<interface type='network'><source network='vfs'/></interface>");
+        case.host.pools.extend(is_pool.map(|is_pool| ("vfs".to_owned(), is_pool)));
+        case
+    };
+    remarks(&on(None).asks("intel"), code, "vfs is not known here");
+    assert!(on(None).asks("intel").driver().contains("caching_mode=on"));
+    assert_eq!(on(None).asks("intel").plan().memlock.required_bytes, None);
+    says_nothing(&on(None).asks("virtio"), code);
+    assert_eq!(on(None).qemu("8.2.9").asks("auto").model(), "virtio", "it chooses no model");
+    on(None).device("<iommu model='intel'><driver caching_mode='off'/></iommu>").asks("intel").plan();
+
+    remarks(&on(Some(true)).asks("virtio"), code, "a host PCI function when it starts");
+    assert!(on(Some(true)).asks("intel").driver().contains("caching_mode=on"));
+    assert_eq!(on(Some(true)).qemu("8.2.9").asks("auto").model(), "intel");
+    let off = on(Some(true)).device("<iommu model='intel'><driver caching_mode='off'/></iommu>");
+    off.asks("intel").refused(Code::IommuConflict);
+
+    says_nothing(&on(Some(false)).asks("intel"), code);
+    assert!(!on(Some(false)).asks("intel").driver().contains("caching_mode"));
+}
+
+#[test]
+fn encrypted_guests() {
+    let code = Code::ConfidentialGuest;
+    let guest = |kind: &str| q35().child(&format!("<launchSecurity type='{kind}'/>"));
+    for kind in ["sev", "sev-snp", "tdx"] {
+        warns(&guest(kind).asks("intel"), code, "cannot decrypt them");
+        warns(&guest(kind).asks("virtio"), code, "shared memory only");
+        says_nothing(&guest(kind), code);
+    }
+    says_nothing(&guest("s390-pv").asks("intel"), code);
+}

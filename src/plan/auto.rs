@@ -1,0 +1,104 @@
+//! What `auto` becomes: the order of the Nova specification, for a guest that is known to boot with it.
+//!
+//! A virtio-iommu is found through ACPI, and a Linux that knows its table (VIOT) lets every PCI device wait for the driver:
+//! where that is a module outside the initramfs, the guest does not find its root disk (docs/proof/boot-matrix.md). So virtio
+//! needs knowledge, and the models of real hardware, whose drivers kernels have built in, do not.
+
+use crate::domain::Driver;
+use crate::model::{Machine, Model};
+use crate::version::Version;
+
+use super::choose::Choice;
+use super::guest::Guest;
+use super::virtio;
+
+/// What is known of the guest's driver for a virtio-iommu.
+pub(super) struct Knowledge {
+    /// Where the driver is; none where that is unknown.
+    pub(super) driver: Option<Driver>,
+    /// Half a sentence: what is known, and from where.
+    pub(super) why: String,
+}
+
+impl Guest<'_> {
+    /// The operator's word, which makes no driver for Windows, else what is known of the guest's system.
+    pub(super) fn virtio_driver(&self) -> Knowledge {
+        if let Some(has) = self.request.virtio_iommu_driver.filter(|_| !self.is_windows()) {
+            let (driver, answer) = if has { (Driver::BuiltIn, "yes") } else { (Driver::Absent, "no") };
+            return Knowledge { driver: Some(driver), why: format!("the request says virtio-iommu-driver={answer}") };
+        }
+        let Some(system) = &self.domain.system else {
+            let why = "nothing in the domain says which system the guest runs".to_owned();
+            return Knowledge { driver: None, why };
+        };
+        let name = &system.name;
+        let what = match system.driver {
+            Some(Driver::BuiltIn) => format!("{name} has the driver for a virtio-iommu in its kernel"),
+            Some(Driver::Module) => {
+                format!("{name} has the driver for a virtio-iommu as a module that its initramfs lacks")
+            }
+            Some(Driver::Absent) => format!("{name} has no driver for a virtio-iommu"),
+            None => format!("it is not known where {name} has the driver for a virtio-iommu"),
+        };
+        Knowledge { driver: system.driver, why: format!("{what} ({})", system.evidence) }
+    }
+
+    /// Whether `auto` may take virtio as far as the guest's driver goes.
+    fn virtio_fits(&self, known: &Knowledge) -> bool {
+        known.driver == Some(Driver::BuiltIn) || self.request.specification_order && !self.is_windows()
+    }
+}
+
+/// The model for a request of `auto`.
+pub(super) fn auto(guest: &Guest<'_>, machine: Machine) -> Choice {
+    let known = guest.virtio_driver();
+    let (model, reasons) = match machine {
+        Machine::Q35 => on_x86(guest, &known),
+        Machine::ArmVirt => on_arm(guest, &known),
+    };
+    let mut reasons: Vec<_> = reasons.into_iter().map(|why| format!("auto is {model}: {why}")).collect();
+    if model != Model::Virtio && !guest.virtio_fits(&known) && known.driver != Some(Driver::Absent) {
+        let remedy = "with virtio-iommu-driver=yes in the request, auto takes the driver for built in";
+        reasons.push(format!("if the guest's kernel or initramfs does have the driver: {remedy}"));
+    }
+    Choice { model: Some(model), machine, reasons }
+}
+
+/// virtio where it works, else intel, which always exists on q35.
+fn on_x86(guest: &Guest<'_>, known: &Knowledge) -> (Model, Vec<String>) {
+    let mut against: Vec<String> = Vec::new();
+    let mut unless = |problem: Option<String>| against.extend(problem);
+    unless(guest.needs_eim().then(|| "interrupts for this many vCPUs need interrupt remapping with eim".into()));
+    unless((!guest.virtio_fits(known)).then(|| known.why.clone()));
+    unless((guest.has_or_expects_vfio() && guest.qemu < Version::new(9, 0)).then(|| {
+        let qemu = guest.qemu;
+        format!("QEMU {qemu} tells a virtio-iommu neither the host's address width nor its reserved ranges (9.0 does)")
+    }));
+    unless(guest.aliased().map(|(first, second)| {
+        format!("{first} and {second} share a conventional PCI bridge, which virtio-iommu cannot serve")
+    }));
+    unless((!guest.domain.acpi).then(|| "virtio-iommu is found through ACPI, which is off".into()));
+    unless(guest.unsupported(Model::Virtio).map(|unsupported| unsupported.why));
+    let only_intel_takes_it = guest.request.aw_bits.is_some() && !virtio::takes_aw_bits(guest);
+    unless(only_intel_takes_it.then(|| "an address width was asked for, which only intel takes here".into()));
+    if against.is_empty() { (Model::Virtio, vec![known.why.clone()]) } else { (Model::Intel, against) }
+}
+
+/// smmuv3, but for a guest that boots with virtio, and for VFIO devices, which SMMUv3 cannot serve.
+fn on_arm(guest: &Guest<'_>, known: &Knowledge) -> (Model, Vec<String>) {
+    if guest.has_or_expects_vfio() {
+        // The checks of virtio refuse what it cannot do, each with its own code.
+        return (Model::Virtio, vec!["SMMUv3 cannot serve a VFIO device".to_owned()]);
+    }
+    let against = if !guest.has_acpi() {
+        Some("without UEFI and ACPI the guest would not find a virtio-iommu".to_owned())
+    } else if !guest.virtio_fits(known) {
+        Some(known.why.clone())
+    } else {
+        guest.unsupported(Model::Virtio).map(|unsupported| unsupported.why)
+    };
+    match against {
+        Some(why) => (Model::Smmuv3, vec![why]),
+        None => (Model::Virtio, vec![known.why.clone()]),
+    }
+}

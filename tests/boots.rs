@@ -1,0 +1,215 @@
+//! Which vIOMMU a stock guest boots with, shown by booting it: `tests/lab/boot/`, in software emulation.
+//!
+//! Debian 13 is always booted. The others, which a release needs again: `cargo test --test boots -- --ignored --nocapture`
+//! (about 40 minutes). `VIOMMU_REGENERATE=1` writes what was seen into `docs/proof/boot-matrix.md`.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test harness starts programs and reads the environment"
+)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::{fs, thread};
+
+use viommu::domain::{Domain, Driver};
+use viommu::xml;
+
+const PAGE: &str = "docs/proof/boot-matrix.md";
+const VIOMMUS: [&str; 4] = ["none", "intel", "virtio", "virtio-module"];
+const DISKS: [&str; 2] = ["ahci", "blk"];
+
+/// A guest that boots, as `guest.sh` names it and as libosinfo does.
+struct Guest {
+    name: &'static str,
+    osinfo: &'static str,
+}
+
+/// What `boot.sh` says of one boot.
+struct Boot {
+    viommu: &'static str,
+    disk: &'static str,
+    end: String,
+}
+
+impl Boot {
+    /// The root was mounted: what the guest then saw under this name.
+    fn seen(&self, name: &str) -> Option<&str> {
+        self.end.strip_prefix("root ")?.split(' ').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    fn cell(&self) -> String {
+        let (Some(groups), Some(remapping)) = (self.seen("groups"), self.seen("remapping")) else {
+            return match self.end.as_str() {
+                "deferred" => "**no root disk**: `deferred probe pending`".to_owned(),
+                other => format!("**no root disk**: {other}"),
+            };
+        };
+        let remapping = if remapping == "yes" { ", interrupts remapped" } else { "" };
+        format!("root, {groups} groups{remapping}")
+    }
+}
+
+impl Guest {
+    const DEBIAN_13: Guest = Guest { name: "debian-13", osinfo: "http://debian.org/debian/13" };
+
+    fn lab(&self) -> PathBuf {
+        let lab = std::env::var_os("VIOMMU_LAB").map_or_else(|| PathBuf::from("target/lab"), PathBuf::from);
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(lab).join("boot").join(self.name)
+    }
+
+    /// Makes the guest where it is asked for by name; else says what is missing.
+    fn is_there(&self) -> bool {
+        let complete = self.lab().join(".complete").exists();
+        if !complete || !nix::unistd::geteuid().is_root() {
+            let message = format!("only root can boot {0}; tests/lab/boot/guest.sh {0} makes it", self.name);
+            assert!(std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "{message}");
+            println!("SKIPPED: {message}");
+            return false;
+        }
+        true
+    }
+
+    fn make(&self) {
+        let status = Command::new("tests/lab/boot/guest.sh").arg(self.name).status().unwrap();
+        assert!(status.success(), "guest.sh {}", self.name);
+    }
+
+    /// Every boot of the matrix, two at a time.
+    fn boots(&self) -> Vec<Boot> {
+        let wanted = DISKS.iter().flat_map(|disk| VIOMMUS.iter().map(move |viommu| (*viommu, *disk)));
+        let queue = Mutex::new(wanted.collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>());
+        let done = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    loop {
+                        let Some((viommu, disk)) = queue.lock().unwrap().pop() else { break };
+                        let output =
+                            Command::new("tests/lab/boot/boot.sh").args([self.name, viommu, disk]).output().unwrap();
+                        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                        let end = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+                        println!("{} {viommu} {disk}: {end}", self.name);
+                        done.lock().unwrap().push(Boot { viommu, disk, end });
+                    }
+                });
+            }
+        });
+        let mut boots = done.into_inner().unwrap();
+        boots.sort_by_key(|boot| (boot.disk, VIOMMUS.iter().position(|viommu| *viommu == boot.viommu)));
+        boots
+    }
+
+    fn domain(&self) -> String {
+        format!(
+            "<domain type='kvm'><name>{}</name><metadata><l:libosinfo xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'>\
+             <l:os id='{}'/></l:libosinfo></metadata><memory unit='GiB'>1</memory><vcpu>1</vcpu>\
+             <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features><devices/></domain>",
+            self.name, self.osinfo
+        )
+    }
+
+    /// What `auto` becomes for this guest.
+    fn auto(&self) -> String {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.xml", self.name));
+        fs::write(&file, self.domain()).unwrap();
+        let mut plan = Command::new(env!("CARGO_BIN_EXE_viommu"));
+        plan.args(["plan", "--format", "json", "--model", "auto", "--config", "/dev/null"]);
+        plan.args(["--libvirt-version", "11.3.0", "--qemu-version", "10.0.0", "--host-aw-bits", "48"]).arg(&file);
+        let output = plan.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        plan.pointer("/iommu/model").and_then(serde_json::Value::as_str).unwrap().to_owned()
+    }
+
+    /// Where the table of `viommu::domain` says that the guest's system has the driver.
+    fn driver(&self) -> Option<Driver> {
+        let text = self.domain();
+        Domain::read(&xml::parse(text.as_bytes()).unwrap()).unwrap().system.unwrap().driver
+    }
+
+    /// Where the guest's kernel and its untouched initramfs have it.
+    fn built(&self) -> Driver {
+        let read = |name| fs::read_to_string(self.lab().join(name)).unwrap();
+        let config = read("config");
+        match config.lines().find_map(|line| line.strip_prefix("CONFIG_VIRTIO_IOMMU=")) {
+            Some("y") => Driver::BuiltIn,
+            Some("m") if read("modules").is_empty() => Driver::Module,
+            Some(other) => panic!("CONFIG_VIRTIO_IOMMU={other}, in the initramfs: {}", read("modules")),
+            None => Driver::Absent,
+        }
+    }
+}
+
+/// The guest's row of the page, up to what differs from kernel to kernel.
+fn row(guest: &Guest, boots: &[Boot]) -> String {
+    let rows = DISKS.iter().map(|disk| {
+        let cells = boots.iter().filter(|boot| boot.disk == *disk).map(Boot::cell);
+        format!("| {} | {disk} | {} |\n", guest.name, cells.collect::<Vec<_>>().join(" | "))
+    });
+    rows.collect()
+}
+
+fn keep_or_compare(guest: &Guest, row: &str) {
+    let page = fs::read_to_string(PAGE).unwrap();
+    let mine = |line: &str| line.starts_with(&format!("| {} |", guest.name));
+    let without_numbers = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+    if std::env::var_os("VIOMMU_REGENERATE").is_some() {
+        let mut lines: Vec<&str> = page.lines().collect();
+        let at = lines.iter().position(|line| mine(line)).unwrap_or(lines.len());
+        lines.retain(|line| !mine(line));
+        lines.splice(at..at, row.lines());
+        fs::write(PAGE, lines.join("\n") + "\n").unwrap();
+        return;
+    }
+    let kept: String = page.split_inclusive('\n').filter(|line| mine(line)).collect();
+    assert_eq!(without_numbers(&kept), without_numbers(row), "{PAGE}: VIOMMU_REGENERATE=1 writes it anew");
+}
+
+fn shows(guest: &Guest) {
+    let boots = guest.boots();
+    let row = row(guest, &boots);
+    println!("{row}");
+    assert_eq!(guest.driver(), Some(guest.built()), "the table of systems and the guest's kernel");
+    let auto = guest.auto();
+    for boot in &boots {
+        let what = format!("{} {} {}: {}", guest.name, boot.viommu, boot.disk, boot.end);
+        let mounted = boot.seen("groups").is_some();
+        let driven = match boot.viommu {
+            "none" => false,
+            "intel" => true,
+            "virtio" => guest.built() == Driver::BuiltIn,
+            _ => guest.built() != Driver::Absent,
+        };
+        // Only a kernel that knows the ACPI table and waits for a module does not find its disk.
+        assert_eq!(mounted, boot.viommu != "virtio" || guest.built() != Driver::Module, "{what}");
+        assert!(!mounted || (boot.seen("groups") != Some("0")) == driven, "{what}");
+        assert_eq!(boot.seen("remapping") == Some("yes"), boot.viommu == "intel", "{what}");
+        assert!(boot.viommu != auto || mounted, "auto is {auto}, and {what}");
+    }
+    keep_or_compare(guest, &row);
+}
+
+#[test]
+fn debian_13_boots_with_what_auto_gives() {
+    if Guest::DEBIAN_13.is_there() {
+        shows(&Guest::DEBIAN_13);
+    }
+}
+
+#[test]
+#[ignore = "about 40 minutes: cargo test --test boots -- --ignored --nocapture"]
+fn other_guests_boot_with_what_auto_gives() {
+    for (name, osinfo) in [
+        ("debian-12", "http://debian.org/debian/12"),
+        ("debian-unstable", "http://debian.org/debian/testing"),
+        ("ubuntu-24.04", "http://ubuntu.com/ubuntu/24.04"),
+    ] {
+        let guest = Guest { name, osinfo };
+        guest.make();
+        shows(&guest);
+    }
+}
