@@ -12,6 +12,8 @@
     reason = "what fails here fails the test"
 )]
 
+#[path = "lab/fakevfio/device_memory.rs"]
+mod device_memory;
 #[path = "lab/fakevfio/qemu.rs"]
 mod qemu;
 mod support;

@@ -8,11 +8,13 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+use std::time::Duration;
 
 use crate::support::libvirt::Suite;
 
@@ -102,6 +104,46 @@ impl Fake {
         settings: &[(&str, u64)],
         commands: &[&str],
     ) -> Outcome {
+        self.talk(suite, arch, arguments, settings, |stdin, _| {
+            for command in commands {
+                tell(stdin, command);
+            }
+        })
+    }
+
+    /// Lets the guest run until its firmware has placed the memory of every PCI device, or QEMU has ended.
+    pub(crate) fn boot(&self, suite: Suite, arch: &str, arguments: &[OsString], settings: &[(&str, u64)]) -> Outcome {
+        self.talk(suite, arch, arguments, settings, |stdin, answers| {
+            tell(stdin, "cont");
+            // Each answer is one line. A base address that nothing was written to reads as all ones; of the memory in question
+            // each is prefetchable.
+            let placed = |line: &String| {
+                let mut bases = line.split("prefetchable memory at 0x").skip(1).peekable();
+                bases.peek().is_some() && bases.all(|base| !base.starts_with("ffff"))
+            };
+            let ask = r#"{"execute":"human-monitor-command","arguments":{"command-line":"info pci"}}"#;
+            for _ in 0..200 {
+                if !tell(stdin, ask) {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(200));
+                if answers.lock().unwrap().last().is_some_and(placed) {
+                    // The command register comes after the bases.
+                    thread::sleep(Duration::from_secs(2));
+                    break;
+                }
+            }
+        })
+    }
+
+    fn talk(
+        &self,
+        suite: Suite,
+        arch: &str,
+        arguments: &[OsString],
+        settings: &[(&str, u64)],
+        conversation: impl FnOnce(&mut ChildStdin, &Mutex<Vec<String>>),
+    ) -> Outcome {
         let mut child = Command::new("bash")
             .arg("tests/lab/fakevfio/qemu.sh")
             .args([&self.roots.join(suite.name()), &self.sysfs, &self.preload])
@@ -115,21 +157,26 @@ impl Fake {
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        let commands = ["qmp_capabilities"].iter().chain(commands).chain(&["quit"]);
-        for command in commands {
-            let command =
-                if command.starts_with('{') { (*command).to_owned() } else { format!(r#"{{"execute":"{command}"}}"#) };
-            // A QEMU that refuses its command line does not wait to be told.
-            let _ = writeln!(stdin, "{command}");
-        }
-        drop(stdin);
-        let output = child.wait_with_output().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let answers = Mutex::new(Vec::new());
+        let output = thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                stdout.lines().map_while(Result::ok).for_each(|line| answers.lock().unwrap().push(line));
+            });
+            tell(&mut stdin, "qmp_capabilities");
+            conversation(&mut stdin, &answers);
+            tell(&mut stdin, "quit");
+            drop(stdin);
+            let output = child.wait_with_output().unwrap();
+            reader.join().unwrap();
+            output
+        });
         let stderr = String::from_utf8_lossy(&output.stderr);
         let (log, says): (Vec<_>, Vec<_>) = stderr.lines().partition(|line| line.starts_with(LOG));
         let mut outcome = Outcome {
             started: output.status.success(),
             says: says.join("\n"),
-            answers: String::from_utf8_lossy(&output.stdout).into_owned(),
+            answers: answers.into_inner().unwrap().join("\n"),
             containers: Vec::new(),
             peak: 0,
         };
@@ -138,6 +185,12 @@ impl Fake {
         }
         outcome
     }
+}
+
+/// Whether QEMU takes the command. One that refuses its command line does not wait to be told.
+fn tell(stdin: &mut ChildStdin, command: &str) -> bool {
+    let command = if command.starts_with('{') { command.to_owned() } else { format!(r#"{{"execute":"{command}"}}"#) };
+    writeln!(stdin, "{command}").is_ok()
 }
 
 /// What lines of `fakevfio.c` begin with.
