@@ -46,7 +46,7 @@ struct AppArmor {
 impl AppArmor {
     /// `None` where libvirt has no profiles.
     fn read() -> Option<AppArmor> {
-        let file = |name: &str| fs::head(&Path::new("/etc/apparmor.d").join(name), 1 << 20);
+        let file = |name: &str| fs::head_of_configuration(&Path::new("/etc/apparmor.d").join(name), 1 << 20);
         let additions = fs::names(&Path::new("/etc/apparmor.d").join(DIRECTORY));
         let additions = additions.iter().filter_map(|name| file(&format!("{DIRECTORY}/{name}")));
         Some(AppArmor {

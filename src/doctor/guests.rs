@@ -36,6 +36,8 @@ pub(super) struct Guest {
 /// The process of a guest.
 #[derive(Debug)]
 struct Running {
+    /// libvirt has put it into the guest's cgroup. Any process of QEMU's user can have a guest's command line.
+    proven: bool,
     /// When it was started, seconds since the epoch.
     started: Option<u64>,
     /// Its soft locked-memory limit.
@@ -56,8 +58,12 @@ pub(super) fn read(config: &Config, host: &Host) -> Vec<Guest> {
             Ok(domain) => domain,
             Err(note) => return Some(Guest { file, domain: Err(note), running: None }),
         };
-        let process = processes.get_or_insert_with(Guests::look).find(&Identity::of(&domain)?)?;
-        Some(Guest { file, domain: Ok(decide(domain)), running: Some(Running::read(&process)) })
+        let processes = processes.get_or_insert_with(Guests::look);
+        let guest = Identity::of(&domain)?;
+        let proven = processes.find(&guest);
+        let is_proven = proven.is_some();
+        let running = Running::read(&proven.or_else(|| processes.unproven(&guest))?, is_proven);
+        Some(Guest { file, domain: Ok(decide(domain)), running: Some(running) })
     });
     let defined = xml_files(DEFINED).map(|(file, text)| {
         let domain = xml::parse(text.as_bytes()).and_then(|document| Domain::read(&document));
@@ -85,9 +91,10 @@ fn live(status: &str) -> Result<Domain, Note> {
 }
 
 impl Running {
-    fn read(process: &Pinned) -> Running {
+    fn read(process: &Pinned, proven: bool) -> Running {
         let arguments = process.arguments();
         Running {
+            proven,
             started: process::started(process.pid()),
             limit: process.lock_limit().ok().map(|limit| limit.soft),
             viommu: (!arguments.is_empty()).then(|| qemu::find_iommu(&arguments).is_some()),
@@ -223,6 +230,15 @@ pub(super) fn checks(known: &Known) -> Vec<Check> {
         } else {
             Check::unknown("guests", "the guests of the system's libvirt were not read", "run it as root")
         });
+    }
+    let is_unproven = |guest: &&&Guest| guest.running.as_ref().is_some_and(|running| !running.proven);
+    if let Some(guest) = running.iter().find(is_unproven) {
+        let message = format!(
+            "libvirt has not put the process of {} into a cgroup; it was found by its command line, which any process of \
+             QEMU's user can have",
+            guest.name()
+        );
+        checks.push(Check::unknown("guest-process", message, "mount the host's cgroups where libvirtd sees them"));
     }
     checks
 }

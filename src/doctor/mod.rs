@@ -173,5 +173,5 @@ fn configuration(known: &Known) -> Check {
 
 /// The text of a configuration file or a profile; empty where it cannot be read.
 fn text(path: &str) -> String {
-    fs::head(Path::new(path), 1 << 20).unwrap_or_default()
+    fs::head_of_configuration(Path::new(path), 1 << 20).unwrap_or_default()
 }

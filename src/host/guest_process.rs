@@ -132,12 +132,23 @@ impl Guests {
     /// The process of a guest: in its cgroup and started for it. The guest itself can have made more of them; QEMU is the
     /// oldest.
     #[must_use]
-    pub fn find(&self, identity: &Identity) -> Option<Pinned> {
-        let named = self.0.iter().filter(|(uuid, _)| *uuid == identity.uuid);
+    pub fn find(&self, guest: &Identity) -> Option<Pinned> {
+        self.oldest(guest, |process| guest.owns_cgroup_of(process))
+    }
+
+    /// The process that says that it is the guest's: for a report, where libvirt puts no guest into a cgroup. No limit may be
+    /// raised for it.
+    #[must_use]
+    pub fn unproven(&self, guest: &Identity) -> Option<Pinned> {
+        self.oldest(guest, |_| true)
+    }
+
+    fn oldest(&self, guest: &Identity, holds: impl Fn(&Pinned) -> bool) -> Option<Pinned> {
+        let named = self.0.iter().filter(|(uuid, _)| *uuid == guest.uuid);
         let proven = named.filter_map(|(_, pid)| {
             let process = Pinned::open(*pid).ok()?;
-            let holds = identity.owns_cgroup_of(&process) && identity.is_named_by(&process.arguments());
-            holds.then_some((process::start_ticks(*pid)?, process))
+            let is_guest = holds(&process) && guest.is_named_by(&process.arguments());
+            is_guest.then_some((process::start_ticks(*pid)?, process))
         });
         proven.min_by_key(|(started, _)| *started).map(|(_, process)| process)
     }

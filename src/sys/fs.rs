@@ -1,15 +1,39 @@
 //! Reads and writes files. Reading copes with files that are missing, huge, or owned by other users.
-#![expect(clippy::disallowed_methods, reason = "this module is where files are touched")]
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// The first `limit` bytes of a file as text; `None` where it cannot be read. Cut UTF-8 at the end is dropped.
+/// Whether the last component of a path may be a symbolic link.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Links {
+    Refused,
+    /// For a directory in which only root writes.
+    Followed,
+}
+
+/// Opens a regular file for reading. Nothing else in the program opens a file that it finds by itself: a FIFO does not block
+/// it, a link leads it nowhere, and a device or a directory is not read.
+fn regular(path: &Path, links: Links) -> io::Result<File> {
+    let no_follow = if links == Links::Refused { nix::libc::O_NOFOLLOW } else { 0 };
+    let flags = no_follow | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;
+    #[expect(clippy::disallowed_methods, reason = "the one place that opens files for reading")]
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(untrusted("it is not a regular file")) }
+}
+
+/// The first `limit` bytes of a regular file as text; `None` where it cannot be read, or is a link. Cut UTF-8 at the end is
+/// dropped.
 #[must_use]
 pub fn head(path: &Path, limit: usize) -> Option<String> {
-    text_of(File::open(path).ok()?, limit)
+    text_of(regular(path, Links::Refused).ok()?, limit)
+}
+
+/// [`head`] of a configuration file, which an administrator may have replaced by a link.
+#[must_use]
+pub fn head_of_configuration(path: &Path, limit: usize) -> Option<String> {
+    text_of(regular(path, Links::Followed).ok()?, limit)
 }
 
 fn text_of(file: File, limit: usize) -> Option<String> {
@@ -27,6 +51,7 @@ fn text_of(file: File, limit: usize) -> Option<String> {
 /// The names in a directory, sorted; none where it cannot be read. Names that are not UTF-8 are left out.
 #[must_use]
 pub fn names(directory: &Path) -> Vec<String> {
+    #[expect(clippy::disallowed_methods, reason = "the one place that lists directories")]
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
@@ -64,12 +89,12 @@ pub fn target(path: &Path) -> Option<String> {
     std::fs::canonicalize(path).ok()?.to_str().map(str::to_owned)
 }
 
-/// Whether a file contains these bytes.
+/// Whether a regular file contains these bytes; links are followed.
 #[must_use]
 pub fn contains(path: &Path, wanted: &[u8]) -> bool {
     const MOST: u64 = 256 << 20;
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MOST).read_to_end(&mut bytes));
+    let read = regular(path, Links::Followed).and_then(|file| file.take(MOST).read_to_end(&mut bytes));
     read.is_ok() && bytes.windows(wanted.len()).any(|found| found == wanted)
 }
 
@@ -100,13 +125,8 @@ pub fn head_trusted(path: &Path, limit: usize) -> Option<String> {
 }
 
 fn open_trusted(path: &Path) -> io::Result<File> {
-    // O_NONBLOCK: a FIFO put in place must not hang the hook.
-    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let file = regular(path, Links::Refused)?;
     let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(untrusted("it is not a regular file"));
-    }
     if metadata.uid() != 0 {
         return Err(untrusted("it does not belong to root"));
     }
@@ -123,12 +143,12 @@ fn untrusted(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
-/// Opens a file for reading.
+/// Opens a regular file for reading.
 ///
 /// # Errors
-/// What the kernel says.
+/// What the kernel says, ELOOP for a link, or `InvalidData` for anything else that is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
-    File::open(path)
+    regular(path, Links::Refused)
 }
 
 /// Reads up to one byte more than `limit`, so that the caller can tell that the content is too large. `bytes` also holds what
@@ -145,6 +165,7 @@ pub fn read_past(input: impl Read, limit: usize, bytes: &mut Vec<u8>) -> io::Res
 /// # Errors
 /// What the kernel says.
 pub fn open_for_update(path: &Path) -> io::Result<File> {
+    #[expect(clippy::disallowed_methods, reason = "/dev/null is not a regular file")]
     File::options().read(true).write(true).open(path)
 }
 
@@ -196,7 +217,7 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
 /// # Errors
 /// What the kernel says.
 pub fn sync(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    regular(path, Links::Refused)?.sync_all()
 }
 
 /// Replaces a file in one step: a reader sees the old content or the new, and a full disk leaves the old.
@@ -241,6 +262,7 @@ fn write_new(path: &Path, content: &str, mode: u32) -> io::Result<()> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC;
     // A file of this name can only be left over from a process of our pid that was killed.
     let _ = std::fs::remove_file(path);
+    #[expect(clippy::disallowed_methods, reason = "the one place that makes files, and only new ones")]
     let mut file = File::options().write(true).create_new(true).mode(mode).custom_flags(flags).open(path)?;
     file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     // Not synced: the disk could take longer than the domain's lock may be held, and the reader refuses a file that a crash
@@ -256,5 +278,38 @@ pub fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "a test makes what it reads")]
+
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_regular_file_is_not_read_and_blocks_nobody() {
+        let directory = std::env::temp_dir().join(format!("viommu-open-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let at = |name: &str| directory.join(name);
+        std::fs::write(at("file"), "text").unwrap();
+        std::os::unix::fs::symlink(at("file"), at("link")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at("device")).unwrap();
+        nix::unistd::mkfifo(&at("fifo"), Mode::S_IRUSR).unwrap();
+        assert_eq!(head(&at("file"), 9).as_deref(), Some("text"));
+        assert_eq!(head_of_configuration(&at("link"), 9).as_deref(), Some("text"));
+        assert!(contains(&at("link"), b"ex"));
+        for name in ["link", "device", "fifo", "", "none"] {
+            assert_eq!(head(&at(name), 9), None, "{name}");
+            assert!(open(&at(name)).is_err(), "{name}");
+            assert!(read_trusted(&at(name), 9).is_err(), "{name}");
+        }
+        for name in ["device", "fifo", ""] {
+            assert_eq!(head_of_configuration(&at(name), 9), None, "{name}");
+            assert!(!contains(&at(name), b""), "{name}");
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }
