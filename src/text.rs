@@ -70,14 +70,14 @@ pub fn shell_name(name: &str, uuid: Option<impl Display>) -> String {
 #[must_use]
 pub fn wrap(line: &str, width: usize, hang: usize) -> String {
     let mut out = String::with_capacity(line.len());
-    let mut column = 0;
+    let (mut column, mut indent) = (0, 0);
     for (number, word) in line.split(' ').enumerate() {
         let length = columns(word);
-        if number > 0 && length > 0 && column > hang && column + 1 + length > width {
+        if number > 0 && length > 0 && column > indent && column + 1 + length > width {
             out.truncate(out.trim_end_matches(' ').len());
             out.push('\n');
             out.extend(std::iter::repeat_n(' ', hang));
-            column = hang;
+            (column, indent) = (hang, hang);
         } else if number > 0 {
             out.push(' ');
             column += 1;
