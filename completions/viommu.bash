@@ -195,7 +195,7 @@ _viommu() {
             return 0
             ;;
         viommu__subcmd__doctor)
-            opts="-h --format --root --help"
+            opts="-h --format --root --clean --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -119,6 +119,7 @@ complete -c viommu -n "__fish_viommu_using_subcommand capabilities" -s h -l help
 complete -c viommu -n "__fish_viommu_using_subcommand doctor" -l format -d 'Output format' -r -f -a "text\t'For people'
 json\t'For programs, and for --host'"
 complete -c viommu -n "__fish_viommu_using_subcommand doctor" -l root -d 'Examine the host whose file system is mounted at DIR: an image, a chroot' -r -F
+complete -c viommu -n "__fish_viommu_using_subcommand doctor" -l clean -d 'First remove what viommu keeps in /run/viommu and /var/lib/viommu of guests that libvirt no longer knows'
 complete -c viommu -n "__fish_viommu_using_subcommand doctor" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c viommu -n "__fish_viommu_using_subcommand explain" -l list -d 'List the codes'
 complete -c viommu -n "__fish_viommu_using_subcommand explain" -s h -l help -d 'Print help'

@@ -19,6 +19,7 @@ on_both_suites! {
     the_drop_ins_keep_the_path_of_the_unit
     the_path_can_be_taken_out_of_a_stored_domain
     rules_serve_a_nova_that_writes_no_extra_specs
+    records_of_guests_that_are_gone_are_cleaned
 }
 
 const ROUTE: &str = "/usr/lib/libvirt-host-route";
@@ -301,4 +302,20 @@ fn rules_serve_a_nova_that_writes_no_extra_specs(suite: Suite) {
     let guest = lab.guest(&instance(&[("viommu:modle", "virtio")]));
     let refusal = guest.virsh("start", &[]);
     assert!(refusal.status != 0 && refusal.stderr.contains("viommu:modle"), "{refusal:?}");
+}
+
+fn records_of_guests_that_are_gone_are_cleaned(suite: Suite) {
+    let Some(lab) = host(suite) else { return };
+    route_on(&lab);
+    let record = format!("/var/lib/viommu/{UUID}.json");
+    let guest = lab.guest(&instance(&[("viommu:model", "virtio")]));
+    guest.virsh("start", &[]).ok();
+    lab.run(&format!("test -e {record}; mkdir -p /var/lib/viommu/backup; touch /var/lib/viommu/backup/x.xml")).ok();
+    // Whatever the environment calls the default connection.
+    let clean = "LIBVIRT_DEFAULT_URI=test:///default viommu doctor --clean >/dev/null; ls -d";
+    assert_eq!(lab.run(&format!("{clean} {record} /run/viommu/*.json")).ok().lines().count(), 2, "it runs");
+    guest.virsh("destroy", &[]).ok();
+    assert_eq!(lab.run(&format!("{clean} {record}")).ok().lines().count(), 1, "it is defined");
+    drop(guest);
+    assert_eq!(lab.run(&format!("{clean} {record} /var/lib/viommu/backup/*")).stdout, "/var/lib/viommu/backup/x.xml\n");
 }

@@ -8,14 +8,16 @@ use serde::Serialize;
 
 use crate::doctor::{self, Check, State};
 use crate::note::Level;
+use crate::state::store;
 use crate::text::printable;
 
 use super::Failure;
 use super::terminal::{Format, Paint, json};
+use super::virsh::Connection;
 
 /// Check whether everything is in place on this host, and say what to do about what is not
 ///
-/// Changes nothing. Exits with status 1 if something is broken: a guest does not get what it asks for. Run it as root.
+/// Changes nothing without --clean. Exits with status 1 if something is broken: a guest does not get what it asks for. Run it as root.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Output format
@@ -24,6 +26,9 @@ pub(super) struct Arguments {
     /// Examine the host whose file system is mounted at DIR: an image, a chroot
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
+    /// First remove what viommu keeps in /run/viommu and /var/lib/viommu of guests that libvirt no longer knows
+    #[arg(long, conflicts_with = "root")]
+    clean: bool,
 }
 
 #[derive(Serialize)]
@@ -37,6 +42,9 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     if let Some(root) = &arguments.root {
         enter(root).map_err(|error| Failure::Usage(format!("cannot enter {}: {error}", root.display())))?;
     }
+    if arguments.clean {
+        clean()?;
+    }
     let checks = doctor::examine(arguments.root.is_some());
     let count = |state| checks.iter().filter(|check| check.state == state).count();
     let report = Report { broken: count(State::Broken), warnings: count(State::Warning), checks: &checks };
@@ -45,6 +53,18 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
         _ => text(&report, Paint::stdout(), out)?,
     }
     Ok(u8::from(report.broken > 0))
+}
+
+/// Removes states and records of guests that libvirt does not know. The files are listed first: those of a guest that comes
+/// meanwhile are not among them.
+fn clean() -> Result<(), Failure> {
+    let kept = store::guests();
+    let known = Connection::system().virsh().map_err(Failure::Usage)?.list(&["--all"])?;
+    for uuid in kept.into_iter().filter(|uuid| !known.contains(uuid)) {
+        store::remove_state(uuid)?;
+        store::remove_record(uuid)?;
+    }
+    Ok(())
 }
 
 /// Makes a directory the root, so that paths and links lead where they lead on that host.

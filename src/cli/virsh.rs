@@ -49,6 +49,11 @@ pub(super) struct Known {
 }
 
 impl Connection {
+    /// The libvirt whose guests the hook serves, whatever the environment says.
+    pub(super) fn system() -> Connection {
+        Connection { connect: Some("qemu:///system".to_owned()) }
+    }
+
     /// Finds virsh.
     ///
     /// # Errors
@@ -122,17 +127,19 @@ impl Virsh {
 
     /// Every domain that libvirt stores.
     pub(super) fn all(&self) -> Result<Vec<Uuid>, Failure> {
-        let listed = self.run(&["list", "--uuid", "--all", "--persistent"], "").map_err(Failure::Usage)?;
+        self.list(&["--all", "--persistent"])
+    }
+
+    /// Domains, by these options of `virsh list`.
+    pub(super) fn list(&self, which: &[&str]) -> Result<Vec<Uuid>, Failure> {
+        let listed = self.run(&[&["list", "--uuid"], which].concat(), "").map_err(Failure::Usage)?;
         Ok(uuids(&String::from_utf8_lossy(&listed)).collect())
     }
 
     /// The state of a domain, from lists of UUIDs: those cannot be confused with names.
     pub(super) fn known(&self, uuid: Uuid) -> Result<Known, Failure> {
         // One call per list: with several commands in one call virsh reports the failure of the last one only.
-        let listed = |which: &[&str]| {
-            let list = self.run(&[&["list", "--uuid"], which].concat(), "").map_err(Failure::Usage)?;
-            Ok::<bool, Failure>(uuids(&String::from_utf8_lossy(&list)).any(|listed| listed == uuid))
-        };
+        let listed = |which: &[&str]| Ok::<bool, Failure>(self.list(which)?.contains(&uuid));
         Ok(Known {
             persistent: listed(&["--all", "--persistent"])?,
             running: listed(&[])?,

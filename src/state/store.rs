@@ -95,6 +95,13 @@ pub fn remove_record(uuid: Uuid) -> Result<(), Note> {
     remove(&file(RECORDS, uuid))
 }
 
+/// The guests of all states and records.
+#[must_use]
+pub fn guests() -> Vec<Uuid> {
+    let names = [STATES, RECORDS].into_iter().flat_map(|directory| fs::names(Path::new(directory)));
+    names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect()
+}
+
 fn read(directory: &str, uuid: Uuid) -> io::Result<String> {
     fs::check_trusted_directory(Path::new(directory))?;
     fs::read_trusted(&file(directory, uuid), MAX_BYTES)
