@@ -161,6 +161,8 @@ codes! {
     VirtioDriver = "virtio-driver",
     /// Windows has no driver for this model.
     WindowsWithoutDriver = "windows-without-driver",
+    /// An element looks like a request or a vIOMMU, but is in another namespace or place.
+    RequestIgnored = "request-ignored",
     /// vDPA devices bypass the vIOMMU with this QEMU.
     VdpaBypassesIommu = "vdpa-bypasses-iommu",
     /// `<memtune><hard_limit>` is lower than what the guest needs to lock.

@@ -6,12 +6,12 @@ use clap::{Args, ValueEnum};
 
 use crate::config::Config;
 use crate::decide::Decided;
-use crate::domain::Domain;
-use crate::note::{Code, Note};
+use crate::domain::{Domain, METADATA_NAMESPACE};
+use crate::note::{Code, Level, Note};
 use crate::plan::{self, Plan, Route, wrapped_emulator};
 use crate::rewrite::{rewrite, with_emulator};
 use crate::sys::process;
-use crate::text::printable;
+use crate::text::{printable, shell_name};
 use crate::xml::{self, Document};
 
 use super::Failure;
@@ -85,9 +85,7 @@ fn apply(arguments: &Arguments, virsh: &Virsh, stored: &Stored, out: &mut impl W
     let config = arguments.host.configuration()?;
     let (plan, text) = changed(arguments, stored, &config)?;
     let Some(text) = text else {
-        let served = plan.route == Route::Wrapper && plan.iommu.is_some();
-        let wrapper = if served { " (its emulator is the wrapper)" } else { "" };
-        return Ok(writeln!(out, "{}: nothing to change{wrapper}", printable(&stored.name))?);
+        return unchanged(&plan, stored, out);
     };
     report::headline(&plan, Paint::stdout(), out)?;
 
@@ -111,6 +109,26 @@ fn apply(arguments: &Arguments, virsh: &Virsh, stored: &Stored, out: &mut impl W
     let kept = backup.path(Snapshot::Before);
     writeln!(out, "{}: changed; the previous definition is in {}", printable(&stored.name), kept.display())?;
     Ok(redefine::say_when(&known, &stored.name, out)?)
+}
+
+/// Says why a domain needs no change, and how to request a vIOMMU if it has no request.
+fn unchanged(plan: &Plan, stored: &Stored, out: &mut impl Write) -> Result<(), Failure> {
+    let paint = Paint::stdout();
+    let name = printable(&stored.name);
+    for note in plan.notes.iter().filter(|note| note.level == Level::Warning) {
+        report::noted(note, paint, out)?;
+    }
+    if plan.request.asks() || plan.iommu.is_some() {
+        let served = plan.route == Route::Wrapper && plan.iommu.is_some();
+        let wrapper = if served { " (its emulator is the wrapper)" } else { "" };
+        return Ok(writeln!(out, "{name}: nothing to change{wrapper}")?);
+    }
+    let line = format!(
+        "{name}: nothing to change: the domain does not request a vIOMMU; to request one, pass --model auto, or run virsh \
+         metadata {} {METADATA_NAMESPACE} --key viommu --set \"<viommu model='auto'/>\" --config",
+        shell_name(&stored.name, Some(stored.uuid))
+    );
+    Ok(paint.line(&line, 4, out)?)
 }
 
 /// The plan, and the new XML of the domain; `None` if it needs no change.

@@ -243,7 +243,7 @@ fn notes(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     notes.into_iter().try_for_each(|note| noted(note, paint, out))
 }
 
-fn noted(note: &Note, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn noted(note: &Note, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let head = paint.level(note.level, &format!("{}[{}]", note.level.as_str(), note.code));
     paint.line(&format!("  {head} {}", printable(&note.message)), 6, out)
 }

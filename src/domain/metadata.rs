@@ -23,6 +23,26 @@ pub(super) fn own(metadata: Element<'_, '_>) -> Option<Vec<(String, String)>> {
     Some(attributes.collect())
 }
 
+/// Elements that look like a request or a vIOMMU, but are in another namespace or place. libvirt drops an `<iommu>` outside
+/// `<devices>`, and ignores elements of unknown namespaces.
+pub(super) fn ignored(domain: Element<'_, '_>) -> Vec<String> {
+    let metadata = domain.children("metadata").flat_map(Element::elements);
+    let near = metadata.filter(|element| {
+        let namespace = element.namespace().unwrap_or_default();
+        namespace != METADATA_NAMESPACE && (element.name() == "viommu" || namespace.contains("viommu"))
+    });
+    let near = near.map(|element| match element.namespace() {
+        Some(namespace) => {
+            format!("<{}> in the namespace '{namespace}' instead of '{METADATA_NAMESPACE}'", element.name())
+        }
+        None => format!("<{}> without the namespace '{METADATA_NAMESPACE}'", element.name()),
+    });
+    let places = [Some(domain), domain.child("features"), domain.child("os"), domain.child("cpu")];
+    let misplaced = places.into_iter().flatten().filter(|place| place.child("iommu").is_some());
+    let misplaced = misplaced.map(|place| format!("<iommu> in <{}> instead of <devices>", place.name()));
+    near.chain(misplaced).collect()
+}
+
 impl NovaMetadata {
     /// Reads `<nova:instance>` from `<metadata>`. Before Nova 32.0.0 there are neither specs nor properties.
     pub(super) fn read(metadata: Element<'_, '_>) -> Option<NovaMetadata> {
@@ -64,6 +84,28 @@ mod tests {
 
     fn domain(metadata: &str) -> Domain {
         from_text(&format!("<domain><metadata>{metadata}</metadata></domain>"))
+    }
+
+    #[test]
+    fn what_is_near_a_request_is_noticed() {
+        let ignored = |text: &str| from_text(text).ignored;
+        for (text, words) in [
+            (
+                "<metadata><viommu xmlns='urn:libvirt-viommu' model='intel'/></metadata>",
+                "'urn:libvirt-viommu' instead of",
+            ),
+            ("<metadata><v:viommu xmlns:v='urn:libvirt-viommu:2' model='intel'/></metadata>", "'urn:libvirt-viommu:2'"),
+            ("<metadata><viommu model='intel'/></metadata>", "without the namespace"),
+            ("<iommu model='intel'/>", "<iommu> in <domain>"),
+            ("<features><iommu model='intel'/></features>", "<iommu> in <features>"),
+        ] {
+            let found = ignored(&format!("<domain>{text}</domain>"));
+            assert!(found.len() == 1 && found[0].contains(words), "{text}: {found:?}");
+        }
+        let right =
+            "<domain><metadata><viommu xmlns='urn:libvirt-viommu:1' model='intel'/><x xmlns='urn:x'/></metadata>
+                     <devices><iommu model='intel'/></devices></domain>";
+        assert!(ignored(right).is_empty());
     }
 
     #[test]

@@ -89,6 +89,8 @@ pub struct Domain {
     pub commandline: Vec<String>,
     /// The request in our own metadata: the attributes of `<viommu>`, as written.
     pub metadata: Option<Vec<(String, String)>>,
+    /// Elements that look like a request or a vIOMMU and that viommu and libvirt ignore, as a message describes them.
+    pub ignored: Vec<String>,
     /// Nova's metadata.
     pub nova: Option<NovaMetadata>,
 }

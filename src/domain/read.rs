@@ -69,6 +69,7 @@ impl Domain {
             pci_roots: count_roots(root),
             commandline,
             metadata: metadata.and_then(super::metadata::own),
+            ignored: super::metadata::ignored(root),
             nova,
         })
     }

@@ -43,7 +43,8 @@ pub(super) fn all(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
 
 /// The notes that hold also where the request is refused.
 pub(super) fn of_any_guest(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
-    let notes = [assumed(guest), pinned_exceeds_memory(guest, plan), hard_limit_too_low(guest, plan)];
+    let notes =
+        [assumed(guest), ignored_request(guest), pinned_exceeds_memory(guest, plan), hard_limit_too_low(guest, plan)];
     notes.into_iter().flatten().collect()
 }
 
@@ -61,6 +62,13 @@ fn assumed(guest: &Guest<'_>) -> Option<Note> {
     }
     let message = format!("unknown and therefore assumed: {}", unknown.join(", "));
     (guest.request.asks() && !unknown.is_empty()).then(|| Note::info(Code::HostFactAssumed, message))
+}
+
+/// A request with an error in its namespace or place has no effect, which the user does not expect.
+fn ignored_request(guest: &Guest<'_>) -> Option<Note> {
+    let ignored = &guest.domain.ignored;
+    let message = format!("{} has no effect: correct it", ignored.join(", and "));
+    (!ignored.is_empty()).then(|| Note::warning(Code::RequestIgnored, message))
 }
 
 /// The same pages are pinned in every container, so guest memory counts once here.

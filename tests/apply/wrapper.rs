@@ -42,7 +42,8 @@ fn the_wrapper_becomes_the_emulator_and_goes_again(suite: Suite) {
 
     // Who asks for nothing gets no wrapper, which would refuse each start of a host without the hook.
     lab.run("virsh -q metadata wrapped urn:libvirt-viommu:1 --remove --config").ok();
-    assert_eq!(lab.run("viommu apply --yes --route wrapper wrapped").ok(), "wrapped: nothing to change\n");
+    let said = lab.run("viommu apply --yes --route wrapper wrapped").ok();
+    assert!(said.starts_with("wrapped: nothing to change: the domain does not request a vIOMMU"), "{said}");
     drop(guest);
 }
 

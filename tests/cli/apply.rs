@@ -50,6 +50,30 @@ fn path(desk: &Path) -> String {
     format!("{}:/usr/bin:/bin", desk.join("bin").display())
 }
 
+/// A domain without a request: what to do, in a command that can be pasted whatever the domain's name is.
+#[test]
+fn a_domain_that_requests_nothing_is_told_how() {
+    let desk = desk("silent");
+    let apply = |name: &str, metadata: &str| {
+        let from = example().find("<metadata>").unwrap()..example().find("</metadata>").unwrap();
+        let mut text = example();
+        text.replace_range(from, &format!("<metadata>{metadata}"));
+        fs::write(desk.join("domain.xml"), text.replace("<name>dpdk-gateway<", &format!("<name>{name}<"))).unwrap();
+        viommu(&desk, &path(&desk), &["apply", "--host", &fs::canonicalize(HOST).unwrap().display().to_string(), "x"])
+    };
+    let ran = apply("plain", "");
+    assert!(ran.status == 0 && ran.stdout.contains("does not request a vIOMMU"), "{ran:?}");
+    assert!(ran.stdout.contains("virsh metadata plain urn:libvirt-viommu:1 --key viommu"), "{ran:?}");
+    let uuid = "8d6f2c4e-3b0a-4f7e-9a51-2f6f0c1d7e93";
+    for name in ["a;id", "$(id)", "`id`", "a'b", "-rf", "a b", "a&quot;b", "a&#10;b"] {
+        let ran = apply(name, "");
+        assert!(ran.stdout.contains(&format!("virsh metadata {uuid} urn:")), "{name}: {ran:?}");
+    }
+    let ran = apply("near", "<viommu xmlns='urn:libvirt-viommu' model='intel'/>");
+    assert!(ran.stdout.contains("warning[request-ignored]") && ran.stdout.contains("'urn:libvirt-viommu'"), "{ran:?}");
+    fs::remove_dir_all(&desk).unwrap();
+}
+
 #[test]
 fn virsh_is_never_taken_from_where_one_stands() {
     let desk = desk("path");

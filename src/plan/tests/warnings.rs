@@ -112,6 +112,19 @@ fn windows_has_no_driver_but_for_intel() {
 }
 
 #[test]
+fn a_request_in_the_wrong_namespace_or_place_is_noticed() {
+    let misplaced = |ignored: &str| {
+        let mut domain = q35().domain();
+        domain.ignored = vec![ignored.to_owned()];
+        plan(&domain, &Request::default(), &q35().host).unwrap().notes
+    };
+    let notes = misplaced("<iommu> in <features> instead of <devices>");
+    let note = notes.iter().find(|note| note.code == Code::RequestIgnored).unwrap();
+    assert!(note.message.starts_with("<iommu> in <features>") && note.message.contains(": correct it"), "{note:?}");
+    says_nothing(&q35(), Code::RequestIgnored);
+}
+
+#[test]
 fn old_vdpa_bypasses_the_viommu() {
     let code = Code::VdpaBypassesIommu;
     for vdpa in ["<interface type='vdpa'/>", "<disk type='vhostvdpa'/>"] {
