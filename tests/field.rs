@@ -207,3 +207,22 @@ fn what_a_viommu_is_in_an_encrypted_guest_is_said() {
         assert!(!planned.to_string().contains("nothing in the guest speaks against it"), "{kind}");
     }
 }
+
+#[test]
+fn what_nova_plugs_in_after_a_resume_is_provided_for() {
+    let specs = "<n:extraSpec name='hw:viommu_model'>intel</n:extraSpec>\
+                 <n:extraSpec name='pci_passthrough:alias'>gpu:2,nic:1</n:extraSpec>";
+    let nova = format!(
+        "<n:instance xmlns:n='http://openstack.org/xmlns/libvirt/nova/1.1'><n:flavor><n:extraSpecs>{specs}</n:extraSpecs></n:flavor>\
+         </n:instance>"
+    );
+    let iommu = "<iommu model='intel'><driver intremap='on' caching_mode='on' eim='on' aw_bits='48'/></iommu>";
+    let resumed =
+        |hostdevs: &str| q35("instance-1", &nova, "<ioapic driver='qemu'/>", &devices(&(iommu.to_owned() + hostdevs)));
+    let all: Vec<_> = (1..=3).map(|bus| hostdev(bus, 0)).collect();
+    for hostdevs in [String::new(), hostdev(1, 0), all.concat()] {
+        let planned = plan(&resumed(&hostdevs), &["--libvirt-version", "8.0.0", "--qemu-version", "6.2.0"]);
+        assert_eq!(number(&planned, "/memlock/required_bytes"), Some(25 * GIB), "{hostdevs}");
+        assert_eq!(planned.pointer("/memlock/raise"), Some(&Value::Bool(true)));
+    }
+}

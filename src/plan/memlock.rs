@@ -43,7 +43,9 @@ impl Memlock {
         let (domain, host) = (guest.domain, guest.host);
         let shape = Shape { viommu: plan.viommu(), locked: plan.locked(domain) };
         let address_spaces = address_spaces(domain, shape.viommu != Presence::Absent, host);
-        let required = required(domain, shape, &address_spaces);
+        // Each function to come gets an address space of its own.
+        let coming = if shape.viommu == Presence::Absent { 0 } else { guest.request.coming_vfio as usize };
+        let required = required(domain, shape, address_spaces.len() + coming);
         let libvirt = libvirt_limit(domain, shape, host.libvirt);
         let managed = guest.request.asks() || plan.iommu.is_some();
         Memlock {
@@ -131,7 +133,7 @@ pub(super) fn hard_limit_holds(guest: &Guest<'_>, plan: &Plan) -> Result<(), Not
     Err(Note::error(Code::HardLimitTooLow, message))
 }
 
-fn required(domain: &Domain, shape: Shape, address_spaces: &[AddressSpace]) -> Option<Limit> {
+fn required(domain: &Domain, shape: Shape, address_spaces: usize) -> Option<Limit> {
     if let Some(limit) = domain.memory.hard_limit {
         return Some(Limit::Bytes(limit));
     }
@@ -142,7 +144,7 @@ fn required(domain: &Domain, shape: Shape, address_spaces: &[AddressSpace]) -> O
         // There is no vIOMMU; libvirt's own formula is the need.
         return Some(pseries_limit(domain));
     }
-    needed_bytes(domain, address_spaces.len()).map(Limit::Bytes)
+    needed_bytes(domain, address_spaces).map(Limit::Bytes)
 }
 
 /// `(address spaces + NVMe images + vDPA devices) × memory + 1 GiB`; none where there is nothing to lock.

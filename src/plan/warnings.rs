@@ -241,8 +241,9 @@ fn hotplug_memlock(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
         );
         return Some(Note::warning(Code::HotplugMemlock, message));
     }
-    let known = plan.viommu() == Presence::Known;
-    (!known || guest.libvirt < Version::new(8, 7)).then(|| {
+    let follows = plan.viommu() == Presence::Known && guest.libvirt >= Version::new(8, 7);
+    // The limit of a start counts what Nova plugs in after it.
+    (!follows && guest.request.coming_vfio == 0).then(|| {
         let message = format!(
             "libvirt does not raise the locked-memory limit for a hot-plugged VFIO device of this guest: run 'viommu memlock {} \
              --raise' first",

@@ -36,6 +36,10 @@ pub struct Request {
     pub aw_bits: Option<u8>,
     /// VFIO devices will be hot-plugged.
     pub hotplug: bool,
+    /// Passed-through functions that are not in the domain: Nova detaches those of a flavor before it suspends a guest, and plugs
+    /// them in right after the resume.
+    #[serde(skip)]
+    pub coming_vfio: u32,
     /// Whether the guest has the driver for a virtio-iommu where its boot needs it; none where the request does not say.
     pub virtio_iommu_driver: Option<bool>,
     /// `auto` follows the Nova specification, whatever is known of the guest's driver.
@@ -82,6 +86,7 @@ impl Request {
                  add <memoryBacking><hugepages/> or <memtune><hard_limit> to the domain",
             ));
         }
+        let coming_vfio = nova::functions(&from_nova).saturating_sub(domain.vfio.len().try_into().unwrap_or(u32::MAX));
         let realtime = nova::is_realtime(&from_nova);
         let lock_implied = !locked && (realtime || nova::pins_encrypted_memory(&from_nova));
         Ok(Request {
@@ -91,7 +96,8 @@ impl Request {
             lock_implied,
             nosharepages: realtime,
             aw_bits: keys.aw_bits,
-            hotplug: keys.hotplug.unwrap_or(false),
+            hotplug: keys.hotplug.unwrap_or(coming_vfio > 0),
+            coming_vfio,
             virtio_iommu_driver: keys.virtio_iommu_driver,
             specification_order: config.auto_order == AutoOrder::Specification,
             notes: note.into_iter().collect(),

@@ -63,6 +63,13 @@ pub(super) fn has_page_size(domain: &Domain, nova: &NovaMetadata) -> bool {
         || domain.memory.locked
 }
 
+/// How many host PCI functions the flavor passes through: `pci_passthrough:alias` is `name:count,…`.
+pub(super) fn functions(nova: &NovaMetadata) -> u32 {
+    let aliases = nova.extra_spec("pci_passthrough:alias").unwrap_or_default().split(',');
+    let counts = aliases.filter_map(|alias| alias.rsplit_once(':')?.1.trim().parse::<u32>().ok());
+    counts.fold(0, u32::saturating_add)
+}
+
 /// A real-time guest: Nova locks its memory and forbids page sharing.
 pub(super) fn is_realtime(nova: &NovaMetadata) -> bool {
     nova.extra_spec("hw:cpu_realtime").is_some_and(is_true)

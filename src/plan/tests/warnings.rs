@@ -270,3 +270,16 @@ fn encrypted_guests() {
     }
     says_nothing(&guest("s390-pv").asks("intel"), code);
 }
+
+#[test]
+fn functions_that_nova_plugs_in_after_a_resume() {
+    let mut case = q35().asks("intel").libvirt("8.0.0").vfio(1);
+    case.request.coming_vfio = 2;
+    case.request.hotplug = true;
+    let required = case.plan().memlock.required_bytes;
+    assert_eq!(required, Some(crate::limit::Limit::Bytes(3 * (384 << 20) + (1 << 30))));
+    assert!(case.plan().memlock.raise);
+    says_nothing(&case, Code::HotplugMemlock);
+    case.request.coming_vfio = 0;
+    warns(&case, Code::HotplugMemlock, "memlock");
+}
