@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::config;
+use crate::config::{self, Config};
 use crate::domain::Uuid;
 use crate::host;
 use crate::limit::Limit;
@@ -59,7 +59,11 @@ fn prepare(real: &str, arguments: Vec<OsString>) -> Result<(String, Vec<OsString
     match qemu::classify(&arguments) {
         Invocation::Other => {
             // A probe runs for every guest of the host: a broken configuration must not make libvirt forget QEMU.
-            let config = host::config::load().unwrap_or_default();
+            let config = host::config::load().unwrap_or_else(|note| {
+                let message = format!("{}; this probe runs {}", note.message, Config::default().emulator_behind(real));
+                stderr::say(&Note::warning(note.code, message));
+                Config::default()
+            });
             Ok((config.emulator_behind(real), arguments))
         }
         Invocation::Guest { uuid, incoming, .. } => {

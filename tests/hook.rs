@@ -311,7 +311,7 @@ fn who_comes_back_needs_the_same_viommu() {
     assert!(!comes_back(&auto) && !comes_back(&model("model='intel'")) && comes_back(&narrow));
     // A guest that was started here, saved, and comes back; its record outlives the state.
     assert_event("a start", &hook(START, &auto), None);
-    let qemu = sandbox::qemu(NAME, &["-uuid", UUID]);
+    let qemu = sandbox::qemu(NAME, &["-uuid", UUID, "-device", "intel-iommu"]);
     assert_event("it runs", &hook(STARTED, &auto), None);
     assert_event("saved", &hook(["release", "end", "saved"], &auto), None);
     assert!(comes_back(&auto), "recorded");
@@ -334,7 +334,7 @@ fn who_comes_back_needs_the_same_viommu() {
     let unasked = auto.replace("model='auto'", "model='none'");
     for (xml, what) in [(&auto, "with"), (&unasked, "without")] {
         assert_event(what, &hook(START, xml), None);
-        let qemu = sandbox::qemu(NAME, &["-uuid", UUID]);
+        let qemu = sandbox::qemu(NAME, &["-uuid", UUID, "-device", "intel-iommu"]);
         assert_event(what, &hook(STARTED, xml), None);
         end(qemu);
         assert_event(what, &hook(["release", "end", "-"], xml), None);

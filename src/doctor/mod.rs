@@ -166,6 +166,15 @@ pub fn examine(image: bool) -> Vec<Check> {
 
 fn configuration(known: &Known) -> Check {
     match &known.config {
+        Ok(config) if !fs::is_public(Path::new(config::PATH)) => {
+            let message = format!(
+                "{} cannot be read by QEMU's user, as which libvirt probes the wrapper: a probe examines another QEMU than guests get",
+                config::PATH
+            );
+            let check =
+                Check::broken("configuration", Code::ConfigInvalid, message, format!("chmod 644 {}", config::PATH));
+            check.concerning(!config.emulators.is_empty() && known.wrapped())
+        }
         Ok(_) => Check::ok("configuration", format!("{} is valid or does not exist", config::PATH)),
         Err(note) => Check::broken("configuration", note.code, note.message.clone(), "correct the file"),
     }

@@ -1,5 +1,7 @@
 //! Decides what an event calls for. Reads files of the host, changes nothing.
 
+use std::ffi::OsString;
+
 use crate::config::Config;
 use crate::decide::{self, Decided, Undecided};
 use crate::domain::{Domain, Uuid};
@@ -176,27 +178,40 @@ fn emulator(decided: &Decided<'_>) -> String {
 
 fn started(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     let Some(guest) = Identity::of(&decided.domain) else { return };
-    let edits = (plan.route == Route::Wrapper).then(|| edits_in_use(&guest)).flatten();
+    let wrapped = (plan.route == Route::Wrapper).then(|| edits_in_use(&guest)).flatten();
+    let edits = wrapped.filter(|(edits, running)| {
+        let lacks =
+            edits.adds_iommu() && running.as_ref().is_some_and(|arguments| qemu::find_iommu(arguments).is_none());
+        if lacks {
+            let message = format!(
+                "the guest runs without the vIOMMU that it asks for: its emulator {} is not viommu's wrapper",
+                decided.domain.emulator.as_deref().unwrap_or_default()
+            );
+            outcome.log.push(Note::error(Code::RequestUnmet, message));
+        }
+        !lacks
+    });
     if let Some(limit) = plan.memlock.to_set() {
         outcome.effects.push(Effect::Verify { guest: guest.clone(), limit });
     }
-    if let Some(edits) = edits {
+    if let Some((edits, _)) = edits {
         outcome.effects.push(Effect::Record(guest.uuid, Record::new(&decided.domain, edits)));
     }
 }
 
-/// What the wrapper has done to a running guest's command line, by what it was told and by whether the guest came in or
-/// booted. A QEMU that forges its command line can only choose between the two, for itself.
-fn edits_in_use(guest: &Identity) -> Option<Edits> {
+/// The edits that the wrapper had to make to a running guest's command line, by the state file and by whether the guest booted
+/// or came in, and that command line where the process is known. A QEMU that forges its command line can only choose between
+/// the two, for itself.
+fn edits_in_use(guest: &Identity) -> Option<(Edits, Option<Vec<OsString>>)> {
     let state = store::state(guest.uuid).ok()?;
-    if state.incoming.as_ref() == Some(&state.boot) {
-        return Some(state.boot);
-    }
-    match qemu::classify(&Guests::look().find(guest)?.arguments()) {
-        Invocation::Guest { incoming: true, .. } => state.incoming,
-        Invocation::Guest { incoming: false, .. } => Some(state.boot),
-        Invocation::Other => None,
-    }
+    let running = Guests::look().find(guest).map(|process| process.arguments());
+    let edits = match running.as_ref().map(|arguments| qemu::classify(arguments)) {
+        _ if state.incoming.as_ref() == Some(&state.boot) => Some(state.boot),
+        Some(Invocation::Guest { incoming: true, .. }) => state.incoming,
+        Some(Invocation::Guest { incoming: false, .. }) => Some(state.boot),
+        Some(Invocation::Other) | None => None,
+    };
+    edits.map(|edits| (edits, running))
 }
 
 /// A guest that comes from elsewhere has run with a vIOMMU that libvirt does not know of. QEMU loads a stream into a vIOMMU

@@ -113,8 +113,11 @@ impl Places {
     fn emulators(&self) -> (Vec<super::Emulator>, Option<crate::version::Version>) {
         let mut emulators = Vec::new();
         let mut newest = None;
-        // The directory above can belong to QEMU's user, who could put anything in place of it.
-        for name in fs::names(&self.capabilities).into_iter().take(MOST_EMULATORS) {
+        // The directory above belongs to QEMU's user on some hosts (Debian 11): that user can put another directory in its
+        // place, whose owner is that user, and cannot change the entries of root's.
+        let trusted = fs::check_trusted_directory(&self.capabilities).is_ok();
+        let names = if trusted { fs::names(&self.capabilities) } else { Vec::new() };
+        for name in names.into_iter().take(MOST_EMULATORS) {
             let cache = fs::head_trusted(&self.capabilities.join(name), CACHE_HEAD);
             if let Some((emulator, libvirt)) = cache.as_deref().and_then(parse_capability_cache) {
                 newest = newest.max(libvirt);
@@ -351,6 +354,26 @@ mod tests {
         std::fs::set_permissions(tree.0.join("cache/a.xml"), std::fs::Permissions::from_mode(0o666)).unwrap();
         symlink("../elsewhere.xml", tree.0.join("cache/b.xml")).unwrap();
         assert_eq!((tree.places().whole_host().libvirt, tree.places().whole_host().emulators), (None, Vec::new()));
+    }
+
+    #[test]
+    fn a_directory_that_others_may_change_is_no_cache() {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        let tree = Tree::new("exchanged");
+        tree.file("cache/a.xml", &cache("/usr/bin/qemu-system-x86_64", 9_000_000, "x86_64"));
+        let known = || tree.places().whole_host().libvirt.is_some();
+        let directory = tree.0.join("cache");
+        let mode = |mode| std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert!(known());
+        mode(0o775);
+        assert!(!known());
+        mode(0o755);
+        chown(&directory, Some(65_534), None).unwrap();
+        assert!(!known());
+        chown(&directory, Some(0), None).unwrap();
+        std::fs::rename(&directory, tree.0.join("elsewhere")).unwrap();
+        symlink("elsewhere", &directory).unwrap();
+        assert!(!known());
     }
 
     #[test]

@@ -51,6 +51,12 @@ impl Edits {
     pub fn is_empty(&self) -> bool {
         *self == Edits::default()
     }
+
+    /// Whether they add a vIOMMU.
+    #[must_use]
+    pub fn adds_iommu(&self) -> bool {
+        !self.devices.is_empty() || self.machine.contains_key("iommu")
+    }
 }
 
 /// How the emulator was started.

@@ -113,6 +113,8 @@ fn write(directory: &str, uuid: impl Display, content: &str, mode: u32) -> io::R
 }
 
 fn remove(path: &Path) -> Result<(), Note> {
+    // What a killed hook has left.
+    let _ = fs::remove(&fs::temporary(path));
     fs::remove(path)
         .map_err(|error| Note::warning(Code::StateUnwritable, format!("{} cannot be removed: {error}", path.display())))
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Whether the last component of a path may be a symbolic link.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,6 +81,12 @@ pub fn entry(path: &Path) -> Option<Entry> {
     let own = std::fs::symlink_metadata(path).ok()?;
     let executable = std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0);
     Some(Entry { link: own.is_symlink(), changed: u64::try_from(own.ctime()).unwrap_or(0), executable })
+}
+
+/// Whether every user may read a file; true where there is none.
+#[must_use]
+pub fn is_public(path: &Path) -> bool {
+    std::fs::metadata(path).map_or(true, |file| file.mode() & 0o004 != 0)
 }
 
 /// Where a path leads in the end, all links resolved.
@@ -250,7 +256,7 @@ pub fn replace_kept(path: &Path, content: &str) -> io::Result<()> {
 }
 
 fn replace_with(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let temporary = temporary(path);
     let result = write(&temporary).and_then(|()| std::fs::rename(&temporary, path));
     if result.is_err() {
         let _ = std::fs::remove_file(&temporary);
@@ -258,9 +264,15 @@ fn replace_with(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io:
     result
 }
 
+/// Where [`replace`] writes the new content first. A killed process leaves at most this one file, and the next one replaces it.
+#[must_use]
+pub fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
+}
+
 fn write_new(path: &Path, content: &str, mode: u32) -> io::Result<()> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC;
-    // A file of this name can only be left over from a process of our pid that was killed.
+    // A file of this name is left over from a process that was killed.
     let _ = std::fs::remove_file(path);
     #[expect(clippy::disallowed_methods, reason = "the one place that makes files, and only new ones")]
     let mut file = File::options().write(true).create_new(true).mode(mode).custom_flags(flags).open(path)?;
@@ -270,7 +282,7 @@ fn write_new(path: &Path, content: &str, mode: u32) -> io::Result<()> {
     file.write_all(content.as_bytes())
 }
 
-/// Removes a file; one that is not there is fine.
+/// Removes a file. A missing file is no error.
 ///
 /// # Errors
 /// What the kernel says.

@@ -390,6 +390,19 @@ fn a_configuration_with_an_error() {
 }
 
 #[test]
+fn a_configuration_that_qemus_user_cannot_read() {
+    let private = |text: &'static str| {
+        move |host: &Host| {
+            host.file("etc/viommu.toml", text);
+            host.mode("etc/viommu.toml", 0o600);
+        }
+    };
+    let other = "[emulators]\nx86_64 = \"/usr/bin/qemu-system-x86_64\"\n";
+    fault("private", ("broken", "config-invalid"), "cannot be read by QEMU's user", private(other));
+    fault("private-rules", ("warning", "config-invalid"), "cannot be read by QEMU's user", private("[default]\n"));
+}
+
+#[test]
 fn guests_that_would_be_refused() {
     fault("refused", ("broken", "wrapper-missing"), "lacking will be refused", |host| {
         host.define("lacking", "qemu-system-x86_64", "");

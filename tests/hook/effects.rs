@@ -177,7 +177,7 @@ fn changes(arguments: &[&str], xml: &str) -> Vec<String> {
 const NAMESPACE: [&str; 2] = ["unshare", "--map-root-user"];
 
 fn changes_by(mut strace: Command, arguments: &[&str], xml: &str) -> Vec<String> {
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hook.trace");
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("hook-{}.trace", std::process::id()));
     strace.args(["-f", "-qq", "-o"]).arg(&file).arg(VIOMMU).args(arguments);
     feed(&mut strace, xml.as_bytes());
     let trace = fs::read_to_string(&file).unwrap();

@@ -143,9 +143,14 @@ fn a_killed_hook_leaves_nothing_half_done() {
             let killed = injected(&format!("{call}:signal=KILL"), START, &guests.wrapper);
             assert!(killed.status.signal() == Some(9) || killed.status.code() == Some(137), "{call}: {killed:?}");
             assert_eq!(state().is_some(), old || call == "exit_group", "{call}");
-            assert_event("the next start", &hook(START, &guests.wrapper), None);
-            assert!(state().is_some());
+            let files = || fs::read_dir("/run/viommu").map_or(0, Iterator::count);
+            if old {
+                assert_event("the next start", &hook(START, &guests.wrapper), None);
+                assert!(state().is_some());
+                assert_eq!(files(), 1, "{call}: the next start replaces what was left");
+            }
             assert_event("release", &hook(RELEASE, &guests.wrapper), None);
+            assert_eq!(files(), 0, "{call}: the end of the guest removes what was left");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::program::{VIOMMU, feed, run};
-use crate::{CONFIG, START, STOPPED, UUID, assert_event, guests, hook, sandbox};
+use crate::{CONFIG, NAME, START, STOPPED, UUID, assert_event, guests, hook, sandbox};
 
 const STATE: &str = "/run/viommu/8d6f2c4e-3b0a-4f7e-9a51-2f6f0c1d7e93.json";
 
@@ -95,5 +95,40 @@ fn a_configuration_cannot_make_the_wrapper_run_itself_or_break_a_probe() {
     let unconfigured = run(wrapper, &["-version"], b"");
     fs::write(CONFIG, "no TOML").unwrap();
     let broken = run(wrapper, &["-version"], b"");
-    assert_eq!((broken.status, broken.stderr), (unconfigured.status, unconfigured.stderr));
+    assert_eq!(broken.status, unconfigured.status);
+    let warning = "viommu: warning[config-invalid]: /etc/viommu.toml ";
+    assert!(broken.stderr.starts_with(warning), "{broken:?}");
+    assert!(broken.stderr.contains("; this probe runs /usr/bin/qemu-system-x86_64\n"), "{broken:?}");
+    assert!(broken.stderr.ends_with(&unconfigured.stderr), "{broken:?}");
+    // libvirt probes as QEMU's user, who may not read this one.
+    fs::write(CONFIG, "[emulators]\nx86_64 = '/run/qemu'\n").unwrap();
+    fs::set_permissions(CONFIG, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut as_another = Command::new("setpriv");
+    as_another.args(["--reuid", "65534", "--clear-groups"]).arg(wrapper).arg("-version");
+    let other = feed(&mut as_another, b"");
+    // Without other users, in a user namespace, there is nobody to be.
+    if other.status != 127 {
+        assert!(other.stderr.starts_with(warning) && other.stderr.contains("Permission denied"), "{other:?}");
+    }
+}
+
+/// A program of the wrapper's name need not be the wrapper. Whether the guest got its vIOMMU shows only when it runs.
+#[test]
+fn another_program_of_the_wrappers_name_is_noticed() {
+    if !sandbox::inside("wrapper::another_program_of_the_wrappers_name_is_noticed") {
+        return;
+    }
+    let guests = guests();
+    let noticed = "would log: error[request-unmet]: the guest runs without the vIOMMU that it asks for: its emulator \
+                   /usr/bin/viommu-qemu-system-x86_64 is not viommu's wrapper\n";
+    for (devices, said) in [(&[][..], true), (&["-device", "virtio-iommu,id=ua-viommu0"], false)] {
+        assert_event("start", &hook(START, &guests.wrapper), None);
+        let mut qemu = sandbox::qemu(NAME, &[&["-uuid", UUID], devices].concat());
+        let xml = sandbox::running(&guests.wrapper);
+        let ran = run(VIOMMU, &["hook", "--dry-run", NAME, "started", "begin"], xml.as_bytes());
+        assert_eq!((ran.status, ran.stdout.contains(noticed)), (0, said), "{ran:?}");
+        assert_eq!(ran.stdout.contains("would record the vIOMMU"), !said, "{ran:?}");
+        drop(qemu.stdin.take());
+        qemu.wait().unwrap();
+    }
 }
