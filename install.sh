@@ -89,6 +89,8 @@ LIST
     # The documentation for users, laid out as in the repository so that its links and its examples work.
     find README.md CHANGELOG.md SECURITY.md docs examples -path docs/proof -prune -o -name '.*' -o -name '*~' -o -type f -print |
         LC_ALL=C sort | while read -r file; do echo "644 $file $prefix/share/doc/libvirt-viommu/$file"; done
+    # The bill of materials, which is made for a release.
+    [ ! -f viommu.cdx.json ] || echo "644 viommu.cdx.json $prefix/share/doc/libvirt-viommu/viommu.cdx.json"
 }
 
 # Runs a command that changes something, or only names it.
@@ -108,7 +110,7 @@ find_binary() {
         if [ ! -x "$binary" ] || [ "$(find src Cargo.toml Cargo.lock -newer "$binary" | head -n 1)" ]; then
             [ "$dry_run" ] || command -v cargo >/dev/null ||
                 die "viommu is not built, and there is no cargo: install Rust 1.85 or newer (Debian 13: apt-get install cargo)"
-            run cargo build --release --locked --target "$target"
+            run packaging/compile "$target"
         fi
     fi
     [ "$dry_run" ] || [ -x "$binary" ] || die "there is no binary $binary"

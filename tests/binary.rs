@@ -49,3 +49,17 @@ fn loads_no_name_service() {
         assert!(!bytes.windows(7).any(|window| window == b"libnss_"), "{}", binary.display());
     }
 }
+
+/// A release names no directory of its builder, so that the same sources give the same bytes everywhere.
+#[test]
+fn names_no_directory_of_its_builder() {
+    let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME")).unwrap();
+    let directories = [env!("CARGO_MANIFEST_DIR"), "/registry/src/", home.as_str()];
+    for binary in binaries() {
+        let bytes = std::fs::read(&binary).unwrap();
+        for directory in directories.iter().filter(|directory| directory.len() > 2) {
+            let found = bytes.windows(directory.len()).any(|window| window == directory.as_bytes());
+            assert!(!found, "{} names {directory}: packaging/compile builds a release", binary.display());
+        }
+    }
+}

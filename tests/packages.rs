@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use release::cross;
+use release::{cross, release};
 use support::libvirt::skip;
 use support::packages::{Packages, build, packages};
 
@@ -103,6 +103,43 @@ fn one_command_packages_for_both_architectures() {
             assert!(kind.contains(elf) && kind.contains("static-pie linked"), "{kind}");
         }
         output("lintian", &[&"--fail-on", &"error", &"--allow-root", deb]);
+    }
+}
+
+/// What SECURITY.md says about checking a release, with a key of this test's.
+#[test]
+fn a_release_can_be_verified() {
+    let Some(binary) = std::env::var_os("VIOMMU_BINARY").map(PathBuf::from).or_else(release) else { return };
+    if Command::new("minisign").arg("-v").output().is_err() {
+        skip::<()>("minisign is not installed");
+        return;
+    }
+    let desk = desk("verify");
+    let script = r#"
+        target=$1 binary=$2
+        minisign -G -W -p "$target/minisign.pub" -s "$target/key" >/dev/null
+        CARGO_TARGET_DIR=$target VIOMMU_BINARY=$binary MINISIGN_KEY=$target/key packaging/build
+        cd "$target/packages"
+        minisign -V -q -p ../minisign.pub -m SHA256SUMS
+        sha256sum --quiet --check SHA256SUMS
+        [ "$(wc -l <SHA256SUMS)" = 4 ]
+
+        # The packages have the bill of materials that is outside of them.
+        mkdir deb rpm tar
+        dpkg-deb -x libvirt-viommu_*.deb deb
+        rpm2cpio libvirt-viommu-*.rpm | cpio --quiet -idm -D rpm
+        tar -xzf viommu-*.tar.gz -C tar --strip-components=1
+        for bill in {deb,rpm}/usr/share/doc/libvirt-viommu/viommu.cdx.json tar/viommu.cdx.json; do cmp "$bill" viommu-*.cdx.json; done
+
+        # A package, or the list of checksums, that was changed.
+        echo >>libvirt-viommu_*.deb
+        ! sha256sum --status --check SHA256SUMS
+        sha256sum -- *.deb >>SHA256SUMS
+        ! minisign -V -q -p ../minisign.pub -m SHA256SUMS"#;
+    output("bash", &[&"-euo", &"pipefail", &"-c", &script, &"bash", &desk, &binary]);
+    let page = read("SECURITY.md");
+    for command in ["minisign -V -p minisign.pub -m SHA256SUMS", "sha256sum --ignore-missing --check SHA256SUMS"] {
+        assert!(page.contains(command), "SECURITY.md lacks {command}");
     }
 }
 

@@ -3,7 +3,7 @@
 #
 #   tests/reproducible.sh
 #
-# Takes two whole builds. The flags are those of a release: they also keep the builder's paths out of the binary.
+# Takes two whole builds, by packaging/compile as for a release.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stage=$(mktemp -d)
@@ -13,13 +13,7 @@ triple=$(rustc -vV | sed -n 's/^host: //p')
 build() { # FOLDER
     mkdir -p "$1"
     git archive HEAD | tar -x -C "$1"
-    local flags=(-Ctarget-feature=+crt-static "--remap-path-prefix=$1=/viommu" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
-    (
-        cd "$1"
-        IFS=$'\x1f'
-        CARGO_ENCODED_RUSTFLAGS="${flags[*]}" CARGO_TARGET_DIR="$1/target" cargo build --quiet --release --locked --target "$triple"
-    )
-    cp "$1/target/$triple/release/viommu" "$2"
+    cp "$(CARGO_TARGET_DIR=$1/target "$1/packaging/compile" "$triple")" "$2"
     rm -rf "$1"
 }
 

@@ -14,7 +14,7 @@ cd "$checkout"
 cargo fetch --quiet --locked
 case ${1:-} in
     build)
-        "$here/toolchain.sh" "$target" "cargo build --quiet --locked --release --target $arch" >&2
+        "$here/toolchain.sh" "$target" "packaging/compile $arch" >&2
         echo "$target/$arch/release/viommu"
         ;;
     test)
