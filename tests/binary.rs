@@ -36,8 +36,8 @@ fn is_small() {
     for binary in binaries() {
         let bytes = std::fs::metadata(&binary).unwrap().len();
         println!("{}: {bytes} bytes", binary.display());
-        // Some 50 kB of it are the pages of `viommu explain`.
-        assert!(bytes <= 3_000_000, "{}: {bytes} bytes", binary.display());
+        // The pages of `viommu explain`, and what searches a log for them, are a fifth of a megabyte.
+        assert!(bytes <= 3_500_000, "{}: {bytes} bytes", binary.display());
     }
 }
 
