@@ -165,6 +165,15 @@ impl Model {
     }
 }
 
+impl Model {
+    /// The attribute of libvirt's `<driver>` for a property of QEMU.
+    #[must_use]
+    pub fn attribute(self, property: &str) -> &str {
+        let known = self.facts().attributes.iter().find(|(_, known)| *known == property);
+        known.map_or(property, |(name, _)| name)
+    }
+}
+
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -197,7 +197,10 @@ impl Guest {
             Err(note) => return Some(self.unreadable(note)),
         };
         let refusal = match decided {
-            Ok(plan) => plan.refusal_unless_rewritten()?,
+            Ok(plan) => match plan.refusal_unless_rewritten() {
+                Some(refusal) => refusal,
+                None => return flaw(domain, plan),
+            },
             Err(refusal) => refusal.note.clone(),
         };
         let message = format!("{} will be refused: {}", domain.name, refusal.message);
@@ -213,6 +216,14 @@ impl Guest {
         let message = format!("{}: {}", self.file, note.message);
         Check::warning(NAME, note.code, message, "compare it with the output of virsh dumpxml")
     }
+}
+
+/// Why a guest without a request will not start, or not work.
+fn flaw(domain: &Domain, plan: &Plan) -> Option<Check> {
+    let flaw = plan.flaws.first()?;
+    let message = format!("{}: {}", domain.name, flaw.message);
+    let remedy = format!("viommu plan {} says more", shell_name(&domain.name, domain.uuid));
+    Some(Check::warning(NAME, flaw.code, message, remedy))
 }
 
 pub(super) fn checks(known: &Known) -> Vec<Check> {

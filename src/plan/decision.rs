@@ -32,7 +32,7 @@ impl Decision {
         });
         let hidden = guest.hidden.as_ref().map(|hidden| Iommu {
             name: hidden.driver.clone(),
-            model: Model::of_driver(&hidden.driver),
+            model: hidden.model,
             origin: Origin::Commandline,
             driver: hidden.properties.clone().into_iter().collect(),
         });

@@ -17,6 +17,8 @@ pub(super) struct Guest<'a> {
     pub(super) qemu: Version,
     /// The vIOMMU in `<qemu:commandline>`.
     pub(super) hidden: Option<FoundIommu>,
+    /// Nothing is added to the vIOMMU that the guest has: it must work as it is.
+    pub(super) as_it_is: bool,
 }
 
 /// Why a host does not have a model.
@@ -38,6 +40,7 @@ impl<'a> Guest<'a> {
             libvirt: host.libvirt.unwrap_or(NEWEST_LIBVIRT),
             qemu: emulator.and_then(|emulator| emulator.version).unwrap_or(NEWEST_QEMU),
             hidden: qemu::find_iommu(&domain.commandline),
+            as_it_is: false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::model::Model;
 use crate::note::{Code, Note};
+use crate::qemu::{self, FoundIommu};
 use crate::version::Version;
 
 use super::decision::Decision;
@@ -11,7 +12,7 @@ use super::result::{Ioapic, Origin};
 /// Decides about every attribute, and keeps what the user wrote.
 pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
     super::supported(guest, Model::Intel, "use another QEMU")?;
-    let written = Written(guest.domain.iommus.first());
+    let written = Written::of(guest);
     check(guest, &written)?;
     let intremap = written.intremap();
     let on = |name, wanted: bool| wanted.then(|| (name, "on".to_owned()));
@@ -35,48 +36,105 @@ fn is_reproducible(guest: &Guest<'_>) -> bool {
     width && guest.domain.virt_type == "kvm"
 }
 
-/// What the user wrote into the `<driver>`, if there is one.
-struct Written<'a>(Option<&'a crate::domain::Iommu>);
+/// The attributes of a vIOMMU that is there, and what becomes of those that are not.
+struct Written<'a> {
+    attributes: Vec<(&'a str, &'a str)>,
+    place: &'static str,
+    /// How caching mode is switched on there.
+    caching_mode: &'static str,
+    /// Missing attributes are added.
+    completed: bool,
+}
 
 impl<'a> Written<'a> {
-    fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.and_then(|iommu| iommu.driver(name))
+    /// Those of the `<iommu>`, if there is one.
+    fn of(guest: &Guest<'a>) -> Written<'a> {
+        let driver = guest.domain.iommus.first().into_iter().flat_map(|iommu| &iommu.driver);
+        Written {
+            attributes: driver.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            place: "<iommu>",
+            caching_mode: "caching_mode='on'",
+            completed: !guest.as_it_is,
+        }
     }
 
-    /// The user did not switch it off.
-    fn intremap(&self) -> bool {
-        self.get("intremap").is_none_or(|value| value == "on")
+    fn get(&self, name: &str) -> Option<&'a str> {
+        self.attributes.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
     }
+
+    /// Interrupts are remapped. Without the attribute QEMU decides by the irqchip.
+    fn intremap(&self) -> bool {
+        self.get("intremap").map_or(self.completed, |value| value == "on")
+    }
+
+    /// The attribute is on, or will be.
+    fn will_be_on(&self, name: &str) -> bool {
+        self.get(name).map_or(self.completed, |value| value == "on")
+    }
+}
+
+/// Refuses a vIOMMU in `<qemu:commandline>` that does not work. Nothing can be added to it.
+pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
+    let attributes = hidden.properties.iter().map(|(name, value)| (Model::Intel.attribute(name), value.as_str()));
+    let written = Written {
+        attributes: attributes.collect(),
+        place: "intel-iommu in <qemu:commandline>",
+        caching_mode: "caching-mode=on",
+        completed: false,
+    };
+    check(guest, &written)?;
+    if written.get("aw_bits").is_some() { aw_bits(guest, &written).map(|_| ()) } else { super::no_width(guest) }
 }
 
 /// Refuses what the user wrote where it contradicts what the guest needs.
 fn check(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
-    if written.intremap() && guest.domain.ioapic.as_deref() == Some("kvm") {
-        return Err(Note::error(
-            Code::IrqchipConflict,
-            "interrupt remapping needs the split irqchip, but the domain has <ioapic driver='kvm'/>: set driver='qemu' or remove \
-             it (QEMU: \"Interrupt Remapping cannot work with kernel-irqchip=on, please use 'split|off'.\")",
-        ));
-    }
-    if guest.needs_eim() && !(written.intremap() && has_eim(guest) && written.get("eim") != Some("off")) {
+    irqchip(guest, written)?;
+    if guest.needs_eim() && !(written.will_be_on("intremap") && has_eim(guest) && written.will_be_on("eim")) {
         return Err(eim_impossible(guest));
     }
     if written.get("eim") == Some("on") && !has_eim(guest) {
         let message = format!(
-            "the <iommu> has eim='on', which QEMU {} gives with KVM only: remove the attribute, or use type='kvm' or QEMU 9.0 (QEMU: \
+            "the {} has eim='on', which QEMU {} gives with KVM only: remove the attribute, or use type='kvm' or QEMU 9.0 (QEMU: \
              \"eim=on requires accel=kvm,kernel-irqchip=split\")",
-            guest.qemu
+            written.place, guest.qemu
         );
         return Err(Note::error(Code::IommuConflict, message));
     }
-    if written.get("caching_mode") == Some("off") && needs_caching_mode(guest) {
-        return Err(Note::error(
-            Code::IommuConflict,
-            "the <iommu> has caching_mode='off', and the guest has or expects VFIO or vDPA devices: remove the attribute (QEMU: \
-             \"We need to set caching-mode=on for intel-iommu to enable device assignment with IOMMU protection.\")",
-        ));
+    if needs_caching_mode(guest) && !written.will_be_on("caching_mode") {
+        let message = format!(
+            "the {} has no caching mode, and the guest has or expects VFIO or vDPA devices: set {} (QEMU: \"We need to set \
+             caching-mode=on for intel-iommu to enable device assignment with IOMMU protection.\")",
+            written.place, written.caching_mode
+        );
+        return Err(Note::error(Code::IommuConflict, message));
     }
     Ok(())
+}
+
+/// Refuses interrupt remapping with the kernel's irqchip. `<qemu:commandline>` overrides `<ioapic>`.
+fn irqchip(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
+    const LATE: &str = "Interrupt Remapping cannot work with kernel-irqchip=on, please use 'split|off'.";
+    let domain = guest.domain;
+    let set = qemu::irqchip(&domain.commandline);
+    let remedy = match (set.as_deref(), domain.ioapic.as_deref()) {
+        (Some("on"), _) => "but <qemu:commandline> has kernel_irqchip=on: remove it",
+        (None, Some("kvm")) => "but the domain has <ioapic driver='kvm'/>: set driver='qemu' or remove it",
+        // q35's own default with KVM.
+        (None, None) if !written.completed && domain.virt_type == "kvm" && !adds_ioapic(guest) => {
+            "and the domain has none: add <ioapic driver='qemu'/> to <features>"
+        }
+        _ => return Ok(()),
+    };
+    if !written.intremap() {
+        return Ok(());
+    }
+    let message = format!("interrupt remapping needs the split irqchip, {remedy} (QEMU: \"{LATE}\")");
+    Err(Note::error(Code::IrqchipConflict, message))
+}
+
+/// libvirt adds the I/O APIC for an `<iommu>` from 10.10 on.
+fn adds_ioapic(guest: &Guest<'_>) -> bool {
+    !guest.domain.iommus.is_empty() && guest.libvirt >= Version::new(10, 10)
 }
 
 /// Extended interrupt mode costs nothing, so it is on wherever QEMU can: with KVM always, under TCG from 9.0 on (before:

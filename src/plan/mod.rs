@@ -6,6 +6,7 @@
 mod auto;
 mod choose;
 mod decision;
+mod existing;
 mod guest;
 mod intel;
 mod memlock;
@@ -69,7 +70,8 @@ fn decided(guest: &Guest<'_>, decision: Decision, mut plan: Plan) -> Result<Plan
     plan.reproducible |= plan.qemu.is_empty();
     plan.memlock = Memlock::of(guest, &plan);
     memlock::hard_limit_holds(guest, &plan)?;
-    plan.notes.extend(warnings::all(guest, &plan));
+    plan.flaws = existing::flaws(guest);
+    plan.notes.extend(plan.flaws.iter().cloned().chain(warnings::all(guest, &plan)));
     Ok(plan)
 }
 
@@ -120,14 +122,16 @@ fn decide_model(guest: &Guest<'_>) -> Result<Decision, Note> {
         return Ok(Decision::unchanged(guest));
     }
     let choice = choose::choose(guest)?;
-    if guest.hidden.is_some() {
+    if let Some(hidden) = &guest.hidden {
+        existing::check_hidden(guest, hidden, choice.machine)?;
+        spaces::groups_are_whole(guest, choice.machine)?;
         return Ok(Decision::unchanged(guest));
     }
     let decision = match choice.model {
         Some(Model::Intel) => intel::decide(guest),
         Some(Model::Virtio) => virtio::decide(guest, choice.machine),
         Some(Model::Smmuv3) => smmuv3::decide(guest),
-        None => no_width(guest).map(|()| Decision::unchanged(guest)),
+        None => no_width(guest).and_then(|()| existing::check_amd(guest, false)).map(|()| Decision::unchanged(guest)),
     }?;
     spaces::groups_are_whole(guest, choice.machine)?;
     Ok(Decision { reasons: choice.reasons, ..decision })

@@ -32,8 +32,11 @@ pub struct Plan {
     pub qemu: qemu::Edits,
     /// What has to be changed in the domain XML.
     pub changes: Vec<Change>,
-    /// Warnings and remarks.
+    /// Warnings and information.
     pub notes: Vec<Note>,
+    /// Those of the notes that say why the guest, without a request, will not start or not work.
+    #[serde(skip)]
+    pub flaws: Vec<Note>,
     /// Whether another host decides alike about the vIOMMU: there is nothing to add, or the request names all that depends on
     /// the host.
     #[serde(skip)]
@@ -249,6 +252,7 @@ impl Plan {
             qemu: qemu::Edits::default(),
             changes: Vec::new(),
             notes: guest.request.notes.clone(),
+            flaws: Vec::new(),
             reproducible: true,
         }
     }

@@ -9,15 +9,14 @@ use super::guest::Guest;
 /// Decides about an SMMUv3.
 pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
     super::supported(guest, Model::Smmuv3, "use the model virtio")?;
-    no_vfio(guest)?;
+    check(guest, guest.domain.iommus.iter().any(|iommu| iommu.driver("accel") == Some("on")))?;
     super::only_own_attributes(guest, Model::Smmuv3, false)?;
     super::no_width(guest)?;
     Ok(Decision::with(guest, Model::Smmuv3, Vec::new()))
 }
 
 /// QEMU before 11.0 has no MAP notifier for SMMUv3, and 11.0 only with iommufd and `accel='on'`, which the user writes.
-fn no_vfio(guest: &Guest<'_>) -> Result<(), Note> {
-    let accelerated = guest.domain.iommus.iter().any(|iommu| iommu.driver("accel") == Some("on"));
+pub(super) fn check(guest: &Guest<'_>, accelerated: bool) -> Result<(), Note> {
     if accelerated || !guest.has_or_expects_vfio() {
         return Ok(());
     }

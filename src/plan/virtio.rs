@@ -10,15 +10,20 @@ use super::guest::Guest;
 /// Decides about a virtio-iommu.
 pub(super) fn decide(guest: &Guest<'_>, machine: Machine) -> Result<Decision, Note> {
     supported(guest, machine)?;
-    acpi(guest)?;
-    no_eim(guest, machine)?;
-    no_aliases(guest, machine)?;
+    check(guest, machine)?;
     // An unknown libvirt counts as a new one here.
     let takes_width = guest.host.libvirt.is_none() || takes_aw_bits(guest);
     super::only_own_attributes(guest, Model::Virtio, takes_width)?;
     width(guest, machine)?;
     let width = guest.request.aw_bits.map(|bits| ("aw_bits", bits.to_string()));
     Ok(Decision::with(guest, Model::Virtio, width.into_iter().collect()))
+}
+
+/// Refuses what holds also for one in `<qemu:commandline>`.
+pub(super) fn check(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
+    acpi(guest)?;
+    no_eim(guest, machine)?;
+    no_aliases(guest, machine)
 }
 
 /// libvirt takes `aw_bits` for virtio from 12.2.0 on, where QEMU has the property: from 9.0 on.

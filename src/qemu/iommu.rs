@@ -7,13 +7,9 @@ use std::ffi::OsStr;
 use super::arguments;
 use super::device::Device;
 use super::machine;
+use crate::model::{Model, New};
 
-/// The VT-d emulation.
-pub(super) const INTEL: &str = "intel-iommu";
-/// The paravirtual vIOMMU, by its name and by the alias that libvirt writes.
-pub(super) const VIRTIO: &[&str] = &["virtio-iommu-pci", "virtio-iommu"];
-/// What `-machine iommu=smmuv3` creates, and the device of the same name (QEMU >= 10.2).
-const SMMUV3: &str = "arm-smmuv3";
+/// QEMU's vIOMMU of AMD, which is no [`Model`].
 const AMD: &str = "amd-iommu";
 
 /// A vIOMMU that was found on a command line.
@@ -21,27 +17,66 @@ const AMD: &str = "amd-iommu";
 pub struct FoundIommu {
     /// QEMU's type name, or `virtio-iommu` where that alias was written. `-machine iommu=smmuv3` is `arm-smmuv3`.
     pub driver: String,
+    /// The model, if it is a known one.
+    pub model: Option<Model>,
     /// Its properties under QEMU's names, JSON booleans as `on` and `off`. Empty for one of `-machine`.
     pub properties: BTreeMap<String, String>,
+    /// How it is written.
+    pub spelling: Spelling,
+    /// QEMU creates a VFIO device of the same command line before it.
+    pub after_vfio: bool,
+}
+
+/// How a vIOMMU is written on a command line. QEMU creates them in this order: the machine, all key=value devices, all JSON
+/// devices (`qemu_create_cli_devices` in system/vl.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spelling {
+    /// A key of `-machine`.
+    Machine,
+    /// `-device` with key=value.
+    KeyValue,
+    /// `-device` with JSON.
+    Json,
 }
 
 /// The first vIOMMU on a command line, if any. The arguments may also be the `<qemu:arg>` values of a domain, which are a
 /// part of a command line.
 pub fn find_iommu<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
-    let device = devices(arguments).map(|(_, device)| device).find(|device| is_iommu(&device.driver));
-    device.map(|device| FoundIommu { driver: device.driver, properties: device.properties }).or_else(|| {
-        let on_machine = machine::get(arguments, "iommu").is_some_and(|iommu| iommu == "smmuv3");
-        on_machine.then(|| FoundIommu { driver: SMMUV3.to_owned(), properties: BTreeMap::new() })
+    let is_iommu = |driver: &str| driver == AMD || Model::of_driver(driver).is_some();
+    let Some((at, device)) = devices(arguments).find(|(_, device)| is_iommu(&device.driver)) else {
+        return of_machine(arguments);
+    };
+    let is_json = |at: usize| arguments.get(at).is_some_and(|text| text.as_ref().to_string_lossy().starts_with('{'));
+    let created = |at: usize| (is_json(at), at);
+    let is_vfio = |device: &Device| device.driver.starts_with("vfio-");
+    let after_vfio = devices(arguments).any(|(other, device)| is_vfio(&device) && created(other) < created(at));
+    Some(FoundIommu {
+        model: Model::of_driver(&device.driver),
+        driver: device.driver,
+        properties: device.properties,
+        spelling: if is_json(at) { Spelling::Json } else { Spelling::KeyValue },
+        after_vfio,
+    })
+}
+
+fn of_machine<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
+    let set = |model: Model| match model.facts().new {
+        New::Machine(key, value) => machine::get(arguments, key).is_some_and(|found| found == value),
+        New::Device(_) => false,
+    };
+    let model = Model::ALL.iter().copied().find(|model| set(*model))?;
+    Some(FoundIommu {
+        driver: model.facts().drivers.first().copied().unwrap_or_default().to_owned(),
+        model: Some(model),
+        properties: BTreeMap::new(),
+        spelling: Spelling::Machine,
+        after_vfio: false,
     })
 }
 
 /// Every `-device`, with the index of the argument that describes it.
 pub(super) fn devices<S: AsRef<OsStr>>(arguments: &[S]) -> impl Iterator<Item = (usize, Device)> {
     arguments::values(arguments, &["device"]).filter_map(|(at, value)| Some((at, Device::parse(value)?)))
-}
-
-fn is_iommu(driver: &str) -> bool {
-    matches!(driver, INTEL | AMD | SMMUV3) || VIRTIO.contains(&driver)
 }
 
 #[cfg(test)]
@@ -59,6 +94,21 @@ mod tests {
             let json = format!(r#"{{"id":"x","driver":"{name}"}}"#);
             assert_eq!(driver(&["--device", &json]).as_deref(), Some(name));
         }
+    }
+
+    #[test]
+    fn the_order_is_that_of_creation() {
+        let after = |arguments: &[&str]| find_iommu(arguments).unwrap().after_vfio;
+        let (vfio, json_vfio) = ("vfio-pci,host=1:0.0", r#"{"driver":"vfio-pci","host":"1:0.0"}"#);
+        let json_iommu = r#"{"driver":"intel-iommu"}"#;
+        assert!(after(&["-device", vfio, "-device", "intel-iommu"]));
+        assert!(!after(&["-device", "intel-iommu", "-device", vfio]));
+        // QEMU 7.2 and 10.0 create all key=value devices first.
+        assert!(!after(&["-device", json_vfio, "-device", "intel-iommu"]));
+        assert!(after(&["-device", json_iommu, "-device", vfio]));
+        assert!(after(&["-device", json_vfio, "-device", json_iommu]));
+        assert!(!after(&["-device", "e1000e", "-device", "intel-iommu"]));
+        assert!(!after(&["-device", vfio, "-machine", "virt,iommu=smmuv3"]));
     }
 
     #[test]

@@ -22,6 +22,17 @@ pub fn get<S: AsRef<OsStr>>(arguments: &[S], key: &str) -> Option<String> {
         .last()
 }
 
+/// The irqchip that the arguments set: that of `-accel`, else that of `-machine`.
+#[must_use]
+pub fn irqchip<S: AsRef<OsStr>>(arguments: &[S]) -> Option<String> {
+    let of_accelerator = |text: &OsStr| {
+        let text = text.to_string_lossy();
+        option::get(&option::parse(&text, "accel"), IRQCHIP).map(str::to_owned)
+    };
+    let accelerator = arguments::values(arguments, &["accel"]).find_map(|(_, text)| of_accelerator(text));
+    accelerator.or_else(|| get(arguments, IRQCHIP))
+}
+
 /// The machine type, for example `pc-q35-10.0`.
 pub(super) fn machine_type<S: AsRef<OsStr>>(arguments: &[S]) -> Option<String> {
     get(arguments, TYPE)

@@ -19,8 +19,8 @@ use std::ffi::OsString;
 use serde::{Deserialize, Serialize};
 
 pub use device::{global, is_on};
-pub use iommu::{FoundIommu, find_iommu};
-pub use machine::get as machine_property;
+pub use iommu::{FoundIommu, Spelling, find_iommu};
+pub use machine::{get as machine_property, irqchip};
 pub use memory::{device_memory, own as own_memory};
 pub use rewrite::rewrite;
 pub use vfio::{FoundVfio, find_vfio};

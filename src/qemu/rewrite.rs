@@ -6,9 +6,10 @@
 use std::ffi::OsString;
 
 use super::device::Device;
-use super::iommu::{self, FoundIommu, INTEL, VIRTIO};
+use super::iommu::{self, FoundIommu};
 use super::slots::{self, ROOT_BUS};
 use super::{Edits, arguments, device, machine, option};
+use crate::model::Model;
 use crate::note::{Code, Note};
 
 /// Writes `edits` into `arguments` (without `argv[0]`).
@@ -64,13 +65,17 @@ fn placed(arguments: &[OsString], devices: &[String]) -> Result<Vec<String>, Not
 }
 
 fn needs_slot(device: &str) -> bool {
-    Device::parse(device.as_ref())
-        .is_some_and(|device| VIRTIO.contains(&device.driver.as_str()) && !device.properties.contains_key("addr"))
+    Device::parse(device.as_ref()).is_some_and(|device| {
+        Model::of_driver(&device.driver) == Some(Model::Virtio) && !device.properties.contains_key("addr")
+    })
 }
 
 /// Sets properties of an intel-iommu that libvirt or `<qemu:commandline>` put on the command line.
 fn complete_intel(rewritten: &mut [OsString], edits: &Edits) -> Result<(), Note> {
-    let Some(at) = iommu::devices(rewritten).find(|(_, device)| device.driver == INTEL).map(|(at, _)| at) else {
+    let Some(at) = iommu::devices(rewritten)
+        .find(|(_, device)| Model::of_driver(&device.driver) == Some(Model::Intel))
+        .map(|(at, _)| at)
+    else {
         return Err(Note::error(
             Code::CommandLineUnsupported,
             "the plan completes an intel-iommu, and QEMU's command line has none: start the domain again, so that the hook \

@@ -410,6 +410,9 @@ fn guests_that_would_be_refused() {
     fault("conflict", ("broken", "iommu-conflict"), "other will be refused", |host| {
         host.define("other", "qemu-system-x86_64", "<iommu model='virtio'/>");
     });
+    fault("flawed", ("warning", "iommu-conflict"), "flawed: the <iommu> has no caching mode", |host| {
+        host.define("flawed", "qemu-system-x86_64", "<iommu model='intel'><driver/></iommu><!-- no request -->");
+    });
     fine("wrapped", |host| host.define("wrapped", "viommu-qemu-system-x86_64", ""));
 }
 

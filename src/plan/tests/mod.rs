@@ -1,5 +1,6 @@
 //! One small test a rule. Domains are written as XML, so that what is read and what is decided are tested together.
 
+mod existing;
 mod intel;
 mod memlock;
 mod models;

@@ -176,7 +176,7 @@ fn a_hot_plug_needs_a_limit() {
     warns(&expects().libvirt("7.2.0"), code, "--raise");
     warns(&expects().libvirt("7.1.9"), code, "<memtune><hard_limit>");
     warns(&expects().wrapped(), code, "--raise");
-    warns(&q35().hotplug().asks("auto").argument("-device", "intel-iommu"), code, "--raise");
+    warns(&q35().hotplug().asks("auto").argument("-device", "intel-iommu,caching-mode=on"), code, "--raise");
     says_nothing(&expects().wrapped().device("<iommu model='intel'/>"), code);
     says_nothing(&expects().libvirt("7.1.9").child("<memtune><hard_limit>1</hard_limit></memtune>"), code);
     says_nothing(&expects().libvirt("7.1.9").child("<memoryBacking><locked/></memoryBacking>"), code);

@@ -1,0 +1,107 @@
+//! A vIOMMU that the guest has already, hand-written or in `<qemu:commandline>`: whether it works as it is.
+
+use crate::domain::Requester;
+use crate::model::{Machine, Model};
+use crate::note::{Code, Note};
+use crate::qemu::{FoundIommu, Spelling};
+use crate::request::{Request, RequestedModel};
+use crate::version::Version;
+
+use super::guest::Guest;
+use super::{intel, smmuv3, virtio};
+
+/// What libvirt or QEMU will refuse or ignore although nothing is asked for.
+pub(super) fn flaws(guest: &Guest<'_>) -> Vec<Note> {
+    let without_request = guest.request.model == RequestedModel::None;
+    let own = without_request.then(|| own_viommu(guest).or_else(|| too_many_vcpus(guest))).flatten();
+    own.into_iter().chain(misplaced(guest)).collect()
+}
+
+/// The refusal that the guest would get if it asked for the vIOMMU that it has.
+fn own_viommu(guest: &Guest<'_>) -> Option<Note> {
+    if guest.domain.iommus.is_empty() && guest.hidden.is_none() {
+        return None;
+    }
+    let request = Request { model: RequestedModel::Auto, ..Request::default() };
+    let guest = Guest { as_it_is: true, ..Guest::new(guest.domain, &request, guest.host) };
+    let refusal = super::decide_model(&guest).err().filter(|note| note.code != Code::ArchUnsupported)?;
+    Some(Note::warning(refusal.code, refusal.message))
+}
+
+/// libvirt adds the vIOMMU by itself from 10.10 on (`qemuValidateDomainVCpuTopology`).
+fn too_many_vcpus(guest: &Guest<'_>) -> Option<Note> {
+    let vcpus = guest.domain.vcpus.maximum;
+    let refuses = guest.host.libvirt.is_some_and(|version| version < Version::new(10, 10));
+    let x86 = matches!(guest.arch(), "x86_64" | "i686");
+    let has_none = guest.domain.iommus.is_empty() && guest.hidden.is_none();
+    let message = format!(
+        "libvirt {} refuses {vcpus} vCPUs without an <iommu> with eim='on': ask for the vIOMMU model intel (libvirt: \"more than 255 \
+         vCPUs require extended interrupt mode enabled on the iommu device\")",
+        guest.libvirt
+    );
+    (x86 && has_none && refuses && vcpus > 255).then(|| Note::warning(Code::VcpusNeedEim, message))
+}
+
+fn misplaced(guest: &Guest<'_>) -> Option<Note> {
+    let message = "an <iommu> is outside <devices>, where libvirt drops it: move it into <devices>";
+    guest.domain.misplaced_iommu.then(|| Note::warning(Code::IommuMisplaced, message))
+}
+
+/// Refuses a vIOMMU in `<qemu:commandline>` that does not work.
+pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu, machine: Machine) -> Result<(), Note> {
+    in_iommu_for_many_vcpus(guest, hidden, machine)?;
+    created_before_vfio(guest, hidden)?;
+    match hidden.model {
+        Some(Model::Intel) => intel::check_hidden(guest, hidden),
+        Some(Model::Virtio) => virtio::check(guest, machine),
+        Some(Model::Smmuv3) => smmuv3::check(guest, hidden.properties.get("accel").is_some_and(|value| value == "on")),
+        None => check_amd(guest, hidden.properties.get("dma-remap").is_some_and(|value| value == "on")),
+    }
+}
+
+/// libvirt wants the eim of more than 255 vCPUs in an `<iommu>`, which it adds itself from 10.10 on: a second vIOMMU.
+fn in_iommu_for_many_vcpus(guest: &Guest<'_>, hidden: &FoundIommu, machine: Machine) -> Result<(), Note> {
+    let vcpus = guest.domain.vcpus.maximum;
+    if machine != Machine::Q35 || vcpus <= 255 {
+        return Ok(());
+    }
+    let message = format!(
+        "libvirt wants an <iommu> with eim='on' for {vcpus} vCPUs: remove '{}' from <qemu:commandline>, and use an <iommu> in <devices>",
+        hidden.driver
+    );
+    Err(Note::error(Code::VcpusNeedEim, message))
+}
+
+/// A VFIO device takes its address space when QEMU creates it: one that comes before the vIOMMU stays outside, without an error.
+/// libvirt puts `<qemu:commandline>` behind its own devices, which it writes in JSON from 8.1 and QEMU 7.0 on.
+fn created_before_vfio(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
+    let libvirt_writes_json = guest.libvirt >= Version::new(8, 1) && guest.qemu >= Version::new(7, 0);
+    let after_libvirts_devices = match hidden.spelling {
+        Spelling::Machine => false,
+        Spelling::KeyValue => !libvirt_writes_json,
+        Spelling::Json => true,
+    };
+    let translated = |requester: &Requester| !matches!(requester, Requester::Bypass | Requester::None);
+    let of_libvirt = guest.domain.vfio.iter().any(|device| !device.hidden && translated(&device.requester));
+    if !(hidden.after_vfio || after_libvirts_devices && of_libvirt) {
+        return Ok(());
+    }
+    let message = format!(
+        "QEMU creates '{}' of <qemu:commandline> after the guest's VFIO devices, which then bypass it: remove it there, and use an \
+         <iommu> in <devices>",
+        hidden.driver
+    );
+    Err(Note::error(Code::IommuConflict, message))
+}
+
+/// Refuses AMD's vIOMMU with VFIO devices: QEMU has no notifier for them before 10.2, and then only with `dma-remap=on`, which
+/// libvirt does not write (hw/i386/amd_iommu.c).
+pub(super) fn check_amd(guest: &Guest<'_>, dma_remap: bool) -> Result<(), Note> {
+    let can = guest.qemu >= Version::new(10, 2);
+    if !guest.has_or_expects_vfio() || can && dma_remap {
+        return Ok(());
+    }
+    let late = if can { "requires dma-remap=1" } else { "requires iommu notifier which is not currently supported" };
+    let message = format!("the vIOMMU of AMD cannot serve a VFIO device here: use the model intel (QEMU: \"{late}\")");
+    Err(Note::error(Code::IommuConflict, message))
+}

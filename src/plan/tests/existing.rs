@@ -1,0 +1,173 @@
+//! A vIOMMU that the guest has already: one that works stays, any other is refused, or warned of without a request.
+
+use super::*;
+
+/// Asked for, it is refused; without a request, it is a flaw with the same code and message.
+#[track_caller]
+fn does_not_work(case: &Case, model: &str, code: Code, words: &str) {
+    let message = case.clone().asks(model).refused(code);
+    assert!(message.contains(words), "{message}");
+    flawed(case, code, words);
+}
+
+#[track_caller]
+fn flawed(case: &Case, code: Code, words: &str) {
+    let plan = case.plan();
+    let [flaw] = plan.flaws.as_slice() else { panic!("{:?}", plan.flaws) };
+    assert_eq!((flaw.code, flaw.level), (code, Level::Warning), "{}", flaw.message);
+    assert!(flaw.message.contains(words) && plan.notes.contains(flaw), "{}", flaw.message);
+    assert!(plan.changes.is_empty(), "{:?}", plan.changes);
+}
+
+#[track_caller]
+fn works(case: &Case, model: &str) {
+    assert_eq!(case.clone().asks(model).refusal(), None);
+    assert_eq!(case.plan().flaws, []);
+}
+
+fn hidden(device: &str) -> Case {
+    q35().argument("-device", device)
+}
+
+const CACHING: &str = "We need to set caching-mode=on for intel-iommu";
+
+#[test]
+fn hidden_intel_needs_caching_mode_for_vfio() {
+    for device in ["intel-iommu", "intel-iommu,caching-mode=off", "intel-iommu,aw-bits=48"] {
+        does_not_work(&hidden(device).vfio(1), "intel", Code::IommuConflict, CACHING);
+        does_not_work(&hidden(device).vfio(1), "auto", Code::IommuConflict, "set caching-mode=on");
+        works(&hidden(device), "intel");
+    }
+    does_not_work(&hidden("intel-iommu").device("<interface type='vdpa'/>"), "auto", Code::IommuConflict, CACHING);
+    works(&hidden("intel-iommu,caching-mode=on").vfio(1), "intel");
+    hidden("intel-iommu").hotplug().asks("intel").refused(Code::IommuConflict);
+}
+
+#[test]
+fn written_intel_needs_caching_mode_for_vfio() {
+    let with = |driver: &str| q35().device(&format!("<iommu model='intel'><driver {driver}/></iommu>"));
+    let off = with("caching_mode='off'").vfio(1);
+    does_not_work(&off, "intel", Code::IommuConflict, "set caching_mode='on'");
+    // OpenNebula and oVirt write it so. A guest that asks gets it completed.
+    for driver in ["", "iotlb='on'"] {
+        flawed(&with(driver).vfio(1), Code::IommuConflict, CACHING);
+        assert_eq!(with(driver).vfio(1).asks("intel").refusal(), None);
+        works(&with(driver), "intel");
+    }
+    works(&with("caching_mode='on'").vfio(1), "intel");
+}
+
+#[test]
+fn a_hidden_viommu_behind_its_devices_is_bypassed() {
+    let code = Code::IommuConflict;
+    let words = "after the guest's VFIO devices";
+    // Debian 11: libvirt 7.0 writes every device as key=value, and those of <qemu:commandline> last.
+    let intel = hidden("intel-iommu,caching-mode=on").vfio(1);
+    does_not_work(&intel.clone().libvirt("7.0.0").qemu("5.2.0"), "intel", code, words);
+    does_not_work(&intel.clone().libvirt("9.0.0").qemu("6.2.0"), "intel", code, words);
+    works(&intel.clone().libvirt("9.0.0").qemu("7.2.0"), "intel");
+    works(&hidden("intel-iommu").libvirt("7.0.0").qemu("5.2.0"), "intel");
+    // QEMU creates JSON devices in their order, after all others.
+    let json = r#"{"driver":"intel-iommu","caching-mode":true}"#.replace('"', "&quot;");
+    does_not_work(&hidden(&json).vfio(1), "intel", code, words);
+    works(&hidden(&json), "intel");
+    let late = |first: &str, second: &str| hidden(first).argument("-device", second);
+    does_not_work(&late("vfio-pci,host=01:00.0", "intel-iommu,caching-mode=on"), "auto", code, words);
+    works(&late("intel-iommu,caching-mode=on", "vfio-pci,host=01:00.0"), "auto");
+    // A device on a bus that bypasses the vIOMMU does not care.
+    works(&intel.libvirt("7.0.0").qemu("5.2.0").argument("-machine", "default_bus_bypass_iommu=on"), "intel");
+    let machine = arm().argument("-machine", "iommu=smmuv3").libvirt("7.0.0").qemu("5.2.0");
+    works(&machine, "smmuv3");
+}
+
+#[test]
+fn smmuv3_with_vfio_does_not_work() {
+    let code = Code::Smmuv3WithVfio;
+    for case in [arm().argument("-machine", "iommu=smmuv3"), arm().device("<iommu model='smmuv3'/>")] {
+        does_not_work(&case.clone().vfio(1), "smmuv3", code, "requires iommu MAP notifier");
+        works(&case, "smmuv3");
+    }
+    works(&arm().device("<iommu model='smmuv3'><driver accel='on'/></iommu>").vfio(1), "smmuv3");
+    works(&arm().argument("-device", "arm-smmuv3,primary-bus=pcie.0,accel=on").vfio(1), "smmuv3");
+}
+
+#[test]
+fn virtio_without_acpi_does_not_work() {
+    let code = Code::VirtioWithoutAcpi;
+    for case in [hidden("virtio-iommu-pci"), q35().device("<iommu model='virtio'/>")] {
+        does_not_work(&case.clone().features(""), "virtio", code, "requires ACPI");
+        works(&case, "virtio");
+    }
+    let many = hidden("virtio-iommu-pci").vcpus(256);
+    does_not_work(&many, "virtio", Code::VcpusNeedEim, "libvirt wants an <iommu>");
+    does_not_work(&hidden("virtio-iommu-pci").aliased(), "virtio", Code::VirtioAliasedDevices, "aliased BDF");
+}
+
+#[test]
+fn interrupt_remapping_needs_the_split_irqchip() {
+    let code = Code::IrqchipConflict;
+    let late = "Interrupt Remapping cannot work with kernel-irqchip=on";
+    for (option, value) in [("-machine", "kernel_irqchip=on"), ("-accel", "kvm,kernel-irqchip=on")] {
+        let case = q35().argument(option, value);
+        assert!(case.clone().asks("intel").refused(code).contains(late));
+        assert!(case.clone().wrapped().asks("intel").refused(code).contains("<qemu:commandline>"));
+        let written = case.device("<iommu model='intel'><driver intremap='on'/></iommu>");
+        does_not_work(&written, "intel", code, late);
+    }
+    assert_eq!(q35().argument("-machine", "kernel_irqchip=split").asks("intel").refusal(), None);
+    assert_eq!(q35().argument("-machine", "kernel_irqchip=on").asks("virtio").refusal(), None);
+    let remaps = hidden("intel-iommu,intremap=on");
+    does_not_work(&remaps, "intel", code, "add <ioapic driver='qemu'/>");
+    does_not_work(&remaps.clone().features("<acpi/><ioapic driver='kvm'/>"), "intel", code, late);
+    works(&remaps.clone().features("<acpi/><ioapic driver='qemu'/>"), "intel");
+    works(&remaps.clone().argument("-machine", "kernel_irqchip=split"), "intel");
+    works(&remaps.kind("qemu"), "intel");
+    // Without the attribute QEMU leaves remapping out.
+    works(&hidden("intel-iommu").features("<acpi/><ioapic driver='kvm'/>"), "intel");
+}
+
+#[test]
+fn amd_with_vfio_does_not_work() {
+    let code = Code::IommuConflict;
+    for case in [hidden("amd-iommu"), q35().device("<iommu model='amd'/>")] {
+        does_not_work(&case.clone().vfio(1), "auto", code, "requires iommu notifier");
+        does_not_work(&case.clone().vfio(1).qemu("10.2.0"), "auto", code, "requires dma-remap=1");
+        works(&case, "auto");
+    }
+    works(&hidden("amd-iommu,dma-remap=on").vfio(1).qemu("10.2.0"), "auto");
+    does_not_work(&hidden("amd-iommu,dma-remap=on").vfio(1).qemu("10.1.0"), "auto", code, "notifier");
+}
+
+#[test]
+fn a_width_of_a_hidden_viommu_counts() {
+    let narrow = hidden("intel-iommu,caching-mode=on,aw-bits=48").vfio(1).host_aw_bits(39);
+    does_not_work(&narrow, "intel", Code::AwBitsExceedHost, "wider than the host IOMMU's 39");
+    hidden("intel-iommu,aw-bits=48").aw_bits(39).asks("intel").refused(Code::IommuConflict);
+    hidden("intel-iommu").aw_bits(39).asks("intel").refused(Code::RequestConflict);
+}
+
+#[test]
+fn libvirt_refuses_many_vcpus_without_a_viommu() {
+    let code = Code::VcpusNeedEim;
+    flawed(&q35().vcpus(300).libvirt("10.5.0"), code, "libvirt 10.5.0 refuses 300 vCPUs");
+    for case in
+        [q35().vcpus(300).libvirt("10.10.0"), q35().vcpus(255).libvirt("10.5.0"), arm().vcpus(300).libvirt("10.5.0")]
+    {
+        assert_eq!(case.plan().flaws, []);
+    }
+    let mut unknown = q35().vcpus(300);
+    unknown.host.libvirt = None;
+    assert_eq!(unknown.plan().flaws, []);
+    let written = q35().device("<iommu model='intel'/>").vcpus(300).libvirt("10.5.0");
+    flawed(&written, code, "need interrupt remapping with eim='on'");
+    assert_eq!(written.asks("intel").refusal(), None, "it is completed");
+}
+
+#[test]
+fn a_misplaced_iommu_is_named() {
+    let misplaced = q35().child("<iommu model='intel'><driver caching_mode='on'/></iommu>");
+    flawed(&misplaced, Code::IommuMisplaced, "outside <devices>");
+    let asks = misplaced.asks("intel").plan();
+    assert_eq!(asks.flaws.len(), 1);
+    assert_eq!(asks.iommu.unwrap().origin, Origin::Added);
+}
