@@ -1,600 +1,119 @@
-_viommu() {
-    local i cur prev opts cmd
-    COMPREPLY=()
-    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-        cur="$2"
-    else
-        cur="${COMP_WORDS[COMP_CWORD]}"
-    fi
-    prev="$3"
-    cmd=""
-    opts=""
+# shellcheck shell=bash
+# Completion for bash, made from viommu's arguments (tests/manual.rs).
 
-    for i in "${COMP_WORDS[@]:0:COMP_CWORD}"
-    do
-        case "${cmd},${i}" in
-            ",$1")
-                cmd="viommu"
-                ;;
-            viommu,apply)
-                cmd="viommu__subcmd__apply"
-                ;;
-            viommu,capabilities)
-                cmd="viommu__subcmd__capabilities"
-                ;;
-            viommu,doctor)
-                cmd="viommu__subcmd__doctor"
-                ;;
-            viommu,explain)
-                cmd="viommu__subcmd__explain"
-                ;;
-            viommu,help)
-                cmd="viommu__subcmd__help"
-                ;;
-            viommu,hook)
-                cmd="viommu__subcmd__hook"
-                ;;
-            viommu,host-route)
-                cmd="viommu__subcmd__host__subcmd__route"
-                ;;
-            viommu,memlock)
-                cmd="viommu__subcmd__memlock"
-                ;;
-            viommu,plan)
-                cmd="viommu__subcmd__plan"
-                ;;
-            viommu,remove)
-                cmd="viommu__subcmd__remove"
-                ;;
-            viommu,rewrite)
-                cmd="viommu__subcmd__rewrite"
-                ;;
-            viommu__subcmd__help,apply)
-                cmd="viommu__subcmd__help__subcmd__apply"
-                ;;
-            viommu__subcmd__help,capabilities)
-                cmd="viommu__subcmd__help__subcmd__capabilities"
-                ;;
-            viommu__subcmd__help,doctor)
-                cmd="viommu__subcmd__help__subcmd__doctor"
-                ;;
-            viommu__subcmd__help,explain)
-                cmd="viommu__subcmd__help__subcmd__explain"
-                ;;
-            viommu__subcmd__help,help)
-                cmd="viommu__subcmd__help__subcmd__help"
-                ;;
-            viommu__subcmd__help,hook)
-                cmd="viommu__subcmd__help__subcmd__hook"
-                ;;
-            viommu__subcmd__help,host-route)
-                cmd="viommu__subcmd__help__subcmd__host__subcmd__route"
-                ;;
-            viommu__subcmd__help,memlock)
-                cmd="viommu__subcmd__help__subcmd__memlock"
-                ;;
-            viommu__subcmd__help,plan)
-                cmd="viommu__subcmd__help__subcmd__plan"
-                ;;
-            viommu__subcmd__help,remove)
-                cmd="viommu__subcmd__help__subcmd__remove"
-                ;;
-            viommu__subcmd__help,rewrite)
-                cmd="viommu__subcmd__help__subcmd__rewrite"
-                ;;
-            *)
-                ;;
-        esac
-    done
-
-    case "${cmd}" in
-        viommu)
-            opts="-h -V --help --version plan rewrite apply remove memlock capabilities doctor explain hook host-route help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__apply)
-            opts="-y -h --all --yes --dry-run --connect --route --model --locked-memory --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                --connect)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --route)
-                    COMPREPLY=($(compgen -W "native wrapper" -- "${cur}"))
-                    return 0
-                    ;;
-                --model)
-                    COMPREPLY=($(compgen -W "none intel smmuv3 virtio auto" -- "${cur}"))
-                    return 0
-                    ;;
-                --locked-memory)
-                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
-                    return 0
-                    ;;
-                --libvirt-version)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --qemu-version)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --host-aw-bits)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --sysfs)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --host)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --config)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__capabilities)
-            opts="-h --format --libvirt-version --qemu-version --host-aw-bits --sysfs --host --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                --format)
-                    COMPREPLY=($(compgen -W "text json placement nfd ansible" -- "${cur}"))
-                    return 0
-                    ;;
-                --libvirt-version)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --qemu-version)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --host-aw-bits)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --sysfs)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --host)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__doctor)
-            opts="-h --format --root --clean --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                --format)
-                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
-                    return 0
-                    ;;
-                --root)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__explain)
-            opts="-h --list --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__help)
-            opts="plan rewrite apply remove memlock capabilities doctor explain hook host-route help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__help__subcmd__apply)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__help__subcmd__capabilities)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__help__subcmd__doctor)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__help__subcmd__explain)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__help__subcmd__help)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__help__subcmd__hook)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__help__subcmd__host__subcmd__route)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__help__subcmd__memlock)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__help__subcmd__plan)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__help__subcmd__remove)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__help__subcmd__rewrite)
-            opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__hook)
-            opts="-h --dry-run --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__host__subcmd__route)
-            opts="-h --dry-run --help on off status"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__memlock)
-            opts="-h --pid --raise --connect --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                --pid)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --connect)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --libvirt-version)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --qemu-version)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --host-aw-bits)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --sysfs)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --host)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --config)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__plan)
-            opts="-h --format --exit-code --connect --model --locked-memory --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                --format)
-                    COMPREPLY=($(compgen -W "text json diff" -- "${cur}"))
-                    return 0
-                    ;;
-                --connect)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --model)
-                    COMPREPLY=($(compgen -W "none intel smmuv3 virtio auto" -- "${cur}"))
-                    return 0
-                    ;;
-                --locked-memory)
-                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
-                    return 0
-                    ;;
-                --libvirt-version)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --qemu-version)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --host-aw-bits)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --sysfs)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --host)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --config)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__remove)
-            opts="-y -h --all --yes --dry-run --connect --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                --connect)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        viommu__subcmd__rewrite)
-            opts="-h --model --locked-memory --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                --model)
-                    COMPREPLY=($(compgen -W "none intel smmuv3 virtio auto" -- "${cur}"))
-                    return 0
-                    ;;
-                --locked-memory)
-                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
-                    return 0
-                    ;;
-                --libvirt-version)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --qemu-version)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --host-aw-bits)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --sysfs)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --host)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --config)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
+_viommu_words() {
+    case $1 in
+        verb) echo 'plan rewrite apply remove memlock capabilities doctor explain hook host-route help' ;;
+        help/1) echo 'plan rewrite apply remove memlock capabilities doctor explain hook host-route help' ;;
+        plan/-) echo '--format --exit-code --connect --model --locked-memory --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
+        plan/--format) echo 'text json diff' ;;
+        plan/--connect) echo 'qemu:///system qemu:///session' ;;
+        plan/--model) echo 'none intel smmuv3 virtio auto' ;;
+        plan/--libvirt-version) echo '@nothing' ;;
+        plan/--qemu-version) echo '@nothing' ;;
+        plan/--host-aw-bits) echo '@nothing' ;;
+        plan/--sysfs) echo '@directories' ;;
+        plan/--host) echo '@files' ;;
+        plan/--config) echo '@files' ;;
+        plan/1) echo '@files @domains' ;;
+        rewrite/-) echo '--model --locked-memory --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
+        rewrite/--model) echo 'none intel smmuv3 virtio auto' ;;
+        rewrite/--libvirt-version) echo '@nothing' ;;
+        rewrite/--qemu-version) echo '@nothing' ;;
+        rewrite/--host-aw-bits) echo '@nothing' ;;
+        rewrite/--sysfs) echo '@directories' ;;
+        rewrite/--host) echo '@files' ;;
+        rewrite/--config) echo '@files' ;;
+        rewrite/1) echo '@files' ;;
+        apply/-) echo '--all --yes --dry-run --connect --route --model --locked-memory --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
+        apply/--connect) echo 'qemu:///system qemu:///session' ;;
+        apply/--route) echo 'native wrapper' ;;
+        apply/--model) echo 'none intel smmuv3 virtio auto' ;;
+        apply/--libvirt-version) echo '@nothing' ;;
+        apply/--qemu-version) echo '@nothing' ;;
+        apply/--host-aw-bits) echo '@nothing' ;;
+        apply/--sysfs) echo '@directories' ;;
+        apply/--host) echo '@files' ;;
+        apply/--config) echo '@files' ;;
+        apply/\*) echo '@domains' ;;
+        remove/-) echo '--all --yes --dry-run --connect --help' ;;
+        remove/--connect) echo 'qemu:///system qemu:///session' ;;
+        remove/\*) echo '@domains' ;;
+        memlock/-) echo '--pid --raise --connect --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
+        memlock/--pid) echo '@nothing' ;;
+        memlock/--connect) echo 'qemu:///system qemu:///session' ;;
+        memlock/--libvirt-version) echo '@nothing' ;;
+        memlock/--qemu-version) echo '@nothing' ;;
+        memlock/--host-aw-bits) echo '@nothing' ;;
+        memlock/--sysfs) echo '@directories' ;;
+        memlock/--host) echo '@files' ;;
+        memlock/--config) echo '@files' ;;
+        memlock/1) echo '@domains' ;;
+        capabilities/-) echo '--format --libvirt-version --qemu-version --host-aw-bits --sysfs --host --help' ;;
+        capabilities/--format) echo 'text json placement nfd ansible' ;;
+        capabilities/--libvirt-version) echo '@nothing' ;;
+        capabilities/--qemu-version) echo '@nothing' ;;
+        capabilities/--host-aw-bits) echo '@nothing' ;;
+        capabilities/--sysfs) echo '@directories' ;;
+        capabilities/--host) echo '@files' ;;
+        doctor/-) echo '--format --root --clean --help' ;;
+        doctor/--format) echo 'text json' ;;
+        doctor/--root) echo '@directories' ;;
+        explain/-) echo '--list --help' ;;
+        explain/1) echo '@codes @files' ;;
+        hook/-) echo '--dry-run --libvirt-version --qemu-version --host-aw-bits --sysfs --host --help' ;;
+        hook/--libvirt-version) echo '@nothing' ;;
+        hook/--qemu-version) echo '@nothing' ;;
+        hook/--host-aw-bits) echo '@nothing' ;;
+        hook/--sysfs) echo '@directories' ;;
+        hook/--host) echo '@files' ;;
+        hook/1) echo '@domains' ;;
+        hook/2) echo 'prepare start started stopped release migrate restore reconnect attach' ;;
+        hook/3) echo 'begin end' ;;
+        hook/4) echo '@nothing' ;;
+        host-route/-) echo '--dry-run --help' ;;
+        host-route/1) echo 'on off status' ;;
     esac
 }
 
-if [[ "${BASH_VERSINFO[0]}" -eq 4 && "${BASH_VERSINFO[1]}" -ge 4 || "${BASH_VERSINFO[0]}" -gt 4 ]]; then
-    complete -F _viommu -o nosort -o bashdefault -o default viommu
-else
-    complete -F _viommu -o bashdefault -o default viommu
-fi
+_viommu() {
+    local current=${COMP_WORDS[COMP_CWORD]} verb='' option='' position=1 word name key names
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        if [[ -n $option ]]; then
+            option=''
+        elif [[ -z $verb ]]; then
+            [[ $word == -* ]] || verb=$word
+        elif [[ $word == --* ]]; then
+            [[ -z $(_viommu_words "$verb/$word") ]] || option=$word
+        elif [[ $word != -?* ]]; then
+            position=$((position + 1))
+        fi
+    done
+    if [[ -n $option ]]; then
+        key=$verb/$option
+    elif [[ $current == -* ]]; then
+        key=$verb/-
+    elif [[ -z $verb ]]; then
+        key=verb
+    else
+        key=$verb/$position
+        [[ -n $(_viommu_words "$key") ]] || key="$verb/*"
+    fi
+    COMPREPLY=()
+    for word in $(_viommu_words "$key"); do
+        names=()
+        case $word in
+            @domains) mapfile -t names < <(virsh --quiet list --all --name 2>/dev/null) ;;
+            @codes) mapfile -t names < <(viommu explain --list 2>/dev/null | grep -v '^ ') ;;
+            @files) compopt -o filenames 2>/dev/null; mapfile -t names < <(compgen -f -- "$current") ;;
+            @directories) compopt -o filenames 2>/dev/null; mapfile -t names < <(compgen -d -- "$current") ;;
+            @nothing) ;;
+            *) names=("$word") ;;
+        esac
+        for name in "${names[@]}"; do
+            [[ -z $name || $name != "$current"* ]] || COMPREPLY+=("$name")
+        done
+    done
+}
+
+complete -F _viommu viommu

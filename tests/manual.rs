@@ -3,6 +3,8 @@
 #![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+#[path = "support/completions.rs"]
+mod completions;
 #[path = "support/page.rs"]
 mod page;
 #[path = "support/program.rs"]
@@ -14,7 +16,6 @@ use std::fs;
 use std::process::Command;
 
 use clap::{Arg, CommandFactory as _};
-use clap_complete::Shell;
 use program::{VIOMMU, run};
 
 const PAGES: [&str; 2] = ["man/viommu.8", "man/viommu.toml.5"];
@@ -94,14 +95,75 @@ fn the_manual_page_has_every_verb_and_option() {
 
 #[test]
 fn completions_are_those_of_the_program() {
-    for (shell, path) in [
-        (Shell::Bash, "completions/viommu.bash"),
-        (Shell::Zsh, "completions/_viommu"),
-        (Shell::Fish, "completions/viommu.fish"),
+    for (script, path) in [
+        (completions::bash(&command()), "completions/viommu.bash"),
+        (completions::zsh(&command()), "completions/_viommu"),
+        (completions::fish(&command()), "completions/viommu.fish"),
     ] {
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut command(), "viommu", &mut script);
-        page::whole(path, "manual", &String::from_utf8(script).unwrap());
+        page::whole(path, "manual", &script);
+    }
+}
+
+/// What each shell offers behind a line, with a virsh that knows two domains.
+#[test]
+fn shells_complete_names_codes_and_words() {
+    let desk = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("completions");
+    fs::create_dir_all(&desk).unwrap();
+    let virsh = desk.join("virsh");
+    fs::write(&virsh, "#!/bin/sh\n[ \"$*\" = '--quiet list --all --name' ] && printf 'web-1\\nweb 2\\n\\n'\n").unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&virsh, executable).unwrap();
+    let program = std::path::Path::new(VIOMMU).parent().unwrap().display();
+    let path = format!("{}:{program}:{}", desk.display(), std::env::var("PATH").unwrap());
+    let bash = |line: &str| {
+        let script = format!(
+            "source completions/viommu.bash; COMP_WORDS=({line}''); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _viommu; \
+             printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        ("bash", vec!["-c".to_owned(), script])
+    };
+    let fish =
+        |line: &str| ("fish", vec!["-c".to_owned(), format!("source completions/viommu.fish; complete -C '{line}'")]);
+    let offered = |(shell, arguments): (&str, Vec<String>)| {
+        let output = Command::new(shell).args(arguments).env("PATH", &path).output().ok()?;
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        let words = String::from_utf8(output.stdout).unwrap();
+        Some(words.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect::<BTreeSet<_>>())
+    };
+    for shell in [&bash as &dyn Fn(&str) -> (&'static str, Vec<String>), &fish] {
+        let Some(verbs) = offered(shell("viommu ")) else {
+            assert!(std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "{} is not installed", shell("").0);
+            println!("SKIPPED: {} is not installed", shell("").0);
+            continue;
+        };
+        assert!(verbs.contains("plan") && verbs.contains("help") && verbs.len() > 8, "{verbs:?}");
+        for (line, words, several) in [
+            ("viommu help ", "doctor", true),
+            ("viommu plan ", "web 2", true),
+            ("viommu plan --format ", "diff", true),
+            ("viommu plan --format json --model ", "smmuv3", true),
+            ("viommu apply --yes ", "web-1", true),
+            ("viommu apply web-1 ", "web 2", true),
+            ("viommu memlock ", "web-1", true),
+            ("viommu explain ", "iommu-group-split", true),
+            ("viommu explain iommu-group-s", "iommu-group-split", false),
+            ("viommu hook web-1 ", "prepare", true),
+            ("viommu hook web-1 prepare ", "begin", true),
+            ("viommu host-route ", "status", true),
+            ("viommu doctor --format ", "json", true),
+            ("viommu remove --", "--dry-run", true),
+        ] {
+            // bash gets the words that are complete, and the last one.
+            let found = if shell("").0 == "bash" && !line.ends_with(' ') {
+                let (words, last) = line.rsplit_once(' ').unwrap();
+                let (name, mut arguments) = bash(&format!("{words} "));
+                arguments[1] = arguments[1].replace("'')", &format!("{last})"));
+                offered((name, arguments)).unwrap()
+            } else {
+                offered(shell(line)).unwrap()
+            };
+            assert!(found.contains(words) && (found.len() > 1) == several, "{}: {line}: {found:?}", shell("").0);
+        }
     }
 }
 
@@ -131,10 +193,8 @@ fn help_has_the_same_verbs_and_options() {
     for verb in verbs.into_iter().filter(|verb| *verb != "help") {
         let (_, section) = page.split_once(&format!(".SS {verb}\n")).unwrap_or_else(|| panic!("{verb} has no section"));
         let section = section.split("\n.S").next().unwrap();
-        let (_, completion) = completions
-            .split_once(&format!("viommu__subcmd__{})\n", verb.replace('-', "__subcmd__")))
-            .unwrap_or_else(|| panic!("{verb}"));
-        let completion = completion.split("return 0").next().unwrap();
+        let line = |line: &&str| line.trim_start().starts_with(&format!("{verb}/-) "));
+        let completion = completions.lines().find(line).unwrap_or_else(|| panic!("{verb}"));
         for name in options(&help_of(&[verb])) {
             assert!(section.contains(&format!("\n\\fB--{name}\\fR")), "man/viommu.8: {verb} lacks --{name}");
             assert!(completion.contains(&format!("--{name}")), "completions: {verb} lacks --{name}");

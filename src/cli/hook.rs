@@ -1,17 +1,21 @@
 //! `viommu hook`: libvirt's hook, run by hand or by libvirt.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 
 use clap::Args;
+use clap::builder::{PossibleValue, TypedValueParser};
 
+use crate::domain::Domain;
 use crate::hook::{self, Effect, Event, Outcome};
-use crate::host;
 use crate::host::probe::Places;
+use crate::host::{self, Host};
 use crate::sys::fs;
-use crate::sys::stderr::say;
-use crate::text::printable;
+use crate::sys::stderr::{complain, say};
+use crate::text::{alternatives, printable};
 use crate::xml;
+
+use super::input::FactOptions;
 
 /// Run libvirt's hook by hand, or from another hook
 #[derive(Debug, Args)]
@@ -22,26 +26,73 @@ pub(super) struct Arguments {
     /// Name of the domain
     #[arg(allow_hyphen_values = true)]
     name: String,
-    /// prepare, start, started, stopped, release, migrate, restore, reconnect, attach
+    /// Operation of libvirt
+    #[arg(value_parser = Known(&OPERATIONS))]
     operation: String,
-    /// begin, end
+    /// begin or end
+    #[arg(value_parser = Known(&["begin", "end"]))]
     sub_operation: String,
     /// libvirt's fourth argument
     #[arg(allow_hyphen_values = true, default_value = "-")]
     extra: String,
+    #[command(flatten)]
+    host: FactOptions,
+}
+
+/// The operations of libvirt's documentation (docs/hooks.rst).
+const OPERATIONS: [&str; 9] =
+    ["prepare", "start", "started", "stopped", "release", "migrate", "restore", "reconnect", "attach"];
+
+/// Words for help and completions. Another word is accepted, too: a later libvirt may have more operations, and a failure for
+/// one of those would harm a guest.
+#[derive(Clone, Copy)]
+struct Known(&'static [&'static str]);
+
+impl TypedValueParser for Known {
+    type Value = String;
+
+    fn parse_ref(&self, _: &clap::Command, _: Option<&clap::Arg>, word: &OsStr) -> Result<String, clap::Error> {
+        Ok(word.to_string_lossy().into_owned())
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(PossibleValue::new)))
+    }
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> u8 {
     let event = Event::of(&arguments.operation, &arguments.sub_operation);
-    let mut outcome = decide(&arguments.name, event, &arguments.extra);
+    if let Some(wrong) = wrong(arguments) {
+        complain(&wrong);
+        return 2;
+    }
     if arguments.dry_run {
+        let outcome = match arguments.host.facts() {
+            Ok(host) => decide(&arguments.name, event, &arguments.extra, &host),
+            Err(failure) => return failure.report(),
+        };
         let _ = describe(&outcome, out);
         let _ = out.flush();
         return end(&outcome);
     }
+    let host = |domain: &Domain| Places::default().host_for(domain);
+    let mut outcome = decide(&arguments.name, event, &arguments.extra, &host);
     hook::perform(&mut outcome);
     print(&outcome, out);
     end(&outcome)
+}
+
+/// What is wrong with the arguments of a user. libvirt and other hooks pass anything, without --dry-run.
+fn wrong(arguments: &Arguments) -> Option<String> {
+    let word = |word: &str, known: &[&str]| {
+        let message = || format!("'{word}' is not an operation of libvirt's hook: use {}", alternatives(known));
+        (!known.contains(&word)).then(message)
+    };
+    if !arguments.dry_run {
+        let host = "facts about the host are for --dry-run";
+        return (arguments.host != FactOptions::default()).then(|| host.to_owned());
+    }
+    word(&arguments.operation, &OPERATIONS).or_else(|| word(&arguments.sub_operation, &["begin", "end"]))
 }
 
 /// Runs as libvirt's hook: `PROGRAM NAME OPERATION SUB-OPERATION EXTRA`. Other calls are ignored, because a failure would
@@ -49,13 +100,14 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> u8 {
 pub fn from_libvirt(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
     let [name, operation, sub_operation, extra, ..] = arguments.as_slice() else { return 0 };
-    let mut outcome = decide(name, Event::of(operation, sub_operation), extra);
+    let host = |domain: &Domain| Places::default().host_for(domain);
+    let mut outcome = decide(name, Event::of(operation, sub_operation), extra, &host);
     hook::perform(&mut outcome);
     print(&outcome, &mut io::stdout().lock());
     end(&outcome)
 }
 
-fn decide(name: &str, event: Event, extra: &str) -> Outcome {
+fn decide(name: &str, event: Event, extra: &str, host: &dyn Fn(&Domain) -> Host) -> Outcome {
     if event == Event::Other {
         // Nothing is read, not even stdin: a failure at `reconnect` would kill the guest.
         return Outcome::default();
@@ -70,7 +122,7 @@ fn decide(name: &str, event: Event, extra: &str) -> Outcome {
     let config = host::config::load();
     match missing {
         Some(why) => hook::decide_without_document(event, name, &why, config),
-        None => hook::decide(event, extra, &bytes, config, &Places::default()),
+        None => hook::decide(event, extra, &bytes, config, host),
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) struct HostOptions {
 }
 
 /// Facts about a host.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Host options (default: the local host)")]
 pub(super) struct FactOptions {
     /// Version of libvirt
@@ -135,11 +135,8 @@ pub(super) fn decide<'a>(xml: &'a [u8], request: &RequestOptions, host: &HostOpt
     let keys = Keys { model: request.model.clone(), locked_memory: request.locked_memory, ..Keys::of(Source::Cli) };
     let config = host.configuration()?;
     let known = &host.known;
-    let recorded = known.recorded()?;
-    let facts = |domain: &Domain, _| {
-        let host = recorded.unwrap_or_else(|| known.places().host_for(domain));
-        Ok(known.overridden(host))
-    };
+    let facts = known.facts()?;
+    let facts = |domain: &Domain, _| Ok(facts(domain));
     let decided = decide::decide(xml, &keys, Ok(config), facts, &mut Vec::new());
     Ok(decided.map_err(|undecided| undecided.note)?)
 }
@@ -181,6 +178,12 @@ impl FactOptions {
     pub(super) fn whole(&self) -> Result<Host, Failure> {
         let host = self.recorded()?.unwrap_or_else(|| self.places().whole_host());
         Ok(self.overridden(host))
+    }
+
+    /// The host of the options, with the facts that matter for a domain.
+    pub(super) fn facts(&self) -> Result<impl Fn(&Domain) -> Host, Failure> {
+        let recorded = self.recorded()?;
+        Ok(move |domain: &Domain| self.overridden(recorded.clone().unwrap_or_else(|| self.places().host_for(domain))))
     }
 
     /// The recorded host; `None` for the local host.

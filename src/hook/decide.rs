@@ -8,7 +8,6 @@ use crate::domain::{Domain, Uuid};
 use crate::guard;
 use crate::host::Host;
 use crate::host::guest_process::{Guests, Identity};
-use crate::host::probe::Places;
 use crate::note::{Code, Level, Note};
 use crate::plan::{self, Plan, Route, wrapped_emulator};
 use crate::qemu::{self, Edits, Invocation};
@@ -22,9 +21,15 @@ use super::effect::{Effect, Outcome};
 use super::event::Event;
 use super::prefilter;
 
-/// Decides about an event. Reads files of the host, changes nothing.
+/// Decides about an event, and changes nothing. `host` reads the facts about the host that matter for a domain.
 #[must_use]
-pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note>, places: &Places) -> Outcome {
+pub fn decide(
+    event: Event,
+    extra: &str,
+    xml: &[u8],
+    config: Result<Config, Note>,
+    host: &dyn Fn(&Domain) -> Host,
+) -> Outcome {
     if let Some(outcome) = without_request(event, xml, &config) {
         return outcome;
     }
@@ -35,21 +40,21 @@ pub fn decide(event: Event, extra: &str, xml: &[u8], config: Result<Config, Note
         // A guest that moved away runs on with what its new host gives it. Any other end, even a failed start, can be
         // followed by a restore of an image that was saved before.
         Event::Release => ended(xml, extra == "migrated"),
-        Event::Prepare => at_start(xml, config, places, prepare),
+        Event::Prepare => at_start(xml, config, host, prepare),
         Event::Start => {
-            let mut outcome = at_start(xml, config, places, start);
+            let mut outcome = at_start(xml, config, host, start);
             if outcome.effects.is_empty() && outcome.refusal.is_none() {
                 outcome.effects.extend(mark);
             }
             outcome
         }
         Event::Started => {
-            let mut outcome = at_start(xml, config, places, started);
+            let mut outcome = at_start(xml, config, host, started);
             // The guest runs; a failure now would kill it.
             outcome.log.extend(outcome.refusal.take());
             outcome
         }
-        Event::Migrate => at_start(xml, config, places, migrate),
+        Event::Migrate => at_start(xml, config, host, migrate),
     }
 }
 
@@ -85,12 +90,12 @@ pub(super) fn mark(event: Event, xml: &[u8], config: &Result<Config, Note>) -> O
 fn at_start(
     xml: &[u8],
     config: Result<Config, Note>,
-    places: &Places,
+    host: &dyn Fn(&Domain) -> Host,
     then: impl FnOnce(&Decided<'_>, &Plan, &mut Outcome),
 ) -> Outcome {
     let mut outcome = Outcome::default();
-    let host = |domain: &Domain, concerned: bool| Ok(if concerned { places.host_for(domain) } else { Host::default() });
-    match decide::decide(xml, &Keys::default(), config, host, &mut outcome.log) {
+    let facts = |domain: &Domain, concerned: bool| Ok(if concerned { host(domain) } else { Host::default() });
+    match decide::decide(xml, &Keys::default(), config, facts, &mut outcome.log) {
         Ok(decided) => {
             outcome.asks = decided.asks();
             let notes = plan::kept(&decided.plan).notes.iter().filter(|note| note.level == Level::Warning);
