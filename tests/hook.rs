@@ -315,6 +315,13 @@ fn who_comes_back_needs_the_same_viommu() {
     assert_event("it runs", &hook(STARTED, &auto), None);
     assert_event("saved", &hook(["release", "end", "saved"], &auto), None);
     assert!(comes_back(&auto), "recorded");
+    let other = model("model='virtio'");
+    let dry = ["hook", "--dry-run", NAME, "start", "begin", "-"];
+    assert!(
+        run(VIOMMU, &dry, other.as_bytes()).stdout.contains("[model-changed]"),
+        "another model than the recorded one"
+    );
+    assert!(!run(VIOMMU, &dry, auto.as_bytes()).stdout.contains("[model-changed]"), "the same model");
     // libvirt 9.0 gives no reason, so that may have been a save as well.
     assert_event("no reason", &hook(["release", "end", "-"], &auto), None);
     assert!(comes_back(&auto), "recorded");

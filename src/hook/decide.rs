@@ -155,7 +155,9 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
         return refuse_or_log(decided, Note::error(Code::MemlockNoPrivilege, message), outcome);
     }
     let boot = if wrapper { plan.qemu.clone() } else { Edits::default() };
-    let incoming = recorded(&decided.domain, uuid).or_else(|| plan.reproducible.then(|| boot.clone()));
+    let recorded = recorded(&decided.domain, uuid);
+    outcome.log.extend(recorded.as_ref().and_then(|before| model_changed(before, &boot)));
+    let incoming = recorded.or_else(|| plan.reproducible.then(|| boot.clone()));
     let mut state = State::new(uuid, process::boot_clock().as_secs(), emulator(decided), boot, incoming);
     state.memlock = limit;
     outcome.effects.push(Effect::WriteState(Box::new(state)));
@@ -164,6 +166,15 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
             Effect::Guard(guard::Order { state: store::state_file(uuid), guest, limit, urgent: !wrapper })
         }));
     }
+}
+
+/// An update of viommu or of the host can change what `auto` is.
+fn model_changed(before: &Edits, now: &Edits) -> Option<Note> {
+    let (Some(old), Some(new)) = (before.added(), now.added()) else { return None };
+    let message = format!(
+        "the guest ran with {old}, and a start that is not a restore gives it {new} now: name the model in its request to keep one"
+    );
+    (old != new).then(|| Note::warning(Code::ModelChanged, message))
 }
 
 fn refuse_or_log(decided: &Decided<'_>, note: Note, outcome: &mut Outcome) {

@@ -46,6 +46,13 @@ pub struct Edits {
 }
 
 impl Edits {
+    /// The vIOMMU that is added, by QEMU's name.
+    #[must_use]
+    pub fn added(&self) -> Option<&str> {
+        let device = self.devices.first().and_then(|device| device.split(',').next());
+        device.or_else(|| self.machine.get("iommu").map(String::as_str))
+    }
+
     /// Whether there is nothing to change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
