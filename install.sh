@@ -1,9 +1,9 @@
 #!/bin/sh
 # Installs viommu on this host, or removes it again. Runs from a checkout and from a release tarball.
 #
-# It writes down what it puts where, and replaces or removes nothing that it has not written down: a file that is somebody
-# else's, or that was changed since, stops the installation before it begins. A second run changes nothing. The packages
-# are made by this script, too (--destdir), so its list of files is the only one.
+# It records what it installs, and neither replaces nor removes any other file. A file of another origin, or a file that was changed
+# since the installation, stops it before the first change. A second run changes nothing. The packages are made by this script, too
+# (--destdir), so its list of files is the only one.
 set -eu
 
 usage() {

@@ -336,7 +336,7 @@ mod tests {
         ] {
             let config = Config::parse(&format!("[[domain]]\n{criteria}\nmodel = 'virtio'")).unwrap();
             assert_eq!(config.keys_for(&domain(debian)).model.is_some(), expected, "{criteria}");
-            assert_eq!(config.keys_for(&Domain::default()).model, None, "{criteria}: a guest of nobody's");
+            assert_eq!(config.keys_for(&Domain::default()).model, None, "{criteria}: a guest without metadata");
         }
         let config = Config::parse("[[domain]]\nos = '*'\nmodel = 'virtio'").unwrap();
         assert_eq!(config.keys_for(&domain("")).model, None, "a system that is not known");

@@ -139,7 +139,7 @@ impl Pinned {
 }
 
 /// Where the kernel has put a process's code, data, heap, stack, arguments and environment. The kernel chooses most of it at
-/// random in each execve(2), shows it to nobody without the right to trace the process, and copies it in fork(2).
+/// random in each execve(2), shows it only to processes that may trace this one, and copies it in fork(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout(Vec<u64>);
 
