@@ -169,8 +169,6 @@ codes! {
     VdpaBypassesIommu = "vdpa-bypasses-iommu",
     /// `<memtune><hard_limit>` is lower than what the guest needs to lock.
     HardLimitTooLow = "hard-limit-too-low",
-    /// An `<iommu>` is outside `<devices>`.
-    IommuMisplaced = "iommu-misplaced",
     /// An `<iommu>` lacks attributes that would be added to a rewritten domain.
     IommuIncomplete = "iommu-incomplete",
     /// A fact about the host is unknown and was assumed.

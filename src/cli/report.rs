@@ -251,7 +251,7 @@ pub(super) fn noted(note: &Note, paint: Paint, out: &mut impl Write) -> io::Resu
 fn next(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let step = if refused {
         "fix the error below; nothing was changed".to_owned()
-    } else if !plan.flaws.is_empty() {
+    } else if plan.flaw.is_some() {
         "correct the domain as the warning says".to_owned()
     } else if plan.changes.is_empty() {
         "nothing to do".to_owned()

@@ -218,9 +218,10 @@ impl Guest {
     }
 }
 
-/// Why a guest without a request will not start, or not work.
+/// Why a guest that would not be refused will not start, or not work.
 fn flaw(domain: &Domain, plan: &Plan) -> Option<Check> {
-    let flaw = plan.flaws.first()?;
+    let ignored = || plan.notes.iter().find(|note| note.code == Code::RequestIgnored);
+    let flaw = plan.flaw.as_ref().or_else(ignored)?;
     let message = format!("{}: {}", domain.name, flaw.message);
     let remedy = format!("viommu plan {} says more", shell_name(&domain.name, domain.uuid));
     Some(Check::warning(NAME, flaw.code, message, remedy))

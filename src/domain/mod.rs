@@ -61,8 +61,6 @@ pub struct Domain {
     pub memory: Memory,
     /// `<features><ioapic driver=…>` of the last one.
     pub ioapic: Option<String>,
-    /// An `<iommu>` is outside `<devices>`, where libvirt ignores it.
-    pub misplaced_iommu: bool,
     /// Every `<iommu>`, in document order.
     pub iommus: Vec<Iommu>,
     /// Devices that QEMU opens through VFIO for the guest, in document order.

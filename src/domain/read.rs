@@ -56,7 +56,6 @@ impl Domain {
             memory: Memory::read(root)?,
             // The last one counts, also if it names no driver (virDomainFeaturesDefParse).
             ioapic: features(root, "ioapic").last().and_then(|ioapic| ioapic.prop("driver")).map(str::to_owned),
-            misplaced_iommu: root.children("iommu").next().is_some(),
             iommus: root.all(&["devices", "iommu"]).into_iter().map(Iommu::read).collect(),
             vfio: passthrough.devices,
             unassigned: passthrough.unassigned,

@@ -10,11 +10,10 @@ use crate::version::Version;
 use super::guest::Guest;
 use super::{intel, smmuv3, virtio};
 
-/// What libvirt or QEMU will refuse or ignore although nothing is asked for.
-pub(super) fn flaws(guest: &Guest<'_>) -> Vec<Note> {
+/// Why the guest will not start or not work although nothing is asked for.
+pub(super) fn flaw(guest: &Guest<'_>) -> Option<Note> {
     let without_request = guest.request.model == RequestedModel::None;
-    let own = without_request.then(|| own_viommu(guest).or_else(|| too_many_vcpus(guest))).flatten();
-    own.into_iter().chain(misplaced(guest)).collect()
+    without_request.then(|| own_viommu(guest).or_else(|| too_many_vcpus(guest))).flatten()
 }
 
 /// The refusal that the guest would get if it asked for the vIOMMU that it has.
@@ -40,11 +39,6 @@ fn too_many_vcpus(guest: &Guest<'_>) -> Option<Note> {
         guest.libvirt
     );
     (x86 && has_none && refuses && vcpus > 255).then(|| Note::warning(Code::VcpusNeedEim, message))
-}
-
-fn misplaced(guest: &Guest<'_>) -> Option<Note> {
-    let message = "an <iommu> is outside <devices>, where libvirt drops it: move it into <devices>";
-    guest.domain.misplaced_iommu.then(|| Note::warning(Code::IommuMisplaced, message))
 }
 
 /// Refuses a vIOMMU in `<qemu:commandline>` that does not work.

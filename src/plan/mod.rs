@@ -70,8 +70,8 @@ fn decided(guest: &Guest<'_>, decision: Decision, mut plan: Plan) -> Result<Plan
     plan.reproducible |= plan.qemu.is_empty();
     plan.memlock = Memlock::of(guest, &plan);
     memlock::hard_limit_holds(guest, &plan)?;
-    plan.flaws = existing::flaws(guest);
-    plan.notes.extend(plan.flaws.iter().cloned().chain(warnings::all(guest, &plan)));
+    plan.flaw = existing::flaw(guest);
+    plan.notes.extend(plan.flaw.iter().cloned().chain(warnings::all(guest, &plan)));
     Ok(plan)
 }
 

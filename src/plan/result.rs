@@ -34,9 +34,9 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// Warnings and information.
     pub notes: Vec<Note>,
-    /// Those of the notes that say why the guest, without a request, will not start or not work.
+    /// The note that says why the guest, without a request, will not start or not work.
     #[serde(skip)]
-    pub flaws: Vec<Note>,
+    pub flaw: Option<Note>,
     /// Whether another host decides alike about the vIOMMU: there is nothing to add, or the request names all that depends on
     /// the host.
     #[serde(skip)]
@@ -252,7 +252,7 @@ impl Plan {
             qemu: qemu::Edits::default(),
             changes: Vec::new(),
             notes: guest.request.notes.clone(),
-            flaws: Vec::new(),
+            flaw: None,
             reproducible: true,
         }
     }

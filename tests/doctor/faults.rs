@@ -413,6 +413,13 @@ fn guests_that_would_be_refused() {
     fault("flawed", ("warning", "iommu-conflict"), "flawed: the <iommu> has no caching mode", |host| {
         host.define("flawed", "qemu-system-x86_64", "<iommu model='intel'><driver/></iommu><!-- no request -->");
     });
+    fault("misplaced", ("warning", "request-ignored"), "misplaced: <iommu> in <features>", |host| {
+        host.define(
+            "misplaced",
+            "qemu-system-x86_64",
+            "</devices><features><iommu model='intel'/></features><devices><!-- no request -->",
+        );
+    });
     fine("wrapped", |host| host.define("wrapped", "viommu-qemu-system-x86_64", ""));
 }
 
