@@ -62,7 +62,7 @@ fn a_machine_that_asks_for_nothing_is_printed_as_it_came() {
         fs::write("/etc/viommu.toml", broken).unwrap();
         fs::write(RECORDED_HOST, broken).unwrap();
         for vmi in ["{}", &silent, &none] {
-            for domain in [DOMAIN, "<domain", "", "<domain type='kvm'>\u{e4}</domain>\r\n\r\n"] {
+            for domain in [DOMAIN, "<domain", "<domain type='kvm'>\u{e4}</domain>\r\n\r\n"] {
                 let ran = on_define_domain(vmi, domain);
                 assert_eq!((ran.status, ran.stdout.as_str()), (0, domain), "{vmi}: {}", ran.stderr);
             }
@@ -93,6 +93,8 @@ fn a_request_that_cannot_be_met_prints_no_domain() {
         (asking(r#""viommu.libvirt/model": "smmuv3""#), DOMAIN, "error[model-arch-mismatch]"),
         (intel.clone(), i440fx.as_str(), "error[machine-unsupported]"),
         (intel.clone(), "<domain", "error[xml-malformed]"),
+        // An empty document hides what its metadata asks for.
+        ("{}".to_owned(), "", "error[xml-malformed]"),
         ("{".to_owned(), DOMAIN, "viommu: --vmi is not a virtual machine instance"),
     ] {
         let ran = on_define_domain(&vmi, domain);

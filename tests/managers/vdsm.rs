@@ -97,7 +97,7 @@ fn what_asks_for_nothing_is_not_touched() {
         fs::write("/etc/viommu.toml", broken).unwrap();
         fs::write(RECORDED_HOST, broken).unwrap();
         for properties in [&[][..], &[("viommu", "")], &[("viommu", "none")]] {
-            for domain in [DOMAIN, "<domain", ""] {
+            for domain in [DOMAIN, "<domain"] {
                 let file = Temporary::new(domain);
                 let inode = fs::metadata(&file.0).unwrap().ino();
                 let ran = before_vm_start(&file, properties);
