@@ -20,6 +20,7 @@ pub(super) const BINARY: &str = "/usr/bin/viommu";
 /// The links that are libvirt's default emulators where the host route is on.
 pub(super) const HOST_ROUTE: &str = "/usr/lib/libvirt-host-route";
 const MAIN: &str = "/etc/libvirt/hooks/qemu";
+const OWN_DIRECTORY: &str = "/etc/libvirt/hooks/qemu.d";
 const OWN: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
 
 /// What a hook is.
@@ -107,6 +108,20 @@ pub(super) fn ours(known: &Known) -> Option<&HookFile> {
     known.hooks.iter().find(|hook| hook.program == Program::Viommu && hook.is_run(known))
 }
 
+/// How another hook calls viommu. With an empty stdin viommu could not see the guest's request.
+fn first() -> String {
+    "call viommu first: xml=$(cat); printf '%s\\n' \"$xml\" | viommu hook \"$@\" || exit 1".to_owned()
+}
+
+/// Whether a script calls viommu after other commands, and without the XML in a pipe.
+fn is_late(script: &Path) -> bool {
+    let text = fs::head(script, 1 << 20).filter(|text| text.starts_with("#!")).unwrap_or_default();
+    let mut commands = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let call = |line: &str| line.split_once("viommu hook").map(|(before, _)| before.contains('|'));
+    let early = commands.next().is_some_and(|line| call(line).is_some());
+    !early && commands.find_map(call) == Some(false)
+}
+
 pub(super) fn hook(known: &Known) -> Vec<Check> {
     const NAME: &str = "hook";
     let broken = |message: String, remedy: String| {
@@ -119,10 +134,15 @@ pub(super) fn hook(known: &Known) -> Vec<Check> {
         checks.push(broken(message, format!("move that program to {MAIN} if it is a hook, then install viommu again")));
     }
     if let Some(hook) = ours(known) {
-        checks.push(Check::ok(NAME, format!("{} is viommu", hook.path)));
+        checks.push(if is_late(Path::new(&hook.path)) {
+            let message = format!("{} runs other commands before viommu, which may consume the XML", hook.path);
+            Check::warning(NAME, Code::HookUnusable, message, first())
+        } else {
+            Check::ok(NAME, format!("{} is viommu", hook.path))
+        });
         return checks;
     }
-    let by_hand = || format!("call 'viommu hook \"$@\"' from {MAIN}");
+    let by_hand = || format!("in {MAIN}, {}", first());
     let link = || {
         if reads_directory(known) { format!("mkdir -p {OWN_DIRECTORY}; ln -s {BINARY} {OWN}") } else { by_hand() }
     };
@@ -147,8 +167,6 @@ pub(super) fn hook(known: &Known) -> Vec<Check> {
     });
     checks
 }
-
-const OWN_DIRECTORY: &str = "/etc/libvirt/hooks/qemu.d";
 
 pub(super) fn wrappers(config: &Config) -> Vec<Wrapper> {
     let read = |path: String| {

@@ -56,7 +56,7 @@ pub(super) fn set(text: &str, implied: &str, key: &str, value: &str) -> String {
         return pairs.iter().map(|pair| pair.raw).chain([wanted.as_str()]).collect::<Vec<_>>().join(",");
     };
     let (before, from) = pairs.split_at(at);
-    // One comma ends each pair, whatever stands in it.
+    // One comma ends each pair.
     let (head, tail) = text.split_at(before.iter().map(|pair| pair.raw.len() + 1).sum());
     let replaced = from.first().map_or(0, |pair| pair.raw.len());
     format!("{head}{wanted}{}", tail.split_at(replaced).1)

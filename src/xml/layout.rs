@@ -64,7 +64,7 @@ impl<'a> Layout<'a> {
         name.split([' ', '\t', '\r', '\n', '/', '>']).next().unwrap_or_default()
     }
 
-    /// The value of an attribute without its quotes. (The parser's `range_value` is wrong where much stands around `=`.)
+    /// The value of an attribute without its quotes. (The parser's `range_value` is wrong with much white space around `=`.)
     pub(super) fn value(&self, attribute: roxmltree::Attribute<'_, 'a>) -> Option<Range<usize>> {
         let range = attribute.range();
         let quote = slice(self.text, range.clone()).find(['\'', '"'])?;
@@ -97,7 +97,7 @@ impl<'a> Layout<'a> {
         (trimmed.is_empty() || trimmed.starts_with(LINE_ENDS)).then(|| at + rest.len() - trimmed.len())
     }
 
-    /// As [`Self::line_end`], where a comment may follow on the line: it belongs to what stands in front of it.
+    /// As [`Self::line_end`], where a comment may follow on the line: it belongs to the element in front of it.
     pub(super) fn line_end_after_comment(&self, at: usize) -> Option<usize> {
         let rest = slice(self.text, at..self.text.len());
         let comment = rest.trim_start_matches(SPACES).strip_prefix("<!--").and_then(|rest| rest.split_once("-->"));

@@ -134,7 +134,7 @@ impl Scan<'_> {
         }
         let name = before.trim_ascii_end();
         let name = name.strip_suffix(b"=").unwrap_or(name).trim_ascii();
-        // The last blank-separated word: for the first attribute the tag's name stands in front of it.
+        // The last blank-separated word: the first attribute has the tag's name in front of it.
         let name = name.rsplit(u8::is_ascii_whitespace).next().unwrap_or(name);
         // The parser takes `any:xmlns` for a declaration, too.
         if !(name == b"xmlns" || name.starts_with(b"xmlns:") || name.ends_with(b":xmlns")) {

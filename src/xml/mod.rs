@@ -1,6 +1,6 @@
 //! XML: a checked, read-only view of a document, and edits that leave every other byte as it was.
 //!
-//! This layer knows XML and not libvirt: no element name, no namespace and no policy of a domain stands here. It does no
+//! This layer handles XML and has nothing of libvirt: no element name, no namespace and no policy of a domain. It does no
 //! I/O. A document is never serialised again. What changes is spliced into the text as it was read, so comments, CDATA,
 //! quotes, the order of attributes, line ends and a byte order mark survive by construction.
 //!
@@ -83,7 +83,7 @@ impl<'d, 'a> Element<'d, 'a> {
         self.0.tag_name().namespace().filter(|uri| !uri.is_empty())
     }
 
-    /// The element as it stands in the document.
+    /// The element's text in the document.
     #[must_use]
     pub fn source(self) -> &'a str {
         self.0.document().input_text().get(self.0.range()).unwrap_or_default()
@@ -175,7 +175,7 @@ impl<'d, 'a> Element<'d, 'a> {
         self.0.descendants().filter(Node::is_text).filter_map(|node| node.text()).collect()
     }
 
-    /// A prefix that stands for the namespace `ns` here; `None` if it has none, which includes a default namespace.
+    /// A prefix of the namespace `ns` at this element; `None` if it has none, which includes a default namespace.
     #[must_use]
     pub fn prefix_for(self, ns: &str) -> Option<&'a str> {
         self.0.namespaces().filter(|namespace| namespace.uri() == ns).find_map(roxmltree::Namespace::name)

@@ -64,6 +64,14 @@ fn a_hook_of_somebody_elses() {
         host.link("etc/libvirt/hooks/qemu.d/50-viommu", "/usr/bin/viommu");
     });
     fine("foreign-calls-ours", |host| host.program(HOOK, "#!/bin/sh\nexec viommu hook \"$@\"\n"));
+    fine("foreign-calls-ours-first", |host| {
+        let buffered = "xml=$(cat)\nprintf '%s\\n' \"$xml\" | viommu hook \"$@\" || exit 1\n";
+        host.program(HOOK, &format!("#!/bin/bash\n# Ours.\n{buffered}logger \"$@\"\n"));
+    });
+    // Like the dispatcher of VFIO-Tools with a call at its end: the input is gone by then.
+    fault("foreign-calls-ours-last", ("warning", "hook-unusable"), "before viommu", |host| {
+        host.program(HOOK, "#!/bin/bash\ncat - >/dev/null\nexec viommu hook \"$@\"\n");
+    });
     fine("a-copy", |host| host.program(HOOK, "\x7fELF of another version, urn:libvirt-viommu:1"));
 }
 
