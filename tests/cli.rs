@@ -408,6 +408,20 @@ fn lines_fit_into_the_terminal() {
 }
 
 #[test]
+fn a_terminal_is_told_what_is_read() {
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("SKIPPED: script(1) is not installed, so nothing was tried on a terminal");
+        return;
+    }
+    for verb in ["plan", "rewrite"] {
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--command", &format!("'{VIOMMU}' {verb} --host {HOST}"), "/dev/null"]);
+        let ran = feed(&mut command, b"\x04");
+        assert!(ran.stdout.contains("reading from stdin: end with Ctrl-D, or name a file"), "{ran:?}");
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_failure() {
     for arguments in [&["plan"][..], &["plan", "--format", "json"], &["plan", "--format", "diff"], &["rewrite"]] {
         let mut command = Command::new(VIOMMU);

@@ -50,6 +50,22 @@ fn path(desk: &Path) -> String {
     format!("{}:/usr/bin:/bin", desk.join("bin").display())
 }
 
+/// Without a URI an ordinary user's virsh connects to the user's own libvirt, which has none of the system's domains.
+#[test]
+fn an_ordinary_user_is_told_of_the_system() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can become another user");
+        return;
+    }
+    let desk = desk("user");
+    fs::write(desk.join("stuck"), "error: no such domain\n").unwrap();
+    let ran = viommu(&desk, &path(&desk), &["apply", "--all", "--yes"]);
+    assert_unusable(&ran, "error: no such domain; run it as root, or with --connect qemu:///system");
+    let ran = viommu(&desk, &path(&desk), &["apply", "--all", "--yes", "--connect", "qemu:///system"]);
+    assert!(ran.status == 2 && !ran.stderr.contains("run it as root"), "{ran:?}");
+    fs::remove_dir_all(&desk).unwrap();
+}
+
 /// A domain without a request: what to do, in a command that can be pasted whatever the domain's name is.
 #[test]
 fn a_domain_that_requests_nothing_is_told_how() {

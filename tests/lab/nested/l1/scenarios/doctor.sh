@@ -12,6 +12,9 @@ examined() {
     echo "RESULT $1 status=$status found=${found:-nothing} message=$(one_line </tmp/doctor)"
 }
 
+# A guest that asks, and uses the wrapper: what keeps it from its vIOMMU is broken, and not only a warning.
+define asks emulator="$WRAPPER" request=intel
+
 # As after the installation: what the hook has written since would tell that the daemon knows it.
 rm -f "$STATE"/*.json /var/lib/viommu/*.json
 examined doctor-installed
