@@ -421,11 +421,11 @@ fn guests_that_would_be_refused() {
     fault("flawed", ("warning", "iommu-conflict"), "flawed: the <iommu> has no caching mode", |host| {
         host.define("flawed", "qemu-system-x86_64", "<iommu model='intel'><driver/></iommu><!-- no request -->");
     });
-    fault("misplaced", ("warning", "request-ignored"), "misplaced: <iommu> in <features>", |host| {
+    fault("misplaced", ("warning", "request-ignored"), "misplaced: <iommu> in <cpu>", |host| {
         host.define(
             "misplaced",
             "qemu-system-x86_64",
-            "</devices><features><iommu model='intel'/></features><devices><!-- no request -->",
+            "</devices><cpu><iommu model='intel'/></cpu><devices><!-- no request -->",
         );
     });
     fine("wrapped", |host| host.define("wrapped", "viommu-qemu-system-x86_64", ""));

@@ -113,7 +113,11 @@ impl Host {
     /// A guest that asks for model intel and has one device to pass through.
     pub(crate) fn define(&self, name: &str, emulator: &str, iommu: &str) {
         let xml = format!("<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE.\n-->\n\n{}\n", domain(name, emulator, iommu));
-        let xml = if iommu.contains("no request") { xml.replace("urn:libvirt-viommu:1", "urn:x") } else { xml };
+        let xml = if iommu.contains("no request") {
+            xml.replace("<viommu xmlns='urn:libvirt-viommu:1' model='intel'/>", "")
+        } else {
+            xml
+        };
         self.file(&format!("etc/libvirt/qemu/{name}.xml"), &xml.replace("<uuid/>", ""));
     }
 
