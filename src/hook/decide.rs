@@ -44,6 +44,7 @@ pub fn decide(
         Event::Start => {
             let mut outcome = at_start(xml, config, host, start);
             if outcome.effects.is_empty() && outcome.refusal.is_none() {
+                outcome.asks |= mark.is_some();
                 outcome.effects.extend(mark);
             }
             outcome
@@ -158,6 +159,8 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     let recorded = recorded(&decided.domain, uuid);
     outcome.log.extend(recorded.as_ref().and_then(|before| model_changed(before, &boot)));
     let incoming = recorded.or_else(|| plan.reproducible.then(|| boot.clone()));
+    // The wrapper refuses a guest without a state: better here, with the reason.
+    outcome.asks |= wrapper;
     let mut state = State::new(uuid, process::boot_clock().as_secs(), emulator(decided), boot, incoming);
     state.memlock = limit;
     outcome.effects.push(Effect::WriteState(Box::new(state)));

@@ -38,6 +38,7 @@ pub fn decide_without_document(event: Event, name: &str, why: &str, config: Resu
         Ok(decided) if decided.domain.name == name && decided.plan.is_ok() && !decided.asks() => {
             outcome.log.push(note);
             let leftover = decided.domain.uuid.filter(|_| event == Event::Start).map(Effect::RemoveState);
+            outcome.asks = mark.is_some();
             outcome.effects.extend(mark.or(leftover));
         }
         _ => outcome.refusal = Some(note),

@@ -102,7 +102,7 @@ impl Places {
             iommu,
             aw_bits,
             memory_bytes: (self.memory)(),
-            page_bytes: Some(process::page_bytes()),
+            page_bytes: process::page_bytes(),
             allow_unsafe_interrupts: self.unsafe_interrupts(),
             ..Host::default()
         }

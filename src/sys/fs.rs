@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Dir, Mode, OFlags};
+
 /// Whether the last component of a path may be a symbolic link.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Links {
@@ -51,9 +53,12 @@ fn text_of(file: File, limit: usize) -> Option<String> {
 /// The names in a directory, sorted; none where it cannot be read. Names that are not UTF-8 are left out.
 #[must_use]
 pub fn names(directory: &Path) -> Vec<String> {
-    #[expect(clippy::disallowed_methods, reason = "the one place that lists directories")]
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    // Dropping a std::fs::ReadDir panics where the kernel says that it could not close the directory.
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(directory, flags, Mode::empty()).and_then(Dir::new);
+    let entries = opened.into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().to_str().map(str::to_owned).ok());
+    let mut names: Vec<String> = names.filter(|name| name != "." && name != "..").collect();
     names.sort();
     names
 }
@@ -120,17 +125,23 @@ pub fn label(path: &Path) -> Option<String> {
 /// What the kernel says, or `InvalidData` with what is wrong about the file.
 pub fn read_trusted(path: &Path, limit: u64) -> io::Result<String> {
     let mut text = String::new();
-    open_trusted(path)?.take(limit + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > limit { Err(untrusted("it is too large")) } else { Ok(text) }
+    let (file, length) = open_trusted(path)?;
+    file.take(limit + 1).read_to_string(&mut text)?;
+    match text.len() as u64 {
+        read if read > limit => Err(untrusted("it is too large")),
+        read if read < length => Err(untrusted("it ends early")),
+        _ => Ok(text),
+    }
 }
 
 /// The first `limit` bytes of a file that only root may have written; see [`read_trusted`].
 #[must_use]
 pub fn head_trusted(path: &Path, limit: usize) -> Option<String> {
-    text_of(open_trusted(path).ok()?, limit)
+    text_of(open_trusted(path).ok()?.0, limit)
 }
 
-fn open_trusted(path: &Path) -> io::Result<File> {
+/// The file and its length, bytes.
+fn open_trusted(path: &Path) -> io::Result<(File, u64)> {
     let file = regular(path, Links::Refused)?;
     let metadata = file.metadata()?;
     if metadata.uid() != 0 {
@@ -142,7 +153,7 @@ fn open_trusted(path: &Path) -> io::Result<File> {
     if metadata.nlink() > 1 {
         return Err(untrusted("it has several names"));
     }
-    Ok(file)
+    Ok((file, metadata.len()))
 }
 
 fn untrusted(what: &str) -> io::Error {

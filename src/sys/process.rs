@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::unistd::{SysconfVar, sysconf};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::limit::Limit;
@@ -31,10 +32,10 @@ impl From<LockLimit> for Rlimit {
     }
 }
 
-/// The kernel's page size, bytes.
+/// The kernel's page size, bytes: what the C library was told when the process began. `None` where it does not say.
 #[must_use]
-pub fn page_bytes() -> u64 {
-    rustix::param::page_size() as u64
+pub fn page_bytes() -> Option<u64> {
+    sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|bytes| u64::try_from(bytes).ok())
 }
 
 /// Memory that the kernel has to give, bytes: `MemTotal` of `/proc/meminfo`.

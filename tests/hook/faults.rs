@@ -3,6 +3,9 @@
 //!
 //! strace makes calls of the kernel fail; without it a part of this is skipped, unless `VIOMMU_REQUIRE_LAB` is set.
 
+#[path = "faults/sweep.rs"]
+mod sweep;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
@@ -53,51 +56,6 @@ fn injected(fault: &str, event: [&str; 3], xml: &str) -> Output {
 fn state() -> Option<State> {
     let text = fs::read_to_string(STATE).ok()?;
     Some(State::parse(&text, UUID.parse().unwrap(), process::boot_clock().as_secs()).unwrap())
-}
-
-/// Every call that the hook makes of its own accord, and what can become of it on a host in distress.
-#[test]
-fn a_call_of_the_kernel_that_fails() {
-    if !sandbox::inside("effects::faults::a_call_of_the_kernel_that_fails") || !traced() {
-        return;
-    }
-    let guests = guests();
-    let calls = [
-        ("openat", &["EACCES", "EMFILE"][..]),
-        ("statx", &["EACCES", "ENOSYS"]),
-        ("newfstatat", &["EIO"]),
-        ("getdents64", &["EIO"]),
-        ("readlink", &["EACCES"]),
-        ("mkdir", &["ENOSPC", "EROFS"]),
-        ("fchmod", &["EPERM"]),
-        ("rename", &["ENOSPC"]),
-        ("unlink", &["EROFS"]),
-        ("socket", &["EMFILE"]),
-        ("sendto", &["EAGAIN"]),
-        ("write", &["ENOSPC", "EPIPE"]),
-    ];
-    for (call, errors) in calls {
-        for error in errors {
-            let fault = format!("{call}:error={error}");
-            // Who asks starts with its vIOMMU or not at all.
-            let started = injected(&fault, START, &guests.wrapper);
-            match started.status.code() {
-                Some(0) => assert!(state().is_some_and(|state| state.boot.devices.len() == 1), "{fault}: no state"),
-                Some(1) => {}
-                _ => panic!("{fault}: {started:?}"),
-            }
-            let _ = fs::remove_file(STATE);
-            for event in HARMLESS.into_iter().chain(OTHERS.into_iter().take(3)) {
-                let ended = injected(&fault, event, &guests.wrapper);
-                assert_eq!(ended.status.code(), Some(0), "{fault} at {event:?}: {ended:?}");
-            }
-            // A host without any facts refuses nobody who does not ask. (The program itself can read nothing any more.)
-            for event in [PREPARE, START] {
-                let silent = injected(&fault, event, &guests.silent);
-                assert_eq!(silent.status.code(), Some(0), "{fault} at {event:?}: {silent:?}");
-            }
-        }
-    }
 }
 
 #[test]
