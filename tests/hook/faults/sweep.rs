@@ -92,6 +92,10 @@ fn calls(event: [&str; 3]) -> Vec<Call> {
         *number += 1;
         Some(Call { name: name.to_owned(), number: *number, line: (*line).to_owned(), before_main: index < main })
     });
+    // A search for the guest's process looks at every process of the machine, at each in the same way.
+    let totals =
+        |name: &str| lines.iter().filter(|line| line.split_once('(').is_some_and(|(own, _)| own == name)).count();
+    let calls = calls.filter(|call| call.number <= 20 || call.number + 5 > totals(&call.name));
     // brk(2) returns the old break and no error; the C library takes an error for an address.
     calls.filter(|call| !matches!(call.name.as_str(), "execve" | "exit_group" | "brk")).collect()
 }
