@@ -154,6 +154,13 @@ fn the_map_of_the_code_is_right() {
         }
     }
     assert!(count > 40, "{count} files named");
+    // The page of each defence is of the commit that it names.
+    for (path, text) in documents().iter().filter(|(path, _)| path != "docs/proof/threats-shown.md") {
+        let names = text.split('`').skip(1).step_by(2).filter(|name| name.starts_with("src/"));
+        for name in names.filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "rs")) {
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(name).exists(), "{path} names {name}");
+        }
+    }
     let (_, chain) = page.split_once("\n## From a request to `<iommu>`\n").unwrap();
     let (chain, _) = chain.split_once("\n## ").unwrap();
     let (mut left, mut returns, mut current) = (Vec::new(), 0, "");
