@@ -88,17 +88,19 @@ fn command_line(lab: &Libvirt, guest: &Guest<'_>) -> String {
 }
 
 #[track_caller]
-fn refused(guest: &Guest<'_>, code: &str) {
+fn refused(guest: &Guest<'_>, code: &str) -> String {
     let refusal = guest.virsh("start", &[]);
     assert_ne!(refusal.status, 0);
     assert!(refusal.stderr.contains(&format!("error[{code}]: ")), "{refusal:?}");
     assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "shut off");
+    refusal.stderr
 }
 
 fn guests_of_nova_get_what_their_flavor_names(suite: Suite) {
     let Some(lab) = host(suite) else { return };
     // Off, as it is installed: nothing can fulfil the request.
-    refused(&lab.guest(&instance(&[("viommu:model", "virtio")])), "wrapper-missing");
+    let message = refused(&lab.guest(&instance(&[("viommu:model", "virtio")])), "wrapper-missing");
+    assert!(message.contains("'viommu host-route on'") && !message.contains("viommu apply"), "{message}");
     let plain = {
         let guest = lab.guest(&instance(&[]));
         assert!(guest.virsh("dumpxml", &[]).ok().contains("<emulator>/usr/bin/qemu-system-x86_64</emulator>"));

@@ -10,7 +10,7 @@ use super::{Memlock, WRAPPER_PREFIX, route};
 use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::qemu;
-use crate::request::Request;
+use crate::request::{Request, Source};
 use crate::text;
 
 /// The decision about a domain.
@@ -272,13 +272,18 @@ impl Plan {
             | Edit::RemoveIoapic
             | Edit::ForbidPageSharing => "",
         };
-        let message = format!(
-            "{}{lack}: run 'viommu apply {}', or pass the XML through 'viommu rewrite' before it is defined, or set <emulator> to {}",
-            missing.reason,
-            self.domain.shell_name(),
-            wrapper_for(self.domain.arch.as_deref())
-        );
-        Some(Note::error(Code::WrapperMissing, message))
+        // Users of Nova can change neither the XML nor <emulator>.
+        let remedy = if matches!(self.request.source, Source::NovaFlavor | Source::NovaImage) {
+            "switch on the host route of this compute node ('viommu host-route on'), or keep the instance off it by a required trait"
+                .to_owned()
+        } else {
+            let wrapper = wrapper_for(self.domain.arch.as_deref());
+            format!(
+                "run 'viommu apply {}', or pass the XML through 'viommu rewrite' before it is defined, or set <emulator> to {wrapper}",
+                self.domain.shell_name()
+            )
+        };
+        Some(Note::error(Code::WrapperMissing, format!("{}{lack}: {remedy}", missing.reason)))
     }
 }
 

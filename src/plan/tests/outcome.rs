@@ -89,6 +89,8 @@ fn the_route_is_the_emulators_name() {
     for (emulator, route) in [
         ("/usr/bin/viommu-qemu-system-x86_64", Route::Wrapper),
         ("/opt/x/viommu-qemu-system-aarch64", Route::Wrapper),
+        ("/usr/lib/libvirt-host-route/qemu-system-x86_64", Route::Wrapper),
+        ("/usr/lib/libvirt-host-route/viommu", Route::Native),
         ("/usr/bin/qemu-system-x86_64", Route::Native),
         ("/usr/bin/viommu-", Route::Native),
         ("/usr/bin/viommu-qemu-system-x86_64/qemu", Route::Native),
