@@ -19,7 +19,7 @@ fn desk(test: &str) -> PathBuf {
     let script = "#!/bin/sh\ncd \"${0%/*}/..\"\ncase $* in\n*uri) cat uri ;;\n*dumpxml*) cat domain.xml ;;\n\
                   *list*persistent*) [ ! -e stuck ] || { cat stuck >&2; exit 1; }; \
                   grep -o '[0-9a-f-]\\{36\\}' domain.xml | head -1 ;;\n*list*) ;;\n\
-                  *define*) cat /dev/stdin >new.xml; mv new.xml domain.xml ;;\nesac\n";
+                  *define*) [ ! -e broken ] || { cat broken >&2; exit 1; }; cat /dev/stdin >new.xml; mv new.xml domain.xml ;;\nesac\n";
     for (name, content) in [("script", script), ("domain.xml", &example()), ("uri", "qemu:///system\n")] {
         fs::write(desk.join(name), content).unwrap();
         fs::set_permissions(desk.join(name), fs::Permissions::from_mode(0o777)).unwrap();
@@ -130,6 +130,19 @@ fn a_list_that_failed_is_no_empty_list() {
     let known = ["apply", "--yes", "dpdk-gateway", "--config", NO_CONFIG, "--host", host.to_str().unwrap()];
     let ran = viommu(&desk, &path(&desk), &known);
     assert!(ran.status == 2 && ran.stderr.contains("Failed to list domains"), "{ran:?}");
+    assert_eq!(fs::read_to_string(desk.join("domain.xml")).unwrap(), example());
+    fs::remove_dir_all(desk).unwrap();
+}
+
+#[test]
+fn a_domain_that_libvirt_does_not_take_stays_as_it_was() {
+    let desk = desk("broken");
+    fs::write(desk.join("broken"), "error: XML error: no\n").unwrap();
+    let host = fs::canonicalize(HOST).unwrap();
+    let known = ["apply", "--yes", "dpdk-gateway", "--config", NO_CONFIG, "--host", host.to_str().unwrap()];
+    let ran = viommu(&desk, &path(&desk), &known);
+    assert_refused(&ran, "define-refused");
+    assert!(ran.stderr.contains("XML error: no"), "{ran:?}");
     assert_eq!(fs::read_to_string(desk.join("domain.xml")).unwrap(), example());
     fs::remove_dir_all(desk).unwrap();
 }

@@ -128,3 +128,20 @@ fn what_can_hide_a_request_is_refused() {
         }
     }
 }
+
+/// What is missing from an <iommu>, and not essential, is no reason to stop the guest.
+#[test]
+fn what_an_iommu_lacks_is_logged() {
+    if !sandbox::inside("missing::what_an_iommu_lacks_is_logged") {
+        return;
+    }
+    let guests = guests();
+    let ioapic = guests.native.find("<ioapic driver='qemu'/>").unwrap();
+    let mut incomplete = guests.native.clone();
+    incomplete.replace_range(ioapic..ioapic + "<ioapic driver='qemu'/>".len(), "");
+    let call = |xml: &str| run(VIOMMU, &["hook", "--dry-run", NAME, "start", "begin", "-"], xml.as_bytes());
+    let log = "would log: warning[iommu-incomplete]: ";
+    let ran = call(&incomplete);
+    assert!(ran.status == 0 && ran.stdout.contains(log), "{ran:?}");
+    assert!(!call(&guests.native).stdout.contains(log));
+}

@@ -45,6 +45,23 @@ fn the_wrapper_becomes_qemu_as_the_hook_said() {
     assert_event("a start that is over", &run(wrapper, &STARTED_WITH, b""), Some("state-missing"));
 }
 
+/// No guard raises the limit, so the wrapper waits for it and gives up.
+#[test]
+fn a_limit_that_is_not_raised_in_time_stops_qemu() {
+    if !sandbox::inside("wrapper::a_limit_that_is_not_raised_in_time_stops_qemu") {
+        return;
+    }
+    let guests = guests();
+    let wrapper = wrapper();
+    assert_event("start", &hook(START, &guests.wrapper), None);
+    let mut state: serde_json::Value = serde_json::from_str(&fs::read_to_string(STATE).unwrap()).unwrap();
+    state["memlock"] = (1_u64 << 40).into();
+    fs::write(STATE, state.to_string()).unwrap();
+    let limited = format!("ulimit -l 64; exec {} \"$@\"", wrapper.display());
+    let ran = run("bash", &[&["-c", &limited, "bash"][..], &STARTED_WITH].concat(), b"");
+    assert_event("no guard", &ran, Some("memlock-timeout"));
+}
+
 #[test]
 fn a_state_that_is_not_roots_is_not_believed() {
     if !sandbox::inside("wrapper::a_state_that_is_not_roots_is_not_believed") {
