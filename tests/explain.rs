@@ -215,6 +215,7 @@ fn what_is_not_known_is_said() {
     for (argument, words) in [
         ("no-such-code", "no-such-code is neither a code nor a file; list the codes"),
         ("irqchip-conflikt", "similar codes: irqchip-conflict"),
+        ("error[irqchip-conflikt]", "similar codes: irqchip-conflict"),
         ("./nowhere.log", "cannot read ./nowhere.log"),
         ("tests", "cannot read tests"),
     ] {

@@ -52,18 +52,21 @@ fn plain(markdown: &str, paint: Paint) -> String {
     explain::plain(markdown, "  ", paint.width(WIDTH))
 }
 
-/// The page of `CODE` or of `error[CODE]`, as messages have it.
-fn code(subject: &str) -> Option<Page> {
+/// The name in `error[CODE]`, as messages have it; else the subject itself.
+fn name_of(subject: &str) -> &str {
     let levels = [Level::Error, Level::Warning, Level::Info].map(Level::as_str);
     let bracketed = levels.iter().find_map(|level| subject.trim().strip_prefix(level)?.strip_prefix('['));
-    let name = bracketed.map_or(subject, |rest| rest.split(']').next().unwrap_or_default());
-    Code::from_name(name).and_then(explain::code)
+    bracketed.map_or(subject, |rest| rest.split(']').next().unwrap_or_default())
+}
+
+fn code(subject: &str) -> Option<Page> {
+    Code::from_name(name_of(subject)).and_then(explain::code)
 }
 
 /// What to say about a subject that is neither a code nor a file.
 fn unknown(subject: &str) -> Failure {
     let names: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
-    let similar = get_close_matches(subject, &names, 3, 0.6);
+    let similar = get_close_matches(name_of(subject), &names, 3, 0.6);
     let hint = if similar.is_empty() {
         "list the codes with 'viommu explain --list'".to_owned()
     } else {
