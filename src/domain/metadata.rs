@@ -37,8 +37,8 @@ pub(super) fn ignored(domain: Element<'_, '_>) -> Vec<String> {
         }
         None => format!("<{}> without the namespace '{METADATA_NAMESPACE}'", element.name()),
     });
-    let places = [Some(domain), domain.child("features"), domain.child("os"), domain.child("cpu")];
-    let misplaced = places.into_iter().flatten().filter(|place| place.child("iommu").is_some());
+    let places = ["features", "os", "cpu"].into_iter().flat_map(|name| domain.children(name));
+    let misplaced = [domain].into_iter().chain(places).filter(|place| place.child("iommu").is_some());
     let misplaced = misplaced.map(|place| format!("<iommu> in <{}> instead of <devices>", place.name()));
     near.chain(misplaced).collect()
 }
