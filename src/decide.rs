@@ -32,8 +32,8 @@ pub struct Undecided {
     pub asks: bool,
 }
 
-/// Decides about the guest of a document. `keys` are the strongest request, from outside the document. `host` is told whether
-/// the guest depends on the host. Notes for the host's log are added to `log`.
+/// Decides about the guest of a document. `keys` are the strongest request, from outside the document. `host` is told
+/// the request, if the guest depends on the host. Notes for the host's log are added to `log`.
 ///
 /// # Errors
 /// The document cannot be read, or the configuration or a fact about the host that the guest depends on cannot.
@@ -41,7 +41,7 @@ pub fn decide<'a>(
     xml: &'a [u8],
     keys: &Keys,
     config: Result<Config, Note>,
-    host: impl FnOnce(&Domain, bool) -> Result<Host, Note>,
+    host: impl FnOnce(&Domain, Option<&Request>) -> Result<Host, Note>,
     log: &mut Vec<Note>,
 ) -> Result<Decided<'a>, Undecided> {
     // A rule of the host can apply to a document that cannot be read.
@@ -66,7 +66,9 @@ pub fn decide<'a>(
     // An invalid request still counts as a request.
     let asking = request.as_ref().map_or(true, Request::asks);
     let concerned = asking || plan::route(&domain) == Route::Wrapper || plan::has_viommu(&domain);
-    let host = match host(&domain, concerned) {
+    let nothing = Request::default();
+    let known = request.as_ref().unwrap_or(&nothing);
+    let host = match host(&domain, concerned.then_some(known)) {
         Ok(host) => host,
         Err(note) if asking => return Err(asks(note)),
         Err(note) => {

@@ -14,7 +14,7 @@ use crate::domain::Domain;
 use crate::host::probe::Places;
 use crate::host::{self, Emulator, Host};
 use crate::note::Note;
-use crate::request::{Keys, RequestedModel, Source};
+use crate::request::{Keys, Request, RequestedModel, Source};
 use crate::sys::fs;
 use crate::sys::stderr::complain;
 use crate::version::Version;
@@ -136,7 +136,7 @@ pub(super) fn decide<'a>(xml: &'a [u8], request: &RequestOptions, host: &HostOpt
     let config = host.configuration()?;
     let known = &host.known;
     let facts = known.facts()?;
-    let facts = |domain: &Domain, _| Ok(facts(domain));
+    let facts = |domain: &Domain, _: Option<&Request>| Ok(facts(domain));
     let decided = decide::decide(xml, &keys, Ok(config), facts, &mut Vec::new());
     Ok(decided.map_err(|undecided| undecided.note)?)
 }

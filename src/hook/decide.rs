@@ -11,7 +11,7 @@ use crate::host::guest_process::{Guests, Identity};
 use crate::note::{Code, Level, Note};
 use crate::plan::{self, Plan, Route, wrapped_emulator};
 use crate::qemu::{self, Edits, Invocation};
-use crate::request::Keys;
+use crate::request::{Keys, Request, RequestedModel};
 use crate::rewrite::rewrite;
 use crate::state::{Record, State, store};
 use crate::sys::process;
@@ -95,7 +95,14 @@ fn at_start(
     then: impl FnOnce(&Decided<'_>, &Plan, &mut Outcome),
 ) -> Outcome {
     let mut outcome = Outcome::default();
-    let facts = |domain: &Domain, concerned: bool| Ok(if concerned { host(domain) } else { Host::default() });
+    let facts = |domain: &Domain, request: Option<&Request>| {
+        let Some(request) = request else { return Ok(Host::default()) };
+        let mut host = Host { cautious: true, ..host(domain) };
+        if request.model == RequestedModel::Auto {
+            host.recorded = domain.uuid.and_then(store::record).and_then(|record| record.auto_for(domain, request));
+        }
+        Ok(host)
+    };
     match decide::decide(xml, &Keys::default(), config, facts, &mut outcome.log) {
         Ok(decided) => {
             outcome.asks = decided.asks();
@@ -214,7 +221,7 @@ fn started(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
         outcome.effects.push(Effect::Verify { guest: guest.clone(), limit });
     }
     if let Some((edits, _)) = edits {
-        outcome.effects.push(Effect::Record(guest.uuid, Record::new(&decided.domain, edits)));
+        outcome.effects.push(Effect::Record(guest.uuid, Record::new(&decided.domain, plan, edits)));
     }
 }
 

@@ -3,9 +3,10 @@
 
 use crate::config::Config;
 use crate::decide;
+use crate::domain::Domain;
 use crate::host::{Host, libvirt};
 use crate::note::{Code, Note};
-use crate::request::Keys;
+use crate::request::{Keys, Request};
 
 use super::decide::mark;
 use super::effect::{Effect, Outcome};
@@ -33,7 +34,7 @@ pub fn decide_without_document(event: Event, name: &str, why: &str, config: Resu
     // libvirt writes a comment before the document.
     let domain = xml.find("<domain").and_then(|at| xml.get(at..)).unwrap_or_default();
     let mark = mark(event, domain.as_bytes(), &config);
-    let host = |_: &_, _| Ok(Host::default());
+    let host = |_: &Domain, _: Option<&Request>| Ok(Host::default());
     match decide::decide(xml.as_bytes(), &Keys::default(), config, host, &mut outcome.log) {
         Ok(decided) if decided.domain.name == name && decided.plan.is_ok() && !decided.asks() => {
             outcome.log.push(note);

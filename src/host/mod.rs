@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Domain;
+use crate::model::Model;
 use crate::version::Version;
 
 pub use capcache::{CACHE_HEAD, parse as parse_capability_cache};
@@ -44,6 +45,13 @@ pub struct Host {
     pub page_bytes: Option<u64>,
     /// `vfio_iommu_type1.allow_unsafe_interrupts`.
     pub allow_unsafe_interrupts: Option<bool>,
+    /// What is unknown counts as the less favourable: an old libvirt for the limit, no virtio-iommu for `auto`. A guest starts
+    /// now, and libvirt has the facts in its memory.
+    #[serde(skip)]
+    pub cautious: bool,
+    /// The model that `auto` became when this guest last started with the same request.
+    #[serde(skip)]
+    pub recorded: Option<Model>,
 }
 
 /// A QEMU as libvirt knows it.

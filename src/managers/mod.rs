@@ -14,7 +14,7 @@ use crate::host::probe::Places;
 use crate::host::{self, Host};
 use crate::note::{Code, Level, Note};
 use crate::plan;
-use crate::request::Keys;
+use crate::request::{Keys, Request};
 use crate::rewrite::rewrite;
 use crate::sys::{fs, stderr};
 
@@ -46,8 +46,8 @@ fn rewritten(xml: &[u8], keys: &Keys) -> Result<Option<String>, Note> {
 }
 
 /// The facts of this host, completed from the recorded ones where this process cannot read the cache.
-fn facts(domain: &Domain, concerned: bool) -> Result<Host, Note> {
-    if !concerned {
+fn facts(domain: &Domain, request: Option<&Request>) -> Result<Host, Note> {
+    if request.is_none() {
         return Ok(Host::default());
     }
     let mut host = Places::default().host_for(domain);

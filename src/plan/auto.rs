@@ -43,6 +43,14 @@ impl Guest<'_> {
         Knowledge { driver: system.driver, why: format!("{what} ({})", system.evidence) }
     }
 
+    /// Why it is not certain that this host has a virtio-iommu. A guest that ran with one before keeps it.
+    fn doubts_virtio(&self) -> Option<String> {
+        let unknown = self.unknown_versions();
+        let kept = self.host.recorded == Some(Model::Virtio);
+        (self.host.cautious && !unknown.is_empty() && !kept)
+            .then(|| format!("the version of {} is unknown", unknown.join(" and of ")))
+    }
+
     /// Whether `auto` may take virtio as far as the guest's driver goes.
     fn virtio_fits(&self, known: &Knowledge) -> bool {
         known.driver == Some(Driver::BuiltIn) || self.request.specification_order && !self.is_windows()
@@ -79,6 +87,7 @@ fn on_x86(guest: &Guest<'_>, known: &Knowledge) -> (Model, Vec<String>) {
     }));
     unless((!guest.domain.acpi).then(|| "virtio-iommu is found through ACPI, which is off".into()));
     unless(guest.unsupported(Model::Virtio).map(|unsupported| unsupported.why));
+    unless(guest.doubts_virtio());
     let only_intel_takes_it = guest.request.aw_bits.is_some() && !virtio::takes_aw_bits(guest);
     unless(only_intel_takes_it.then(|| "an address width was asked for, which only intel takes here".into()));
     if against.is_empty() { (Model::Virtio, vec![known.why.clone()]) } else { (Model::Intel, against) }
@@ -95,7 +104,7 @@ fn on_arm(guest: &Guest<'_>, known: &Knowledge) -> (Model, Vec<String>) {
     } else if !guest.virtio_fits(known) {
         Some(known.why.clone())
     } else {
-        guest.unsupported(Model::Virtio).map(|unsupported| unsupported.why)
+        guest.unsupported(Model::Virtio).map(|unsupported| unsupported.why).or_else(|| guest.doubts_virtio())
     };
     match against {
         Some(why) => (Model::Smmuv3, vec![why]),

@@ -44,6 +44,13 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// The programs of the host whose versions are unknown.
+    pub(super) fn unknown_versions(&self) -> Vec<&'static str> {
+        let qemu = self.host.emulator_of(self.domain).and_then(|emulator| emulator.version);
+        let versions = [("libvirt", self.host.libvirt), ("QEMU", qemu)];
+        versions.into_iter().filter(|(_, version)| version.is_none()).map(|(program, _)| program).collect()
+    }
+
     /// libvirt gives a domain without an architecture the host's.
     pub(super) fn known_arch(&self) -> Option<&'a str> {
         self.domain.arch.as_deref().or(self.host.arch.as_deref())

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::domain::Domain;
 use crate::limit::Limit;
 use crate::note::{Code, Note};
-use crate::version::Version;
+use crate::version::{NEWEST_LIBVIRT, Version};
 
 use super::guest::Guest;
 use super::result::{Edit, Origin, Plan, Route};
@@ -46,7 +46,7 @@ impl Memlock {
         // Each function to come gets an address space of its own.
         let coming = if shape.viommu == Presence::Absent { 0 } else { guest.request.coming_vfio as usize };
         let required = required(domain, shape, address_spaces.len() + coming);
-        let libvirt = libvirt_limit(domain, shape, host.libvirt);
+        let libvirt = libvirt_limit(domain, shape, host.libvirt.or((!host.cautious).then_some(NEWEST_LIBVIRT)));
         let managed = guest.request.asks() || plan.iommu.is_some();
         Memlock {
             nvme_disks: domain.nvme_images.len().try_into().unwrap_or(u32::MAX),
@@ -168,7 +168,7 @@ fn vdpa(domain: &Domain) -> u32 {
 }
 
 /// What libvirt of the host's version sets by itself (`qemuDomainGetMemLockLimitBytes`). A version that is not known counts
-/// as a new one.
+/// as a new one, and as the oldest, with the lowest limit, where the guest starts now.
 fn libvirt_limit(domain: &Domain, shape: Shape, libvirt: Option<Version>) -> Option<Limit> {
     if let Some(limit) = domain.memory.hard_limit {
         return Some(Limit::Bytes(limit));
@@ -179,7 +179,7 @@ fn libvirt_limit(domain: &Domain, shape: Shape, libvirt: Option<Version>) -> Opt
     if is_pseries(domain) {
         return Some(pseries_limit(domain));
     }
-    let since = |major, minor| libvirt.is_none_or(|version| version >= Version::new(major, minor));
+    let since = |major, minor| libvirt.is_some_and(|version| version >= Version::new(major, minor));
     let nvme = u64::from(domain.nvme_disks);
     // libvirt counts a <hostdev> even where its address says that the guest does not get it.
     let seen = domain.vfio.iter().filter(|device| !device.hidden).count();

@@ -4,6 +4,7 @@ use crate::domain::Driver;
 use crate::limit::Limit;
 use crate::model::Model;
 use crate::note::{Code, Note};
+use crate::request::RequestedModel;
 use crate::text::bytes;
 use crate::version::Version;
 
@@ -53,15 +54,27 @@ fn is(plan: &Plan, model: Model) -> bool {
 }
 
 fn assumed(guest: &Guest<'_>) -> Option<Note> {
-    let mut unknown = Vec::new();
-    if guest.host.libvirt.is_none() {
-        unknown.push(format!("libvirt {} (--libvirt-version)", guest.libvirt));
+    let unknown = guest.unknown_versions();
+    if unknown.is_empty() || !guest.request.asks() {
+        return None;
     }
-    if guest.host.emulator_of(guest.domain).and_then(|emulator| emulator.version).is_none() {
-        unknown.push(format!("QEMU {} (--qemu-version)", guest.qemu));
+    if guest.host.cautious {
+        let kept = match guest.host.recorded {
+            Some(model) if guest.request.model == RequestedModel::Auto => {
+                format!("; auto keeps {model}, with which the guest ran")
+            }
+            _ => String::new(),
+        };
+        let unknown = unknown.join(" and of ");
+        let message = format!("the version of {unknown} is unknown and taken as the less favourable{kept}");
+        return Some(Note::warning(Code::HostFactAssumed, message));
     }
-    let message = format!("unknown and therefore assumed: {}", unknown.join(", "));
-    (guest.request.asks() && !unknown.is_empty()).then(|| Note::info(Code::HostFactAssumed, message))
+    let assumed = |program: &&str| match *program {
+        "libvirt" => format!("libvirt {} (--libvirt-version)", guest.libvirt),
+        _ => format!("QEMU {} (--qemu-version)", guest.qemu),
+    };
+    let assumed: Vec<_> = unknown.iter().map(assumed).collect();
+    Some(Note::info(Code::HostFactAssumed, format!("unknown and therefore assumed: {}", assumed.join(", "))))
 }
 
 /// A request with an error in its namespace or place has no effect, which the user does not expect.

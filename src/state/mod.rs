@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{Domain, Uuid};
 use crate::limit::Limit;
+use crate::model::Model;
 use crate::note::{Code, Note};
+use crate::plan::Plan;
 use crate::qemu::Edits;
+use crate::request::{Request, RequestedModel};
 
 /// How long after the hook a guest's emulator may still be started, seconds of the boot clock. libvirt relabels disks in
 /// between, which takes minutes on slow storage; an older file is a leftover of a start that never came to an end.
@@ -84,13 +87,33 @@ pub struct Record {
     machine: Option<String>,
     vfio: Vec<String>,
     edits: Edits,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    auto: Option<Auto>,
+}
+
+/// What `auto` became, and for which request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Auto {
+    request: String,
+    model: String,
 }
 
 impl Record {
     /// What a running guest of this shape was started with.
     #[must_use]
-    pub fn new(domain: &Domain, edits: Edits) -> Record {
-        Record { machine: domain.machine.clone(), vfio: shape(domain), edits }
+    pub fn new(domain: &Domain, plan: &Plan, edits: Edits) -> Record {
+        let model = plan.iommu.as_ref().and_then(|iommu| iommu.model);
+        let model = model.filter(|_| plan.request.model == RequestedModel::Auto);
+        let auto = model.map(|model| Auto { request: text(&plan.request), model: model.name().to_owned() });
+        Record { machine: domain.machine.clone(), vfio: shape(domain), edits, auto }
+    }
+
+    /// What `auto` became, if the record is of a guest like this one with this request.
+    #[must_use]
+    pub fn auto_for(self, domain: &Domain, request: &Request) -> Option<Model> {
+        let same = self.machine == domain.machine && self.vfio == shape(domain);
+        let auto = self.auto.filter(|auto| same && auto.request == text(request))?;
+        Model::ALL.iter().copied().find(|model| model.name() == auto.model)
     }
 
     /// The edits, if the record is of a guest with this machine type and these VFIO devices.
@@ -98,6 +121,11 @@ impl Record {
     pub fn edits_for(self, domain: &Domain) -> Option<Edits> {
         (self.machine == domain.machine && self.vfio == shape(domain)).then_some(self.edits)
     }
+}
+
+fn text(request: &Request) -> String {
+    let json = serde_json::to_string(request).unwrap_or_default();
+    format!("{json} {}", request.specification_order)
 }
 
 fn shape(domain: &Domain) -> Vec<String> {
@@ -127,7 +155,8 @@ mod tests {
     fn a_record_is_for_the_guest_that_it_was_made_of() {
         let mut domain = Domain { machine: Some("pc-q35-7.2".into()), ..Domain::default() };
         let edits = state().0.boot;
-        let record = Record::new(&domain, edits.clone());
+        let plan = crate::plan::plan(&domain, &Request::default(), &crate::host::Host::default()).unwrap();
+        let record = Record::new(&domain, &plan, edits.clone());
         assert_eq!(record.clone().edits_for(&domain), Some(edits));
         domain.machine = Some("pc-q35-10.0".into());
         assert_eq!(record.edits_for(&domain), None);

@@ -120,6 +120,8 @@ fn a_host_in_distress() {
     }
     let guests = guests();
     let unwritable = Some("state-unwritable");
+    // An unknown libvirt may be one that sets too low a limit.
+    let raise = (!process::may_raise_limits()).then_some("memlock-no-privilege");
     // What is done to the host, how a guest that asks fares at `start`, and how the host is mended.
     let faults = [
         ("no /proc", "mount -t tmpfs none /proc", None, "umount /proc"),
@@ -141,7 +143,8 @@ fn a_host_in_distress() {
         assert_event(what, &hook(PREPARE, &guests.wrapper), None);
         for event in [PREPARE, START] {
             assert_event(what, &hook(event, &guests.silent), None);
-            assert_event(what, &hook(event, &guests.native), None);
+            let raised = event == START && what == "no capability cache";
+            assert_event(what, &hook(event, &guests.native), raise.filter(|_| raised));
         }
         for event in HARMLESS.into_iter().chain([MIGRATE]).chain(OTHERS) {
             assert_event(what, &hook(event, &guests.wrapper), None);

@@ -88,6 +88,51 @@ fn without_a_document_only_a_guest_that_is_stored_without_a_request_starts() {
     passes(PREPARE);
 }
 
+/// libvirt keeps what it knows of emulators in its memory, so guests start when its cache on disk is gone.
+#[test]
+fn unknown_versions_change_no_model() {
+    if !sandbox::inside("missing::unknown_versions_change_no_model") {
+        return;
+    }
+    let guests = guests();
+    // With VFIO devices virtio takes QEMU 9.0.
+    let cache = "/var/cache/libvirt/qemu/capabilities/0123.xml";
+    fs::write(cache, fs::read_to_string(cache).unwrap().replace("7002022", "9000000")).unwrap();
+    let auto = guests.wrapper.replace("model='virtio'", "model='auto' virtio-iommu-driver='yes'");
+    let dry_run = |xml: &str| run(VIOMMU, &["hook", "--dry-run", NAME, "start", "begin"], xml.as_bytes()).stdout;
+    let becomes = |xml: &str, device: &str, warning: Option<&str>| {
+        let said = dry_run(xml);
+        assert!(said.contains(&format!("\"devices\":[\"{device},")), "{said}");
+        let logged = "would log: warning[host-fact-assumed]: the version of libvirt and of QEMU is unknown";
+        assert_eq!(said.contains(logged), warning.is_some(), "{said}");
+        assert!(warning.is_none_or(|words| said.contains(words)), "{said}");
+    };
+    let runs = |xml: &str, device: &str| {
+        assert_event("start", &hook(START, xml), None);
+        let mut qemu = sandbox::qemu(NAME, &["-uuid", UUID, "-device", device]);
+        assert_event("started", &hook(STARTED, xml), None);
+        drop(qemu.stdin.take());
+        qemu.wait().unwrap();
+        assert_event("release", &hook(RELEASE, xml), None);
+    };
+    becomes(&auto, "virtio-iommu", None);
+    runs(&auto, "virtio-iommu");
+    fs::rename("/var/cache/libvirt", "/var/cache/gone").unwrap();
+    becomes(&auto, "virtio-iommu", Some("auto keeps virtio, with which the guest ran"));
+    let other_request = auto.replace("model='auto'", "model='auto' hotplug='true'");
+    let other_devices = auto.replace("bus='0x3b'", "bus='0x3c'");
+    let other_machine = auto.replace("machine='q35'", "machine='pc-q35-7.2'");
+    for other in [other_request, other_devices, other_machine] {
+        assert_ne!(other, auto);
+        becomes(&other, "intel-iommu", Some("less favourable\n"));
+    }
+    // It still keeps it when that start is over.
+    runs(&auto, "virtio-iommu");
+    becomes(&auto, "virtio-iommu", Some("auto keeps virtio"));
+    fs::rename("/var/cache/gone", "/var/cache/libvirt").unwrap();
+    becomes(&auto, "virtio-iommu", None);
+}
+
 #[test]
 fn what_can_hide_a_request_is_refused() {
     if !sandbox::inside("missing::what_can_hide_a_request_is_refused") {

@@ -98,6 +98,7 @@ fn libvirt_counts_the_viommu_from_8_7_on() {
     let mut unknown = four();
     unknown.host.libvirt = None;
     enough(&unknown, 2_684_354_560);
+    too_low(&four().libvirt_unknown(), 2_684_354_560, 1_476_395_008);
     enough(&devices(q35(), 1).asks("intel").libvirt("7.0.0"), 1_476_395_008);
 }
 

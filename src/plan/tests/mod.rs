@@ -174,6 +174,22 @@ impl Case {
         self.device("<emulator>/usr/bin/viommu-qemu-system-x86_64</emulator>")
     }
 
+    fn libvirt_unknown(mut self) -> Case {
+        (self.host.libvirt, self.host.cautious) = (None, true);
+        self
+    }
+
+    fn qemu_unknown(mut self) -> Case {
+        self.host.emulators.clear();
+        self.host.cautious = true;
+        self
+    }
+
+    fn ran_with(mut self, model: Model) -> Case {
+        self.host.recorded = Some(model);
+        self
+    }
+
     fn libvirt(mut self, version: &str) -> Case {
         self.host.libvirt = Some(version.parse().unwrap());
         self

@@ -97,6 +97,18 @@ fn auto_is_virtio_where_nothing_speaks_against_it() {
     let (level, reason) = q35().asks("auto").note(Code::AutoModel).unwrap();
     assert_eq!(level, Level::Info);
     assert!(reason.starts_with("auto is virtio: "), "{reason}");
+    // An unknown version may be an old one; with the same request the guest keeps what it had.
+    for unknown in [Case::libvirt_unknown, Case::qemu_unknown] {
+        assert_eq!(unknown(q35()).asks("auto").model(), "intel");
+        assert_eq!(unknown(arm()).asks("auto").model(), "smmuv3");
+        assert_eq!(unknown(q35()).asks("virtio").model(), "virtio", "by name");
+        let kept = unknown(q35()).ran_with(Model::Virtio).asks("auto");
+        assert_eq!(kept.model(), "virtio");
+        assert!(kept.note(Code::HostFactAssumed).unwrap().1.ends_with("; auto keeps virtio, with which the guest ran"));
+        assert_eq!(unknown(q35()).ran_with(Model::Virtio).vcpus(256).asks("auto").model(), "intel", "known anew");
+        assert_eq!(unknown(q35()).ran_with(Model::Intel).asks("auto").model(), "intel");
+    }
+    assert_eq!(q35().ran_with(Model::Intel).asks("auto").model(), "virtio", "all is known");
     assert_eq!(q35().asks("virtio").note(Code::AutoModel), None, "a named model needs no reason");
 }
 
