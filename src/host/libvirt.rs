@@ -104,3 +104,15 @@ fn ancestor() -> Option<Pid> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_a_slash_is_no_path() {
+        for name in ["../../passwd", "/etc/passwd", "a/b"] {
+            assert_eq!(definition(name).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{name}");
+        }
+    }
+}
