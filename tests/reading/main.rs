@@ -24,6 +24,12 @@ use support::on_both_suites;
 
 on_both_suites!(domains_are_read_as_libvirt_reads_them);
 
+#[test]
+#[ignore = "asks the newest libvirt: cargo test --test reading -- --ignored"]
+fn sid() {
+    domains_are_read_as_libvirt_reads_them(Suite::Sid);
+}
+
 /// Documents that each libvirt gets unless `VIOMMU_READING_DOCUMENTS` says otherwise.
 const DOCUMENTS: u64 = 300;
 
