@@ -16,7 +16,7 @@ pub fn is_plain(bytes: &[u8]) -> bool {
     let start = bytes.trim_ascii_start();
     bytes.len() <= MAX_BYTES
         // Another encoding has another first byte, a zero byte, or an XML declaration, which libvirt never writes.
-        && (start.is_empty() || start.starts_with(b"<")) && !start.starts_with(b"<?")
+        && start.starts_with(b"<") && !start.starts_with(b"<?")
         && memchr(0, bytes).is_none()
         && memmem::find(bytes, b"<!DOCTYPE").is_none()
         && memchr_iter(b'&', bytes).all(reference)
@@ -41,6 +41,7 @@ mod tests {
             from("<domain>", "<?xml version='1.0' encoding='UTF-7'?><domain>"),
             // "<domain>" in EBCDIC.
             b"\x4c\x84\x96\x94\x81\x89\x95\x6e".to_vec(),
+            Vec::new(),
         ] {
             assert!(!is_plain(&hides), "{}", String::from_utf8_lossy(&hides));
         }
