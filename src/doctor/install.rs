@@ -228,7 +228,8 @@ pub(super) fn state(known: &Known) -> Check {
         }
     }
     let in_use = |name: &String| {
-        let Some(uuid) = name.strip_suffix(".json").and_then(|uuid| uuid.parse::<Uuid>().ok()) else { return false };
+        let stem = name.rsplit_once('.').filter(|(_, kind)| ["json", store::PROCESS].contains(kind));
+        let Some(uuid) = stem.and_then(|(uuid, _)| uuid.parse::<Uuid>().ok()) else { return false };
         // A guest that is starting has a state and does not run yet.
         known.guests.iter().any(|guest| guest.runs_as(uuid)) || store::state(uuid).is_ok()
     };

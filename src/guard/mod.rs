@@ -1,7 +1,7 @@
 //! The guard: raises the locked-memory limit of one guest's QEMU, once, at the only moment when that lasts.
 //!
 //! libvirt's child has its own (lower) limit set, and execs the emulator last of all. So the guard waits until the guest's
-//! process executes something else than the daemon's file: from there on libvirt does not touch the limit, and neither the
+//! process has executed the emulator: from there on libvirt does not touch the limit, and neither the
 //! wrapper (which waits for it) nor QEMU (which has to initialise first) has locked anything. `search` finds that process.
 //!
 //! The guard is a process of its own. It holds no stream of the hook, because libvirt waits for their end, keeps only the two
@@ -23,7 +23,7 @@ use crate::host::guest_process::Identity;
 use crate::host::libvirt::Daemon;
 use crate::limit::Limit;
 use crate::note::{Code, Note};
-use crate::state;
+use crate::state::{self, store};
 use crate::sys::fs;
 use crate::sys::journal::{self, Priority};
 use crate::sys::process;
@@ -148,6 +148,10 @@ impl Watch {
             }
             let daemon_has_ended = self.daemon.process.has_ended();
             if let Some((process, evidence)) = search.look() {
+                // For `started`, `memlock` and doctor.
+                if let Some(started) = process::start_ticks(process.pid()) {
+                    let _ = store::write_process(self.order.guest.uuid, process.pid(), started);
+                }
                 let raised = process.raise_lock_limit(self.order.limit);
                 return raised.map_or_else(End::Failed, |limit| End::Raised(limit, evidence));
             }

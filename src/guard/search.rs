@@ -1,26 +1,24 @@
 //! The search for the process of one guest among those that came after the hook, look by look.
 //!
-//! A process is the guest's QEMU if its command line names the guest and one of these holds: libvirt has put it into the
-//! guest's cgroup, which happens before the emulator's exec; or it was a child of the daemon that had not executed anything
-//! until a moment ago, so that no code of a guest can have run in it. Both outlast a process that is looked at late, the
-//! second only by [`FRESH`].
+//! A process is the guest's QEMU if its command line names the guest and it was a child of the daemon that had not executed
+//! anything until a moment ago, so that no code of a guest can have run in it. Where libvirt's pidfiles are root's, libvirt's
+//! cgroup of the guest is enough, too.
 
 use std::collections::HashMap;
-use std::io;
 use std::time::Duration;
 
 use rustix::process::Pid;
 
 use crate::host::guest_process::Identity;
-use crate::host::libvirt::{Daemon, Image};
+use crate::host::libvirt::Daemon;
 use crate::sys::pinned::Pinned;
 use crate::sys::process;
 
-/// How long after a look at a child of the daemon its first command line is believed. A QEMU needs longer from its exec to
-/// the first byte that a tenant wrote.
-const FRESH: Duration = Duration::from_millis(20);
+/// How long after a look at a child of the daemon its first command line is believed. To forge it, a guest that starts at the
+/// same time would have to take over its QEMU within that time, and the guard to get no processor time meanwhile.
+const FRESH: Duration = Duration::from_secs(1);
 /// How long a number is tried that no process has yet: the kernel gives out the number first.
-const BORN_WITHIN: Duration = Duration::from_millis(100);
+const BORN_WITHIN: Duration = Duration::from_millis(500);
 /// More new numbers than that since the last look, and all processes are looked at instead.
 const MOST_NUMBERS: i32 = 1024;
 /// When all processes are looked at for the first time, in case that the number given out last is not to be had. The time
@@ -46,9 +44,10 @@ impl Evidence {
 /// A process that may become the guest's.
 struct Candidate {
     process: Pinned,
-    image: Image,
-    /// When it was last seen with the daemon's image, or first seen without.
-    seen: Duration,
+    /// When it was first seen.
+    since: Duration,
+    /// When it was last seen as a child of the daemon that has not executed anything.
+    child_at: Option<Duration>,
 }
 
 enum Verdict {
@@ -90,12 +89,11 @@ impl<'a> Search<'a> {
         let now = process::boot_clock();
         for pid in self.numbers(now) {
             match Pinned::open(pid) {
-                Ok(process) => self.candidates.push(Candidate { process, image: Image::None, seen: now }),
-                // Not born yet, or gone already; any other error is that of a thread.
-                Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {
+                Ok(process) => self.candidates.push(Candidate { process, since: now, child_at: None }),
+                // Not born yet, gone already, or a thread: the kernel answers alike.
+                Err(_) => {
                     self.unborn.entry(pid).or_insert(now);
                 }
-                Err(_) => {}
             }
         }
         self.unborn.retain(|_, tried| now.saturating_sub(*tried) < BORN_WITHIN);
@@ -111,15 +109,15 @@ impl<'a> Search<'a> {
 
     /// Whether a child of the daemon is left that may become the guest's process.
     pub(super) fn has_children(&self) -> bool {
-        self.candidates.iter().any(|candidate| candidate.image == Image::Child)
+        self.candidates.iter().any(|candidate| candidate.child_at.is_some())
     }
 
     /// Why no process was taken for the guest's.
     pub(super) fn missing(&self) -> String {
         match self.unproven {
             Some(pid) => format!(
-                "process {} names the guest, but libvirt has not put it into the guest's cgroup, and it was not seen as a child of \
-                 the daemon",
+                "process {} names the guest, but it was not seen as a child of the daemon right before, and libvirt has not put it into \
+                 the guest's cgroup on a host whose pidfiles are root's",
                 pid.as_raw_nonzero()
             ),
             None => "no process that names the guest was executed".to_owned(),
@@ -129,16 +127,19 @@ impl<'a> Search<'a> {
     /// The numbers to look at: those that were given out since the last look, and those that had no process then.
     fn numbers(&mut self, now: Duration) -> Vec<Pid> {
         let last = std::mem::replace(&mut self.last, process::last_number());
-        let new = last.zip(self.last).map(|(old, new)| (old, new.wrapping_sub(old)));
-        let mut numbers: Vec<Pid> = match new {
-            Some((old, count @ 0..=MOST_NUMBERS)) if now < self.next_listing => {
-                (1..=count).filter_map(|next| Pid::from_raw(old + next)).chain(self.unborn.keys().copied()).collect()
+        let all = now >= self.next_listing;
+        if all {
+            self.listings *= 2;
+            self.next_listing = now + self.listings;
+        }
+        let mut numbers: Vec<Pid> = match last.zip(self.last) {
+            _ if all => process::all(),
+            Some((old, new)) if (0..=MOST_NUMBERS).contains(&new.wrapping_sub(old)) => {
+                (old + 1..=new).filter_map(Pid::from_raw).chain(self.unborn.keys().copied()).collect()
             }
-            _ => {
-                self.listings *= 2;
-                self.next_listing = now + self.listings;
-                process::all()
-            }
+            // The numbers began again, or many are new.
+            Some(_) => process::all(),
+            None => Vec::new(),
         };
         numbers.retain(|pid| self.candidates.iter().all(|candidate| candidate.process.pid() != *pid));
         numbers
@@ -146,34 +147,32 @@ impl<'a> Search<'a> {
 
     fn judge(&mut self, candidate: &mut Candidate) -> Verdict {
         let now = process::boot_clock();
-        match self.daemon.image_of(&candidate.process) {
-            Ok(Image::None) => self.executed(candidate),
-            Ok(image) => {
-                candidate.image = image;
-                candidate.seen = now;
-                Verdict::Undecided
-            }
-            // A kernel thread has no executable; a process that has ended, neither.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Verdict::Other,
-            Err(_) => self.executed(candidate),
+        let arguments = candidate.process.arguments();
+        if self.guest.is_named_by(&arguments) {
+            return self.executed(candidate);
         }
+        let undecided = arguments.is_empty() || self.daemon.looks_like(&arguments);
+        match if undecided { self.daemon.forked(&candidate.process) } else { Some(false) } {
+            Some(true) => candidate.child_at = Some(now),
+            None if !arguments.is_empty() => {}
+            // In the middle of execve(2), a program has no arguments yet. A process that has ended, and a kernel thread, have
+            // none.
+            _ => {
+                let seen = candidate.child_at.unwrap_or(candidate.since);
+                let executes = undecided && !candidate.process.has_ended() && now.saturating_sub(seen) <= FRESH;
+                return if executes { Verdict::Undecided } else { Verdict::Other };
+            }
+        }
+        Verdict::Undecided
     }
 
     fn executed(&mut self, candidate: &Candidate) -> Verdict {
-        let arguments = candidate.process.arguments();
-        let age = process::boot_clock().saturating_sub(candidate.seen);
-        if arguments.is_empty() && age <= FRESH {
-            // In the middle of execve(2), the new program has no arguments yet.
-            return Verdict::Undecided;
-        }
-        if !self.guest.is_named_by(&arguments) {
-            return Verdict::Other;
-        }
-        if self.guest.owns_cgroup_of(&candidate.process) {
-            return Verdict::Guest(Evidence::Cgroup);
-        }
-        if candidate.image == Image::Child && age <= FRESH {
+        let fresh = |at: Duration| process::boot_clock().saturating_sub(at) <= FRESH;
+        if candidate.child_at.is_some_and(fresh) {
             return Verdict::Guest(Evidence::Child);
+        }
+        if self.guest.owns(&candidate.process) {
+            return Verdict::Guest(Evidence::Cgroup);
         }
         self.unproven = Some(candidate.process.pid());
         Verdict::Other

@@ -1,9 +1,10 @@
 //! Which process is a guest's QEMU.
 //!
-//! Everything that QEMU's user may write proves nothing: the directory of libvirt's pidfiles and status files, a command
-//! line, an executable. What that user cannot make is a cgroup outside of what root gave it, and a child of the daemon
-//! (`guard` watches those). A security label is no evidence either: an unconfined process of QEMU's user may take on the
-//! label of any guest.
+//! Everything that QEMU's user may write proves nothing: a command line, an executable, a pidfile or status file of libvirt
+//! where their directory is that user's (libvirt 11.3). A cgroup is root's work, but libvirt moves the process there whose
+//! number it reads in the pidfile, so that it proves something only where the pidfile does. What always proves it is a child
+//! of the daemon, which `guard` sees and records. A security label is no evidence: an unconfined process of QEMU's user may
+//! take on the label of any guest.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,12 @@ use rustix::process::Pid;
 
 use crate::domain::{Domain, Uuid};
 use crate::qemu::{self, Invocation};
+use crate::state::store;
 use crate::sys::pinned::Pinned;
 use crate::sys::{fs, process};
+
+/// Where libvirt has the pidfiles of guests.
+const PIDFILES: &str = "/run/libvirt/qemu";
 
 /// Where a host has its cgroups.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -41,10 +46,16 @@ impl Identity {
         guest_of(arguments) == Some(self.uuid)
     }
 
+    /// Whether a process is this guest's because libvirt has put it into the guest's cgroup, and nobody but root could make
+    /// libvirt take another process for it.
+    #[must_use]
+    pub fn owns(&self, process: &Pinned) -> bool {
+        fs::check_trusted_directory(Path::new(PIDFILES)).is_ok() && self.owns_cgroup_of(process)
+    }
+
     /// Whether libvirt has put a process into this guest's cgroup. Only root can: each directory up to the root of the
     /// hierarchy is root's, so that no other user can have made the cgroup, or can move a process into it.
-    #[must_use]
-    pub fn owns_cgroup_of(&self, process: &Pinned) -> bool {
+    fn owns_cgroup_of(&self, process: &Pinned) -> bool {
         let memberships = process.text("cgroup", 64 << 10).unwrap_or_default();
         memberships.lines().filter_map(|line| self.place(line)).any(|(mounts, path)| {
             mounts.iter().any(|mount| {
@@ -58,10 +69,8 @@ impl Identity {
     /// What is missing where no process is the guest's.
     #[must_use]
     pub fn missing(&self) -> String {
-        match self.id {
-            Some(id) => format!("no process with the guest's UUID is in libvirt's cgroup of guest {id}"),
-            None => "the domain XML has no id, so that the guest's cgroup is not known".to_owned(),
-        }
+        "no guard has recorded its process, and no process is in libvirt's cgroup for it on a host whose pidfiles are root's"
+            .to_owned()
     }
 
     /// Where this guest's cgroup would be, of a line of `/proc/PID/cgroup`: the places where its hierarchy may be mounted,
@@ -129,15 +138,19 @@ impl Guests {
         Guests(process::all().into_iter().filter_map(guest).collect())
     }
 
-    /// The process of a guest: in its cgroup and started for it. The guest itself can have made more of them; QEMU is the
-    /// oldest.
+    /// The process of a guest: the one that its guard has recorded, or one in its cgroup that was started for it. The guest
+    /// itself can have made more of those; QEMU is the oldest.
     #[must_use]
     pub fn find(&self, guest: &Identity) -> Option<Pinned> {
-        self.oldest(guest, |process| guest.owns_cgroup_of(process))
+        let recorded = store::process(guest.uuid).and_then(|(pid, started)| {
+            let process = Pinned::open(pid).ok()?;
+            let is_same = process::start_ticks(pid) == Some(started) && !process.has_ended();
+            is_same.then_some(process)
+        });
+        recorded.or_else(|| self.oldest(guest, |process| guest.owns(process)))
     }
 
-    /// The process that says that it is the guest's: for a report, where libvirt puts no guest into a cgroup. No limit may be
-    /// raised for it.
+    /// The process that says that it is the guest's: for a report, where nothing proves it. No limit may be raised for it.
     #[must_use]
     pub fn unproven(&self, guest: &Identity) -> Option<Pinned> {
         self.oldest(guest, |_| true)

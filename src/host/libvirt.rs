@@ -1,5 +1,6 @@
 //! libvirt's daemon: by the lock on its pidfile, and by the hook that it runs.
 
+use std::ffi::OsString;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use rustix::process::Pid;
 
 use crate::sys::fs;
 use crate::sys::pinned::{Layout, Pinned};
-use crate::sys::process::{self, FileId};
+use crate::sys::process;
 use crate::xml;
 
 /// The process that holds libvirt's lock on a pidfile, if it is the one whose pid the file holds.
@@ -50,24 +51,12 @@ pub fn definition(domain: &str) -> io::Result<String> {
 pub struct Daemon {
     /// The process.
     pub process: Pinned,
-    executable: FileId,
+    arguments: Vec<OsString>,
     layout: Option<Layout>,
 }
 
-/// What a process has of the daemon's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Image {
-    /// Nothing: it executes another file.
-    None,
-    /// The file. Anybody can execute it.
-    File,
-    /// The file in the daemon's own memory layout: a child that has not executed anything since fork(2).
-    Child,
-}
-
 impl Daemon {
-    /// The daemon that runs this hook: the nearest ancestor that is one. A hook may be called through a shell script, whose
-    /// own executable does not tell when libvirt's child has left the daemon's.
+    /// The daemon that runs this hook: the nearest ancestor that is one. A hook may be called through a shell script.
     ///
     /// # Errors
     /// What the kernel says; `NotFound` where no ancestor is a daemon.
@@ -77,19 +66,21 @@ impl Daemon {
             io::Error::new(io::ErrorKind::NotFound, message)
         };
         let process = Pinned::open(ancestor().ok_or_else(none)?)?;
-        Ok(Daemon { executable: process.executable()?, layout: process.layout(), process })
+        Ok(Daemon { arguments: process.arguments(), layout: process.layout(), process })
     }
 
-    /// What a process has of this daemon's.
-    ///
-    /// # Errors
-    /// What the kernel says, as for [`Pinned::executable`].
-    pub fn image_of(&self, process: &Pinned) -> io::Result<Image> {
-        if process.executable()? != self.executable {
-            return Ok(Image::None);
-        }
-        let child = self.layout.is_some() && process.layout() == self.layout && process.pid() != self.process.pid();
-        Ok(if child { Image::Child } else { Image::File })
+    /// Whether a process has the daemon's arguments, as a child has until it executes something. Any process can have these.
+    #[must_use]
+    pub fn looks_like(&self, arguments: &[OsString]) -> bool {
+        self.arguments == arguments
+    }
+
+    /// Whether a process is a child of the daemon that has not executed anything since fork(2): it has the daemon's layout.
+    /// None where the daemon's layout is not known.
+    #[must_use]
+    pub fn forked(&self, process: &Pinned) -> Option<bool> {
+        let layout = self.layout.as_ref()?;
+        Some(process.pid() != self.process.pid() && process.layout().as_ref() == Some(layout))
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Pid;
+
 use super::{Record, State};
 use crate::domain::Uuid;
 use crate::note::{Code, Note};
@@ -14,6 +16,9 @@ pub const STATES: &str = "/run/viommu";
 
 /// The directory of the records. It outlives a reboot.
 pub const RECORDS: &str = "/var/lib/viommu";
+
+/// The extension of the record of a guest's process, beside its state.
+pub const PROCESS: &str = "process";
 
 /// A larger file is not one of ours, bytes.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -60,12 +65,34 @@ pub fn write_state(state: &State) -> Result<(), Note> {
     })
 }
 
-/// Removes the state of a guest, if there is one.
+/// Removes the state of a guest and the record of its process, if there are any.
 ///
 /// # Errors
 /// `state-unwritable`, as a warning.
 pub fn remove_state(uuid: Uuid) -> Result<(), Note> {
-    remove(&state_file(uuid))
+    remove(&process_file(uuid)).and(remove(&state_file(uuid)))
+}
+
+fn process_file(uuid: Uuid) -> PathBuf {
+    Path::new(STATES).join(format!("{uuid}.{PROCESS}"))
+}
+
+/// The process that a guard has proven to be a guest's: its number, and when it was started, clock ticks since the machine
+/// booted.
+#[must_use]
+pub fn process(uuid: Uuid) -> Option<(Pid, u64)> {
+    fs::check_trusted_directory(Path::new(STATES)).ok()?;
+    let text = fs::read_trusted(&process_file(uuid), MAX_BYTES).ok()?;
+    let (pid, started) = text.trim().split_once(' ')?;
+    Some((Pid::from_raw(pid.parse().ok()?)?, started.parse().ok()?))
+}
+
+/// Records the process of a guest.
+///
+/// # Errors
+/// What the kernel says.
+pub fn write_process(uuid: Uuid, pid: Pid, started: u64) -> io::Result<()> {
+    fs::replace(&process_file(uuid), &format!("{} {started}\n", pid.as_raw_nonzero()), 0o600)
 }
 
 /// Reads the record of a guest; `None` where there is none that can be trusted.

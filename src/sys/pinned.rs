@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Resource, pidfd_open, prlimit};
 use crate::limit::Limit;
 
 use super::fs;
-use super::process::{self, FileId, LockLimit};
+use super::process::{self, LockLimit};
 
 /// A process that stays the same one whatever becomes of its number.
 ///
@@ -64,15 +64,6 @@ impl Pinned {
         };
         // A signal ends the sleep early, which a polling caller does not notice.
         poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0)
-    }
-
-    /// The file that the process executes.
-    ///
-    /// # Errors
-    /// What the kernel says: EACCES without CAP_SYS_PTRACE, ENOENT for a kernel thread or where the process has ended.
-    pub fn executable(&self) -> io::Result<FileId> {
-        let file = process::file_id(&self.file("exe"));
-        self.if_alive(file)
     }
 
     /// The arguments of the process, without `argv[0]`; none where it has ended or executes a program at this moment.
@@ -132,10 +123,6 @@ impl Pinned {
     fn file(&self, name: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{name}", self.pid.as_raw_nonzero()))
     }
-
-    fn if_alive<T>(&self, read: io::Result<T>) -> io::Result<T> {
-        if self.has_ended() { Err(io::ErrorKind::NotFound.into()) } else { read }
-    }
 }
 
 /// Where the kernel has put a process's code, data, heap, stack, arguments and environment. The kernel chooses most of it at
@@ -148,18 +135,15 @@ impl Pinned {
     #[must_use]
     pub fn layout(&self) -> Option<Layout> {
         let random = fs::head(std::path::Path::new("/proc/sys/kernel/randomize_va_space"), 8)?;
-        let personality = u32::from_str_radix(self.text("personality", 16)?.trim(), 16).ok()?;
-        layout(&self.text("stat", 2048)?, random.trim(), personality)
+        layout(&self.text("stat", 2048)?, random.trim())
     }
 }
 
-fn layout(stat: &str, randomize: &str, personality: u32) -> Option<Layout> {
+fn layout(stat: &str, randomize: &str) -> Option<Layout> {
     /// `startcode`, `endcode`, `startstack`, `start_data`, `end_data`, `start_brk`, `arg_start`, `arg_end`, `env_start`, `env_end`
     /// of proc_pid_stat(5).
     const FIELDS: [usize; 10] = [26, 27, 28, 45, 46, 47, 48, 49, 50, 51];
-    /// `ADDR_NO_RANDOMIZE` of <linux/personality.h>.
-    const NOT_RANDOM: u32 = 0x004_0000;
-    if randomize == "0" || personality & NOT_RANDOM != 0 {
+    if randomize == "0" {
         return None;
     }
     let fields = FIELDS.map(|number| process::stat_field(stat, number)?.parse().ok());
@@ -181,7 +165,6 @@ mod tests {
         let own = own();
         assert!(!own.has_ended());
         assert_eq!(own.lock_limit().unwrap(), process::own_lock_limit());
-        assert_eq!(own.executable().unwrap(), process::own_file().unwrap());
         assert_eq!(own.arguments(), std::env::args_os().skip(1).collect::<Vec<_>>());
     }
 
@@ -190,13 +173,12 @@ mod tests {
     fn layout_is_random_and_readable_or_none() {
         let numbers: Vec<String> = (4..=52).map(|number| number.to_string()).collect();
         let stat = format!("7 (a) b) S {}", numbers.join(" "));
-        let found = layout(&stat, "2", 0).unwrap();
+        let found = layout(&stat, "2").unwrap();
         assert_eq!(found, Layout(vec![26, 27, 28, 45, 46, 47, 48, 49, 50, 51]));
-        assert_eq!(layout(&stat, "0", 0), None);
-        assert_eq!(layout(&stat, "2", 0x004_0000), None);
-        assert_eq!(layout(&stat.replace(" 28 ", " 0 "), "2", 0), None);
-        assert_eq!(layout(&stat.replace(" 26 ", " 1 "), "2", 0), None);
-        assert_eq!(layout("7 (a", "2", 0), None);
+        assert_eq!(layout(&stat, "0"), None);
+        assert_eq!(layout(&stat.replace(" 28 ", " 0 "), "2"), None);
+        assert_eq!(layout(&stat.replace(" 26 ", " 1 "), "2"), None);
+        assert_eq!(layout("7 (a", "2"), None);
     }
 
     // The kernel is the second source: a child that has executed something has another layout, one that has not has ours.

@@ -173,3 +173,26 @@ pub fn prefer_scheduling() {
 pub fn own_file() -> io::Result<FileId> {
     file_id(Path::new("/proc/self/exe"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "the test needs a process that ends")]
+
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    #[test]
+    fn a_process_ends_when_its_time_is_up() {
+        const MARK: &str = "VIOMMU_TEST_ENDS";
+        if std::env::var_os(MARK).is_some() {
+            super::end_after(1);
+            std::thread::sleep(std::time::Duration::from_secs(60));
+            return;
+        }
+        // An ignored signal stays ignored when a program is executed.
+        let mut child = Command::new("sh");
+        child.args(["-c", "trap '' ALRM; exec \"$@\"", "sh"]).arg(std::env::current_exe().unwrap());
+        child.args(["--exact", "sys::process::tests::a_process_ends_when_its_time_is_up"]).env(MARK, "1");
+        assert_eq!(child.status().unwrap().signal(), Some(nix::libc::SIGALRM));
+    }
+}

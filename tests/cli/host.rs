@@ -177,13 +177,27 @@ fn the_limit_of_a_running_guest() {
     assert_unusable(&memlock(&["--pid", &other.id().to_string()]), &format!("is not the QEMU of {UUID}"));
     drop(qemu.stdin.take());
     qemu.wait().unwrap();
-    fs::create_dir_all("/run/libvirt/qemu").unwrap();
     fs::write("/run/libvirt/qemu/dpdk-gateway.pid", other.id().to_string()).unwrap();
-    assert_unusable(&memlock(&["known", "--raise"]), "is in libvirt's cgroup of guest 7");
+    assert_unusable(&memlock(&["known", "--raise"]), "no guard has recorded its process");
     // A cgroup that is not root's alone.
     let mut forged = sandbox::qemu("dpdk-gateway", &arguments);
     fs::set_permissions("/sys/fs/cgroup/machine", fs::Permissions::from_mode(0o777)).unwrap();
-    assert_unusable(&memlock(&["known", "--raise"]), "is in libvirt's cgroup of guest 7");
+    assert_unusable(&memlock(&["known", "--raise"]), "no guard has recorded its process");
+    fs::set_permissions("/sys/fs/cgroup/machine", fs::Permissions::from_mode(0o755)).unwrap();
+    assert_refused(&memlock(&["known"]), "memlock-too-low");
+    // libvirt 11.3 gives QEMU's user the pidfiles, and puts what they name into the guest's cgroup.
+    std::os::unix::fs::chown("/run/libvirt/qemu", Some(1), Some(1)).unwrap();
+    assert_unusable(&memlock(&["known", "--raise"]), "no guard has recorded its process");
+    // What a guard has recorded is believed; a number that another process has now is not.
+    fs::create_dir("/run/viommu").unwrap();
+    let record = format!("/run/viommu/{UUID}.process");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(forged.id()).unwrap()).unwrap();
+    let started = viommu::sys::process::start_ticks(pid).unwrap();
+    fs::write(&record, format!("{} {started}\n", forged.id())).unwrap();
+    fs::set_permissions(&record, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_refused(&memlock(&["known"]), "memlock-too-low");
+    fs::write(&record, format!("{} {}\n", forged.id(), started + 1)).unwrap();
+    assert_unusable(&memlock(&["known"]), "no guard has recorded its process");
     for process in [&mut other, &mut forged] {
         drop(process.stdin.take());
         process.wait().unwrap();

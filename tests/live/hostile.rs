@@ -75,7 +75,10 @@ fn nobody_gets_a_limit_raised(suite: Suite) {
              grep 'Max locked memory' /proc/$forged/limits
              kill $forged; rm /tmp/forged.{user}"
         ));
-        assert!(output.stdout.contains("status=2") && output.stderr.contains("is not the QEMU of"), "{output:?}");
+        assert!(
+            output.stdout.contains("status=2") && output.stderr.contains("no guard has recorded its process"),
+            "{output:?}"
+        );
         let limits: Vec<&str> = output.stdout.lines().filter(|line| line.starts_with("Max")).collect();
         assert!(limits.len() == 2 && limits[0] == limits[1], "{output:?}");
     }

@@ -63,6 +63,8 @@ pub(crate) fn qemu(domain: &str, arguments: &[&str]) -> Child {
     let qemu = stand_in(arguments);
     let cgroup = format!("machine/qemu-{ID}-{domain}.libvirt-qemu");
     fs::create_dir_all(Path::new("/sys/fs/cgroup").join(&cgroup)).unwrap();
+    // As before libvirt 11.3: root's own.
+    fs::create_dir_all("/run/libvirt/qemu").unwrap();
     let membership = PathBuf::from(format!("/run/cgroup-of-{}", qemu.id()));
     fs::write(&membership, format!("0::/{cgroup}/emulator\n")).unwrap();
     let mut mount = Command::new("mount");

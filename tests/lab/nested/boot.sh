@@ -38,10 +38,13 @@ make_root "$outer_suite"
 "$here/stop.sh" "$instance"
 rm -rf "$dir"
 mkdir -p "$dir"/share/{in,out}
-cp -r "$here"/l1/{prepare.sh,lib.sh} "$source/l1/scenarios" "$dir/share/"
+cp -r "$here"/l1/{prepare.sh,lib.sh,attack.pl} "$source/l1/scenarios" "$dir/share/"
 [ ! -e "$source/l1/arch.sh" ] || cp "$source/l1/arch.sh" "$dir/share/"
 cp "$nested/$kernel"/{vmlinuz,l2-initrd} "$dir/share/"
 [ -z "${VIOMMU_BIN:-}" ] || install -m755 "$VIOMMU_BIN" "$dir/share/viommu"
+# A test program that runs viommu by the path that it was built with, and reads examples.
+[ -z "${VIOMMU_TEST:-}" ] || { install -m755 "$VIOMMU_TEST" "$dir/share/test" && cp -r "$here/../../../examples" "$dir/share/" &&
+    echo "$VIOMMU_BIN" >"$dir/share/viommu-path"; }
 [ -z "${VIOMMU_DEB:-}" ] || cp "$VIOMMU_DEB" "$dir/share/viommu.deb"
 
 # Inside QEMU's chroot the lab stands at /mnt.

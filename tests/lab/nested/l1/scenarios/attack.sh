@@ -1,0 +1,53 @@
+#!/bin/bash
+# A process of QEMU's user attacks the start of another guest: a pidfile of its own that it has locked, its own genuine one, a FIFO, a
+# symbolic link. TRIES of each (default 3); docs/threats.md says what 20 came to.
+. "$(dirname "$0")/../lib.sh"
+tries=${TRIES:-3}
+directory=/run/libvirt/qemu
+# As libvirt 11.3 and newer have it.
+chown libvirt-qemu: $directory
+define_locked victim
+define bystander ram=64
+uuid=$(virsh -q domuuid victim)
+as_qemu() { setpriv --reuid=libvirt-qemu --regid=libvirt-qemu --clear-groups --inh-caps=-all "$@"; }
+# Every process of QEMU's user without a limit of locked memory, but the victim itself.
+thieves() { # VICTIM'S-PID
+    local pid count=0
+    for pid in $(pgrep -u libvirt-qemu); do
+        [ "$pid" = "$1" ] || ! grep -qsE '^Max locked memory +unlimited' "/proc/$pid/limits" || count=$((count + 1))
+    done
+    echo "$count"
+}
+qemu_of() { pgrep -u libvirt-qemu -f "guest=$1," | head -n 1; }
+
+for kind in lock genuine fifo link; do
+    started=0 raised=0 refused=0 failed=0 stolen=0 slow=0
+    for _ in $(seq "$tries"); do
+        [ $kind != genuine ] || virsh -q start bystander --paused
+        as_qemu perl /lab/attack.pl $kind $directory/victim.pid "$uuid" $directory/bystander.pid 2>>/tmp/attack.err &
+        begin=$(now)
+        said timeout 60 virsh -q start victim --paused
+        awk -v spent="$(since "$begin")" 'BEGIN { exit spent < 30 }' && slow=$((slow + 1))
+        pid=$(qemu_of victim)
+        if [ "$status" = 0 ]; then
+            started=$((started + 1))
+            grep -qsE '^Max locked memory +unlimited' "/proc/$pid/limits" && raised=$((raised + 1))
+        else
+            case $message in *viommu*) refused=$((refused + 1)) ;; *) failed=$((failed + 1)) ;; esac
+            echo "$kind: $message"
+        fi
+        # What runs later must not be taken in, either.
+        virsh -q dumpxml victim >/tmp/victim.xml 2>/dev/null &&
+            timeout 20 /etc/libvirt/hooks/qemu victim started begin - </tmp/victim.xml
+        [ $? != 124 ] || slow=$((slow + 1))
+        timeout 20 viommu memlock victim --raise >/dev/null 2>&1
+        [ $? != 124 ] || slow=$((slow + 1))
+        stolen=$((stolen + $(thieves "${pid:-0}")))
+        pkill -KILL -u libvirt-qemu -f "while :; .* -uuid $uuid"
+        pkill -KILL -f 'attack[.]pl'
+        timeout 60 virsh -q destroy victim >/dev/null 2>&1 || kill -KILL "$pid" 2>/dev/null
+        [ $kind != genuine ] || virsh -q destroy bystander
+        rm -f $directory/victim.pid*
+    done
+    echo "RESULT attack-$kind tries=$tries started=$started raised=$raised refused=$refused failed=$failed stolen=$stolen slow=$slow $(leftovers)"
+done
