@@ -32,6 +32,8 @@ use search::{Evidence, Search};
 
 /// How often the guard looks. exec to the first mapping takes QEMU tens of milliseconds.
 const INTERVAL: Duration = Duration::from_millis(1);
+/// The same where the wrapper waits: libvirt's child lives for longer than that before it executes the emulator.
+const WAITED_FOR_INTERVAL: Duration = Duration::from_millis(3);
 /// After this many polls the start is slow for another reason, such as the relabelling of disks.
 const PATIENT_AFTER: u32 = 20_000;
 const PATIENT_INTERVAL: Duration = Duration::from_millis(10);
@@ -104,6 +106,8 @@ impl Watch {
         detach(&[self.state.as_raw_fd(), self.daemon.process.descriptor()]);
         if self.order.urgent {
             process::prefer_scheduling();
+        } else {
+            process::lower_nice();
         }
         let kept = [Capability::CAP_SYS_RESOURCE, Capability::CAP_SYS_PTRACE];
         let end = match keep_only(&kept) {
@@ -161,7 +165,11 @@ impl Watch {
             if process::boot_clock().as_secs() > deadline {
                 return End::TooLate(search.missing());
             }
-            let interval = if look < PATIENT_AFTER { INTERVAL } else { PATIENT_INTERVAL };
+            let interval = match look {
+                0..PATIENT_AFTER if self.order.urgent => INTERVAL,
+                0..PATIENT_AFTER => WAITED_FOR_INTERVAL,
+                _ => PATIENT_INTERVAL,
+            };
             if daemon_has_ended {
                 // A poll would return at once.
                 std::thread::sleep(interval);

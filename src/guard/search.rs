@@ -1,7 +1,7 @@
 //! The search for the process of one guest among those that came after the hook, look by look.
 //!
 //! A process is the guest's QEMU if its command line names the guest and it was a child of the daemon that had not executed
-//! anything until a moment ago, so that no code of a guest can have run in it. Where libvirt's pidfiles are root's, libvirt's
+//! anything until a moment ago, so that no code of a guest can have run in it; the moment may be longer if libvirt has put it into the guest's cgroup. Where libvirt's pidfiles are root's, libvirt's
 //! cgroup of the guest is enough, too.
 
 use std::collections::HashMap;
@@ -17,6 +17,8 @@ use crate::sys::process;
 /// How long after a look at a child of the daemon its first command line is believed. To forge it, a guest that starts at the
 /// same time would have to take over its QEMU within that time, and the guard to get no processor time meanwhile.
 const FRESH: Duration = Duration::from_secs(1);
+/// The same for a process that libvirt has put into the guest's cgroup: as long as the wrapper waits.
+const FRESH_IN_CGROUP: Duration = Duration::from_secs(10);
 /// How long a number is tried that no process has yet: the kernel gives out the number first.
 const BORN_WITHIN: Duration = Duration::from_millis(500);
 /// More new numbers than that since the last look, and all processes are looked at instead.
@@ -167,8 +169,9 @@ impl<'a> Search<'a> {
     }
 
     fn executed(&mut self, candidate: &Candidate) -> Verdict {
-        let fresh = |at: Duration| process::boot_clock().saturating_sub(at) <= FRESH;
-        if candidate.child_at.is_some_and(fresh) {
+        let age = candidate.child_at.map(|at| process::boot_clock().saturating_sub(at));
+        if age.is_some_and(|age| age <= FRESH || age <= FRESH_IN_CGROUP && self.guest.has_in_cgroup(&candidate.process))
+        {
             return Verdict::Guest(Evidence::Child);
         }
         if self.guest.owns(&candidate.process) {

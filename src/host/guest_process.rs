@@ -50,12 +50,13 @@ impl Identity {
     /// libvirt take another process for it.
     #[must_use]
     pub fn owns(&self, process: &Pinned) -> bool {
-        fs::check_trusted_directory(Path::new(PIDFILES)).is_ok() && self.owns_cgroup_of(process)
+        fs::check_trusted_directory(Path::new(PIDFILES)).is_ok() && self.has_in_cgroup(process)
     }
 
     /// Whether libvirt has put a process into this guest's cgroup. Only root can: each directory up to the root of the
     /// hierarchy is root's, so that no other user can have made the cgroup, or can move a process into it.
-    fn owns_cgroup_of(&self, process: &Pinned) -> bool {
+    #[must_use]
+    pub fn has_in_cgroup(&self, process: &Pinned) -> bool {
         let memberships = process.text("cgroup", 64 << 10).unwrap_or_default();
         memberships.lines().filter_map(|line| self.place(line)).any(|(mounts, path)| {
             mounts.iter().any(|mount| {

@@ -155,6 +155,11 @@ pub fn end_after(seconds: u32) {
     let _ = nix::unistd::alarm::set(seconds);
 }
 
+/// Sets this process to nice -20. Failure is ignored.
+pub fn lower_nice() {
+    let _ = rustix::process::setpriority_process(None, -20);
+}
+
 /// Switches this process to SCHED_RR, or to nice -20 where that is not permitted. Failure is ignored.
 pub fn prefer_scheduling() {
     let parameter = nix::libc::sched_param { sched_priority: 1 };
@@ -162,7 +167,7 @@ pub fn prefer_scheduling() {
     #[expect(unsafe_code, reason = "neither nix nor rustix has sched_setscheduler")]
     let refused = unsafe { nix::libc::sched_setscheduler(0, nix::libc::SCHED_RR, &raw const parameter) } != 0;
     if refused {
-        let _ = rustix::process::setpriority_process(None, -20);
+        lower_nice();
     }
 }
 

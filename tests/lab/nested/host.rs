@@ -215,7 +215,6 @@ impl Suite {
         let boot = lab_command("nested/boot.sh", &[self.name, &instance])
             .env("ARCH", self.arch.name())
             .env(viommu.0, &viommu.1)
-            .envs(hook_test().map(|program| ("VIOMMU_TEST", program)))
             .env("OWNER", owner)
             .envs(self.security.boot().iter().copied())
             .output();
@@ -236,16 +235,6 @@ impl Suite {
             && values.get("iommu_groups") == "5";
         if as_expected { Ok(instance) } else { Err(format!("not the L1 that was expected: {}", values.line)) }
     }
-}
-
-/// The newest test program of `tests/hook`, built with this one.
-fn hook_test() -> Option<std::path::PathBuf> {
-    let built = env::current_exe().ok()?.parent()?.read_dir().ok()?.flatten();
-    let programs = built.filter(|file| {
-        let name = file.file_name();
-        name.to_str().and_then(|name| name.strip_prefix("hook-")).is_some_and(|hash| !hash.contains('.'))
-    });
-    programs.max_by_key(|file| file.metadata().and_then(|file| file.modified()).ok()).map(|file| file.path())
 }
 
 /// What a script of the lab said, both streams, and its exit status.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A process of QEMU's user attacks the start of another guest: a pidfile of its own that it has locked, its own genuine one, a FIFO, a
-# symbolic link. TRIES of each (default 3); docs/threats.md says what 20 came to.
+# symbolic link. TRIES of each (default 3).
 . "$(dirname "$0")/../lib.sh"
 tries=${TRIES:-3}
 directory=/run/libvirt/qemu

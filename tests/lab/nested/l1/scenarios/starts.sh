@@ -1,7 +1,6 @@
 #!/bin/bash
 # How many legitimate starts get their limit raised: IDLE one after the other, LOAD beside four busy loops a processor, ROUNDS times 20 at
-# once, and BARE on a host without cgroups, where the guard has only the daemon's child to go by. The numbers of docs/threats.md are 100, 50,
-# 5 and 20; the defaults are a CI's.
+# once, and BARE on a host without cgroups, where the guard has only the daemon's child to go by. The defaults are small.
 #
 # `refused` is viommu's doing; `failed` is libvirt's own. `cgroup` and `child` are the evidence that the guard logged.
 . "$(dirname "$0")/../lib.sh"
