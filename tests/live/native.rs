@@ -31,7 +31,7 @@ fn an_unmet_request_is_vetoed_until_the_domain_is_rewritten(suite: Suite) {
         let guest = lab.guest(&native(arch, model));
         refused_with(&guest, "start", &[], "wrapper-missing");
         let sentence = guest.virsh("start", &[]).stderr;
-        assert!(sentence.contains("run 'viommu apply DOMAIN'"), "{sentence}");
+        assert!(sentence.contains("run 'viommu apply live'"), "{sentence}");
 
         rewrite(&lab);
         guest.virsh("start", &[]).ok();
