@@ -1,7 +1,5 @@
 //! Decides what an event calls for. Reads files of the host, changes nothing.
 
-use std::ffi::OsString;
-
 use crate::config::Config;
 use crate::decide::{self, Decided, Undecided};
 use crate::domain::{Domain, Uuid};
@@ -170,8 +168,10 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     outcome.asks |= wrapper;
     let mut state = State::new(uuid, process::boot_clock().as_secs(), emulator(decided), boot, incoming);
     state.memlock = limit;
+    // `started` has to know whether the guest booted or came in.
+    let ambiguous = state.incoming.as_ref().is_some_and(|incoming| *incoming != state.boot);
     outcome.effects.push(Effect::WriteState(Box::new(state)));
-    if let Some(limit) = limit {
+    if limit.is_some() || ambiguous {
         outcome.effects.extend(Identity::of(&decided.domain).map(|guest| {
             Effect::Guard(guard::Order { state: store::state_file(uuid), guest, limit, urgent: !wrapper })
         }));
@@ -204,40 +204,41 @@ fn emulator(decided: &Decided<'_>) -> String {
 
 fn started(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     let Some(guest) = Identity::of(&decided.domain) else { return };
-    let wrapped = (plan.route == Route::Wrapper).then(|| edits_in_use(&guest)).flatten();
-    let edits = wrapped.filter(|(edits, running)| {
-        let lacks =
-            edits.adds_iommu() && running.as_ref().is_some_and(|arguments| qemu::find_iommu(arguments).is_none());
-        if lacks {
+    let in_use = (plan.route == Route::Wrapper).then(|| edits_in_use(&guest)).flatten();
+    if let Some(limit) = plan.memlock.to_set() {
+        outcome.effects.push(Effect::Verify { guest: guest.clone(), limit });
+    }
+    match in_use {
+        Some((Some(edits), running)) if edits.adds_iommu() && running.is_some_and(|found| !found) => {
             let message = format!(
                 "the guest runs without the vIOMMU that it asks for: its emulator {} is not viommu's wrapper",
                 decided.domain.emulator.as_deref().unwrap_or_default()
             );
             outcome.log.push(Note::error(Code::RequestUnmet, message));
         }
-        !lacks
-    });
-    if let Some(limit) = plan.memlock.to_set() {
-        outcome.effects.push(Effect::Verify { guest: guest.clone(), limit });
-    }
-    if let Some((edits, _)) = edits {
-        outcome.effects.push(Effect::Record(guest.uuid, Record::new(&decided.domain, plan, edits)));
+        Some((Some(edits), _)) => {
+            outcome.effects.push(Effect::Record(guest.uuid, Record::new(&decided.domain, plan, edits)));
+        }
+        // A restore then reports a missing record, and would use the one of an earlier run.
+        Some((None, _)) => outcome.effects.push(Effect::Forget(guest.uuid)),
+        None => {}
     }
 }
 
 /// The edits that the wrapper had to make to a running guest's command line, by the state file and by whether the guest booted
-/// or came in, and that command line where the process is known. A QEMU that forges its command line can only choose between
-/// the two, for itself.
-fn edits_in_use(guest: &Identity) -> Option<(Edits, Option<Vec<OsString>>)> {
+/// or came in, `None` where that is not known; and whether that command line has a vIOMMU, where the process is known. A QEMU
+/// that forges its command line can only choose between the two, for itself.
+fn edits_in_use(guest: &Identity) -> Option<(Option<Edits>, Option<bool>)> {
     let state = store::state(guest.uuid).ok()?;
     let running = Guests::look().find(guest).map(|process| process.arguments());
     let edits = match running.as_ref().map(|arguments| qemu::classify(arguments)) {
-        _ if state.incoming.as_ref() == Some(&state.boot) => Some(state.boot),
+        // The wrapper refuses a guest that comes in where it has no edits for that.
+        _ if state.incoming.as_ref().is_none_or(|incoming| *incoming == state.boot) => Some(state.boot),
         Some(Invocation::Guest { incoming: true, .. }) => state.incoming,
         Some(Invocation::Guest { incoming: false, .. }) => Some(state.boot),
         Some(Invocation::Other) | None => None,
     };
-    edits.map(|edits| (edits, running))
+    Some((edits, running.map(|arguments| qemu::find_iommu(&arguments).is_some())))
 }
 
 /// A guest that comes from elsewhere has run with a vIOMMU that libvirt does not know of. QEMU loads a stream into a vIOMMU
