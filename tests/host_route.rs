@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+#[path = "support/sandbox.rs"]
+mod sandbox;
 mod support;
 
 use std::fs;
@@ -26,6 +28,28 @@ on_both_suites! {
 const ROUTE: &str = "/usr/lib/libvirt-host-route";
 const UUID: &str = "6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913";
 const HOOK: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
+
+/// These directories belong to QEMU's user. A plain open of a FIFO waits for ever, and /dev/zero has no end.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "runs the scripts that root runs")]
+fn what_qemus_user_puts_among_its_files_stops_no_script() {
+    const TRAPS: &str = "set -e
+        for place in /run/libvirt/qemu /var/lib/libvirt/qemu/snapshot/guest /var/lib/libvirt/qemu/save; do
+            mkdir -p $place
+            for end in xml save; do mkfifo $place/fifo.$end; ln -s /dev/zero $place/link.$end; done
+        done
+        echo '<emulator>/usr/lib/libvirt-host-route/qemu-system-x86_64</emulator>' >/var/lib/libvirt/qemu/save/guest.save
+        cp hooks/keep-links /run; mkdir -p /run/prefix
+        timeout 20 hooks/attach --host-route status
+        prefix=/run/prefix timeout 20 /run/keep-links";
+    if !sandbox::inside("what_qemus_user_puts_among_its_files_stops_no_script") {
+        return;
+    }
+    let output = std::process::Command::new("sh").args(["-c", TRAPS]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.ends_with("save/guest.save names an emulator in /usr/lib/libvirt-host-route\n"), "{output:?}");
+}
 
 /// A domain as Nova's driver writes it, for a flavor with these extra specs.
 fn instance(extra_specs: &[(&str, &str)]) -> String {
