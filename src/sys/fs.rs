@@ -38,10 +38,20 @@ pub fn head_of_configuration(path: &Path, limit: usize) -> Option<String> {
     text_of(regular(path, Links::Followed).ok()?, limit)
 }
 
-fn text_of(file: File, limit: usize) -> Option<String> {
+/// [`head`] as bytes.
+#[must_use]
+pub fn bytes(path: &Path, limit: usize) -> Option<Vec<u8>> {
+    bytes_of(regular(path, Links::Refused).ok()?, limit)
+}
+
+fn bytes_of(file: File, limit: usize) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(limit.min(64 * 1024));
     file.take(limit as u64).read_to_end(&mut bytes).ok()?;
-    match String::from_utf8(bytes) {
+    Some(bytes)
+}
+
+fn text_of(file: File, limit: usize) -> Option<String> {
+    match String::from_utf8(bytes_of(file, limit)?) {
         Ok(text) => Some(text),
         Err(error) => {
             let valid = error.utf8_error().valid_up_to();

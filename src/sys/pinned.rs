@@ -1,8 +1,9 @@
 //! One process, pinned by a pidfd, and the locked-memory limit that it alone is given.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -69,15 +70,20 @@ impl Pinned {
     /// The arguments of the process, without `argv[0]`; none where it has ended or executes a program at this moment.
     #[must_use]
     pub fn arguments(&self) -> Vec<OsString> {
-        let line = self.text("cmdline", 4 << 20).unwrap_or_default();
-        line.strip_suffix('\0').unwrap_or(&line).split('\0').skip(1).map(Into::into).collect()
+        let line = self.bytes("cmdline", 4 << 20).unwrap_or_default();
+        let words = line.strip_suffix(b"\0").unwrap_or(&line).split(|byte| *byte == 0);
+        words.skip(1).map(|word| OsStr::from_bytes(word).to_owned()).collect()
     }
 
-    /// The first `limit` bytes of a file in `/proc/PID`.
+    /// The first `limit` bytes of a file in `/proc/PID`, as far as they are text: a process chooses its own name.
     #[must_use]
     pub fn text(&self, name: &str, limit: usize) -> Option<String> {
-        let text = fs::head(&self.file(name), limit);
-        if self.has_ended() { None } else { text }
+        Some(String::from_utf8_lossy(&self.bytes(name, limit)?).into_owned())
+    }
+
+    fn bytes(&self, name: &str, limit: usize) -> Option<Vec<u8>> {
+        let bytes = fs::bytes(&self.file(name), limit);
+        if self.has_ended() { None } else { bytes }
     }
 
     /// The locked-memory limit of the process.
@@ -166,6 +172,23 @@ mod tests {
         assert!(!own.has_ended());
         assert_eq!(own.lock_limit().unwrap(), process::own_lock_limit());
         assert_eq!(own.arguments(), std::env::args_os().skip(1).collect::<Vec<_>>());
+    }
+
+    // The kernel gives these bytes back as they were written; libvirt cuts a guest's name at a byte where its locale is C.
+    #[test]
+    fn what_is_not_utf8_hides_nothing() {
+        #![expect(clippy::disallowed_methods, reason = "the test needs another process")]
+        let cut = OsStr::from_bytes(b"file=/domain-3-\xc3");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", r"printf 'a\303' >/proc/$$/comm; echo; read -r line", "sh"]).arg(cut).args(["-uuid", "u"]);
+        let pipe = std::process::Stdio::piped;
+        let mut child = command.stdin(pipe()).stdout(pipe()).spawn().unwrap();
+        io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let pinned = Pinned::open(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap()).unwrap();
+        assert_eq!(pinned.arguments().get(3..), Some(&[cut.to_owned(), "-uuid".into(), "u".into()][..]));
+        assert!(process::start_ticks(pinned.pid()).is_some() && pinned.layout().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     // The text is of proc_pid_stat(5), with the name "a) b" and numbers that are their fields' own.

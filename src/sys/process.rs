@@ -122,7 +122,8 @@ pub fn start_ticks(pid: Pid) -> Option<u64> {
 }
 
 fn stat(pid: Pid) -> Option<String> {
-    super::fs::head(Path::new(&format!("/proc/{}/stat", pid.as_raw_nonzero())), 1024)
+    let stat = super::fs::bytes(Path::new(&format!("/proc/{}/stat", pid.as_raw_nonzero())), 1024)?;
+    Some(String::from_utf8_lossy(&stat).into_owned())
 }
 
 /// A field of a `/proc/PID/stat`, by its number in proc_pid_stat(5), from the third on: the second, the name, may itself hold
