@@ -141,6 +141,13 @@ fn a_host_that_cannot_run_the_domain_is_named() {
 
 /// A dry run of the hook decides for the host of the options, as plan does, and a misspelt operation is an error. Without
 /// --dry-run libvirt may call with any operation.
+/// The guest has no request, and memory that can be hot-plugged: 16 GiB and a reserve of 1 GiB, and libvirt counts 8 GiB.
+#[test]
+fn a_limit_that_stays_too_low_is_not_called_enough() {
+    let plan = viommu("plan", &["examples/domains/ovirt-dpdk.xml"], "");
+    assert!(plan.stdout.contains("  verdict        too low, and viommu does not raise it\n"), "{plan:?}");
+}
+
 #[test]
 fn a_dry_run_of_the_hook() {
     let example = example();

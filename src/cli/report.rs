@@ -227,6 +227,7 @@ fn locked_memory(domain: &Domain, memlock: &Memlock, paint: Paint, out: &mut imp
     let verdict = match (memlock.raise, memlock.required_bytes) {
         (true, _) => "too low: viommu raises it when the guest starts",
         (false, None) => "nothing is pinned",
+        (false, Some(_)) if memlock.required_bytes > memlock.libvirt_bytes => "too low, and viommu does not raise it",
         (false, Some(_)) => "enough",
     };
     writeln!(out, "  verdict        {verdict}")
