@@ -49,7 +49,7 @@ complete -c viommu -n '__fish_seen_subcommand_from rewrite' -l host -rF -d 'Outp
 complete -c viommu -n '__fish_seen_subcommand_from rewrite' -l config -rF -d 'Configuration file [default: /etc/viommu.toml]'
 complete -c viommu -n '__fish_seen_subcommand_from rewrite' -l help -d 'Print help'
 complete -c viommu -n '__fish_seen_subcommand_from rewrite; and __viommu_position 1' -F
-complete -c viommu -n '__fish_seen_subcommand_from apply' -l all -d 'Every domain'
+complete -c viommu -n '__fish_seen_subcommand_from apply' -l all -d 'Every domain; for remove every domain that apply has changed'
 complete -c viommu -n '__fish_seen_subcommand_from apply' -l yes -d 'Do not ask for confirmation'
 complete -c viommu -n '__fish_seen_subcommand_from apply' -l dry-run -d 'Show the change only'
 complete -c viommu -n '__fish_seen_subcommand_from apply' -l connect -rf -a 'qemu:///system qemu:///session' -d 'libvirt connection URI, as for virsh'
@@ -64,7 +64,7 @@ complete -c viommu -n '__fish_seen_subcommand_from apply' -l host -rF -d 'Output
 complete -c viommu -n '__fish_seen_subcommand_from apply' -l config -rF -d 'Configuration file [default: /etc/viommu.toml]'
 complete -c viommu -n '__fish_seen_subcommand_from apply' -l help -d 'Print help (see more with \'--help\')'
 complete -c viommu -n '__fish_seen_subcommand_from apply' -f -a '(__viommu_domains)'
-complete -c viommu -n '__fish_seen_subcommand_from remove' -l all -d 'Every domain'
+complete -c viommu -n '__fish_seen_subcommand_from remove' -l all -d 'Every domain; for remove every domain that apply has changed'
 complete -c viommu -n '__fish_seen_subcommand_from remove' -l yes -d 'Do not ask for confirmation'
 complete -c viommu -n '__fish_seen_subcommand_from remove' -l dry-run -d 'Show the change only'
 complete -c viommu -n '__fish_seen_subcommand_from remove' -l connect -rf -a 'qemu:///system qemu:///session' -d 'libvirt connection URI, as for virsh'

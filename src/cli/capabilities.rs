@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
 fn text(host: &Host, offers: &[Offer<'_>], paint: Paint, out: &mut impl Write) -> io::Result<()> {
     let unknown = || "not known".to_owned();
     let libvirt =
-        host.libvirt.map_or("not known (only root can read its capability cache)".to_owned(), |v| v.to_string());
+        host.libvirt.map_or("not known (run this as root, after 'virsh capabilities')".to_owned(), |v| v.to_string());
     let mut facts = vec![("libvirt", libvirt)];
     facts.extend(host.emulators.iter().map(|emulator| {
         let version = emulator.version.map_or_else(unknown, |version| version.to_string());

@@ -95,9 +95,10 @@ fn log(source: Option<&str>, paint: Paint, out: &mut impl Write) -> Result<(), F
     }
     if separator.is_empty() {
         let line = format!(
-            "nothing known in {} lines; known are viommu's codes, and messages of QEMU, libvirt and the kernel about vIOMMUs, \
+            "nothing known in {} line{}; known are viommu's codes, and messages of QEMU, libvirt and the kernel about vIOMMUs, \
              VFIO and locked memory; the log of a guest is /var/log/libvirt/qemu/NAME.log",
-            findings.lines
+            findings.lines,
+            if findings.lines == 1 { "" } else { "s" }
         );
         paint.line(&line, 0, out)?;
     }

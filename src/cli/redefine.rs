@@ -23,7 +23,7 @@ pub(super) struct Targets {
     /// Names or UUIDs of domains
     #[arg(value_name = "DOMAIN", required_unless_present = "all")]
     domains: Vec<String>,
-    /// Every domain
+    /// Every domain; for remove every domain that apply has changed
     #[arg(long, conflicts_with = "domains")]
     all: bool,
     /// Do not ask for confirmation

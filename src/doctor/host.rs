@@ -18,7 +18,11 @@ pub(super) fn versions(known: &Known) -> Vec<Check> {
     let host = &known.host;
     let libvirt = match host.libvirt {
         Some(version) => supported("libvirt", "libvirt", version, OLDEST_LIBVIRT, NEWEST_LIBVIRT),
-        None => Check::unknown("libvirt", "its version is not known", "run virsh domcapabilities as root, then again"),
+        None => Check::unknown(
+            "libvirt",
+            "its version is not known",
+            "run 'virsh capabilities' and then 'viommu doctor' as root",
+        ),
     };
     let used: Vec<&str> = known.guests.iter().filter_map(Guest::emulator).collect();
     let native = || host.emulators.iter().filter(|emulator| emulator.arch == host.arch);
