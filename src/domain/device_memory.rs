@@ -38,13 +38,16 @@ fn shmem(shmem: Element<'_, '_>) -> Result<u64, Note> {
 /// What of the memory of a `<video><model>`, in KiB there, exceeds QEMU's default.
 fn video(model: Element<'_, '_>) -> u64 {
     let bytes = |name| model.prop(name).and_then(decimal).unwrap_or(0).saturating_mul(KIB);
-    let above = |bytes: u64, default: u64| bytes.checked_next_power_of_two().unwrap_or(bytes).saturating_sub(default);
+    let rounded = |bytes: u64| bytes.checked_next_power_of_two().unwrap_or(bytes);
+    let above = |bytes: u64, default: u64| rounded(bytes).saturating_sub(default);
     match model.prop("type") {
-        // The frame buffer is a part of its RAM, and at most half of it (qxl_init_ramsize).
+        // The frame buffer is a part of its RAM, and at most half of it (qxl_init_ramsize). The 64-bit BAR maps the memory of
+        // the 32-bit one again, and exists only if it is larger (qxl_realize_common).
         Some("qxl") => {
             let ram = bytes("ram").max(bytes("vgamem").saturating_mul(2));
-            let large = bytes("vram64");
-            above(ram, 64 * MIB).saturating_add(above(bytes("vram"), 64 * MIB)).saturating_add(large)
+            let small = model.prop("vram").map_or(64 * MIB, |_| bytes("vram"));
+            let large = Some(rounded(bytes("vram64"))).filter(|&large| large > rounded(small)).unwrap_or(0);
+            above(ram, 64 * MIB).saturating_add(above(small, 64 * MIB)).saturating_add(large)
         }
         Some("vga" | "vmvga" | "bochs") | None => above(bytes("vram"), 16 * MIB),
         // libvirt leaves the memory of the others to QEMU.
@@ -99,6 +102,9 @@ mod tests {
             ("<model type='qxl' ram='131072' vram='65536' vgamem='16384'/>", 64 * MIB),
             ("<model type='qxl' ram='65536' vram='65536' vgamem='65536'/>", 64 * MIB),
             ("<model type='qxl' ram='65536' vram='65536' vram64='262144' vgamem='16384'/>", 256 * MIB),
+            // 'info pci' of QEMU 7.2 has no BAR 4 here.
+            ("<model type='qxl' ram='65536' vram='131072' vram64='65536' vgamem='16384'/>", 64 * MIB),
+            ("<model type='qxl' ram='65536' vram='65536' vram64='100000' vgamem='16384'/>", 128 * MIB),
             ("<model type='virtio' vram='999999'/>", 0),
         ] {
             assert_eq!(memory(&format!("<video>{model}</video>")), bytes, "{model}");
