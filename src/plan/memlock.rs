@@ -119,16 +119,19 @@ pub fn accounted_memory(domain: &Domain) -> u64 {
     guest_memory(domain).saturating_add(domain.device_memory)
 }
 
-/// Refuses a `<hard_limit>` below what the containers account, because it becomes the locked-memory limit.
+/// Refuses a `<hard_limit>` below what the containers account before any memory is plugged in, because it becomes the
+/// locked-memory limit. One that is too low for memory to be plugged in is a warning.
 pub(super) fn hard_limit_holds(guest: &Guest<'_>, plan: &Plan) -> Result<(), Note> {
-    let pinned = pinned_bytes(guest.domain, plan.memlock.address_spaces.len());
-    let Some(limit) = guest.domain.memory.hard_limit.filter(|&limit| limit < pinned && guest.request.asks()) else {
+    let (domain, spaces) = (guest.domain, plan.memlock.address_spaces.len());
+    let there = domain.memory.total.saturating_add(domain.device_memory);
+    let pinned = containers(domain, spaces).saturating_mul(there);
+    let Some(limit) = domain.memory.hard_limit.filter(|&limit| limit < pinned && guest.request.asks()) else {
         return Ok(());
     };
     let message = format!(
         "<memtune><hard_limit> is {limit} bytes and becomes the locked-memory limit, and QEMU pins {pinned}: set {} or remove it \
          (QEMU: \"vfio_container_dma_map(...) = -12 (Cannot allocate memory)\")",
-        pinned.saturating_add(GIB)
+        needed_bytes(domain, spaces).unwrap_or(pinned)
     );
     Err(Note::error(Code::HardLimitTooLow, message))
 }
@@ -150,13 +153,8 @@ fn required(domain: &Domain, shape: Shape, address_spaces: usize) -> Option<Limi
 /// `(address spaces + NVMe images + vDPA devices) × memory + 1 GiB`; none where there is nothing to lock.
 #[must_use]
 pub fn needed_bytes(domain: &Domain, address_spaces: usize) -> Option<u64> {
-    let pinned = pinned_bytes(domain, address_spaces);
-    (containers(domain, address_spaces) > 0).then(|| pinned.saturating_add(GIB))
-}
-
-/// What all containers account, bytes; saturates.
-fn pinned_bytes(domain: &Domain, address_spaces: usize) -> u64 {
-    containers(domain, address_spaces).saturating_mul(accounted_memory(domain))
+    let containers = containers(domain, address_spaces);
+    (containers > 0).then(|| containers.saturating_mul(accounted_memory(domain)).saturating_add(GIB))
 }
 
 fn containers(domain: &Domain, address_spaces: usize) -> u64 {

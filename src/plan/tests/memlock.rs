@@ -221,7 +221,11 @@ fn a_hard_limit_below_what_is_pinned_is_refused() {
             .iter()
             .any(|note| { note.code == Code::HardLimitTooLow && note.level == Level::Warning })
     );
-    devices(q35(), 4).child(&limit(4 * 384 * 1024)).asks("intel").plan();
+    let exact = devices(q35(), 4).child(&limit(4 * 384 * 1024)).asks("intel");
+    exact.clone().plan();
+    // Memory that may be plugged in later is not pinned at the start.
+    let later = exact.child("<maxMemory slots='1' unit='GiB'>4</maxMemory>").plan();
+    assert!(later.notes.iter().any(|note| note.code == Code::HardLimitTooLow && note.level == Level::Warning));
 }
 
 #[test]
