@@ -46,7 +46,7 @@ impl Identity {
         guest_of(arguments) == Some(self.uuid)
     }
 
-    /// Whether a process is this guest's because libvirt has put it into the guest's cgroup, and nobody but root could make
+    /// Whether a process is this guest's because libvirt has put it into the guest's cgroup, and only root could make
     /// libvirt take another process for it.
     #[must_use]
     pub fn owns(&self, process: &Pinned) -> bool {
