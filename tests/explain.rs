@@ -81,8 +81,7 @@ fn lines_of_the_field() {
         let found = explained(line);
         others += usize::from(page == "none");
         match found.as_slice() {
-            [] if page == "none" => {}
-            ["Harmless lines"] if page == "none" => {}
+            [] | ["Harmless lines"] if page == "none" => {}
             [] => unknown.push(line),
             [title] if *title == page => known += 1,
             _ => wrong.push((line, page, found)),
