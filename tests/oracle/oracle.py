@@ -249,6 +249,10 @@ class Oracle:
         # libvirt may put a device without an address on any root port: it is taken as the less favourable case.
         return where is not None and self.topology.requester(where)[1]
 
+    def translated(self, devices):
+        """Whether one of these devices is behind the vIOMMU."""
+        return any(not self.bypasses(where) for _, where in devices)
+
     def aliased(self):
         """Two devices with one requester id, which virtio-iommu refuses."""
         ids = [self.topology.requester(where) for _, where in self.devices if where is not None]
@@ -268,16 +272,16 @@ class Oracle:
             if self.hidden[1].get("caching-mode") != "on":
                 return "iommu-conflict"
         # QEMU's SMMUv3 has no MAP notifier.
-        if there == "smmuv3" and any(not self.bypasses(where) for _, where in self.devices):
+        if there == "smmuv3" and self.translated(self.devices):
             return "smmuv3-with-vfio"
         if self.hidden and self.precedes_hidden():
             return "iommu-conflict"
         # amd-iommu translates for VFIO devices with dma-remap=on only, which libvirt cannot set.
-        if there == "amd" and any(not self.bypasses(where) for _, where in self.devices):
+        if there == "amd" and self.translated(self.devices):
             return "iommu-conflict"
-        # SMMUv3 serves no VFIO device: 'auto' is virtio on AArch64 where there is one.
+        # SMMUv3 serves no VFIO device but those that bypass it: 'auto' is virtio on AArch64 where there is another one.
         arm = self.root.find("os/type").get("arch") == "aarch64"
-        model = there or ("virtio" if self.model == "auto" and arm and self.devices else self.model)
+        model = there or ("virtio" if self.model == "auto" and arm and self.translated(self.devices) else self.model)
         if model == "virtio" and not self.hidden:
             if self.libvirt < (8, 3):
                 return "model-unsupported-by-libvirt"
@@ -302,7 +306,7 @@ class Oracle:
         json_iommu = self.hidden[1]["form"] == "json"
         known, rest = self.devices[: self.known], self.devices[self.known :]
         first = (known if json_iommu or self.qemu < (7, 0) else []) + (rest if json_iommu else [])
-        return any(not self.bypasses(where) for _, where in first)
+        return self.translated(first)
 
     # Locked memory
 
