@@ -202,6 +202,8 @@ impl FactOptions {
         }
         if self.host_aw_bits.is_some() {
             host.aw_bits = self.host_aw_bits;
+            // A host whose IOMMU has a width has it on.
+            host.iommu = Some(true);
         }
         if self.qemu_version.is_some() {
             // The recorded flags are those of another QEMU.

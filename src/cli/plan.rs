@@ -6,10 +6,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::decide::Decided;
-use crate::note::Note;
-use crate::plan::{Plan, Refusal, kept, obstacle};
+use crate::note::{Level, Note};
+use crate::plan::{Plan, Refusal, kept, unsuitable};
 use crate::rewrite::rewrite;
-use crate::sys::stderr::say;
 use crate::text::printable;
 
 use super::Failure;
@@ -72,25 +71,18 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
         Ok(plan) => rewrite(&document, plan)?,
         Err(_) => None,
     };
-    let obstacle = obstacle(&domain, &plan, &host);
+    let unsuitable = plan.as_ref().ok().and_then(|plan| unsuitable(&domain, plan, &host));
+    if let (Ok(plan), Some(note)) = (&mut plan, unsuitable) {
+        plan.notes.push(Note { level: Level::Warning, ..note });
+    }
     let paint = Paint::stdout();
     match arguments.format {
-        Format::Json => {
-            if let Ok(plan) = &mut plan {
-                plan.notes.extend(obstacle.clone());
-            }
-            json(&Outcome(&plan), out)?;
-        }
+        Format::Json => json(&Outcome(&plan), out)?,
         Format::Diff => report::diff(document.text(), rewritten.as_deref(), paint, "", out)?,
-        _ => {
-            let suitable = obstacle.is_none();
-            report::plan((&domain, suitable), &plan, document.text(), rewritten.as_deref(), paint, out)?;
-        }
+        _ => report::plan(&domain, &plan, document.text(), rewritten.as_deref(), paint, out)?,
     }
-    if let Some(obstacle) = obstacle {
-        out.flush()?;
-        say(&obstacle);
-        return Ok(1);
+    if let Err(refusal) = plan {
+        return Err(refusal.note.into());
     }
     Ok(if arguments.exit_code && rewritten.is_some() { 3 } else { 0 })
 }
@@ -106,7 +98,10 @@ fn several(
     }
     let answer = |(host, options): (String, HostOptions)| {
         let decided = input::decide(bytes, &arguments.request, &options)?;
-        let reason = obstacle(&decided.domain, &decided.plan, &decided.host);
+        let reason = match &decided.plan {
+            Ok(plan) => unsuitable(&decided.domain, plan, &decided.host),
+            Err(refusal) => Some(refusal.note.clone()),
+        };
         Ok(Answer { host, suitable: reason.is_none(), reason, plan: decided.plan })
     };
     let answers = hosts.into_iter().map(answer).collect::<Result<Vec<Answer>, Failure>>()?;

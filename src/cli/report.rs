@@ -25,9 +25,9 @@ pub(super) fn outcome<S: Serializer>(outcome: &Result<Plan, Refusal>, serializer
     }
 }
 
-/// Writes the whole report. A host that cannot run the domain is not suitable.
+/// Writes the whole report.
 pub(super) fn plan(
-    (domain, suitable): (&Domain, bool),
+    domain: &Domain,
     outcome: &Result<Plan, Refusal>,
     original: &str,
     rewritten: Option<&str>,
@@ -39,9 +39,6 @@ pub(super) fn plan(
     paint.line(&paint.bold(&title(plan)), 4, out)?;
     writeln!(out)?;
     decision(plan, refused, paint, out)?;
-    if !refused && !suitable {
-        writeln!(out, "{:LABEL$}{}", "host", paint.level(Level::Error, "unsuitable"))?;
-    }
     if rewritten.is_some() {
         // The wrapper does not change the XML.
         let heading = match plan.route {
@@ -58,7 +55,7 @@ pub(super) fn plan(
         locked_memory(domain, &plan.memlock, paint, out)?;
     }
     notes(plan, paint, out)?;
-    next(plan, refused || !suitable, paint, out)
+    next(plan, refused, paint, out)
 }
 
 /// Writes what is going to be done; the difference follows.

@@ -28,7 +28,7 @@ use crate::request::{Request, RequestedModel};
 use decision::Decision;
 use guest::Guest;
 pub use memlock::{Memlock, accounted_memory, needed_bytes};
-pub use placing::obstacle;
+pub use placing::unsuitable;
 pub use result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Refusal, Route, Summary, kept, wrapper_for};
 pub use spaces::AddressSpace;
 

@@ -5,21 +5,15 @@ use crate::host::Host;
 use crate::note::{Code, Note};
 use crate::text::bytes;
 
-use super::{Plan, Refusal, memlock};
+use super::{Plan, memlock};
 
-/// Why a host cannot take a guest: the refusal, or what the host lacks; none where nothing is known against it.
+/// What the host lacks for a guest with this plan; `None` where nothing is known against the host.
 #[must_use]
-pub fn obstacle(domain: &Domain, outcome: &Result<Plan, Refusal>, host: &Host) -> Option<Note> {
-    let plan = match outcome {
-        Ok(plan) => plan,
-        Err(refusal) => return Some(refusal.note.clone()),
-    };
-    let lacks = || {
-        wrong_architecture(domain, host)
-            .or_else(|| missing_device(domain, host))
-            .or_else(|| too_little_memory(domain, plan, host))
-    };
-    lacks().map(|message| Note::error(Code::HostUnsuitable, message))
+pub fn unsuitable(domain: &Domain, plan: &Plan, host: &Host) -> Option<Note> {
+    let lacks = wrong_architecture(domain, host)
+        .or_else(|| missing_device(domain, host))
+        .or_else(|| too_little_memory(domain, plan, host));
+    lacks.map(|message| Note::error(Code::HostUnsuitable, message))
 }
 
 fn wrong_architecture(domain: &Domain, host: &Host) -> Option<String> {
@@ -92,8 +86,8 @@ mod tests {
 
     #[track_caller]
     fn says(domain: &Domain, host: &Host, words: Option<&str>) {
-        let plan = plan::plan(domain, &Request::default(), host);
-        let note = obstacle(domain, &plan, host);
+        let plan = plan::plan(domain, &Request::default(), host).unwrap();
+        let note = unsuitable(domain, &plan, host);
         match (words, note) {
             (None, None) => {}
             (Some(words), Some(note)) => assert!(note.message.contains(words), "{note:?}"),
