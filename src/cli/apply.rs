@@ -30,7 +30,7 @@ use super::virsh::{Stored, Virsh};
 pub(super) struct Arguments {
     #[command(flatten)]
     targets: Targets,
-    /// How the vIOMMU reaches QEMU [default: wrapper if <emulator> is the wrapper, else native]
+    #[arg(help = "How the vIOMMU reaches QEMU [default: wrapper if <emulator> is the wrapper, else native]")]
     #[arg(long, value_enum)]
     route: Option<RouteOption>,
     #[command(flatten)]
@@ -43,7 +43,7 @@ pub(super) struct Arguments {
 enum RouteOption {
     /// In the domain XML, as a device of libvirt
     Native,
-    /// By the wrapper as <emulator>, which adds it to QEMU's command line
+    #[value(help = "By the wrapper as <emulator>, which adds it to QEMU's command line")]
     Wrapper,
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Switch {
-    /// libvirt starts guests without an <emulator> through viommu; the hook is put in place first
+    #[value(help = "libvirt starts guests without an <emulator> through viommu; the hook is put in place first")]
     On,
     /// libvirt's default emulator is QEMU again; the hook stays
     Off,

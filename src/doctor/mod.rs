@@ -1,6 +1,6 @@
 //! Checks whether everything is in place on a host, and says what to do about what is not: `viommu doctor`.
 //!
-//! One file per topic. Each topic reads its facts and judges them; [`Known`] holds what several topics need. [`examine`]
+//! One file per topic. Each topic reads its facts and judges them; `Known` holds what several topics need. [`examine`]
 //! returns the checks, the gravest first, and a cause before its consequences.
 //!
 //! `broken` means that a guest does not get what it asks for. A problem that concerns no guest is a warning or no problem,
