@@ -60,7 +60,7 @@ pub(super) fn read(config: &Config, host: &Host) -> Vec<Guest> {
         };
         let processes = processes.get_or_insert_with(Guests::look);
         let guest = Identity::of(&domain)?;
-        let proven = processes.find(&guest);
+        let proven = guest.process();
         let is_proven = proven.is_some();
         let running = Running::read(&proven.or_else(|| processes.unproven(&guest))?, is_proven);
         Some(Guest { file, domain: Ok(decide(domain)), running: Some(running) })

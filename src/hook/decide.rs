@@ -5,7 +5,7 @@ use crate::decide::{self, Decided, Undecided};
 use crate::domain::{Domain, Uuid};
 use crate::guard;
 use crate::host::Host;
-use crate::host::guest_process::{Guests, Identity};
+use crate::host::guest_process::Identity;
 use crate::note::{Code, Level, Note};
 use crate::plan::{self, Plan, Route, wrapped_emulator};
 use crate::qemu::{self, Edits, Invocation};
@@ -230,7 +230,7 @@ fn started(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
 /// that forges its command line can only choose between the two, for itself.
 fn edits_in_use(guest: &Identity) -> Option<(Option<Edits>, Option<bool>)> {
     let state = store::state(guest.uuid).ok()?;
-    let running = Guests::look().find(guest).map(|process| process.arguments());
+    let running = guest.process().map(|process| process.arguments());
     let edits = match running.as_ref().map(|arguments| qemu::classify(arguments)) {
         // The wrapper refuses a guest that comes in where it has no edits for that.
         _ if state.incoming.as_ref().is_none_or(|incoming| *incoming == state.boot) => Some(state.boot),

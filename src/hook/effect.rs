@@ -2,7 +2,7 @@
 
 use crate::domain::Uuid;
 use crate::guard;
-use crate::host::guest_process::{Guests, Identity};
+use crate::host::guest_process::Identity;
 use crate::limit::Limit;
 use crate::note::{Code, Level, Note};
 use crate::state::{Record, State, store};
@@ -92,7 +92,7 @@ impl Effect {
 /// The guard has normally been faster. Where it was not, QEMU has survived so far, and the next mapping must not fail.
 fn verify(guest: &Identity, limit: Limit) -> Result<(), Note> {
     let warning = |message: String| Err(Note::warning(Code::MemlockTooLow, message));
-    let Some(process) = Guests::look().find(guest) else {
+    let Some(process) = guest.process() else {
         return warning(format!("the guest's locked-memory limit is not known: {}", guest.missing()));
     };
     if process.lock_limit().is_ok_and(|found| found.soft >= limit) {

@@ -53,6 +53,21 @@ impl Identity {
         fs::check_trusted_directory(Path::new(PIDFILES)).is_ok() && self.has_in_cgroup(process)
     }
 
+    /// The process of a guest: the one that its guard has recorded, or one in its cgroup that was started for it. The guest
+    /// itself can have made more of those; QEMU is the oldest.
+    ///
+    /// The command line comes last: any process can make its own one megabytes long, and the hook looks with a lock held.
+    #[must_use]
+    pub fn process(&self) -> Option<Pinned> {
+        let recorded = store::process(self.uuid).and_then(|(pid, started)| {
+            let process = Pinned::open(pid).ok()?;
+            let is_same = process::start_ticks(pid) == Some(started) && !process.has_ended();
+            is_same.then_some(process)
+        });
+        let is_guest = |process: &Pinned| self.owns(process) && self.is_named_by(&process.arguments());
+        recorded.or_else(|| oldest(process::all().into_iter(), is_guest))
+    }
+
     /// Whether libvirt has put a process into this guest's cgroup. Only root can: each directory up to the root of the
     /// hierarchy is root's, so that no other user can have made the cgroup, or can move a process into it.
     #[must_use]
@@ -139,33 +154,20 @@ impl Guests {
         Guests(process::all().into_iter().filter_map(guest).collect())
     }
 
-    /// The process of a guest: the one that its guard has recorded, or one in its cgroup that was started for it. The guest
-    /// itself can have made more of those; QEMU is the oldest.
-    #[must_use]
-    pub fn find(&self, guest: &Identity) -> Option<Pinned> {
-        let recorded = store::process(guest.uuid).and_then(|(pid, started)| {
-            let process = Pinned::open(pid).ok()?;
-            let is_same = process::start_ticks(pid) == Some(started) && !process.has_ended();
-            is_same.then_some(process)
-        });
-        recorded.or_else(|| self.oldest(guest, |process| guest.owns(process)))
-    }
-
     /// The process that says that it is the guest's: for a report, where nothing proves it. No limit may be raised for it.
     #[must_use]
     pub fn unproven(&self, guest: &Identity) -> Option<Pinned> {
-        self.oldest(guest, |_| true)
+        let named = self.0.iter().filter(|(uuid, _)| *uuid == guest.uuid).map(|(_, pid)| *pid);
+        oldest(named, |process| guest.is_named_by(&process.arguments()))
     }
+}
 
-    fn oldest(&self, guest: &Identity, holds: impl Fn(&Pinned) -> bool) -> Option<Pinned> {
-        let named = self.0.iter().filter(|(uuid, _)| *uuid == guest.uuid);
-        let proven = named.filter_map(|(_, pid)| {
-            let process = Pinned::open(*pid).ok()?;
-            let is_guest = holds(&process) && guest.is_named_by(&process.arguments());
-            is_guest.then_some((process::start_ticks(*pid)?, process))
-        });
-        proven.min_by_key(|(started, _)| *started).map(|(_, process)| process)
-    }
+fn oldest(processes: impl Iterator<Item = Pid>, is_guest: impl Fn(&Pinned) -> bool) -> Option<Pinned> {
+    let found = processes.filter_map(|pid| {
+        let process = Pinned::open(pid).ok().filter(&is_guest)?;
+        Some((process::start_ticks(pid)?, process))
+    });
+    found.min_by_key(|(started, _)| *started).map(|(_, process)| process)
 }
 
 #[cfg(test)]
@@ -239,6 +241,27 @@ mod tests {
         ] {
             assert_eq!(found(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn long_command_lines_of_others_are_not_read() {
+        #![expect(clippy::disallowed_methods, reason = "the test needs another process")]
+        const LONG: usize = 100 << 10;
+        let read = || -> u64 {
+            let io = fs::head(Path::new("/proc/thread-self/io"), 4096).unwrap();
+            io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+        };
+        let mut other = std::process::Command::new("sh");
+        let pipe = std::process::Stdio::piped;
+        other.args(["-c", "echo; read -r line"]).args(vec!["x".repeat(LONG); 10]).stdin(pipe()).stdout(pipe());
+        let mut other = other.spawn().unwrap();
+        std::io::Read::read_exact(other.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        let before = read();
+        assert!(identity("demo").process().is_none());
+        let after = read();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(after - before < 10 * LONG as u64, "{} bytes", after - before);
     }
 
     #[test]
