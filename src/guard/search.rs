@@ -46,8 +46,9 @@ impl Evidence {
 /// A process that may become the guest's.
 struct Candidate {
     process: Pinned,
-    /// When it was first seen.
-    since: Duration,
+    /// When it was first seen, if its number was new then. Later when it last had the daemon's arguments, where the daemon's
+    /// layout is not known.
+    seen: Option<Duration>,
     /// When it was last seen as a child of the daemon that has not executed anything.
     child_at: Option<Duration>,
 }
@@ -89,9 +90,10 @@ impl<'a> Search<'a> {
     /// Looks once.
     pub(super) fn look(&mut self) -> Option<(Pinned, Evidence)> {
         let now = process::boot_clock();
-        for pid in self.numbers(now) {
+        let (numbers, new) = self.numbers(now);
+        for pid in numbers {
             match Pinned::open(pid) {
-                Ok(process) => self.candidates.push(Candidate { process, since: now, child_at: None }),
+                Ok(process) => self.candidates.push(Candidate { process, seen: new.then_some(now), child_at: None }),
                 // Not born yet, gone already, or a thread: the kernel answers alike.
                 Err(_) => {
                     self.unborn.entry(pid).or_insert(now);
@@ -127,24 +129,25 @@ impl<'a> Search<'a> {
     }
 
     /// The numbers to look at: those that were given out since the last look, and those that had no process then.
-    fn numbers(&mut self, now: Duration) -> Vec<Pid> {
+    /// And whether they are such new ones, or all.
+    fn numbers(&mut self, now: Duration) -> (Vec<Pid>, bool) {
         let last = std::mem::replace(&mut self.last, process::last_number());
         let all = now >= self.next_listing;
         if all {
             self.listings *= 2;
             self.next_listing = now + self.listings;
         }
-        let mut numbers: Vec<Pid> = match last.zip(self.last) {
-            _ if all => process::all(),
+        let (mut numbers, new): (Vec<Pid>, bool) = match last.zip(self.last) {
+            _ if all => (process::all(), false),
             Some((old, new)) if (0..=MOST_NUMBERS).contains(&new.wrapping_sub(old)) => {
-                (old + 1..=new).filter_map(Pid::from_raw).chain(self.unborn.keys().copied()).collect()
+                ((old + 1..=new).filter_map(Pid::from_raw).chain(self.unborn.keys().copied()).collect(), true)
             }
             // The numbers began again, or many are new.
-            Some(_) => process::all(),
-            None => Vec::new(),
+            Some(_) => (process::all(), false),
+            None => (Vec::new(), false),
         };
         numbers.retain(|pid| self.candidates.iter().all(|candidate| candidate.process.pid() != *pid));
-        numbers
+        (numbers, new)
     }
 
     fn judge(&mut self, candidate: &mut Candidate) -> Verdict {
@@ -156,12 +159,12 @@ impl<'a> Search<'a> {
         let undecided = arguments.is_empty() || self.daemon.looks_like(&arguments);
         match if undecided { self.daemon.forked(&candidate.process) } else { Some(false) } {
             Some(true) => candidate.child_at = Some(now),
-            None if !arguments.is_empty() => {}
+            None if !arguments.is_empty() => candidate.seen = Some(now),
             // In the middle of execve(2), a program has no arguments yet. A process that has ended, and a kernel thread, have
             // none.
             _ => {
-                let seen = candidate.child_at.unwrap_or(candidate.since);
-                let executes = undecided && !candidate.process.has_ended() && now.saturating_sub(seen) <= FRESH;
+                let recent = candidate.child_at.or(candidate.seen).is_some_and(|at| now.saturating_sub(at) <= FRESH);
+                let executes = undecided && recent && !candidate.process.has_ended();
                 return if executes { Verdict::Undecided } else { Verdict::Other };
             }
         }
@@ -179,5 +182,31 @@ impl<'a> Search<'a> {
         }
         self.unproven = Some(candidate.process.pid());
         Verdict::Other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::domain::Domain;
+
+    // A host has thousands of kernel threads, and daemons without an argument.
+    #[test]
+    fn old_processes_without_arguments_are_not_watched() {
+        #![expect(clippy::disallowed_methods, reason = "the test needs another process")]
+        let uuid = "3a21c2ee-5ece-4225-baa4-9a11258f601e".parse().ok();
+        let guest = Identity::of(&Domain { uuid, ..Domain::default() }).unwrap();
+        let daemon = Daemon::of(rustix::process::getpid()).unwrap();
+        let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let mut search = Search::new(&guest, &daemon, None);
+        search.next_listing = Duration::ZERO;
+        assert!(search.look().is_none());
+        let watched: Vec<_> = search.candidates.iter().map(|candidate| candidate.process.pid()).collect();
+        let number = i32::try_from(other.id()).unwrap();
+        assert!(!watched.contains(&Pid::from_raw(number).unwrap()), "{watched:?}");
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 }

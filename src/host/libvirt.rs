@@ -65,7 +65,15 @@ impl Daemon {
             let message = "neither libvirtd nor virtqemud is among the hook's ancestors";
             io::Error::new(io::ErrorKind::NotFound, message)
         };
-        let process = Pinned::open(ancestor().ok_or_else(none)?)?;
+        Daemon::of(ancestor().ok_or_else(none)?)
+    }
+
+    /// A process as the daemon.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn of(pid: Pid) -> io::Result<Daemon> {
+        let process = Pinned::open(pid)?;
         Ok(Daemon { arguments: process.arguments(), layout: process.layout(), process })
     }
 
