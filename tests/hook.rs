@@ -221,6 +221,25 @@ fn a_request_that_cannot_be_understood_is_refused() {
     }
 }
 
+/// libxml2, hence libvirt, takes a namespace prefix without a declaration for a part of the name.
+#[test]
+fn an_undeclared_prefix_is_read_as_libvirt_does() {
+    if !sandbox::inside("an_undeclared_prefix_is_read_as_libvirt_does") {
+        return;
+    }
+    let guests = guests();
+    let with_prefix = |xml: &str| xml.replace("</devices>", "</devices>\n  <a:b><c:d e:f=''/></a:b>");
+    for (rule, refusal) in [("other", None), (NAME, Some("wrapper-missing"))] {
+        fs::write(CONFIG, format!("[[domain]]\nname = '{rule}'\nmodel = 'intel'")).unwrap();
+        for event in [PREPARE, START] {
+            assert_event(rule, &hook(event, with_prefix(&guests.silent)), refusal);
+            assert_event(rule, &hook(event, with_prefix(&guests.asks)), Some("wrapper-missing"));
+            // Nothing else that is wrong is overlooked.
+            assert_event(rule, &hook(event, with_prefix(&guests.broken_silent)), Some("xml-malformed"));
+        }
+    }
+}
+
 #[test]
 fn a_running_guest_is_never_harmed() {
     if !sandbox::inside("a_running_guest_is_never_harmed") {

@@ -101,7 +101,7 @@ fn at_start(
         }
         Ok(host)
     };
-    match decide::decide(xml, &Keys::default(), config, facts, &mut outcome.log) {
+    match decide::decide(xml, &Keys::default(), config.clone(), facts, &mut outcome.log) {
         Ok(decided) => {
             outcome.asks = decided.asks();
             let notes = plan::kept(&decided.plan).notes.iter().filter(|note| note.level == Level::Warning);
@@ -111,8 +111,14 @@ fn at_start(
                 Err(refusal) => outcome.refusal = Some(refusal.note.clone()),
             }
         }
-        Err(Undecided { note, asks: true }) => outcome.refusal = Some(note),
-        Err(Undecided { note, asks: false }) => outcome.log.push(note),
+        Err(Undecided { note, asks }) => {
+            let copy = (note.code == Code::XmlMalformed).then(|| xml::with_declared_prefixes(xml)).flatten();
+            match copy {
+                Some(copy) => return at_start(copy.as_bytes(), config, host, then),
+                None if asks => outcome.refusal = Some(note),
+                None => outcome.log.push(note),
+            }
+        }
     }
     outcome
 }

@@ -21,7 +21,7 @@ mod plain;
 pub mod write;
 
 pub use edit::{Edit, PatchError, apply};
-pub use parse::parse;
+pub use parse::{parse, with_declared_prefixes};
 pub use plain::is_plain;
 pub use write::New;
 

@@ -3,6 +3,7 @@
 //! The messages name a position and quote at most [`QUOTE_BYTES`] of the document: they appear in logs and in libvirt's error,
 //! and a tenant may have written the document.
 
+use memchr::memmem;
 use roxmltree::{Error, ParsingOptions, TextPos};
 
 use super::{BLANKS, Document, limits};
@@ -45,6 +46,25 @@ pub fn parse(bytes: &[u8]) -> Result<Document<'_>, Note> {
         Ok(tree) => Ok(Document { tree }),
         Err(error) => Err(refusal(error, text, nodes_limit)),
     }
+}
+
+/// The document with its undeclared namespace prefixes declared at the root, if it is well-formed then. libxml2, hence
+/// libvirt, takes such a prefix for a part of the name.
+#[must_use]
+pub fn with_declared_prefixes(bytes: &[u8]) -> Option<String> {
+    const MOST: usize = 16;
+    let mut text = std::str::from_utf8(bytes).ok()?.to_owned();
+    let name_end = memmem::find(bytes, b"<domain")? + "<domain".len();
+    for _ in 0..MOST {
+        limits::check(text.as_bytes()).ok()?;
+        match roxmltree::Document::parse(&text) {
+            Err(Error::UnknownNamespace(prefix, _)) => {
+                text.insert_str(name_end, &format!(" xmlns:{prefix}='urn:undeclared'"));
+            }
+            other => return other.is_ok().then_some(text),
+        }
+    }
+    None
 }
 
 fn malformed(message: String) -> Note {
