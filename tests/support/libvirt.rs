@@ -258,7 +258,11 @@ impl Libvirt {
 
     /// Ends libvirtd and starts it again. Guests stay.
     pub(crate) fn restart_libvirtd(&self) {
-        self.run("source /run/lab.sh; stop_libvirtd && start_libvirtd").ok();
+        // A starved machine has been seen to end a daemon at its start.
+        self.run(
+            "source /run/lab.sh; stop_libvirtd; start_libvirtd || { echo 'once more' >&2; sleep 1; start_libvirtd; }",
+        )
+        .ok();
     }
 
     /// The events for which libvirt called the hooks since the last question, each "DOMAIN OPERATION SUBOPERATION EXTRA".
