@@ -153,8 +153,11 @@ impl Rule {
             Value::Bool(value) => value.to_string(),
             Value::Number(value) => value.to_string(),
         };
+        if let Some(criterion) = Criterion::named(key) {
+            self.criteria.push((criterion, text));
+            return Ok(());
+        }
         match key {
-            key if let Some(criterion) = Criterion::named(key) => self.criteria.push((criterion, text)),
             "model" if RequestedModel::parse(&text).is_none() => {
                 return Err(format!("unknown model '{text}'; accepted values are {}", RequestedModel::names()));
             }
