@@ -53,6 +53,9 @@ impl Places {
             }
         }
         for network in &domain.networks {
+            if host.pools.contains_key(network) {
+                continue;
+            }
             host.pools.extend(self.is_pool(network).map(|is_pool| (network.clone(), is_pool)));
         }
         host

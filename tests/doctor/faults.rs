@@ -452,6 +452,15 @@ fn versions_that_are_not_supported() {
     fine("newest", |host| host.versions(12_008_001, 11_001_004));
 }
 
+/// libvirt's directory of running guests belongs to QEMU's user, who may put any file there.
+#[test]
+fn what_qemus_user_writes_is_no_guest() {
+    fine("forged", |host| {
+        host.file("run/libvirt/qemu/forged.xml", "<domstatus");
+        std::os::unix::fs::chown(host.path("run/libvirt/qemu/forged.xml"), Some(107), None).unwrap();
+    });
+}
+
 #[test]
 fn what_is_left_of_guests_that_are_gone() {
     let other = UUID.replace("3a21", "4b32");
