@@ -33,7 +33,7 @@ use search::{Evidence, Search};
 /// How often the guard looks. exec to the first mapping takes QEMU tens of milliseconds.
 const INTERVAL: Duration = Duration::from_millis(1);
 /// The same where the wrapper waits: libvirt's child lives for longer than that before it executes the emulator.
-const WAITED_FOR_INTERVAL: Duration = Duration::from_millis(3);
+const WAITED_FOR_INTERVAL: Duration = Duration::from_millis(10);
 /// After this many polls the start is slow for another reason, such as the relabelling of disks.
 const PATIENT_AFTER: u32 = 20_000;
 const PATIENT_INTERVAL: Duration = Duration::from_millis(10);
@@ -147,7 +147,7 @@ impl Watch {
 
     fn watch(&self) -> End {
         let deadline = process::boot_clock().as_secs() + state::MAX_AGE;
-        let mut search = Search::new(&self.order.guest, &self.daemon, self.last);
+        let mut search = Search::new(&self.order.guest, self.order.urgent, &self.daemon, self.last);
         for look in 0u32.. {
             if self.state_is_gone() {
                 return End::StateGone(search.missing());

@@ -19,13 +19,17 @@ use crate::sys::process;
 const FRESH: Duration = Duration::from_secs(1);
 /// The same for a process that libvirt has put into the guest's cgroup: as long as the wrapper waits.
 const FRESH_IN_CGROUP: Duration = Duration::from_secs(10);
-/// How long a number is tried that no process has yet: the kernel gives out the number first.
-const BORN_WITHIN: Duration = Duration::from_millis(500);
+/// A number that no process has yet, because the kernel gives out the number first, is tried again after this time, and then
+/// after four times as much, [`MOST_TRIES`] times in all. Most such numbers are those of processes that have ended.
+const BORN_AFTER: Duration = Duration::from_millis(5);
+const MOST_TRIES: u32 = 4;
+/// How often a child of the daemon is looked at where the wrapper waits: twenty guards watch the children of twenty starts.
+const AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// More new numbers than that since the last look, and all processes are looked at instead.
 const MOST_NUMBERS: i32 = 1024;
 /// When all processes are looked at for the first time, in case that the number given out last is not to be had. The time
 /// doubles each time.
-const ALL_AFTER: Duration = Duration::from_secs(1);
+const ALL_AFTER: Duration = Duration::from_secs(3);
 
 /// What shows whose process it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,10 +66,12 @@ enum Verdict {
 pub(super) struct Search<'a> {
     guest: &'a Identity,
     daemon: &'a Daemon,
+    /// No wrapper waits, so that each look is at every candidate.
+    urgent: bool,
     /// The last number that was looked at.
     last: Option<i32>,
-    /// Numbers without a process, and when they were first tried.
-    unborn: HashMap<Pid, Duration>,
+    /// Numbers without a process: how often they were tried, and when to try them again.
+    unborn: HashMap<Pid, (u32, Duration)>,
     candidates: Vec<Candidate>,
     next_listing: Duration,
     listings: Duration,
@@ -74,9 +80,10 @@ pub(super) struct Search<'a> {
 
 impl<'a> Search<'a> {
     /// A search that begins behind the number that was given out last when the hook ran.
-    pub(super) fn new(guest: &'a Identity, daemon: &'a Daemon, last: Option<i32>) -> Search<'a> {
+    pub(super) fn new(guest: &'a Identity, urgent: bool, daemon: &'a Daemon, last: Option<i32>) -> Search<'a> {
         Search {
             guest,
+            urgent,
             daemon,
             last,
             unborn: HashMap::new(),
@@ -92,16 +99,28 @@ impl<'a> Search<'a> {
         let now = process::boot_clock();
         let (numbers, new) = self.numbers(now);
         for pid in numbers {
-            match Pinned::open(pid) {
-                Ok(process) => self.candidates.push(Candidate { process, seen: new.then_some(now), child_at: None }),
-                // Not born yet, gone already, or a thread: the kernel answers alike.
-                Err(_) => {
-                    self.unborn.entry(pid).or_insert(now);
-                }
+            // The kernel gives the same error for a thread, for a number that no process has yet, and for one that ended.
+            let is_known = || process::start_ticks(pid).is_some();
+            let (process, known) = match Pinned::open(pid) {
+                Err(_) if is_known() => (Pinned::open(pid).ok(), true),
+                process => (process.ok(), false),
+            };
+            if let Some(process) = process {
+                self.unborn.remove(&pid);
+                self.candidates.push(Candidate { process, seen: new.then_some(now), child_at: None });
+            } else if !known {
+                let (tries, next) = self.unborn.entry(pid).or_insert((0, now));
+                *next = now + BORN_AFTER * 4u32.saturating_pow(*tries);
+                *tries += 1;
             }
         }
-        self.unborn.retain(|_, tried| now.saturating_sub(*tried) < BORN_WITHIN);
+        self.unborn.retain(|_, (tries, _)| *tries < MOST_TRIES);
         for mut candidate in std::mem::take(&mut self.candidates) {
+            let recent = |at: Duration| now.saturating_sub(at) < AGAIN_AFTER;
+            if !self.urgent && candidate.child_at.is_some_and(recent) {
+                self.candidates.push(candidate);
+                continue;
+            }
             match self.judge(&mut candidate) {
                 Verdict::Guest(evidence) => return Some((candidate.process, evidence)),
                 Verdict::Undecided => self.candidates.push(candidate),
@@ -137,10 +156,11 @@ impl<'a> Search<'a> {
             self.listings *= 2;
             self.next_listing = now + self.listings;
         }
+        let due: Vec<Pid> = self.unborn.iter().filter(|(_, (_, next))| *next <= now).map(|(pid, _)| *pid).collect();
         let (mut numbers, new): (Vec<Pid>, bool) = match last.zip(self.last) {
             _ if all => (process::all(), false),
             Some((old, new)) if (0..=MOST_NUMBERS).contains(&new.wrapping_sub(old)) => {
-                ((old + 1..=new).filter_map(Pid::from_raw).chain(self.unborn.keys().copied()).collect(), true)
+                ((old + 1..=new).filter_map(Pid::from_raw).chain(due).collect(), true)
             }
             // The numbers began again, or many are new.
             Some(_) => (process::all(), false),
@@ -200,7 +220,7 @@ mod tests {
         let guest = Identity::of(&Domain { uuid, ..Domain::default() }).unwrap();
         let daemon = Daemon::of(rustix::process::getpid()).unwrap();
         let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let mut search = Search::new(&guest, &daemon, None);
+        let mut search = Search::new(&guest, false, &daemon, None);
         search.next_listing = Duration::ZERO;
         assert!(search.look().is_none());
         let watched: Vec<_> = search.candidates.iter().map(|candidate| candidate.process.pid()).collect();

@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::process::Pid;
 
 use crate::sys::fs;
-use crate::sys::pinned::{Layout, Pinned};
+use crate::sys::pinned::{self, Layout, Pinned};
 use crate::sys::process;
 use crate::xml;
 
@@ -74,7 +74,8 @@ impl Daemon {
     /// What the kernel says.
     pub fn of(pid: Pid) -> io::Result<Daemon> {
         let process = Pinned::open(pid)?;
-        Ok(Daemon { arguments: process.arguments(), layout: process.layout(), process })
+        let layout = process.layout().filter(|_| pinned::layouts_are_random());
+        Ok(Daemon { arguments: process.arguments(), layout, process })
     }
 
     /// Whether a process has the daemon's arguments, as a child has until it executes something. Any process can have these.

@@ -156,12 +156,12 @@ pub fn end_after(seconds: u32) {
     let _ = nix::unistd::alarm::set(seconds);
 }
 
-/// Sets this process to nice -20. Failure is ignored.
+/// Sets this process to nice -5. Failure is ignored.
 pub fn lower_nice() {
-    let _ = rustix::process::setpriority_process(None, -20);
+    let _ = rustix::process::setpriority_process(None, -5);
 }
 
-/// Switches this process to SCHED_RR, or to nice -20 where that is not permitted. Failure is ignored.
+/// Switches this process to SCHED_RR, or to nice -5 where that is not permitted. Failure is ignored.
 pub fn prefer_scheduling() {
     let parameter = nix::libc::sched_param { sched_priority: 1 };
     // SAFETY: pid 0 is this process, and the parameter lives until the call returns.
