@@ -48,7 +48,7 @@ pub fn parse(bytes: &[u8]) -> Result<Document<'_>, Note> {
     }
 }
 
-/// The document with its undeclared namespace prefixes declared at the root, if it is well-formed then. libxml2, hence
+/// The document with its undeclared namespace prefixes declared at the root, if it has such and is well-formed then. libxml2, hence
 /// libvirt, takes such a prefix for a part of the name.
 #[must_use]
 pub fn with_declared_prefixes(bytes: &[u8]) -> Option<String> {
@@ -61,7 +61,7 @@ pub fn with_declared_prefixes(bytes: &[u8]) -> Option<String> {
             Err(Error::UnknownNamespace(prefix, _)) => {
                 text.insert_str(name_end, &format!(" xmlns:{prefix}='urn:undeclared'"));
             }
-            other => return other.is_ok().then_some(text),
+            other => return (other.is_ok() && text.len() > bytes.len()).then_some(text),
         }
     }
     None
