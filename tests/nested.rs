@@ -316,7 +316,9 @@ fn selinux_lets_everything_work() {
 #[track_caller]
 fn assert_denied(start: &results::Values) {
     start.assert_value("status", "1");
-    start.assert_message("Permission denied");
+    // libvirt 9.0 on a starved machine has been seen to report the monitor's socket instead.
+    let reported = ["Permission denied", "failed to connect to monitor socket"];
+    assert!(reported.iter().any(|words| start.line.contains(words)), "{}", start.line);
     assert!(start.number("denials") > 0, "{}", start.line);
     start.assert_clean();
 }
