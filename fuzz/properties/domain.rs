@@ -50,8 +50,10 @@ pub(crate) fn glanced(text: &str, event: Event) {
     let places =
         Places { sysfs: nowhere(), capabilities: nowhere(), networks: [nowhere(), nowhere()], memory: || None };
     let [outcome, closer] = [text, &closely].map(|text| {
-        let outcome =
+        let mut outcome =
             hook::decide(event, "-", text.as_bytes(), Ok(Config::default()), &|domain| places.host_for(domain));
+        // libvirt does not start a domain with a value that it does not accept.
+        outcome.log.retain(|note| note.code != Code::DomainInvalid);
         // What is printed has the comment in it; other lines have other numbers.
         (outcome.print.is_some(), outcome.refusal.map(|note| note.code), outcome.log, outcome.effects, outcome.asks)
     });
