@@ -41,6 +41,10 @@ pub(crate) fn check(data: &[u8]) {
 /// What the hook does at a glance is what it does after a closer look: a comment that speaks of an MMU makes it read.
 pub(crate) fn glanced(text: &str, event: Event) {
     const COMMENT: &str = "<!-- mmu -->";
+    let domain = xml::parse(text.as_bytes()).and_then(|document| Domain::read(&document));
+    if domain.is_err_and(|note| note.code == Code::DomainInvalid) {
+        return; // libvirt calls no hook for a domain with a value that it does not accept.
+    }
     let closely = if text.starts_with('<') && !text.starts_with("<?xml") {
         COMMENT.to_owned() + text
     } else {
@@ -50,10 +54,8 @@ pub(crate) fn glanced(text: &str, event: Event) {
     let places =
         Places { sysfs: nowhere(), capabilities: nowhere(), networks: [nowhere(), nowhere()], memory: || None };
     let [outcome, closer] = [text, &closely].map(|text| {
-        let mut outcome =
+        let outcome =
             hook::decide(event, "-", text.as_bytes(), Ok(Config::default()), &|domain| places.host_for(domain));
-        // libvirt does not start a domain with a value that it does not accept.
-        outcome.log.retain(|note| note.code != Code::DomainInvalid);
         // What is printed has the comment in it; other lines have other numbers.
         (outcome.print.is_some(), outcome.refusal.map(|note| note.code), outcome.log, outcome.effects, outcome.asks)
     });
