@@ -44,7 +44,7 @@ pub(super) fn uuid(xml: &[u8]) -> Option<Uuid> {
     let head = xml.get(..HEAD).unwrap_or(xml);
     let rest = behind(head.strip_prefix(b"<domain")?, b">\n  <name>")?;
     let rest = behind(rest, b"</name>\n  <uuid>")?;
-    let end = memchr::memchr(b'<', rest)?;
+    let end = memmem::find(rest, b"</uuid>")?;
     std::str::from_utf8(rest.get(..end)?).ok()?.parse().ok()
 }
 
