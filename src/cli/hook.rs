@@ -151,10 +151,7 @@ fn describe(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
         match effect {
             Effect::WriteState(state) => writeln!(out, "would write the state: {}", state.to_json())?,
             Effect::Record(uuid, _) => writeln!(out, "would record the vIOMMU of {uuid} for a later restore")?,
-            Effect::Guard(order) => match order.limit {
-                Some(limit) => writeln!(out, "would raise the locked-memory limit to {limit:#}")?,
-                None => writeln!(out, "would record the guest's process")?,
-            },
+            Effect::Guard(order) => writeln!(out, "would raise the locked-memory limit to {:#}", order.limit)?,
             Effect::Verify { limit, .. } => writeln!(out, "would check that the limit is {limit:#}")?,
             Effect::RemoveState(uuid) => writeln!(out, "would remove the state of {uuid}")?,
             Effect::Forget(uuid) => writeln!(out, "would forget the recorded vIOMMU of {uuid}")?,

@@ -48,8 +48,8 @@ pub struct Order {
     pub state: PathBuf,
     /// What tells the guest's process from all others.
     pub guest: Identity,
-    /// What the guest needs; `None` where the guard only records the process.
-    pub limit: Option<Limit>,
+    /// What the guest needs.
+    pub limit: Limit,
     /// No wrapper waits for the limit, so every millisecond counts.
     pub urgent: bool,
 }
@@ -94,7 +94,6 @@ pub fn start(order: Order) -> Result<(), Note> {
 #[derive(Debug)]
 enum End {
     Raised(process::LockLimit, Evidence),
-    Recorded(Evidence),
     StateGone(String),
     DaemonGone,
     TooLate(String),
@@ -122,7 +121,6 @@ impl Watch {
             End::Raised(limit, evidence) => {
                 (Priority::Info, format!("locked-memory limit raised to {:#}; {}", limit.hard, evidence.words()))
             }
-            End::Recorded(evidence) => (Priority::Info, format!("its process was recorded; {}", evidence.words())),
             End::StateGone(missing) => (Priority::Info, format!("the start is over, no limit was raised: {missing}")),
             End::DaemonGone => (Priority::Info, "the daemon ended before the guest had a process".to_owned()),
             End::TooLate(missing) => (Priority::Warning, format!("no limit was raised in time: {missing}")),
@@ -158,8 +156,7 @@ impl Watch {
                 if let Some(started) = process::start_ticks(process.pid()) {
                     let _ = store::write_process(self.order.guest.uuid, process.pid(), started);
                 }
-                let Some(limit) = self.order.limit else { return End::Recorded(evidence) };
-                let raised = process.raise_lock_limit(limit);
+                let raised = process.raise_lock_limit(self.order.limit);
                 return raised.map_or_else(End::Failed, |limit| End::Raised(limit, evidence));
             }
             if daemon_has_ended && !search.has_children() {

@@ -1,5 +1,7 @@
 //! Decides what an event calls for. Reads files of the host, changes nothing.
 
+use std::ffi::OsString;
+
 use crate::config::Config;
 use crate::decide::{self, Decided, Undecided};
 use crate::domain::{Domain, Uuid};
@@ -174,13 +176,10 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     outcome.asks |= wrapper;
     let mut state = State::new(uuid, process::boot_clock().as_secs(), emulator(decided), boot, incoming);
     state.memlock = limit;
-    // `started` has to know whether the guest booted or came in.
-    let ambiguous = state.incoming.as_ref().is_some_and(|incoming| *incoming != state.boot);
     outcome.effects.push(Effect::WriteState(Box::new(state)));
-    if limit.is_some() || ambiguous {
-        outcome.effects.extend(Identity::of(&decided.domain).map(|guest| {
-            Effect::Guard(guard::Order { state: store::state_file(uuid), guest, limit, urgent: !wrapper })
-        }));
+    if let Some((limit, guest)) = limit.zip(Identity::of(&decided.domain)) {
+        let order = guard::Order { state: store::state_file(uuid), guest, limit, urgent: !wrapper };
+        outcome.effects.push(Effect::Guard(order));
     }
 }
 
@@ -232,19 +231,33 @@ fn started(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
 }
 
 /// The edits that the wrapper had to make to a running guest's command line, by the state file and by whether the guest booted
-/// or came in, `None` where that is not known; and whether that command line has a vIOMMU, where the process is known. A QEMU
-/// that forges its command line can only choose between the two, for itself.
+/// or came in, `None` where that is not known; and whether that command line has a vIOMMU, where it is known.
+///
+/// Without a proven process, the processes that were started for the guest since its state was written must agree: QEMU is
+/// one of them, so that no other process can change the answer, and at most prevents it.
 fn edits_in_use(guest: &Identity) -> Option<(Option<Edits>, Option<bool>)> {
     let state = store::state(guest.uuid).ok()?;
-    let running = guest.process().map(|process| process.arguments());
-    let edits = match running.as_ref().map(|arguments| qemu::classify(arguments)) {
+    let running = match guest.process() {
+        Some(process) => vec![process.arguments()],
+        None => guest.named_since(state.written),
+    };
+    let came_in =
+        agreed(&running, |arguments| matches!(qemu::classify(arguments), Invocation::Guest { incoming: true, .. }));
+    let edits = match came_in {
         // The wrapper refuses a guest that comes in where it has no edits for that.
         _ if state.incoming.as_ref().is_none_or(|incoming| *incoming == state.boot) => Some(state.boot),
-        Some(Invocation::Guest { incoming: true, .. }) => state.incoming,
-        Some(Invocation::Guest { incoming: false, .. }) => Some(state.boot),
-        Some(Invocation::Other) | None => None,
+        Some(true) => state.incoming,
+        Some(false) => Some(state.boot),
+        None => None,
     };
-    Some((edits, running.map(|arguments| qemu::find_iommu(&arguments).is_some())))
+    Some((edits, agreed(&running, |arguments| qemu::find_iommu(arguments).is_some())))
+}
+
+/// The answer that all command lines give.
+fn agreed(running: &[Vec<OsString>], question: impl Fn(&[OsString]) -> bool) -> Option<bool> {
+    let mut answers = running.iter().map(|arguments| question(arguments));
+    let first = answers.next()?;
+    answers.all(|answer| answer == first).then_some(first)
 }
 
 /// A guest that comes from elsewhere has run with a vIOMMU that libvirt does not know of. QEMU loads a stream into a vIOMMU

@@ -72,14 +72,10 @@ impl Effect {
             Effect::WriteState(state) => store::write_state(&state),
             Effect::Record(uuid, record) => store::write_record(uuid, &record),
             Effect::Guard(order) => {
-                let (state, needed) = (order.state.clone(), order.limit.is_some());
-                guard::start(order).map_err(|note| {
-                    if !needed {
-                        return Note { level: Level::Warning, ..note };
-                    }
+                let state = order.state.clone();
+                guard::start(order).inspect_err(|_| {
                     // The start is refused; should the daemon be gone, no later event takes the state away.
                     let _ = fs::remove(&state);
-                    note
                 })
             }
             Effect::Verify { guest, limit } => verify(&guest, limit),

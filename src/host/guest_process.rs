@@ -68,6 +68,16 @@ impl Identity {
         recorded.or_else(|| oldest(process::all().into_iter(), is_guest))
     }
 
+    /// The command lines of the processes that name the guest and were started after a time, seconds of the boot clock. Any
+    /// process can have these.
+    #[must_use]
+    pub fn named_since(&self, boot_seconds: u64) -> Vec<Vec<OsString>> {
+        let is_new = |pid: &Pid| process::start_ticks(*pid).is_some_and(|ticks| ticks / process::TICKS >= boot_seconds);
+        let arguments =
+            process::all().into_iter().filter(is_new).filter_map(|pid| Some(Pinned::open(pid).ok()?.arguments()));
+        arguments.filter(|arguments| self.is_named_by(arguments)).collect()
+    }
+
     /// Whether libvirt has put a process into this guest's cgroup. Only root can: each directory up to the root of the
     /// hierarchy is root's, so that no other user can have made the cgroup, or can move a process into it.
     #[must_use]

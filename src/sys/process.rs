@@ -107,13 +107,14 @@ pub fn parent(pid: Pid) -> Option<Pid> {
 /// When a process was started, seconds since the epoch; a second off at most.
 #[must_use]
 pub fn started(pid: Pid) -> Option<u64> {
-    // The kernel's USER_HZ, which is the same on every architecture that libvirt has a vIOMMU for.
-    const TICKS: u64 = 100;
     // The counters of many processors come before it.
     let text = super::fs::head(Path::new("/proc/stat"), 4 << 20)?;
     let booted: u64 = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     Some(booted + start_ticks(pid)? / TICKS)
 }
+
+/// Clock ticks in a second: the kernel's USER_HZ, which is the same on every architecture that libvirt has a vIOMMU for.
+pub const TICKS: u64 = 100;
 
 /// When a process was started, clock ticks since the machine booted.
 #[must_use]
