@@ -14,7 +14,7 @@ cd "$checkout"
 cargo fetch --quiet --locked
 case ${1:-} in
     build)
-        "$here/toolchain.sh" "$target" "packaging/compile $arch" >&2
+        "$here/toolchain.sh" "$target" "packaging/compile $arch >/dev/null"
         echo "$target/$arch/release/viommu"
         ;;
     test)
