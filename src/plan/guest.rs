@@ -21,6 +21,14 @@ pub(super) struct Guest<'a> {
     pub(super) as_it_is: bool,
 }
 
+/// The architecture where neither the domain nor the host says one.
+pub(super) const DEFAULT_ARCH: &str = "x86_64";
+
+/// libvirt gives a domain without an architecture the host's.
+pub(super) fn arch<'a>(domain: &'a Domain, host: &'a Host) -> Option<&'a str> {
+    domain.arch.as_deref().or(host.arch.as_deref())
+}
+
 /// Why a host does not have a model.
 pub(super) struct Unsupported {
     pub(super) code: Code,
@@ -51,13 +59,8 @@ impl<'a> Guest<'a> {
         versions.into_iter().filter(|(_, version)| version.is_none()).map(|(program, _)| program).collect()
     }
 
-    /// libvirt gives a domain without an architecture the host's.
-    pub(super) fn known_arch(&self) -> Option<&'a str> {
-        self.domain.arch.as_deref().or(self.host.arch.as_deref())
-    }
-
     pub(super) fn arch(&self) -> &'a str {
-        self.known_arch().unwrap_or("x86_64")
+        arch(self.domain, self.host).unwrap_or(DEFAULT_ARCH)
     }
 
     pub(super) fn is_windows(&self) -> bool {

@@ -43,24 +43,24 @@ pub const HOST_ROUTE: &str = "libvirt-host-route";
 /// # Errors
 /// The refusal, where the request cannot be met.
 pub fn plan(domain: &Domain, request: &Request, host: &Host) -> Result<Plan, Refusal> {
-    let arch = Guest::new(domain, request, host).arch();
-    let repaired = nova::repaired(domain, arch);
+    let repaired = nova::repaired(domain, guest::arch(domain, host).unwrap_or(guest::DEFAULT_ARCH));
     let (domain, repairs) = repaired.as_ref().map_or((domain, &[][..]), |(domain, changes)| (domain, changes));
     let guest = Guest::new(domain, request, host);
-    let mut plan = Plan::empty(&guest);
     if !matches!(domain.virt_type.as_str(), "kvm" | "qemu") {
-        return Ok(plan);
+        return Ok(Plan::empty(&guest));
     }
-    let repaired_plan = Plan { changes: repairs.to_vec(), ..plan.clone() };
-    match decide_model(&guest).and_then(|decision| decided(&guest, decision, repaired_plan)) {
-        Ok(plan) => Ok(plan),
-        Err(note) => {
-            Decision::unchanged(&guest).enter(&guest, &mut plan);
-            plan.memlock = Memlock { raise: false, ..Memlock::of(&guest, &plan) };
-            plan.notes.extend(warnings::of_any_guest(&guest, &plan));
-            Err(Refusal { note, unchanged: Box::new(plan) })
-        }
-    }
+    let repaired = Plan { changes: repairs.to_vec(), ..Plan::empty(&guest) };
+    let decided = decide_model(&guest).and_then(|decision| decided(&guest, decision, repaired));
+    decided.map_err(|note| Refusal { note, unchanged: Box::new(unchanged(&guest)) })
+}
+
+/// What a refused guest keeps.
+fn unchanged(guest: &Guest<'_>) -> Plan {
+    let mut plan = Plan::empty(guest);
+    Decision::unchanged(guest).enter(guest, &mut plan);
+    plan.memlock = Memlock { raise: false, ..Memlock::of(guest, &plan) };
+    plan.notes.extend(warnings::of_any_guest(guest, &plan));
+    plan
 }
 
 /// The plan with a decision and all that follows from it.

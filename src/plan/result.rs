@@ -4,7 +4,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::guest::Guest;
+use super::guest::{self, Guest};
 use super::memlock::guest_memory;
 use super::{Memlock, WRAPPER_PREFIX, route};
 use crate::model::Model;
@@ -238,7 +238,7 @@ impl Plan {
                 name: domain.name.clone(),
                 uuid: domain.uuid.map(|uuid| uuid.to_string()),
                 virt_type: domain.virt_type.clone(),
-                arch: guest.known_arch().map(str::to_owned),
+                arch: guest::arch(domain, guest.host).map(str::to_owned),
                 machine: domain.machine.clone(),
                 vcpus: domain.vcpus.maximum,
                 memory_bytes: domain.memory.total,
