@@ -56,7 +56,7 @@ impl Page {
         let ratio = |this, that| median("20 KB", this).zip(median("20 KB", that)).map(|(this, that)| this / that);
         let memory = self.memory.iter().flat_map(|(_, multiples)| multiples).copied().fold(0.0, f64::max);
         let rows = [
-            ("20 KB: the hook at `prepare` with a request, times the C program", "at most 1.8", ratio(PREPARE, FLOOR)),
+            ("20 KB: the hook at `prepare` with a request, times the C program", "at most 2", ratio(PREPARE, FLOOR)),
             ("20 KB: the hook at `prepare` without one, times the C program", "at most 1.3", ratio(SILENT, FLOOR)),
             ("20 KB: the hook at `reconnect`, times the C program", "at most 1.3", ratio(RECONNECT, FLOOR)),
             ("20 KB: bash with xmlstarlet, times the hook", "at least 5", ratio(XMLSTARLET, PREPARE)),
