@@ -4,7 +4,7 @@
 //! anything until a moment ago, so that no code of a guest can have run in it; the moment may be longer if libvirt has put it into the guest's cgroup. Where libvirt's pidfiles are root's, libvirt's
 //! cgroup of the guest is enough, too.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use rustix::process::Pid;
@@ -25,11 +25,14 @@ const BORN_AFTER: Duration = Duration::from_millis(5);
 const MOST_TRIES: u32 = 4;
 /// How often a child of the daemon is looked at where the wrapper waits: twenty guards watch the children of twenty starts.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
-/// More new numbers than that since the last look, and all processes are looked at instead.
+/// More new numbers than that since the last look, and only those are looked at that have a process.
 const MOST_NUMBERS: i32 = 1024;
 /// When all processes are looked at for the first time, in case that the number given out last is not to be had. The time
 /// doubles each time.
 const ALL_AFTER: Duration = Duration::from_secs(3);
+/// Of all processes so many are looked at in one look, so that the daemon's children are looked at in between: a host has
+/// thousands of processes, and what a look at a child shows is old after [`FRESH`].
+const LISTED_AT_ONCE: usize = 64;
 
 /// What shows whose process it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +76,8 @@ pub(super) struct Search<'a> {
     /// Numbers without a process: how often they were tried, and when to try them again.
     unborn: HashMap<Pid, (u32, Duration)>,
     candidates: Vec<Candidate>,
+    /// What is left of a listing of all processes.
+    listed: VecDeque<Pid>,
     next_listing: Duration,
     listings: Duration,
     unproven: Option<Pid>,
@@ -88,6 +93,7 @@ impl<'a> Search<'a> {
             last,
             unborn: HashMap::new(),
             candidates: Vec::new(),
+            listed: VecDeque::new(),
             next_listing: process::boot_clock() + ALL_AFTER,
             listings: ALL_AFTER,
             unproven: None,
@@ -97,22 +103,11 @@ impl<'a> Search<'a> {
     /// Looks once.
     pub(super) fn look(&mut self) -> Option<(Pinned, Evidence)> {
         let now = process::boot_clock();
-        let (numbers, new) = self.numbers(now);
-        for pid in numbers {
-            // The kernel gives the same error for a thread, for a number that no process has yet, and for one that ended.
-            let is_known = || process::start_ticks(pid).is_some();
-            let (process, known) = match Pinned::open(pid) {
-                Err(_) if is_known() => (Pinned::open(pid).ok(), true),
-                process => (process.ok(), false),
-            };
-            if let Some(process) = process {
-                self.unborn.remove(&pid);
-                self.candidates.push(Candidate { process, seen: new.then_some(now), child_at: None });
-            } else if !known {
-                let (tries, next) = self.unborn.entry(pid).or_insert((0, now));
-                *next = now + BORN_AFTER * 4u32.saturating_pow(*tries);
-                *tries += 1;
-            }
+        for pid in self.new_numbers(now) {
+            self.pin(pid, now, true);
+        }
+        for pid in self.listed.drain(..LISTED_AT_ONCE.min(self.listed.len())).collect::<Vec<_>>() {
+            self.pin(pid, now, false);
         }
         self.unborn.retain(|_, (tries, _)| *tries < MOST_TRIES);
         for mut candidate in std::mem::take(&mut self.candidates) {
@@ -138,36 +133,66 @@ impl<'a> Search<'a> {
     /// Why no process was taken for the guest's.
     pub(super) fn missing(&self) -> String {
         match self.unproven {
-            Some(pid) => format!(
-                "process {} names the guest, but it was not seen as a child of the daemon right before, and libvirt has not put it into \
-                 the guest's cgroup on a host whose pidfiles are root's",
-                pid.as_raw_nonzero()
-            ),
+            Some(pid) => {
+                let known = self.daemon.has_layout();
+                let layout = if known { "" } else { " (its memory layout is not random, or cannot be read)" };
+                format!(
+                    "process {} names the guest, but it was not seen as a child of the daemon{layout} right before, and libvirt has \
+                     not put it into the guest's cgroup on a host whose pidfiles are root's",
+                    pid.as_raw_nonzero()
+                )
+            }
             None => "no process that names the guest was executed".to_owned(),
         }
     }
 
-    /// The numbers to look at: those that were given out since the last look, and those that had no process then.
-    /// And whether they are such new ones, or all.
-    fn numbers(&mut self, now: Duration) -> (Vec<Pid>, bool) {
+    /// The numbers that were given out since the last look, and those that had no process then. Now and then all processes are
+    /// listed, too.
+    fn new_numbers(&mut self, now: Duration) -> Vec<Pid> {
         let last = std::mem::replace(&mut self.last, process::last_number());
-        let all = now >= self.next_listing;
-        if all {
+        let mut numbers: Vec<Pid> =
+            self.unborn.iter().filter(|(_, (_, next))| *next <= now).map(|(pid, _)| *pid).collect();
+        match last.zip(self.last) {
+            Some((old, new)) if (0..=MOST_NUMBERS).contains(&new.wrapping_sub(old)) => {
+                numbers.extend((old + 1..=new).filter_map(Pid::from_raw));
+            }
+            Some((old, new)) => {
+                let given_out = |pid: &Pid| {
+                    let (above, below) = (pid.as_raw_nonzero().get() > old, pid.as_raw_nonzero().get() <= new);
+                    // The numbers began again where the new one is lower.
+                    if new < old { above || below } else { above && below }
+                };
+                numbers.extend(process::all().into_iter().filter(given_out));
+            }
+            None => {}
+        }
+        if now >= self.next_listing {
             self.listings *= 2;
             self.next_listing = now + self.listings;
+            self.listed = process::all().into();
         }
-        let due: Vec<Pid> = self.unborn.iter().filter(|(_, (_, next))| *next <= now).map(|(pid, _)| *pid).collect();
-        let (mut numbers, new): (Vec<Pid>, bool) = match last.zip(self.last) {
-            _ if all => (process::all(), false),
-            Some((old, new)) if (0..=MOST_NUMBERS).contains(&new.wrapping_sub(old)) => {
-                ((old + 1..=new).filter_map(Pid::from_raw).chain(due).collect(), true)
-            }
-            // The numbers began again, or many are new.
-            Some(_) => (process::all(), false),
-            None => (Vec::new(), false),
+        numbers
+    }
+
+    /// Makes the process of a number a candidate. A number that has none is tried again if it is new.
+    fn pin(&mut self, pid: Pid, now: Duration, new: bool) {
+        if self.candidates.iter().any(|candidate| candidate.process.pid() == pid) {
+            return;
+        }
+        // The kernel gives the same error for a thread, for a number that no process has yet, and for one that ended.
+        let is_known = || process::start_ticks(pid).is_some();
+        let (process, known) = match Pinned::open(pid) {
+            Err(_) if is_known() => (Pinned::open(pid).ok(), true),
+            process => (process.ok(), false),
         };
-        numbers.retain(|pid| self.candidates.iter().all(|candidate| candidate.process.pid() != *pid));
-        (numbers, new)
+        if let Some(process) = process {
+            self.unborn.remove(&pid);
+            self.candidates.push(Candidate { process, seen: new.then_some(now), child_at: None });
+        } else if new && !known {
+            let (tries, next) = self.unborn.entry(pid).or_insert((0, now));
+            *next = now + BORN_AFTER * 4u32.saturating_pow(*tries);
+            *tries += 1;
+        }
     }
 
     fn judge(&mut self, candidate: &mut Candidate) -> Verdict {
@@ -223,10 +248,26 @@ mod tests {
         let mut search = Search::new(&guest, false, &daemon, None);
         search.next_listing = Duration::ZERO;
         assert!(search.look().is_none());
+        while !search.listed.is_empty() {
+            assert!(search.look().is_none());
+        }
         let watched: Vec<_> = search.candidates.iter().map(|candidate| candidate.process.pid()).collect();
         let number = i32::try_from(other.id()).unwrap();
         assert!(!watched.contains(&Pid::from_raw(number).unwrap()), "{watched:?}");
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+    // So that a child of the daemon is looked at again in time.
+    #[test]
+    fn a_listing_is_spread_over_looks() {
+        let uuid = "3a21c2ee-5ece-4225-baa4-9a11258f601e".parse().ok();
+        let guest = Identity::of(&Domain { uuid, ..Domain::default() }).unwrap();
+        let daemon = Daemon::of(rustix::process::getpid()).unwrap();
+        let mut search = Search::new(&guest, false, &daemon, None);
+        search.listed = vec![rustix::process::getpid(); 3 * LISTED_AT_ONCE].into();
+        for left in [2, 1, 0] {
+            assert!(search.look().is_none());
+            assert_eq!(search.listed.len(), left * LISTED_AT_ONCE);
+        }
     }
 }

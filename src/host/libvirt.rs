@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::process::Pid;
 
 use crate::sys::fs;
-use crate::sys::pinned::{self, Layout, Pinned};
+use crate::sys::pinned::{Layout, Pinned};
 use crate::sys::process;
 use crate::xml;
 
@@ -74,14 +74,19 @@ impl Daemon {
     /// What the kernel says.
     pub fn of(pid: Pid) -> io::Result<Daemon> {
         let process = Pinned::open(pid)?;
-        let layout = process.layout().filter(|_| pinned::layouts_are_random());
-        Ok(Daemon { arguments: process.arguments(), layout, process })
+        Ok(Daemon { arguments: process.arguments(), layout: process.layout(), process })
     }
 
     /// Whether a process has the daemon's arguments, as a child has until it executes something. Any process can have these.
     #[must_use]
     pub fn looks_like(&self, arguments: &[OsString]) -> bool {
         self.arguments == arguments
+    }
+
+    /// Whether the daemon has a layout by which its children can be told from other processes.
+    #[must_use]
+    pub fn has_layout(&self) -> bool {
+        self.layout.is_some()
     }
 
     /// Whether a process is a child of the daemon that has not executed anything since fork(2): it has the daemon's layout.

@@ -137,17 +137,12 @@ impl Pinned {
 pub struct Layout(Vec<u64>);
 
 impl Pinned {
-    /// The layout; none where it may not be read.
+    /// The layout; none where it may not be read, and where the kernel did not choose it at random: any program can be
+    /// executed with `ADDR_NO_RANDOMIZE` (personality(2)), and has this layout then, too.
     #[must_use]
     pub fn layout(&self) -> Option<Layout> {
         layout(&self.text("stat", 2048)?)
     }
-}
-
-/// Whether the kernel chooses layouts at random: `kernel.randomize_va_space` is not 0.
-#[must_use]
-pub fn layouts_are_random() -> bool {
-    fs::head(std::path::Path::new("/proc/sys/kernel/randomize_va_space"), 8).is_some_and(|text| text.trim() != "0")
 }
 
 fn layout(stat: &str) -> Option<Layout> {
@@ -157,7 +152,17 @@ fn layout(stat: &str) -> Option<Layout> {
     let fields = FIELDS.map(|number| process::stat_field(stat, number)?.parse().ok());
     let fields: Option<Vec<u64>> = fields.into_iter().collect();
     // A reader who may not trace the process gets 0 and 1.
-    fields.filter(|fields| fields.iter().all(|field| *field > 1)).map(Layout)
+    let readable = fields.filter(|fields| fields.iter().all(|field| *field > 1))?;
+    readable.last().copied().is_some_and(is_random).then_some(Layout(readable))
+}
+
+/// Whether the kernel put the stack at a random place, and with it all else (`PF_RANDOMIZE`, fs/binfmt_elf.c), by the end of
+/// the environment. Otherwise the stack ends with the address space: a power of two, on x86 one page less (`STACK_TOP`).
+/// Between the environment and that end is the name of the program, at most `PATH_MAX` bytes (`create_elf_tables`).
+/// A random place is as near as that once in 100,000 times.
+fn is_random(env_end: u64) -> bool {
+    const NEAR: u64 = 16 << 10;
+    env_end.checked_next_power_of_two().is_some_and(|end| end - env_end > NEAR)
 }
 
 #[cfg(test)]
@@ -193,16 +198,39 @@ mod tests {
         child.wait().unwrap();
     }
 
-    // The text is of proc_pid_stat(5), with the name "a) b" and numbers that are their fields' own.
+    // The text is of proc_pid_stat(5), with the name "a) b" and numbers that are their fields' own times 2^40.
     #[test]
     fn layout_is_readable_or_none() {
-        let numbers: Vec<String> = (4..=52).map(|number| number.to_string()).collect();
+        let numbers: Vec<String> = (4..=52).map(|number: u64| (number << 40).to_string()).collect();
         let stat = format!("7 (a) b) S {}", numbers.join(" "));
         let found = layout(&stat).unwrap();
-        assert_eq!(found, Layout(vec![26, 27, 28, 45, 46, 47, 48, 49, 50, 51]));
-        assert_eq!(layout(&stat.replace(" 28 ", " 0 ")), None);
-        assert_eq!(layout(&stat.replace(" 26 ", " 1 ")), None);
+        assert_eq!(found, Layout([26, 27, 28, 45, 46, 47, 48, 49, 50, 51].map(|number| number << 40).to_vec()));
+        let with = |number: u64, other: &str| stat.replace(&format!(" {} ", number << 40), &format!(" {other} "));
+        assert_eq!(layout(&with(28, "0")), None);
+        assert_eq!(layout(&with(26, "1")), None);
         assert_eq!(layout("7 (a"), None);
+    }
+
+    // setarch(8) makes the kernel choose nothing at random.
+    #[test]
+    fn a_layout_that_any_program_can_have_is_none() {
+        #![expect(clippy::disallowed_methods, reason = "the test needs another process")]
+        let has_layout = |command: &[&str]| {
+            let mut child = std::process::Command::new(command[0]);
+            let mut child = child.args(&command[1..]).env("LONG", "x".repeat(100_000)).spawn().unwrap();
+            let pinned = Pinned::open(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap()).unwrap();
+            while pinned.arguments() != ["60"] {
+                assert!(!pinned.has_ended(), "{command:?}");
+            }
+            let layout = pinned.layout();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            layout.is_some()
+        };
+        assert!(has_layout(&["sleep", "60"]));
+        assert!(!has_layout(&["setarch", "-R", "sleep", "60"]));
+        assert!(is_random(0x7fff_7c92_4fe9) && is_random(0xffff_0000_0000));
+        assert!(!is_random(0x7fff_ffff_efe9) && !is_random(0xffff_ffff_ffe8));
     }
 
     // The kernel is the second source: a child that has executed something has another layout, one that has not has ours.
@@ -212,7 +240,7 @@ mod tests {
         let own = own();
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pinned = Pinned::open(Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap()).unwrap();
-        assert!(layouts_are_random() && own.layout().is_some());
+        assert!(own.layout().is_some());
         assert_ne!(pinned.layout(), own.layout());
         child.kill().unwrap();
         child.wait().unwrap();
