@@ -59,6 +59,7 @@ on_both_suites! { BOOKWORM TRIXIE:
     stuck_qemu_leaves_nothing;
     what_cannot_be_met_is_refused;
     linux_guest_uses_the_viommu;
+    the_guard_comes_and_goes;
 }
 
 on_both_suites! { CONFINED_BOOKWORM CONFINED_TRIXIE:
@@ -253,6 +254,14 @@ fn linux_guest_uses_the_viommu(suite: &Suite) {
     assert!(os.number("peak_kb") > 1023 * 1024, "two address spaces of 512 MiB: {}", os.line);
     assert!(os.number("vmlck_kb") < 64 * 1024, "the guest maps what it needs and no more: {}", os.line);
     results.of("os-end").assert_clean();
+}
+
+/// Of `tests/hook`, which needs a host where limits can be raised.
+fn the_guard_comes_and_goes(suite: &Suite) {
+    let Some(results) = suite.run("guard", 10) else { return };
+    let guard = results.of("guard");
+    guard.assert_value("status", "0");
+    guard.assert_value("passed", "1");
 }
 
 fn apparmor_lets_everything_work(suite: &Suite) {

@@ -46,7 +46,7 @@ pub(crate) fn inside(test: &str) -> bool {
         return false;
     };
     let mut command = unshare(own_user);
-    command.args(["sh", "-c", ENTER]).arg(program).args(["--exact", test, "--nocapture"]);
+    command.args(["sh", "-c", ENTER]).arg(program).args(["--exact", test, "--include-ignored", "--nocapture"]);
     let output = command.env(INSIDE, "1").env("HIDDEN", HIDDEN).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     println!("{said}");

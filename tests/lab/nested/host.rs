@@ -212,7 +212,11 @@ impl Suite {
         }
         let owner = std::process::id().to_string();
         let instance = format!("test-{}-{}-{}-{owner}", self.name, self.arch.name(), self.security.name());
-        let boot = lab_command("nested/boot.sh", &[self.name, &instance])
+        let mut boot = lab_command("nested/boot.sh", &[self.name, &instance]);
+        if matches!((self.arch, self.security), (Arch::X86, Security::None)) {
+            boot.env("VIOMMU_TEST", test_program("hook")?);
+        }
+        let boot = boot
             .env("ARCH", self.arch.name())
             .env(viommu.0, &viommu.1)
             .env("OWNER", owner)
@@ -263,6 +267,20 @@ fn lab_command(script: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab").join(script));
     command.args(arguments).stdin(Stdio::null());
     command
+}
+
+/// The path of another test program of this package, which cargo builds if it is not up to date.
+fn test_program(name: &str) -> Result<String, String> {
+    let cargo = env::var_os("CARGO").ok_or("not run by cargo")?;
+    let mut build = Command::new(cargo);
+    build.args(["test", "--locked", "--no-run", "--message-format=json", "--test", name]);
+    let build = Ran::from(build.current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null()).output());
+    let path = build.output.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = message.pointer("/target/name").is_some_and(|target| target == name);
+        Some(message.get("executable")?.as_str().filter(|_| is_it)?.to_owned())
+    });
+    path.ok_or(build.output)
 }
 
 /// Why there can be no lab on this machine.
