@@ -1,0 +1,189 @@
+//! A host with an earlier version of viommu, running and saved guests, and a hook of its own gets this version, and the
+//! earlier one again: real libvirt, real QEMU, and the versions' own installation scripts.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test harness; what fails here fails the test"
+)]
+
+#[path = "live/guests.rs"]
+#[allow(dead_code, reason = "tests/live uses the rest")]
+mod guests;
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use guests::{Arch, Viommu, domain, viommus, wrapped};
+use support::libvirt::{Guest, Libvirt, Suite, bare, skip};
+
+/// Its hook is a link in libvirt's main place, its records have no model of `auto`.
+const EARLIER: &str = "957c1dd";
+
+const MAIN: &str = "/etc/libvirt/hooks/qemu";
+const OWN: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
+/// A hook of the host's own, which libvirt runs before viommu's.
+const USERS: &str = "/etc/libvirt/hooks/qemu.d/20-mine";
+
+/// The earlier version, built once; none where this clone does not have it.
+fn earlier() -> Option<PathBuf> {
+    let lab = std::env::var_os("VIOMMU_LAB").map_or_else(|| Path::new("target/lab").to_owned(), PathBuf::from);
+    let directory = lab.join("releases").join(EARLIER);
+    let mut script = Command::new("tests/lab/release.sh");
+    let output = script.arg(EARLIER).arg(&directory).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    match output.status.code() {
+        Some(0) => Some(directory),
+        Some(3) => skip(said.trim()),
+        _ => panic!("{said}"),
+    }
+}
+
+/// Puts both versions below /share/earlier and /share/today.
+fn bring(lab: &Libvirt, earlier: &Path) {
+    let copy = "set -e; mkdir \"$1/earlier\" \"$1/today\"
+        cp -a \"$0\"/* \"$1/earlier\"
+        cp -a install.sh hooks man completions examples docs ./*.md \"$1/today\"
+        cp \"$2\" \"$1/today/viommu\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", copy]).arg(earlier).arg(&lab.share).arg(env!("CARGO_BIN_EXE_viommu"));
+    assert!(command.current_dir(env!("CARGO_MANIFEST_DIR")).status().unwrap().success());
+}
+
+/// Runs the installation script of a version.
+#[track_caller]
+fn install(lab: &Libvirt, version: &str, options: &str) -> String {
+    lab.run(&format!("cd /share/{version} && VIOMMU_BINARY=./viommu ./install.sh {options} 2>&1")).ok()
+}
+
+/// Waits until libvirtd has seen the hook, which refuses a guest that it can give no vIOMMU.
+#[track_caller]
+fn hook_is_seen(lab: &Libvirt, code: &str) {
+    let guest = lab.guest(&named(&domain(Arch::X86, Arch::X86.real(), "model='intel'"), "probe", 9));
+    lab.wait_for(&format!("virsh -q start probe 2>&1 | grep -qF '[{code}]' || {{ virsh -q destroy probe; false; }}"));
+    drop(guest);
+}
+
+/// A guest of another name and UUID.
+fn named(xml: &str, name: &str, number: u32) -> String {
+    let xml = xml.replace("<name>live<", &format!("<name>{name}<"));
+    xml.replace("6a1f3c52-", &format!("6a1f3c5{number}-"))
+}
+
+#[track_caller]
+fn start<'a>(lab: &'a Libvirt, xml: &str) -> (Guest<'a>, Vec<Viommu>) {
+    let guest = lab.guest(xml);
+    guest.virsh("start", &[]).ok();
+    let has = viommus(&guest);
+    (guest, has)
+}
+
+#[track_caller]
+fn runs(guest: &Guest<'_>) {
+    assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "running", "{}", guest.name);
+}
+
+/// Saves a guest into a file, and restores it.
+#[track_caller]
+fn restored(lab: &Libvirt, guest: &Guest<'_>) {
+    guest.virsh("save", &["/tmp/image"]).ok();
+    lab.virsh(&["restore", "/tmp/image"]).ok();
+    runs(guest);
+}
+
+/// Looks at a restored guest, and starts it anew.
+#[track_caller]
+fn starts_again(guest: &Guest<'_>, had: &[Viommu]) {
+    assert_eq!(viommus(guest), had, "{}", guest.name);
+    guest.virsh("destroy", &[]).ok();
+    guest.virsh("start", &[]).ok();
+    assert_eq!(viommus(guest), had, "{}", guest.name);
+}
+
+/// doctor's findings about the guests that something would refuse.
+fn broken_guests(lab: &Libvirt) -> Vec<String> {
+    let report = lab.run("viommu doctor --format json").stdout;
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let findings = report["checks"].as_array().unwrap();
+    let broken = findings.iter().filter(|finding| finding["state"] == "broken");
+    broken.map(serde_json::Value::to_string).filter(|text| text.contains("up-")).collect()
+}
+
+#[test]
+fn guests_outlive_an_upgrade_and_a_downgrade() {
+    let Some(earlier) = earlier() else { return };
+    let Some(lab) = bare(Suite::Trixie) else { return };
+    bring(&lab, &earlier);
+    lab.put(USERS, "#!/bin/sh\necho \"$1 $2\" >>/run/mine.log\n");
+    install(&lab, "earlier", "");
+    assert_eq!(lab.run(&format!("readlink {MAIN}")).ok(), "/usr/bin/viommu\n");
+    hook_is_seen(&lab, "wrapper-missing");
+
+    // As the earlier version leaves them.
+    lab.put("/tmp/asks.xml", named(&domain(Arch::X86, Arch::X86.real(), "model='intel'"), "up-native", 1));
+    let rewritten = lab.run("viommu rewrite /tmp/asks.xml").ok();
+    let native = start(&lab, &rewritten);
+    let wrapper = start(&lab, &named(&wrapped(Arch::X86, "intel"), "up-wrapper", 2));
+    let plain = start(&lab, &named(&domain(Arch::X86, Arch::X86.real(), ""), "up-plain", 3));
+    let saved = start(&lab, &named(&wrapped(Arch::X86, "auto"), "up-saved", 4));
+    let managed = start(&lab, &named(&wrapped(Arch::X86, "virtio"), "up-managed", 5));
+    let counts = [&native, &wrapper, &plain, &saved, &managed].map(|(_, has)| has.len());
+    assert_eq!(counts, [1, 1, 0, 1, 1]);
+    saved.0.virsh("save", &["/tmp/saved"]).ok();
+    managed.0.virsh("managedsave", &[]).ok();
+    let states = lab.run("ls /run/viommu/*.json | wc -l").ok();
+    assert_ne!(states.trim(), "0");
+
+    install(&lab, "today", "");
+    let place = lab.run(&format!("readlink {OWN}; ls -d {MAIN} 2>/dev/null; cat {USERS}")).stdout;
+    assert!(place.starts_with("/usr/bin/viommu\n#!/bin/sh"), "{place}");
+    assert_eq!(lab.run("viommu --version").ok(), lab.run("/share/today/viommu --version").ok());
+    // Nothing is refused below, so doctor may name no guest.
+    assert_eq!(broken_guests(&lab), [""; 0]);
+    lab.restart_libvirtd();
+    for (guest, had) in [&native, &wrapper, &plain] {
+        runs(guest);
+        assert_eq!(viommus(guest), *had, "{}", guest.name);
+        // As its destination would be asked. Under KVM, because under TCG the vIOMMU depends on QEMU's version.
+        let kvm = "sed \"s/ type='qemu'/ type='kvm'/\"";
+        let ask = format!("virsh dumpxml --migratable {0} | {kvm} | viommu hook {0} migrate begin - 2>&1", guest.name);
+        assert_eq!(lab.run(&ask).ok(), "", "{}", guest.name);
+        restored(&lab, guest);
+        starts_again(guest, had);
+    }
+    lab.virsh(&["restore", "/tmp/saved"]).ok();
+    assert_eq!(viommus(&saved.0), saved.1);
+    managed.0.virsh("start", &[]).ok();
+    assert_eq!(viommus(&managed.0), managed.1);
+    let calls = lab.get("/run/mine.log");
+    assert!(calls.contains("up-managed started") && calls.contains("up-wrapper restore"), "{calls}");
+
+    // As docs/install.md describes a downgrade.
+    saved.0.virsh("save", &["/tmp/saved"]).ok();
+    managed.0.virsh("managedsave", &[]).ok();
+    lab.put("/etc/viommu.toml", "auto-order = 'specification'\n");
+    install(&lab, "today", "--uninstall");
+    install(&lab, "earlier", "");
+    assert_eq!(lab.run(&format!("readlink {MAIN}; ls {OWN} 2>/dev/null")).stdout, "/usr/bin/viommu\n");
+    hook_is_seen(&lab, "config-invalid");
+    lab.run("rm /etc/viommu.toml").ok();
+    hook_is_seen(&lab, "wrapper-missing");
+    for (guest, had) in [&native, &wrapper, &plain] {
+        runs(guest);
+        restored(&lab, guest);
+        starts_again(guest, had);
+    }
+    managed.0.virsh("start", &[]).ok();
+    assert_eq!(viommus(&managed.0), managed.1);
+    // The record of a guest with `auto` has what the earlier version does not know.
+    let refused = lab.virsh(&["restore", "/tmp/saved"]).stderr;
+    assert!(refused.contains("error[migration-mismatch]"), "{refused}");
+    let model = saved.1[0].driver.split('-').next().unwrap();
+    let edit = format!("virsh save-image-dumpxml /tmp/saved | sed \"s/model=.auto./model='{model}'/\" >/tmp/edited");
+    lab.run(&format!("{edit}; virsh save-image-define /tmp/saved /tmp/edited")).ok();
+    lab.virsh(&["restore", "/tmp/saved"]).ok();
+    assert_eq!(viommus(&saved.0), saved.1);
+}
