@@ -8,7 +8,7 @@ _viommu_words() {
         plan/-) echo '--format --exit-code --connect --model --locked-memory --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
         plan/--format) echo 'text json diff' ;;
         plan/--connect) echo 'qemu:///system qemu:///session' ;;
-        plan/--model) echo 'none intel smmuv3 virtio auto' ;;
+        plan/--model) echo 'none intel smmuv3 virtio amd auto' ;;
         plan/--libvirt-version) echo '@nothing' ;;
         plan/--qemu-version) echo '@nothing' ;;
         plan/--host-aw-bits) echo '@nothing' ;;
@@ -17,7 +17,7 @@ _viommu_words() {
         plan/--config) echo '@files' ;;
         plan/1) echo '@files @domains' ;;
         rewrite/-) echo '--model --locked-memory --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
-        rewrite/--model) echo 'none intel smmuv3 virtio auto' ;;
+        rewrite/--model) echo 'none intel smmuv3 virtio amd auto' ;;
         rewrite/--libvirt-version) echo '@nothing' ;;
         rewrite/--qemu-version) echo '@nothing' ;;
         rewrite/--host-aw-bits) echo '@nothing' ;;
@@ -28,7 +28,7 @@ _viommu_words() {
         apply/-) echo '--all --yes --dry-run --connect --route --model --locked-memory --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
         apply/--connect) echo 'qemu:///system qemu:///session' ;;
         apply/--route) echo 'native wrapper' ;;
-        apply/--model) echo 'none intel smmuv3 virtio auto' ;;
+        apply/--model) echo 'none intel smmuv3 virtio amd auto' ;;
         apply/--libvirt-version) echo '@nothing' ;;
         apply/--qemu-version) echo '@nothing' ;;
         apply/--host-aw-bits) echo '@nothing' ;;

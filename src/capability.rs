@@ -156,16 +156,16 @@ mod tests {
         assert_eq!(
             words(&host((9, 0), (7, 2))),
             [
-                "intel=intel smmuv3:model-arch-mismatch virtio=virtio auto=intel",
-                "intel:model-arch-mismatch smmuv3=smmuv3 virtio=virtio auto=smmuv3",
+                "intel=intel smmuv3:model-arch-mismatch virtio=virtio amd:model-unsupported-by-libvirt auto=intel",
+                "intel:model-arch-mismatch smmuv3=smmuv3 virtio=virtio amd:model-arch-mismatch auto=smmuv3",
             ]
         );
         // Debian 11: libvirt 7.0 says "unknown IOMMU model: virtio".
         assert_eq!(
             words(&host((7, 0), (5, 2))),
             [
-                "intel=intel smmuv3:model-arch-mismatch virtio:model-unsupported-by-libvirt auto=intel",
-                "intel:model-arch-mismatch smmuv3=smmuv3 virtio:model-unsupported-by-libvirt auto=smmuv3",
+                "intel=intel smmuv3:model-arch-mismatch virtio:model-unsupported-by-libvirt amd:model-unsupported-by-libvirt auto=intel",
+                "intel:model-arch-mismatch smmuv3=smmuv3 virtio:model-unsupported-by-libvirt amd:model-arch-mismatch auto=smmuv3",
             ]
         );
     }
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_a_no() {
         let nothing = Host { arch: Some("x86_64".to_owned()), ..Host::default() };
-        let line = "intel:host-fact-assumed smmuv3:model-arch-mismatch virtio:host-fact-assumed auto:host-fact-assumed";
+        let line = "intel:host-fact-assumed smmuv3:model-arch-mismatch virtio:host-fact-assumed amd:host-fact-assumed auto:host-fact-assumed";
         assert_eq!(words(&nothing)[0], line);
         let mut cut = host((9, 0), (7, 2));
         cut.emulators[2].version = None;
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_model_is_given_by_any_emulator_and_missing_for_the_reason_that_can_be_mended() {
         let of = |host: &Host, model| gives(host, &offers(host), model).map_err(|note| note.code);
-        let both = host((11, 3), (10, 0));
+        let both = host((12, 9), (11, 1));
         assert!(RequestedModel::models().all(|model| of(&both, model).is_ok()));
         let mut x86_only = host((7, 0), (5, 2));
         x86_only.emulators.remove(0);

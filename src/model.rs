@@ -56,8 +56,8 @@ pub struct Facts {
 /// A new vIOMMU on QEMU's command line.
 #[derive(Debug, Clone, Copy)]
 pub enum New {
-    /// The value of `-device`, without the properties of `<driver>`.
-    Device(&'static str),
+    /// The values of `-device`, the last without the properties of `<driver>`.
+    Devices(&'static [&'static str]),
     /// A key of `-machine` and its value.
     Machine(&'static str, &'static str),
 }
@@ -90,13 +90,14 @@ models! {
         qemu: Version::new(2, 4),
         flags: &["intel-iommu"],
         drivers: &["intel-iommu"],
-        new: New::Device("intel-iommu,id=ua-viommu0"),
+        new: New::Devices(&["intel-iommu,id=ua-viommu0"]),
         attributes: &[
             ("intremap", "intremap"),
             ("caching_mode", "caching-mode"),
             ("eim", "eim"),
             ("iotlb", "device-iotlb"),
             ("aw_bits", "aw-bits"),
+            ("dma_translation", "dma-translation"),
         ],
         remaps_interrupts: true,
     },
@@ -121,9 +122,26 @@ models! {
         flags: &["virtio-iommu-pci", "virtio-iommu.boot-bypass"],
         drivers: &["virtio-iommu-pci", "virtio-iommu"],
         // Without a slot: only the command line tells which one is free.
-        new: New::Device("virtio-iommu,id=ua-viommu0,bus=pcie.0"),
+        new: New::Devices(&["virtio-iommu,id=ua-viommu0,bus=pcie.0"]),
         attributes: &[("aw_bits", "aw-bits")],
         remaps_interrupts: false,
+    },
+    /// AMD-Vi. libvirt wants QEMU's property pci-id. It does not write dma-remap (QEMU 10.2).
+    Amd = Facts {
+        name: "amd",
+        machines: &[Machine::Q35],
+        libvirt: Version::new(11, 5),
+        qemu: Version::new(10, 1),
+        flags: &["amd-iommu", "amd-iommu.pci-id"],
+        drivers: &["amd-iommu"],
+        new: New::Devices(&["AMDVI-PCI,id=ua-viommu0,bus=pcie.0", "amd-iommu,pci-id=ua-viommu0,dma-remap=on"]),
+        attributes: &[
+            ("intremap", "intremap"),
+            ("passthrough", "pt"),
+            ("xtsup", "xtsup"),
+            ("iotlb", "device-iotlb"),
+        ],
+        remaps_interrupts: true,
     },
 }
 
@@ -155,6 +173,12 @@ impl Model {
     #[must_use]
     pub fn takes(self, attribute: &str) -> bool {
         self.facts().attributes.iter().any(|(name, _)| *name == attribute)
+    }
+
+    /// Whether an attribute of its `<driver>` sets a property of QEMU.
+    #[must_use]
+    pub fn has(self, property: &str) -> bool {
+        self.facts().attributes.iter().any(|(_, known)| *known == property)
     }
 
     /// QEMU's property for an attribute of libvirt's `<driver>`.
@@ -231,7 +255,7 @@ mod tests {
     #[test]
     fn a_written_model_keeps_its_text() {
         assert_eq!(WrittenModel::from("intel").known(), Some(Model::Intel));
-        for other in ["", "Intel", "amd"] {
+        for other in ["", "Intel", "AMD"] {
             assert_eq!((WrittenModel::from(other).known(), WrittenModel::from(other).as_str()), (None, other));
         }
     }

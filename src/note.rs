@@ -77,12 +77,16 @@ codes! {
     VirtioAliasedDevices = "virtio-aliased-devices",
     /// QEMU's SMMUv3 cannot serve a passed-through device.
     Smmuv3WithVfio = "smmuv3-with-vfio",
+    /// AMD's vIOMMU serves a passed-through device with QEMU's dma-remap only.
+    AmdWithoutDmaRemap = "amd-without-dma-remap",
     /// The address width asked for is wider than the host IOMMU's.
     AwBitsExceedHost = "aw-bits-exceed-host",
     /// Guest memory reaches beyond the address width.
     AwBitsTooSmall = "aw-bits-too-small",
     /// Devices of one host IOMMU group have several guest requester ids.
     IommuGroupSplit = "iommu-group-split",
+    /// Devices of one guest address space use iommufd and VFIO containers.
+    IommufdMixed = "iommufd-mixed",
     /// Locked memory was asked for without a page size.
     LockedMemoryWithoutPageSize = "locked-memory-without-page-size",
     /// The locked-memory limit has to be raised, and this process has no privilege for it.
@@ -137,6 +141,8 @@ codes! {
     UnsafeInterrupts = "unsafe-interrupts",
     /// The guest cannot be migrated or saved.
     MigrationBlocked = "migration-blocked",
+    /// The kernel counts the locked memory of an iommufd for QEMU's user over all guests.
+    IommufdPerUser = "iommufd-per-user",
     /// The number of DMA mappings of a VFIO container is limited.
     DmaEntryLimit = "dma-entry-limit",
     /// A VFIO hot-plug needs the limit raised first.

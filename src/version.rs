@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The oldest supported libvirt.
 pub const OLDEST_LIBVIRT: Version = Version::new(7, 0);
 /// The newest tested libvirt; an unknown version counts as this one.
-pub const NEWEST_LIBVIRT: Version = Version::new(12, 8);
+pub const NEWEST_LIBVIRT: Version = Version::new(12, 9);
 /// The oldest supported QEMU.
 pub const OLDEST_QEMU: Version = Version::new(5, 2);
 /// The newest tested QEMU; an unknown version counts as this one.

@@ -114,6 +114,11 @@ fn decision(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> i
             let model = paint.bold(&printable(&iommu.name));
             let line = format!("{:LABEL$}{model} ({}){}", "vIOMMU", described(iommu.origin), attributes(&iommu.driver));
             paint.line(&line, LABEL, out)?;
+            for other in &plan.further_iommus {
+                let model = paint.bold(&printable(&other.name));
+                let line = format!("{:LABEL$}{model} ({}){}", "", described(other.origin), attributes(&other.driver));
+                paint.line(&line, LABEL, out)?;
+            }
         }
         None => writeln!(out, "vIOMMU     none")?,
     }
@@ -190,7 +195,8 @@ fn command_line(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<(
         writeln!(out, "  -device {device}")?;
     }
     for (key, value) in &plan.qemu.existing {
-        writeln!(out, "  -device intel-iommu,…,{key}={value}")?;
+        let driver = plan.iommu.as_ref().and_then(|iommu| iommu.model?.facts().drivers.first().copied());
+        writeln!(out, "  -device {},…,{key}={value}", driver.unwrap_or_default())?;
     }
     if plan.qemu.lock_memory {
         writeln!(out, "  -overcommit mem-lock=on")?;
@@ -211,7 +217,10 @@ fn locked_memory(domain: &Domain, memlock: &Memlock, paint: Paint, out: &mut imp
     for (index, space) in memlock.address_spaces.iter().enumerate() {
         let groups = space.iommu_groups.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
         let groups = if groups.is_empty() { "not known" } else { &groups };
-        let devices = space.devices.iter().map(|device| printable(device)).collect::<Vec<_>>().join(" ");
+        let mut devices = space.devices.iter().map(|device| printable(device)).collect::<Vec<_>>().join(" ");
+        if space.backend == Some(plan::Backend::Iommufd) {
+            devices += " (iommufd, one IOAS)";
+        }
         paint.line(&format!("  {:<13}   {groups:<12}   {memory:<8}   {devices}", index + 1), 44, out)?;
     }
     for (number, what) in [(memlock.nvme_disks, "NVMe disk"), (memlock.vdpa_devices, "vDPA device")] {

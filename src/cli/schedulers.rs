@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::capability::{Offer, gives};
 use crate::host::Host;
+use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::request::RequestedModel;
 use crate::version::Version;
@@ -23,7 +24,9 @@ fn trait_of(model: RequestedModel) -> String {
 
 /// A provider configuration (nova/compute/provider_config.py, which allows only traits of the `CUSTOM_` kind).
 pub(super) fn placement(host: &Host, offers: &[Offer<'_>], out: &mut impl Write) -> io::Result<()> {
-    let models: Vec<_> = RequestedModel::models().map(|model| (model, gives(host, offers, model))).collect();
+    // Nova has neither a value nor a trait for amd.
+    let of_nova = RequestedModel::models().filter(|model| *model != RequestedModel::Model(Model::Amd));
+    let models: Vec<_> = of_nova.map(|model| (model, gives(host, offers, model))).collect();
     let command = "viommu capabilities --format placement";
     writeln!(out, "# The vIOMMU models of this host, for OpenStack's scheduler ({command}).\n#")?;
     for (model, outcome) in &models {

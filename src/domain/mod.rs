@@ -65,6 +65,8 @@ pub struct Domain {
     pub iommus: Vec<Iommu>,
     /// Devices that QEMU opens through VFIO for the guest, in document order.
     pub vfio: Vec<VfioDevice>,
+    /// Who opens `/dev/iommu` for devices that use an iommufd; none where that is libvirt, or no device uses one.
+    pub iommufd_opener: Option<IommufdOpener>,
     /// `<hostdev>`s with `<address type='unassigned'/>`: taken from the host and never given to QEMU, but counted by
     /// libvirt when it computes the locked-memory limit (`virHostdevIsVFIODevice` asks for no guest address).
     pub unassigned: u32,
@@ -162,10 +164,19 @@ pub struct VfioDevice {
     pub source: VfioSource,
     /// Whom the vIOMMU sees.
     pub requester: Requester,
-    /// `<driver iommufd='yes'/>`.
+    /// `<driver iommufd='yes'/>`, or `iommufd=` on the command line.
     pub iommufd: bool,
     /// It stands in `<qemu:commandline>`, where libvirt does not see it.
     pub hidden: bool,
+}
+
+/// Who opens `/dev/iommu`, where it is not libvirt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IommufdOpener {
+    /// QEMU, for an `-object iommufd` of `<qemu:commandline>` without a descriptor.
+    Qemu,
+    /// The domain's manager, which hands the descriptor to libvirt (`<iommufd fdgroup=…>`, libvirt 12.2).
+    Manager,
 }
 
 /// What is passed through.

@@ -5,7 +5,7 @@ use super::device_memory::device_memory;
 use super::lookup::{attribute, first_attribute, string};
 use super::number::decimal32;
 use super::pci::{Buses, count_roots};
-use super::vfio::{Passthrough, count, images, networks, number, nvme_address, virtio_ats};
+use super::vfio::{Passthrough, count, images, iommufd_opener, networks, number, nvme_address, virtio_ats};
 use super::{Domain, Iommu, Memory, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu};
 use crate::note::{Code, Note};
 use crate::xml::{Attribute, Document, Element};
@@ -57,6 +57,7 @@ impl Domain {
             // The last one counts, also if it names no driver (virDomainFeaturesDefParse).
             ioapic: features(root, "ioapic").last().and_then(|ioapic| ioapic.prop("driver")).map(str::to_owned),
             iommus: root.all(&["devices", "iommu"]).into_iter().map(Iommu::read).collect(),
+            iommufd_opener: iommufd_opener(root, &commandline, &passthrough.devices),
             vfio: passthrough.devices,
             unassigned: passthrough.unassigned,
             networks: networks(root),

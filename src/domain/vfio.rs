@@ -3,8 +3,8 @@
 //! It does not know what pins how much memory; that is the locked-memory formula's business.
 
 use super::pci::{Buses, PciAddress, host_address};
-use super::{Requester, Uuid, VfioDevice, VfioSource};
-use crate::qemu::find_vfio;
+use super::{IommufdOpener, Requester, Uuid, VfioDevice, VfioSource};
+use crate::qemu::{find_vfio, opens_iommufd};
 use crate::xml::Element;
 
 /// The devices of `<devices>` behind VFIO, and the number of those that never reach the guest.
@@ -44,11 +44,25 @@ impl Passthrough {
         self.devices.extend(find_vfio(commandline).into_iter().map(|device| VfioDevice {
             requester: if device.pci { buses.requester_of(&device) } else { Requester::None },
             source: hidden_source(device.source),
-            iommufd: false,
+            iommufd: device.iommufd,
             hidden: true,
         }));
         self
     }
+}
+
+/// Who opens the iommufd of these devices, where it is not libvirt.
+pub(super) fn iommufd_opener(
+    domain: Element<'_, '_>,
+    commandline: &[String],
+    devices: &[VfioDevice],
+) -> Option<IommufdOpener> {
+    let uses = |hidden: bool| devices.iter().any(|device| device.iommufd && device.hidden == hidden);
+    if uses(true) && opens_iommufd(commandline) {
+        return Some(IommufdOpener::Qemu);
+    }
+    let fdgroup = domain.child("iommufd").is_some_and(|iommufd| iommufd.prop("fdgroup").is_some());
+    (fdgroup && uses(false)).then_some(IommufdOpener::Manager)
 }
 
 /// A host address as sysfs writes it, with the domain that QEMU lets out, or a mediated device.

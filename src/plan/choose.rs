@@ -24,7 +24,7 @@ pub(super) fn choose(guest: &Guest<'_>) -> Result<Choice, Note> {
         (RequestedModel::Model(model), Some(existing), _) if existing.known() != Some(model) => {
             return Err(conflict(guest, &format!("<iommu model='{}'>", existing.as_str())));
         }
-        (RequestedModel::Model(model), None, Some(hidden)) if hidden.model != Some(model) => {
+        (RequestedModel::Model(model), None, Some(hidden)) if hidden.model != model => {
             return Err(conflict(guest, &format!("'{}' in <qemu:commandline>", hidden.driver)));
         }
         (RequestedModel::Model(model), ..) => Choice { model: Some(model), machine, reasons: Vec::new() },
@@ -32,7 +32,7 @@ pub(super) fn choose(guest: &Guest<'_>) -> Result<Choice, Note> {
             let reason = format!("the domain already has an <iommu model='{}'>", existing.as_str());
             Choice { model: existing.known(), machine, reasons: vec![reason] }
         }
-        (_, None, Some(hidden)) => Choice { model: hidden.model, machine, reasons: Vec::new() },
+        (_, None, Some(hidden)) => Choice { model: Some(hidden.model), machine, reasons: Vec::new() },
         (_, None, None) => auto(guest, machine),
     };
     match choice.model.filter(|model| guest.hidden.is_none() && !model.facts().machines.contains(&machine)) {
@@ -71,8 +71,8 @@ fn machine(guest: &Guest<'_>) -> Result<Machine, Note> {
         _ => {
             let source = guest.request.source.describe();
             let message = format!(
-                "a vIOMMU needs an x86 or AArch64 guest, and the architecture of this one is '{arch}': remove the request from \
-                 {source}"
+                "libvirt has no vIOMMU for guests of the architecture '{arch}': remove the request from {source} (libvirt: \"is only \
+                 supported with Q35 and ARM Virt machines\")"
             );
             Err(Note::error(Code::ArchUnsupported, message))
         }
@@ -82,7 +82,7 @@ fn machine(guest: &Guest<'_>) -> Result<Machine, Note> {
 /// QEMU takes one vIOMMU, which libvirt 12 does not check; SMMUv3 can be there once for each host bridge (QEMU 10.2).
 fn one_viommu(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
     let written = guest.domain.iommus.iter().map(|iommu| (iommu.model.as_str(), iommu.model.known()));
-    let hidden = guest.hidden.iter().map(|found| (found.driver.as_str(), found.model));
+    let hidden = guest.hidden.iter().map(|found| (found.driver.as_str(), Some(found.model)));
     let (names, models): (Vec<_>, Vec<_>) = written.chain(hidden).unzip();
     if names.len() < 2 || models.iter().all(|model| *model == Some(Model::Smmuv3)) {
         return Ok(());

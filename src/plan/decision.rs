@@ -24,15 +24,10 @@ pub(super) struct Decision {
 impl Decision {
     /// The guest keeps what it has.
     pub(super) fn unchanged(guest: &Guest<'_>) -> Decision {
-        let existing = guest.domain.iommus.first().map(|iommu| Iommu {
-            name: iommu.model.as_str().to_owned(),
-            model: iommu.model.known(),
-            origin: Origin::Existing,
-            driver: iommu.driver.clone(),
-        });
+        let existing = guest.domain.iommus.first().map(Iommu::existing);
         let hidden = guest.hidden.as_ref().map(|hidden| Iommu {
             name: hidden.driver.clone(),
-            model: hidden.model,
+            model: Some(hidden.model),
             origin: Origin::Commandline,
             driver: hidden.properties.clone().into_iter().collect(),
         });
@@ -99,9 +94,12 @@ fn on_command_line(model: Model, driver: &[(&'static str, String)], edits: &mut 
         New::Machine(key, value) => {
             edits.machine.insert(key.to_owned(), value.to_owned());
         }
-        New::Device(device) => {
+        New::Devices(devices) => {
+            edits.devices.extend(devices.iter().map(|device| (*device).to_owned()));
             let properties = properties(model, driver).map(|(name, value)| format!(",{name}={value}"));
-            edits.devices.push(format!("{device}{}", properties.collect::<String>()));
+            if let Some(last) = edits.devices.last_mut() {
+                last.extend(properties);
+            }
         }
     }
 }

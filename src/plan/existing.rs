@@ -8,7 +8,7 @@ use crate::request::{Request, RequestedModel};
 use crate::version::Version;
 
 use super::guest::Guest;
-use super::{intel, smmuv3, virtio};
+use super::{amd, intel, smmuv3, virtio};
 
 /// Why the guest will not start or not work although nothing is asked for.
 pub(super) fn flaw(guest: &Guest<'_>) -> Option<Note> {
@@ -46,10 +46,10 @@ pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu, machine: Mach
     in_iommu_for_many_vcpus(guest, hidden, machine)?;
     created_before_vfio(guest, hidden)?;
     match hidden.model {
-        Some(Model::Intel) => intel::check_hidden(guest, hidden),
-        Some(Model::Virtio) => virtio::check(guest, machine),
-        Some(Model::Smmuv3) => smmuv3::check(guest, hidden.properties.get("accel").is_some_and(|value| value == "on")),
-        None => check_amd(guest, hidden.properties.get("dma-remap").is_some_and(|value| value == "on")),
+        Model::Intel => intel::check_hidden(guest, hidden),
+        Model::Virtio => virtio::check(guest, machine),
+        Model::Smmuv3 => smmuv3::check(guest, hidden.properties.get("accel").is_some_and(|value| value == "on")),
+        Model::Amd => amd::check_hidden(guest, hidden),
     }
 }
 
@@ -85,17 +85,5 @@ fn created_before_vfio(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Not
          <iommu> in <devices>",
         hidden.driver
     );
-    Err(Note::error(Code::IommuConflict, message))
-}
-
-/// Refuses AMD's vIOMMU with VFIO devices: QEMU has no notifier for them before 10.2, and then only with `dma-remap=on`, which
-/// libvirt does not write (hw/i386/amd_iommu.c).
-pub(super) fn check_amd(guest: &Guest<'_>, dma_remap: bool) -> Result<(), Note> {
-    let can = guest.qemu >= Version::new(10, 2);
-    if !guest.has_or_expects_vfio() || can && dma_remap {
-        return Ok(());
-    }
-    let late = if can { "requires dma-remap=1" } else { "requires iommu notifier which is not currently supported" };
-    let message = format!("the vIOMMU of AMD cannot serve a VFIO device here: use the model intel (QEMU: \"{late}\")");
     Err(Note::error(Code::IommuConflict, message))
 }

@@ -8,6 +8,9 @@ use crate::qemu::{self, FoundIommu};
 use crate::request::Request;
 use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, Version};
 
+/// The first libvirt seen to take `<ioapic driver='qemu'/>` for more than 255 vCPUs, where earlier ones want an `<iommu>` with eim.
+const IOAPIC_FOR_MANY_VCPUS: Version = Version::new(12, 8);
+
 /// The input of every rule.
 pub(super) struct Guest<'a> {
     pub(super) domain: &'a Domain,
@@ -83,7 +86,11 @@ impl<'a> Guest<'a> {
             return Some(Unsupported {
                 code: Code::ModelUnsupportedByLibvirt,
                 why: format!("libvirt {libvirt} does not know the vIOMMU model '{model}' ({} does)", facts.libvirt),
-                late: format!("unknown IOMMU model: {model}"),
+                late: if libvirt < Version::new(9, 0) {
+                    format!("unknown IOMMU model: {model}")
+                } else {
+                    format!("Invalid value for attribute 'model' in element 'iommu': '{model}'")
+                },
             });
         }
         let flags: Option<Vec<bool>> = facts.flags.iter().map(|flag| self.emulator_has(flag)).collect();
@@ -100,6 +107,27 @@ impl<'a> Guest<'a> {
     /// topology; libvirt counts vCPUs (`qemuValidateDomainVCpuTopology`: 255). More than 255 vCPUs always have an id above 254.
     pub(super) fn needs_eim(&self) -> bool {
         self.domain.vcpus.highest_apic_id() > 254
+    }
+
+    /// libvirt's message for more vCPUs than it takes (`qemuValidateDomainVCpuTopology`).
+    pub(super) fn late_for_many_vcpus(&self) -> &'static str {
+        if self.libvirt >= IOAPIC_FOR_MANY_VCPUS {
+            "more than 255 vCPUs require either IOAPIC in QEMU or an iommu device with EIM or XTSup mode enabled"
+        } else {
+            "more than 255 vCPUs require extended interrupt mode enabled on the iommu device"
+        }
+    }
+
+    /// Whether interrupts reach every vCPU without interrupt remapping: with KVM and the split irqchip QEMU offers the guest
+    /// destination ids of 15 bits (`kvm_arch_fixup_msi_route`; kvm-msi-ext-dest-id, off for machine types before 5.2).
+    pub(super) fn has_extended_destinations(&self) -> bool {
+        let domain = self.domain;
+        let machine = domain.machine.as_deref().and_then(|name| name.strip_prefix("pc-q35-")?.parse::<Version>().ok());
+        domain.virt_type == "kvm"
+            && domain.ioapic.as_deref() != Some("kvm")
+            && machine.is_none_or(|machine| machine >= Version::new(5, 2))
+            && (domain.vcpus.maximum <= 255 || self.libvirt >= IOAPIC_FOR_MANY_VCPUS)
+            && !self.is_windows()
     }
 
     /// VFIO devices now, of those that the vIOMMU translates for.

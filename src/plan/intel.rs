@@ -12,6 +12,7 @@ use super::result::{Ioapic, Origin};
 /// Decides about every attribute, and keeps what the user wrote.
 pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
     super::supported(guest, Model::Intel, "use another QEMU")?;
+    super::only_own_attributes(guest, Model::Intel, true)?;
     let written = Written::of(guest);
     check(guest, &written)?;
     let intremap = written.intremap();
@@ -25,9 +26,14 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
         Some(("aw_bits", aw_bits(guest, &written)?.to_string())),
     ];
     let decision = Decision::with(guest, Model::Intel, wanted.into_iter().flatten().collect());
+    Ok(Decision { reproducible: is_reproducible(guest), ..with_split_irqchip(decision, intremap) })
+}
+
+/// With the I/O APIC that interrupt remapping needs.
+pub(super) fn with_split_irqchip(decision: Decision, intremap: bool) -> Decision {
     let split = || Ioapic { driver: "qemu".to_owned(), origin: Origin::Added };
-    let ioapic = decision.ioapic.or_else(|| intremap.then(split));
-    Ok(Decision { ioapic, reproducible: is_reproducible(guest), ..decision })
+    let ioapic = decision.ioapic.clone().or_else(|| intremap.then(split));
+    Decision { ioapic, ..decision }
 }
 
 /// Whether every host decides alike: the width depends on the host's IOMMU, and without KVM eim depends on QEMU's version.
@@ -37,18 +43,18 @@ fn is_reproducible(guest: &Guest<'_>) -> bool {
 }
 
 /// The attributes of a vIOMMU that is there, and what becomes of those that are not.
-struct Written<'a> {
-    attributes: Vec<(&'a str, &'a str)>,
-    place: &'static str,
+pub(super) struct Written<'a> {
+    pub(super) attributes: Vec<(&'a str, &'a str)>,
+    pub(super) place: &'static str,
     /// How caching mode is switched on there.
-    caching_mode: &'static str,
+    pub(super) caching_mode: &'static str,
     /// Missing attributes are added.
-    completed: bool,
+    pub(super) completed: bool,
 }
 
 impl<'a> Written<'a> {
     /// Those of the `<iommu>`, if there is one.
-    fn of(guest: &Guest<'a>) -> Written<'a> {
+    pub(super) fn of(guest: &Guest<'a>) -> Written<'a> {
         let driver = guest.domain.iommus.first().into_iter().flat_map(|iommu| &iommu.driver);
         Written {
             attributes: driver.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
@@ -58,17 +64,17 @@ impl<'a> Written<'a> {
         }
     }
 
-    fn get(&self, name: &str) -> Option<&'a str> {
+    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
         self.attributes.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
     }
 
     /// Interrupts are remapped. Without the attribute QEMU decides by the irqchip.
-    fn intremap(&self) -> bool {
+    pub(super) fn intremap(&self) -> bool {
         self.get("intremap").map_or(self.completed, |value| value == "on")
     }
 
     /// The attribute is on, or will be.
-    fn will_be_on(&self, name: &str) -> bool {
+    pub(super) fn will_be_on(&self, name: &str) -> bool {
         self.get(name).map_or(self.completed, |value| value == "on")
     }
 }
@@ -112,7 +118,7 @@ fn check(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
 }
 
 /// Refuses interrupt remapping with the kernel's irqchip. `<qemu:commandline>` overrides `<ioapic>`.
-fn irqchip(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
+pub(super) fn irqchip(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
     const LATE: &str = "Interrupt Remapping cannot work with kernel-irqchip=on, please use 'split|off'.";
     let domain = guest.domain;
     let set = qemu::irqchip(&domain.commandline);
@@ -146,9 +152,8 @@ fn has_eim(guest: &Guest<'_>) -> bool {
 fn eim_impossible(guest: &Guest<'_>) -> Note {
     let vcpus = &guest.domain.vcpus;
     let remedy = if has_eim(guest) {
-        "let the <iommu> have intremap='on' and eim='on', or leave both out (libvirt: \"more than 255 vCPUs require extended \
-         interrupt mode enabled on the iommu device\")"
-            .to_owned()
+        let late = guest.late_for_many_vcpus();
+        format!("let the <iommu> have intremap='on' and eim='on', or leave both out (libvirt: \"{late}\")")
     } else {
         format!(
             "QEMU {} can do that with KVM only, so use type='kvm', fewer vCPUs or QEMU 9.0 (QEMU: \"eim=on requires \
@@ -178,7 +183,7 @@ fn needs_caching_mode(guest: &Guest<'_>) -> bool {
 pub(super) fn is_essential(guest: &Guest<'_>, attribute: &str) -> bool {
     match attribute {
         "caching_mode" => !guest.domain.vfio.is_empty() || guest.pools(Some(true)).next().is_some(),
-        "intremap" | "eim" => guest.needs_eim(),
+        "intremap" | "eim" | "xtsup" => guest.needs_eim(),
         "aw_bits" => guest.request.aw_bits.is_some(),
         _ => false,
     }

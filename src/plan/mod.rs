@@ -3,6 +3,7 @@
 //! Pure, and the only place that decides. The hook, the wrapper's state file, `plan`, `rewrite` and every other verb run
 //! [`plan`] and differ only in what they do with the [`Plan`].
 
+mod amd;
 mod auto;
 mod choose;
 mod decision;
@@ -24,13 +25,14 @@ use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::qemu;
 use crate::request::{Request, RequestedModel};
+use crate::version::Version;
 
 use decision::Decision;
 use guest::Guest;
 pub use memlock::{Memlock, accounted_memory, needed_bytes};
 pub use placing::unsuitable;
 pub use result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Refusal, Route, Summary, kept, wrapper_for};
-pub use spaces::AddressSpace;
+pub use spaces::{AddressSpace, Backend};
 
 /// What the wrapper's name begins with; the rest is the name of the real QEMU.
 const WRAPPER_PREFIX: &str = "viommu-";
@@ -71,6 +73,12 @@ fn decided(guest: &Guest<'_>, decision: Decision, mut plan: Plan) -> Result<Plan
     plan.memlock = Memlock::of(guest, &plan);
     memlock::hard_limit_holds(guest, &plan)?;
     plan.flaw = existing::flaw(guest);
+    if let Some(message) = spaces::mixed_backends(guest, &plan.memlock.address_spaces) {
+        if guest.request.asks() {
+            return Err(Note::error(Code::IommufdMixed, message));
+        }
+        plan.flaw = plan.flaw.or_else(|| Some(Note::warning(Code::IommufdMixed, message)));
+    }
     plan.notes.extend(plan.flaw.iter().cloned().chain(warnings::all(guest, &plan)));
     Ok(plan)
 }
@@ -131,7 +139,8 @@ fn decide_model(guest: &Guest<'_>) -> Result<Decision, Note> {
         Some(Model::Intel) => intel::decide(guest),
         Some(Model::Virtio) => virtio::decide(guest, choice.machine),
         Some(Model::Smmuv3) => smmuv3::decide(guest),
-        None => no_width(guest).and_then(|()| existing::check_amd(guest, false)).map(|()| Decision::unchanged(guest)),
+        Some(Model::Amd) => amd::decide(guest),
+        None => no_width(guest).map(|()| Decision::unchanged(guest)),
     }?;
     spaces::groups_are_whole(guest, choice.machine)?;
     Ok(Decision { reasons: choice.reasons, ..decision })
@@ -149,10 +158,14 @@ fn supported(guest: &Guest<'_>, model: Model, remedy: &str) -> Result<(), Note> 
 fn only_own_attributes(guest: &Guest<'_>, model: Model, takes_width: bool) -> Result<(), Note> {
     let names = guest.domain.iommus.first().into_iter().flat_map(|iommu| &iommu.driver).map(|(name, _)| name.as_str());
     let own = |name: &str| model.takes(name) && (takes_width || name != "aw_bits");
-    let Some(name) = names.into_iter().find(|name| Model::Intel.takes(name) && !own(name)) else { return Ok(()) };
+    // libvirt ignores an attribute of a model that it does not have.
+    let of = |name: &str, other: &Model| other.takes(name) && guest.libvirt >= other.facts().libvirt;
+    let of_another = |name: &&str| Model::ALL.iter().any(|other| of(name, other)) && !own(name);
+    let Some(name) = names.into_iter().find(of_another) else { return Ok(()) };
+    let some = if guest.libvirt >= Version::new(12, 0) { "some " } else { "" };
     let message = format!(
-        "the <driver> of <iommu model='{model}'> has '{name}', which only intel takes: leave it out (libvirt: \"iommu model \
-         '{model}' doesn't support additional attributes\")"
+        "the <driver> of <iommu model='{model}'> has '{name}', which this model does not take: leave it out (libvirt: \"iommu model \
+         '{model}' doesn't support {some}additional attributes\")"
     );
     Err(Note::error(Code::IommuConflict, message))
 }

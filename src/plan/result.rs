@@ -24,6 +24,9 @@ pub struct Plan {
     pub route: Route,
     /// The vIOMMU that the guest will have.
     pub iommu: Option<Iommu>,
+    /// The other `<iommu>`s of the domain: SMMUv3 can be there once for each host bridge.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub further_iommus: Vec<Iommu>,
     /// The I/O APIC that goes with it.
     pub ioapic: Option<Ioapic>,
     /// The locked-memory limit.
@@ -150,6 +153,18 @@ pub struct Iommu {
     pub driver: Vec<(String, String)>,
 }
 
+impl Iommu {
+    /// An `<iommu>` as the domain has it.
+    pub(super) fn existing(iommu: &crate::domain::Iommu) -> Iommu {
+        Iommu {
+            name: iommu.model.as_str().to_owned(),
+            model: iommu.model.known(),
+            origin: Origin::Existing,
+            driver: iommu.driver.clone(),
+        }
+    }
+}
+
 /// The I/O APIC in a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ioapic {
@@ -247,6 +262,7 @@ impl Plan {
             request: guest.request.clone(),
             route: route(domain),
             iommu: None,
+            further_iommus: domain.iommus.iter().skip(1).map(Iommu::existing).collect(),
             ioapic: None,
             memlock: Memlock::default(),
             qemu: qemu::Edits::default(),

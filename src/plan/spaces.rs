@@ -9,16 +9,31 @@ use crate::host::Host;
 use crate::model::Machine;
 use crate::note::{Code, Note};
 use crate::text::all_of;
+use crate::version::Version;
 
 use super::guest::Guest;
 
-/// One VFIO container: devices that share a guest address space.
+/// One VFIO container, or one IOAS of an iommufd: devices that share a guest address space.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct AddressSpace {
     /// The devices, by host address or mediated device UUID.
     pub devices: Vec<String>,
     /// Their host IOMMU groups, as far as they are known.
     pub iommu_groups: Vec<u32>,
+    /// What QEMU maps guest memory with; none before the first device.
+    pub backend: Option<Backend>,
+}
+
+/// The kernel interface that maps an address space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// `/dev/vfio/vfio`.
+    Container,
+    /// `/dev/iommu`.
+    Iommufd,
+    /// Both, which QEMU cannot do in one address space.
+    Mixed,
 }
 
 /// Without a vIOMMU all devices are in the one address space of system memory.
@@ -37,6 +52,8 @@ pub(super) fn address_spaces(domain: &Domain, viommu: bool, host: &Host) -> Vec<
         }
         let Some(space) = spaces.get_mut(position) else { continue };
         space.devices.push(device.source.name().to_owned());
+        let backend = if device.iommufd { Backend::Iommufd } else { Backend::Container };
+        space.backend = Some(space.backend.filter(|other| *other != backend).map_or(backend, |_| Backend::Mixed));
         let group = group_of(device, host).filter(|group| !space.iommu_groups.contains(group));
         space.iommu_groups.extend(group);
     }
@@ -58,6 +75,20 @@ fn group_of(device: &VfioDevice, host: &Host) -> Option<u32> {
         VfioSource::Pci(address) => host.iommu_groups.get(address).copied(),
         VfioSource::Mdev(_) => None,
     }
+}
+
+/// QEMU aborts where an address space has devices of both backends; seen with 11.1 (`VFIO_IOMMU_LEGACY`, `VFIO_IOMMU_IOMMUFD` in
+/// hw/vfio/container.c).
+pub(super) fn mixed_backends(guest: &Guest<'_>, spaces: &[AddressSpace]) -> Option<String> {
+    let mixed = spaces.iter().find(|space| space.backend == Some(Backend::Mixed))?;
+    let names: Vec<&str> = mixed.devices.iter().map(String::as_str).collect();
+    let message = format!(
+        "{} share one address space, some by iommufd and some by a VFIO container, and QEMU {} aborts: give all of them <driver \
+         iommufd='yes'/>, or none, or the guest a vIOMMU (QEMU: \"Object … is not an instance of type vfio-iommu-legacy\")",
+        all_of(&names),
+        guest.qemu
+    );
+    (guest.qemu >= Version::new(11, 1)).then_some(message)
 }
 
 /// Devices that share something on the host, and whether they also share one guest address space.

@@ -6,6 +6,7 @@ use crate::version::Version;
 
 use super::decision::Decision;
 use super::guest::Guest;
+use super::intel::with_split_irqchip;
 
 /// Decides about a virtio-iommu.
 pub(super) fn decide(guest: &Guest<'_>, machine: Machine) -> Result<Decision, Note> {
@@ -16,7 +17,8 @@ pub(super) fn decide(guest: &Guest<'_>, machine: Machine) -> Result<Decision, No
     super::only_own_attributes(guest, Model::Virtio, takes_width)?;
     width(guest, machine)?;
     let width = guest.request.aw_bits.map(|bits| ("aw_bits", bits.to_string()));
-    Ok(Decision::with(guest, Model::Virtio, width.into_iter().collect()))
+    let split = machine == Machine::Q35 && guest.needs_eim();
+    Ok(with_split_irqchip(Decision::with(guest, Model::Virtio, width.into_iter().collect()), split))
 }
 
 /// Refuses what holds also for one in `<qemu:commandline>`.
@@ -51,14 +53,15 @@ fn acpi(guest: &Guest<'_>) -> Result<(), Note> {
 }
 
 fn no_eim(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
-    if machine != Machine::Q35 || !guest.needs_eim() {
+    if machine != Machine::Q35 || !guest.needs_eim() || guest.has_extended_destinations() {
         return Ok(());
     }
     let message = format!(
         "{} vCPUs (highest APIC id {}) need interrupt remapping with eim, which virtio-iommu does not have: use the model intel \
-         (libvirt: \"more than 255 vCPUs require extended interrupt mode enabled on the iommu device\")",
+         (libvirt: \"{}\")",
         guest.domain.vcpus.maximum,
-        guest.domain.vcpus.highest_apic_id()
+        guest.domain.vcpus.highest_apic_id(),
+        guest.late_for_many_vcpus()
     );
     Err(Note::error(Code::VcpusNeedEim, message))
 }

@@ -1,6 +1,6 @@
 //! What works otherwise than the user may expect.
 
-use crate::domain::Driver;
+use crate::domain::{Driver, IommufdOpener, Requester, VfioDevice};
 use crate::limit::Limit;
 use crate::model::Model;
 use crate::note::{Code, Note};
@@ -8,6 +8,7 @@ use crate::request::RequestedModel;
 use crate::text::bytes;
 use crate::version::Version;
 
+use super::amd::DMA_REMAP;
 use super::guest::Guest;
 use super::memlock::{self, Presence};
 use super::result::{Plan, Route};
@@ -32,6 +33,8 @@ pub(super) fn all(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
             spaces::group_companions(guest),
             vdpa_bypasses(guest),
             unsafe_interrupts(guest, plan),
+            amd_translates_nothing(guest, plan),
+            extended_destinations(guest, plan),
             migration_blocked(guest),
             dma_entry_limit(guest),
             hotplug_memlock(guest, plan),
@@ -44,8 +47,13 @@ pub(super) fn all(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
 
 /// The notes that hold also where the request is refused.
 pub(super) fn of_any_guest(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
-    let notes =
-        [assumed(guest), ignored_request(guest), pinned_exceeds_memory(guest, plan), hard_limit_too_low(guest, plan)];
+    let notes = [
+        assumed(guest),
+        ignored_request(guest),
+        pinned_exceeds_memory(guest, plan),
+        hard_limit_too_low(guest, plan),
+        iommufd_per_user(guest, plan),
+    ];
     notes.into_iter().flatten().collect()
 }
 
@@ -229,15 +237,64 @@ fn unsafe_interrupts(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     })
 }
 
+/// QEMU's amd-iommu translates for no device without dma-remap, which libvirt does not write.
+fn amd_translates_nothing(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    let by_wrapper = plan.qemu.adds_iommu() && plan.route == Route::Wrapper;
+    let written = guest.hidden.as_ref().is_some_and(|hidden| hidden.properties.contains_key("dma-remap"));
+    let message = format!(
+        "libvirt does not write dma-remap, without which QEMU {} translates nothing behind the vIOMMU of AMD: an emulated device does \
+         not work in a guest that translates; use the model intel, or the wrapper with the model amd and without an <iommu>, or boot \
+         the guest with iommu=pt",
+        guest.qemu
+    );
+    let nothing = is(plan, Model::Amd) && guest.qemu >= DMA_REMAP && !by_wrapper && !written;
+    (nothing && !guest.has_or_expects_vfio()).then(|| Note::warning(Code::AmdWithoutDmaRemap, message))
+}
+
+/// Linux uses the extended destination ids of KVM from 5.11 on (arch/x86/kernel/kvm.c, `kvm_msi_ext_dest_id`).
+fn extended_destinations(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    let message = format!(
+        "virtio-iommu does not remap interrupts, so a device reaches the vCPUs with an APIC id above 254 (up to {}) only with KVM's \
+         extended destination ids, which Linux has from 5.11 on: for another guest use the model intel",
+        guest.domain.vcpus.highest_apic_id()
+    );
+    let relies = is(plan, Model::Virtio) && guest.arch() != "aarch64" && guest.needs_eim();
+    relies.then(|| Note::warning(Code::VcpusNeedEim, message))
+}
+
 fn migration_blocked(guest: &Guest<'_>) -> Option<Note> {
+    if guest.domain.iommus.iter().any(|iommu| iommu.driver("accel") == Some("on")) {
+        let message = "a guest with an accelerated SMMUv3 cannot be saved or migrated (QEMU: \"Migration not supported with SMMUv3 \
+                       accelerator mode enabled\")";
+        return Some(Note::warning(Code::MigrationBlocked, message));
+    }
     let message = "a guest with VFIO devices behind a vIOMMU cannot be saved or migrated before QEMU 11.0";
     (guest.has_vfio() && guest.qemu < Version::new(11, 0)).then(|| Note::warning(Code::MigrationBlocked, message))
 }
 
 fn dma_entry_limit(guest: &Guest<'_>) -> Option<Note> {
+    // An iommufd has no such limit.
+    let container = |device: &VfioDevice| device.requester != Requester::Bypass && !device.iommufd;
     let message = "each VFIO container holds 65535 mappings (vfio_iommu_type1.dma_entry_limit): a guest that maps many small \
                    buffers needs huge pages or a higher limit";
-    guest.has_vfio().then(|| Note::info(Code::DmaEntryLimit, message))
+    guest.domain.vfio.iter().any(container).then(|| Note::info(Code::DmaEntryLimit, message))
+}
+
+/// libvirt sets `IOMMU_OPTION_RLIMIT_MODE` on the iommufd that it opens (`virIOMMUFDOpenDevice`); without it the kernel counts for
+/// the user (include/uapi/linux/iommufd.h).
+fn iommufd_per_user(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    let need = plan.memlock.required_bytes?;
+    let (who, remedy) = match guest.domain.iommufd_opener.as_ref()? {
+        IommufdOpener::Qemu => ("QEMU opens /dev/iommu itself (-object iommufd)", "use <driver iommufd='yes'/>"),
+        IommufdOpener::Manager => {
+            ("the domain's manager opens /dev/iommu (fdgroup)", "let the manager set IOMMU_OPTION_RLIMIT_MODE")
+        }
+    };
+    let message = format!(
+        "{who}, and the kernel then counts the locked memory of all guests of QEMU's user together against the limit of each, {need:#} \
+         for this guest: {remedy}, or give every such guest a <memtune><hard_limit> of the sum"
+    );
+    Some(Note::warning(Code::IommufdPerUser, message))
 }
 
 /// libvirt raises the limit at a hot-plug only where it knows the vIOMMU and counts it.

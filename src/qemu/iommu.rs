@@ -9,16 +9,13 @@ use super::device::Device;
 use super::machine;
 use crate::model::{Model, New};
 
-/// QEMU's vIOMMU of AMD, which is no [`Model`].
-const AMD: &str = "amd-iommu";
-
 /// A vIOMMU that was found on a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundIommu {
     /// QEMU's type name, or `virtio-iommu` where that alias was written. `-machine iommu=smmuv3` is `arm-smmuv3`.
     pub driver: String,
-    /// The model, if it is a known one.
-    pub model: Option<Model>,
+    /// The model.
+    pub model: Model,
     /// Its properties under QEMU's names, JSON booleans as `on` and `off`. Empty for one of `-machine`.
     pub properties: BTreeMap<String, String>,
     /// How it is written.
@@ -42,8 +39,8 @@ pub enum Spelling {
 /// The first vIOMMU on a command line, if any. The arguments may also be the `<qemu:arg>` values of a domain, which are a
 /// part of a command line.
 pub fn find_iommu<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
-    let is_iommu = |driver: &str| driver == AMD || Model::of_driver(driver).is_some();
-    let Some((at, device)) = devices(arguments).find(|(_, device)| is_iommu(&device.driver)) else {
+    let with_model = |(at, device): (usize, Device)| Some((at, Model::of_driver(&device.driver)?, device));
+    let Some((at, model, device)) = devices(arguments).find_map(with_model) else {
         return of_machine(arguments);
     };
     let is_json = |at: usize| arguments.get(at).is_some_and(|text| text.as_ref().to_string_lossy().starts_with('{'));
@@ -51,7 +48,7 @@ pub fn find_iommu<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
     let is_vfio = |device: &Device| device.driver.starts_with("vfio-");
     let after_vfio = devices(arguments).any(|(other, device)| is_vfio(&device) && created(other) < created(at));
     Some(FoundIommu {
-        model: Model::of_driver(&device.driver),
+        model,
         driver: device.driver,
         properties: device.properties,
         spelling: if is_json(at) { Spelling::Json } else { Spelling::KeyValue },
@@ -62,12 +59,12 @@ pub fn find_iommu<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
 fn of_machine<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
     let set = |model: Model| match model.facts().new {
         New::Machine(key, value) => machine::get(arguments, key).is_some_and(|found| found == value),
-        New::Device(_) => false,
+        New::Devices(_) => false,
     };
     let model = Model::ALL.iter().copied().find(|model| set(*model))?;
     Some(FoundIommu {
         driver: model.facts().drivers.first().copied().unwrap_or_default().to_owned(),
-        model: Some(model),
+        model,
         properties: BTreeMap::new(),
         spelling: Spelling::Machine,
         after_vfio: false,

@@ -23,7 +23,7 @@ pub use iommu::{FoundIommu, Spelling, find_iommu};
 pub use machine::{get as machine_property, irqchip};
 pub use memory::{device_memory, own as own_memory};
 pub use rewrite::rewrite;
-pub use vfio::{FoundVfio, find_vfio};
+pub use vfio::{FoundVfio, find_vfio, opens_iommufd};
 
 /// The changes of QEMU's command line. Part of the plan and of the state file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,12 +32,12 @@ pub struct Edits {
     /// Keys to set in the `-machine` value: `kernel_irqchip=split`, `iommu=smmuv3`.
     #[serde(default)]
     pub machine: BTreeMap<String, String>,
-    /// `-device` values in key=value form to insert before the first `-device`; a virtio-iommu-pci without `addr=` gets a free
-    /// slot of pcie.0.
+    /// `-device` values in key=value form to insert before the first `-device`; one with `bus=pcie.0` and no `addr=` gets a free
+    /// slot there.
     #[serde(default)]
     pub devices: Vec<String>,
-    /// Properties to set on an intel-iommu that is already on the command line: QEMU's names (`caching-mode`, `eim`,
-    /// `aw-bits` …), values as key=value text (`on`, `off`, `48`).
+    /// Properties to set on the vIOMMU that is already on the command line: QEMU's names (`caching-mode`, `eim`, `aw-bits` …),
+    /// values as key=value text (`on`, `off`, `48`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub existing: BTreeMap<String, String>,
     /// `-overcommit mem-lock=on`.
@@ -49,7 +49,7 @@ impl Edits {
     /// The vIOMMU that is added, by QEMU's name.
     #[must_use]
     pub fn added(&self) -> Option<&str> {
-        let device = self.devices.first().and_then(|device| device.split(',').next());
+        let device = self.devices.last().and_then(|device| device.split(',').next());
         device.or_else(|| self.machine.get("iommu").map(String::as_str))
     }
 

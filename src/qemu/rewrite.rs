@@ -32,7 +32,7 @@ pub fn rewrite(arguments: &[OsString], edits: &Edits) -> Result<Vec<OsString>, N
         machine::set(&mut rewritten, key, value)?;
     }
     if !edits.existing.is_empty() {
-        complete_intel(&mut rewritten, edits)?;
+        complete(&mut rewritten, edits)?;
     }
     if edits.lock_memory {
         lock_memory(&mut rewritten)?;
@@ -45,8 +45,8 @@ pub fn rewrite(arguments: &[OsString], edits: &Edits) -> Result<Vec<OsString>, N
     Ok(rewritten)
 }
 
-/// The devices to insert, virtio-iommu with an address. QEMU would give it the lowest free slot, which libvirt may have given to
-/// another device.
+/// The devices to insert, that of the root bus with an address. QEMU would give it the lowest free slot, which libvirt may have
+/// given to another device.
 fn placed(arguments: &[OsString], devices: &[String]) -> Result<Vec<String>, Note> {
     let mut placed = devices.to_vec();
     let Some(text) = placed.iter_mut().find(|text| needs_slot(text)) else {
@@ -56,29 +56,27 @@ fn placed(arguments: &[OsString], devices: &[String]) -> Result<Vec<String>, Not
     let slot = slots::free(&others).ok_or_else(|| {
         Note::error(
             Code::CommandLineUnsupported,
-            format!("no slot of {ROOT_BUS} is free for virtio-iommu-pci: move a device behind a pcie-root-port"),
+            format!("no slot of {ROOT_BUS} is free for the vIOMMU: move a device behind a pcie-root-port"),
         )
     })?;
-    *text = option::set(text, "driver", "bus", ROOT_BUS);
     *text = option::set(text, "driver", "addr", &format!("{slot:#x}"));
     Ok(placed)
 }
 
 fn needs_slot(device: &str) -> bool {
-    Device::parse(device.as_ref()).is_some_and(|device| {
-        Model::of_driver(&device.driver) == Some(Model::Virtio) && !device.properties.contains_key("addr")
+    Device::parse(device.as_ref()).is_some_and(|Device { properties, .. }| {
+        properties.get("bus").is_some_and(|bus| bus == ROOT_BUS) && !properties.contains_key("addr")
     })
 }
 
-/// Sets properties of an intel-iommu that libvirt or `<qemu:commandline>` put on the command line.
-fn complete_intel(rewritten: &mut [OsString], edits: &Edits) -> Result<(), Note> {
-    let Some(at) = iommu::devices(rewritten)
-        .find(|(_, device)| Model::of_driver(&device.driver) == Some(Model::Intel))
-        .map(|(at, _)| at)
-    else {
+/// Sets properties of the vIOMMU that libvirt or `<qemu:commandline>` put on the command line.
+fn complete(rewritten: &mut [OsString], edits: &Edits) -> Result<(), Note> {
+    let takes_all = |model: Model| edits.existing.keys().all(|property| model.has(property));
+    let completed = |device: &Device| Model::of_driver(&device.driver).is_some_and(takes_all);
+    let Some(at) = iommu::devices(rewritten).find(|(_, device)| completed(device)).map(|(at, _)| at) else {
         return Err(Note::error(
             Code::CommandLineUnsupported,
-            "the plan completes an intel-iommu, and QEMU's command line has none: start the domain again, so that the hook \
+            "the plan completes a vIOMMU, and QEMU's command line has none: start the domain again, so that the hook \
              plans for the domain as it is now",
         ));
     };

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 
 use super::iommu::devices;
+use super::{arguments, device};
 
 /// A device behind VFIO that was found on a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,16 @@ pub struct FoundVfio {
     pub address: Option<(u32, u32)>,
     /// The guest sees a PCI device.
     pub pci: bool,
+    /// It uses an iommufd.
+    pub iommufd: bool,
+}
+
+/// Whether QEMU opens `/dev/iommu` itself: an `-object iommufd` without a descriptor (backends/iommufd.c).
+pub fn opens_iommufd<S: AsRef<OsStr>>(arguments: &[S]) -> bool {
+    arguments::values(arguments, &["object"]).any(|(_, value)| {
+        let properties = device::properties(&value.to_string_lossy(), "qom-type").unwrap_or_default();
+        properties.get("qom-type").is_some_and(|name| name == "iommufd") && !properties.contains_key("fd")
+    })
 }
 
 /// Every device behind VFIO on a command line, in its order. `vfio-user-pci` is not among them: it pins nothing.
@@ -33,6 +44,7 @@ pub fn find_vfio<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundVfio> {
             bus: device.properties.remove("bus"),
             address: device.properties.get("addr").and_then(|text| slot_and_function(text)),
             pci,
+            iommufd: device.properties.contains_key("iommufd"),
         })
     });
     found.collect()

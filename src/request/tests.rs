@@ -62,7 +62,7 @@ fn a_differing_image_is_a_warning_and_an_empty_flavor_falls_through() {
 
 #[test]
 fn an_unknown_model_names_its_source_and_the_accepted_values() {
-    for value in ["INTEL", "autt", " intel", "amd"] {
+    for value in ["INTEL", "autt", " intel", "AMD"] {
         let note = request(&domain(&[("hw:viommu_model", value)], &[])).unwrap_err();
         assert_eq!(note.code, Code::ModelUnknown);
         assert!(
@@ -182,7 +182,7 @@ fn every_refusal_says_what_to_do_in_one_line() {
     let message = request(&domain).unwrap_err().message;
     assert_eq!(
         message,
-        "unknown vIOMMU model 'Intel' in the Nova flavor; accepted values are none, intel, smmuv3, virtio, auto"
+        "unknown vIOMMU model 'Intel' in the Nova flavor; accepted values are none, intel, smmuv3, virtio, amd, auto"
     );
     let refused = |metadata| request(&Domain { metadata: Some(metadata), ..Domain::default() }).unwrap_err().message;
     let locked = refused(metadata(&[("locked-memory", "2")]));

@@ -2,6 +2,7 @@
 # A Debian root directory with libvirt and QEMU of one suite, for the tests to chroot into and to make images of.
 #
 #   tests/lab/root.sh SUITE DIR      bullseye (libvirt 7.0, QEMU 5.2)   bookworm (9.0, 7.2)   trixie (11.3, 10.0)   sid (12.8, 11.1)
+#   tests/lab/root.sh backports DIR  trixie with libvirt and QEMU of trixie-backports (12.9, 11.1)
 #   tests/lab/root.sh SUITE-selinux DIR      the same with the reference policy of SELinux
 #
 # DIR is left alone when it is complete. MIRROR in the environment names another package mirror than mmdebstrap's own choice.
@@ -12,11 +13,19 @@ suite=$1 dir=$2
 packages=libvirt-daemon-system,libvirt-clients,libvirt-daemon-driver-qemu,qemu-system-x86,qemu-system-arm,qemu-efi-aarch64,qemu-utils
 packages+=,ovmf,kmod,udev,procps,iproute2,pciutils,strace,gdb-minimal,socat,apparmor,systemd-sysv,dbus,util-linux
 [[ $suite != *-selinux ]] || packages+=,selinux-policy-default,policycoreutils
+# The backported programs need backported parts of themselves, so their sources are preferred as a whole.
+options=() base=${suite%-selinux}
+if [ "$base" = backports ]; then
+    base=trixie
+    # shellcheck disable=SC2016 # the shell of mmdebstrap expands it
+    options=(--aptopt='APT::Default-Release "trixie-backports"'
+        --setup-hook='echo "deb ${MIRROR:-http://deb.debian.org/debian} trixie-backports main" >"$1/etc/apt/sources.list.d/backports.list"')
+fi
 rm -rf "$dir"
 mkdir -p "$(dirname "$dir")"
 mmdebstrap --variant=minbase --mode=root --quiet --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
     --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Check-Valid-Until "false"' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/info/*' \
-    --include="$packages" "${suite%-selinux}" "$dir" ${MIRROR:+"$MIRROR"}
+    "${options[@]}" --include="$packages" "$base" "$dir" ${MIRROR:+"$MIRROR"}
 touch "$dir/.complete"

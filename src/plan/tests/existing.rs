@@ -87,7 +87,6 @@ fn smmuv3_with_vfio_does_not_work() {
         does_not_work(&case.clone().vfio(1), "smmuv3", code, "requires iommu MAP notifier");
         works(&case, "smmuv3");
     }
-    works(&arm().device("<iommu model='smmuv3'><driver accel='on'/></iommu>").vfio(1), "smmuv3");
     works(&arm().argument("-device", "arm-smmuv3,primary-bus=pcie.0,accel=on").vfio(1), "smmuv3");
 }
 
@@ -128,8 +127,9 @@ fn interrupt_remapping_needs_the_split_irqchip() {
 
 #[test]
 fn amd_with_vfio_does_not_work() {
-    let code = Code::IommuConflict;
+    let code = Code::AmdWithoutDmaRemap;
     for case in [hidden("amd-iommu"), q35().device("<iommu model='amd'/>")] {
+        let case = case.libvirt("12.9.0").qemu("10.1.0");
         does_not_work(&case.clone().vfio(1), "auto", code, "requires iommu notifier");
         does_not_work(&case.clone().vfio(1).qemu("10.2.0"), "auto", code, "requires dma-remap=1");
         works(&case, "auto");

@@ -85,8 +85,11 @@ fn with_a_viommu_every_device_has_its_own() {
         }
     }
     let spaces = devices(q35(), 2).group(1, 11).asks("intel").plan().memlock.address_spaces;
-    let space =
-        |device: &str, groups: &[u32]| AddressSpace { devices: vec![device.to_owned()], iommu_groups: groups.to_vec() };
+    let space = |device: &str, groups: &[u32]| AddressSpace {
+        devices: vec![device.to_owned()],
+        iommu_groups: groups.to_vec(),
+        backend: Some(Backend::Container),
+    };
     assert_eq!(spaces, [space("0000:01:00.0", &[11]), space("0000:02:00.0", &[])]);
 }
 
@@ -159,8 +162,11 @@ fn devices_behind_one_bridge_share_an_address_space() {
     // libvirt counts devices, which is more than enough.
     let case = q35().aliased().asks("intel");
     assert_eq!(limits(&case), (bytes(1_476_395_008), bytes(1_879_048_192), false));
-    let space =
-        AddressSpace { devices: vec!["0000:01:00.0".to_owned(), "0000:02:00.0".to_owned()], iommu_groups: vec![11] };
+    let space = AddressSpace {
+        devices: vec!["0000:01:00.0".to_owned(), "0000:02:00.0".to_owned()],
+        iommu_groups: vec![11],
+        backend: Some(Backend::Container),
+    };
     assert_eq!(case.group(1, 11).group(2, 11).plan().memlock.address_spaces, [space]);
 }
 

@@ -1,7 +1,9 @@
 //! One small test a rule. Domains are written as XML, so that what is read and what is decided are tested together.
 
+mod amd;
 mod existing;
 mod intel;
+mod iommufd;
 mod memlock;
 mod models;
 mod outcome;

@@ -16,7 +16,7 @@ fn json_is_the_contract() {
         "iommu": {"model": "intel", "origin": "added",
                   "driver": {"intremap": "on", "caching_mode": "on", "eim": "on", "aw_bits": "48"}},
         "ioapic": {"driver": "qemu", "origin": "added"},
-        "memlock": {"address_spaces": [{"devices": ["0000:01:00.0"], "iommu_groups": [12]}], "nvme_disks": 0,
+        "memlock": {"address_spaces": [{"devices": ["0000:01:00.0"], "iommu_groups": [12], "backend": "container"}], "nvme_disks": 0,
                     "vdpa_devices": 0, "required_bytes": 1_476_395_008, "libvirt_bytes": 1_476_395_008, "raise": false},
         "qemu": {"machine": {"kernel_irqchip": "split"},
                  "devices": ["intel-iommu,id=ua-viommu0,intremap=on,caching-mode=on,eim=on,aw-bits=48"]},

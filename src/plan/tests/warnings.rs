@@ -27,7 +27,7 @@ fn what_is_assumed_is_said() {
     let mut case = q35().asks("intel");
     says_nothing(&case, code);
     case.host = Host::default();
-    remarks(&case, code, "libvirt 12.8.0 (--libvirt-version), QEMU 11.1.0 (--qemu-version)");
+    remarks(&case, code, "libvirt 12.9.0 (--libvirt-version), QEMU 11.1.0 (--qemu-version)");
     case.request = Request::default();
     says_nothing(&case, code);
     let mut locked = q35().locks().child("<memoryBacking><locked/></memoryBacking>");

@@ -144,7 +144,7 @@ fn devices_keep_their_order_and_find_their_place() {
 #[test]
 fn virtio_gets_the_highest_free_slot() {
     for text in SAMPLES {
-        let result = rewrite(&words(text), &added("virtio-iommu-pci,id=ua-viommu0")).unwrap();
+        let result = rewrite(&words(text), &added("virtio-iommu-pci,id=ua-viommu0,bus=pcie.0")).unwrap();
         assert!(result.contains(&"virtio-iommu-pci,id=ua-viommu0,bus=pcie.0,addr=0x1e".into()));
     }
     let result = rewrite(&words("-device e1000e,bus=pcie.0,addr=1e.0"), &added("virtio-iommu,bus=pcie.0")).unwrap();
@@ -161,20 +161,20 @@ fn address_of_the_edit_is_kept() {
 fn full_root_bus_is_refused() {
     let full: Vec<OsString> =
         (1..0x1f).flat_map(|slot| ["-device".into(), format!("e1000e,bus=pcie.0,addr={slot:x}").into()]).collect();
-    assert_eq!(code(&full, &added("virtio-iommu-pci")), Code::CommandLineUnsupported);
+    assert_eq!(code(&full, &added("virtio-iommu-pci,bus=pcie.0")), Code::CommandLineUnsupported);
     assert!(rewrite(&full, &added("intel-iommu")).is_ok());
 }
 
 #[test]
 fn second_iommu_is_refused() {
     let native = sample(LIBVIRT_12_8, "", &format!("-device {JSON_IOMMU}"));
-    let note = rewrite(&native, &added("virtio-iommu-pci")).unwrap_err();
+    let note = rewrite(&native, &added("virtio-iommu-pci,bus=pcie.0")).unwrap_err();
     assert_eq!(note.code, Code::IommuConflict);
     assert!(note.message.contains("(intel-iommu)"), "{}", note.message);
     assert!(note.message.ends_with("QEMU does not support multiple vIOMMUs for x86 yet."), "{}", note.message);
 
     let virt = words("-machine virt-10.0,iommu=smmuv3 -device virtio-net-pci");
-    let note = rewrite(&virt, &added("virtio-iommu-pci")).unwrap_err();
+    let note = rewrite(&virt, &added("virtio-iommu-pci,bus=pcie.0")).unwrap_err();
     assert_eq!(note.code, Code::IommuConflict);
     assert!(note.message.ends_with("virt machine does not support multiple IOMMUs"), "{}", note.message);
 
@@ -249,7 +249,7 @@ fn bytes_that_are_not_utf8_pass_through() {
     assert_eq!(after[7..], words("intel-iommu,eim=on -overcommit mem-lock=on"));
 
     before.truncate(6);
-    let result = rewrite(&before, &added("virtio-iommu-pci")).unwrap();
+    let result = rewrite(&before, &added("virtio-iommu-pci,bus=pcie.0")).unwrap();
     assert!(
         result.contains(&"virtio-iommu-pci,bus=pcie.0,addr=0x1d".into()),
         "the address in an argument that is not UTF-8 counts"
