@@ -5,10 +5,12 @@ _viommu_words() {
     case $1 in
         verb) echo 'plan rewrite apply remove memlock capabilities doctor explain hook host-route help' ;;
         help/1) echo 'plan rewrite apply remove memlock capabilities doctor explain hook host-route help' ;;
-        plan/-) echo '--format --exit-code --connect --model --locked-memory --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
+        plan/-) echo '--format --exit-code --connect --model --locked-memory --virtio --purpose --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
         plan/--format) echo 'text json diff' ;;
         plan/--connect) echo 'qemu:///system qemu:///session' ;;
         plan/--model) echo 'none intel smmuv3 virtio amd auto' ;;
+        plan/--virtio) echo '@nothing' ;;
+        plan/--purpose) echo '@nothing' ;;
         plan/--libvirt-version) echo '@nothing' ;;
         plan/--qemu-version) echo '@nothing' ;;
         plan/--host-aw-bits) echo '@nothing' ;;
@@ -16,8 +18,10 @@ _viommu_words() {
         plan/--host) echo '@files' ;;
         plan/--config) echo '@files' ;;
         plan/1) echo '@files @domains' ;;
-        rewrite/-) echo '--model --locked-memory --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
+        rewrite/-) echo '--model --locked-memory --virtio --purpose --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
         rewrite/--model) echo 'none intel smmuv3 virtio amd auto' ;;
+        rewrite/--virtio) echo '@nothing' ;;
+        rewrite/--purpose) echo '@nothing' ;;
         rewrite/--libvirt-version) echo '@nothing' ;;
         rewrite/--qemu-version) echo '@nothing' ;;
         rewrite/--host-aw-bits) echo '@nothing' ;;
@@ -25,10 +29,12 @@ _viommu_words() {
         rewrite/--host) echo '@files' ;;
         rewrite/--config) echo '@files' ;;
         rewrite/1) echo '@files' ;;
-        apply/-) echo '--all --yes --dry-run --connect --route --model --locked-memory --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
+        apply/-) echo '--all --yes --dry-run --connect --route --model --locked-memory --virtio --purpose --libvirt-version --qemu-version --host-aw-bits --sysfs --host --config --help' ;;
         apply/--connect) echo 'qemu:///system qemu:///session' ;;
         apply/--route) echo 'native wrapper' ;;
         apply/--model) echo 'none intel smmuv3 virtio amd auto' ;;
+        apply/--virtio) echo '@nothing' ;;
+        apply/--purpose) echo '@nothing' ;;
         apply/--libvirt-version) echo '@nothing' ;;
         apply/--qemu-version) echo '@nothing' ;;
         apply/--host-aw-bits) echo '@nothing' ;;

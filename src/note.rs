@@ -167,6 +167,10 @@ codes! {
     ModelChanged = "model-changed",
     /// The guest has no driver for a virtio-iommu where its boot needs it, or that is not known.
     VirtioDriver = "virtio-driver",
+    /// Virtio devices bypass the vIOMMU.
+    VirtioBypassesIommu = "virtio-bypasses-iommu",
+    /// The vIOMMU translates DMA, although it is asked for interrupts only.
+    PurposeIgnored = "purpose-ignored",
     /// Windows has no driver for this model.
     WindowsWithoutDriver = "windows-without-driver",
     /// An element looks like a request or a vIOMMU, but is in another namespace or place.

@@ -2,6 +2,7 @@
 //!
 //! Pure. The place of a new element is decided here; `xml` splices the bytes.
 
+mod drivers;
 mod undo;
 
 use crate::note::{Code, Note};
@@ -28,6 +29,7 @@ pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, N
                 add_to(domain, "devices", &[], vec![element("iommu", &[("model", model)], driver)], &mut edits);
             }
             Change::CompleteIommu { model, driver } => complete_iommu(domain, model, driver, &mut edits),
+            Change::TranslateVirtio(devices) => drivers::translate(domain, devices, &mut edits),
             Change::RemoveIommuDriver => remove_all(domain, &["devices", "iommu", "driver"], &mut edits),
             Change::SplitIoapic => split_ioapic(domain, &mut edits),
             Change::RemoveIoapic => remove_all(domain, &["features", "ioapic"], &mut edits),
@@ -65,11 +67,16 @@ fn complete_iommu<'d, 'a>(
 ) {
     let mut iommus = domain.all(&["devices", "iommu"]).into_iter();
     let Some(iommu) = iommus.find(|iommu| iommu.prop("model") == Some(model)) else { return };
-    match iommu.child("driver") {
+    set_driver(iommu, driver, edits);
+}
+
+/// Sets attributes of a device's `<driver>`, of which the first counts, or adds it.
+fn set_driver<'d, 'a>(device: Element<'d, 'a>, driver: &[(&'static str, String)], edits: &mut Vec<Edit<'d, 'a>>) {
+    match device.child("driver") {
         Some(element) => {
             edits.extend(driver.iter().map(|(name, value)| Edit::SetAttribute { element, name, value: value.clone() }));
         }
-        None => edits.push(Edit::Append { parent: iommu, new: driver_element(driver) }),
+        None => edits.push(Edit::Append { parent: device, new: driver_element(driver) }),
     }
 }
 

@@ -310,13 +310,23 @@ fn the_configuration_example_has_every_key() {
     assert!(!emulators.is_empty());
     let said = |has: fn(&Rule) -> bool| has(&default) || domain.iter().any(has);
     let Rule { criteria: _, keys } = &default;
-    let Keys { source: _, model: _, locked_memory: _, aw_bits: _, hotplug: _, virtio_iommu_driver: _ } = keys;
+    let Keys {
+        source: _,
+        model: _,
+        locked_memory: _,
+        aw_bits: _,
+        hotplug: _,
+        virtio_iommu_driver: _,
+        virtio: _,
+        purpose: _,
+    } = keys;
     for (key, criterion) in Criterion::ALL {
         assert!(domain.iter().any(|rule| rule.criteria.iter().any(|(found, _)| *found == criterion)), "{key}");
     }
     assert!(said(|rule| rule.keys.model.is_some()));
     assert!(said(|rule| rule.keys.locked_memory.is_some()) && said(|rule| rule.keys.aw_bits.is_some()));
     assert!(said(|rule| rule.keys.hotplug.is_some()) && said(|rule| rule.keys.virtio_iommu_driver.is_some()));
+    assert!(said(|rule| rule.keys.virtio.is_some()) && said(|rule| rule.keys.purpose.is_some()));
 }
 
 #[test]

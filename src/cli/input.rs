@@ -14,7 +14,7 @@ use crate::domain::Domain;
 use crate::host::probe::Places;
 use crate::host::{self, Emulator, Host};
 use crate::note::Note;
-use crate::request::{Keys, Request, RequestedModel, Source};
+use crate::request::{Keys, Purpose, Request, RequestedModel, Source, VirtioScope};
 use crate::sys::fs;
 use crate::sys::stderr::complain;
 use crate::version::Version;
@@ -24,7 +24,7 @@ use super::Failure;
 use super::virsh::Connection;
 
 /// The request on the command line.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Request (overrides metadata and configuration)")]
 pub(super) struct RequestOptions {
     /// vIOMMU model
@@ -33,6 +33,12 @@ pub(super) struct RequestOptions {
     /// Lock all of the guest's memory
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     locked_memory: Option<bool>,
+    /// Translate for virtio devices: off, on (network interfaces), all
+    #[arg(long, value_name = "SCOPE", value_parser = VirtioScope::parse)]
+    virtio: Option<VirtioScope>,
+    /// What the vIOMMU is for: dma, interrupts (without DMA translation)
+    #[arg(long, value_name = "PURPOSE", value_parser = Purpose::parse)]
+    purpose: Option<Purpose>,
 }
 
 fn models() -> PossibleValuesParser {
@@ -132,7 +138,14 @@ pub(super) fn unreadable(name: &str, error: &io::Error) -> Failure {
 
 /// Decides about a domain, with the request and the host of the options.
 pub(super) fn decide<'a>(xml: &'a [u8], request: &RequestOptions, host: &HostOptions) -> Result<Decided<'a>, Failure> {
-    let keys = Keys { model: request.model.clone(), locked_memory: request.locked_memory, ..Keys::of(Source::Cli) };
+    let RequestOptions { model, locked_memory, virtio, purpose } = request;
+    let keys = Keys {
+        model: model.clone(),
+        locked_memory: *locked_memory,
+        virtio: *virtio,
+        purpose: *purpose,
+        ..Keys::of(Source::Cli)
+    };
     let config = host.configuration()?;
     let known = &host.known;
     let facts = known.facts()?;
@@ -144,7 +157,7 @@ pub(super) fn decide<'a>(xml: &'a [u8], request: &RequestOptions, host: &HostOpt
 impl RequestOptions {
     /// Whether there is no request on the command line.
     pub(super) fn is_empty(&self) -> bool {
-        self.model.is_none() && self.locked_memory.is_none()
+        *self == RequestOptions::default()
     }
 }
 

@@ -15,9 +15,11 @@ mod read;
 mod system;
 mod uuid;
 mod vfio;
+mod virtio;
 
 pub use system::{Driver, System};
 pub use uuid::Uuid;
+pub use virtio::{VirtioBackend, VirtioDevice};
 
 use crate::model::WrittenModel;
 
@@ -83,6 +85,8 @@ pub struct Domain {
     pub vdpa_images: u32,
     /// Memory of devices that QEMU maps beside RAM, bytes, where it exceeds what every guest has.
     pub device_memory: u64,
+    /// Virtio devices whose DMA a vIOMMU can translate, in document order.
+    pub virtio: Vec<VirtioDevice>,
     /// A virtio device has `<driver ats='on'>`.
     pub virtio_ats: bool,
     /// `pci-root` controllers (PCI host bridges of a pseries machine); at least 1.

@@ -72,6 +72,8 @@ enum Passage {
 #[derive(Debug, Clone, Copy)]
 struct Controller {
     passage: Passage,
+    /// It is a port for one PCI Express device.
+    port: bool,
     /// The bus above; `None` for a root, and as long as libvirt has not assigned one.
     parent: Option<u32>,
 }
@@ -92,7 +94,9 @@ impl Buses {
         for element in controllers_of(domain) {
             let index = element.prop("index").and_then(decimal32).filter(|&index| index < BUSES);
             let Some(index) = index else { continue };
-            let passage = match element.prop("model").unwrap_or_default() {
+            let model = element.prop("model").unwrap_or_default();
+            let port = matches!(model, "pcie-root-port" | "pcie-switch-downstream-port");
+            let passage = match model {
                 "pcie-to-pci-bridge" | "dmi-to-pci-bridge" | "pci-bridge" | "pci-expander-bus" => Passage::Conventional,
                 "pcie-expander-bus" => {
                     let alias = attribute(element, &["alias"], "name");
@@ -103,7 +107,7 @@ impl Buses {
                 _ => Passage::Express,
             };
             let parent = PciAddress::read(element).map(|address| address.bus);
-            controllers.entry(index).or_insert(Controller { passage, parent });
+            controllers.entry(index).or_insert(Controller { passage, port, parent });
         }
         Buses { controllers, default_bypass: bypass.default_bus || without_smmu(0) }
     }
@@ -113,6 +117,15 @@ impl Buses {
         let Some(PciAddress { bus, slot, function }) = address else { return Requester::Unassigned };
         let own = Requester::Function { bus, slot, function };
         self.climb(bus, &own).unwrap_or(own)
+    }
+
+    /// Whether a virtio device is modern unless it says otherwise: below a port, where libvirt also puts one without an address on
+    /// a PCI Express machine (QEMU's `virtio_pci_realize`).
+    pub(super) fn are_modern_at(&self, address: Option<PciAddress>) -> bool {
+        address.is_none_or(|address| match self.controllers.get(&address.bus) {
+            Some(controller) => controller.port,
+            None => address.bus != 0,
+        })
     }
 
     /// The same for a device of a command line; one that QEMU gives the next free slot has an id of its own.
@@ -131,12 +144,12 @@ impl Buses {
                 Some(Controller { passage: Passage::HostBridge { bypass }, .. }) => {
                     return Some(if *bypass { Requester::Bypass } else { seen });
                 }
-                Some(Controller { passage: Passage::Conventional, parent }) => {
+                Some(Controller { passage: Passage::Conventional, parent, .. }) => {
                     // The outermost one decides, so a later bridge replaces an earlier one.
                     seen = Requester::Bridge { controller: bus };
                     *parent
                 }
-                Some(Controller { passage: Passage::Express, parent }) => *parent,
+                Some(Controller { passage: Passage::Express, parent, .. }) => *parent,
                 // libvirt adds missing controllers, and on a PCI Express machine they are root ports.
                 None => None,
             };

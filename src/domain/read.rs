@@ -6,7 +6,7 @@ use super::lookup::{attribute, first_attribute, string};
 use super::number::decimal32;
 use super::pci::{Buses, count_roots};
 use super::vfio::{Passthrough, count, images, iommufd_opener, networks, number, nvme_address, virtio_ats};
-use super::{Domain, Iommu, Memory, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu};
+use super::{Domain, Iommu, Memory, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu, virtio};
 use crate::note::{Code, Note};
 use crate::xml::{Attribute, Document, Element};
 
@@ -66,6 +66,7 @@ impl Domain {
             vdpa_interfaces: count(root, "interface", "vdpa"),
             vdpa_images: number(images(root, "vhostvdpa").into_iter().flatten().count()),
             device_memory: device_memory(root, &commandline)?,
+            virtio: virtio::devices(root, &buses),
             virtio_ats: virtio_ats(root),
             pci_roots: count_roots(root),
             commandline,

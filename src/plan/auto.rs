@@ -6,6 +6,7 @@
 
 use crate::domain::Driver;
 use crate::model::{Machine, Model};
+use crate::request::Purpose;
 use crate::version::Version;
 
 use super::choose::Choice;
@@ -77,6 +78,10 @@ fn on_x86(guest: &Guest<'_>, known: &Knowledge) -> (Model, Vec<String>) {
     let mut against: Vec<String> = Vec::new();
     let mut unless = |problem: Option<String>| against.extend(problem);
     unless(guest.needs_eim().then(|| "interrupts for this many vCPUs need interrupt remapping with eim".into()));
+    unless(
+        (guest.request.purpose == Purpose::Interrupts)
+            .then(|| "it is to remap interrupts, which a virtio-iommu does not".into()),
+    );
     unless((!guest.virtio_fits(known)).then(|| known.why.clone()));
     unless((guest.has_or_expects_vfio() && guest.qemu < Version::new(9, 0)).then(|| {
         let qemu = guest.qemu;

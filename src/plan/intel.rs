@@ -8,6 +8,7 @@ use crate::version::Version;
 use super::decision::Decision;
 use super::guest::Guest;
 use super::result::{Ioapic, Origin};
+use super::{purpose, virtio_devices};
 
 /// Decides about every attribute, and keeps what the user wrote.
 pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
@@ -22,8 +23,9 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
         // A network that is not known may hand out VFs after this.
         on("caching_mode", needs_caching_mode(guest) || guest.pools(None).next().is_some()),
         on("eim", intremap && has_eim(guest)),
-        on("iotlb", guest.domain.virtio_ats),
+        on("iotlb", guest.domain.virtio_ats || virtio_devices::needs_device_iotlb(guest)),
         Some(("aw_bits", aw_bits(guest, &written)?.to_string())),
+        purpose::is_interrupts_only(guest).then(|| ("dma_translation", "off".to_owned())),
     ];
     let decision = Decision::with(guest, Model::Intel, wanted.into_iter().flatten().collect());
     Ok(Decision { reproducible: is_reproducible(guest), ..with_split_irqchip(decision, intremap) })
@@ -185,6 +187,7 @@ pub(super) fn is_essential(guest: &Guest<'_>, attribute: &str) -> bool {
         "caching_mode" => !guest.domain.vfio.is_empty() || guest.pools(Some(true)).next().is_some(),
         "intremap" | "eim" | "xtsup" => guest.needs_eim(),
         "aw_bits" => guest.request.aw_bits.is_some(),
+        "dma_translation" => true,
         _ => false,
     }
 }

@@ -13,10 +13,12 @@ mod intel;
 mod memlock;
 mod nova;
 mod placing;
+mod purpose;
 mod result;
 mod smmuv3;
 mod spaces;
 mod virtio;
+mod virtio_devices;
 mod warnings;
 
 use crate::domain::Domain;
@@ -31,7 +33,9 @@ use decision::Decision;
 use guest::Guest;
 pub use memlock::{Memlock, accounted_memory, needed_bytes};
 pub use placing::unsuitable;
-pub use result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Refusal, Route, Summary, kept, wrapper_for};
+pub use result::{
+    Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Refusal, Route, Summary, VirtioEdit, kept, wrapper_for,
+};
 pub use spaces::{AddressSpace, Backend};
 
 /// What the wrapper's name begins with; the rest is the name of the real QEMU.
@@ -68,6 +72,7 @@ fn unchanged(guest: &Guest<'_>) -> Plan {
 /// The plan with a decision and all that follows from it.
 fn decided(guest: &Guest<'_>, decision: Decision, mut plan: Plan) -> Result<Plan, Note> {
     decision.enter(guest, &mut plan);
+    virtio_devices::enter(guest, &mut plan);
     decision::lock_memory(guest, &mut plan);
     plan.reproducible |= plan.qemu.is_empty();
     plan.memlock = Memlock::of(guest, &plan);
@@ -130,6 +135,7 @@ fn decide_model(guest: &Guest<'_>) -> Result<Decision, Note> {
         return Ok(Decision::unchanged(guest));
     }
     let choice = choose::choose(guest)?;
+    purpose::check(guest, choice.model)?;
     if let Some(hidden) = &guest.hidden {
         existing::check_hidden(guest, hidden, choice.machine)?;
         spaces::groups_are_whole(guest, choice.machine)?;

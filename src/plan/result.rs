@@ -232,6 +232,8 @@ pub enum Edit {
         /// `<driver>` attributes.
         driver: Vec<(&'static str, String)>,
     },
+    /// `iommu='on'` and `ats='on'` for the `<driver>` of virtio devices.
+    TranslateVirtio(Vec<VirtioEdit>),
     /// Removes the `<driver>` of the only `<iommu>`.
     RemoveIommuDriver,
     /// `<features><ioapic driver='qemu'/>`.
@@ -242,6 +244,17 @@ pub enum Edit {
     LockMemory,
     /// `<memoryBacking><nosharepages/>`.
     ForbidPageSharing,
+}
+
+/// The attributes that the `<driver>` of a virtio device gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VirtioEdit {
+    /// Its place among the children of every `<devices>`.
+    pub at: usize,
+    /// `iommu='on'`.
+    pub iommu: bool,
+    /// `ats='on'`.
+    pub ats: bool,
 }
 
 impl Plan {
@@ -283,6 +296,7 @@ impl Plan {
             Edit::LockMemory => ", and the domain has no <memoryBacking><locked/>",
             // The reason says what is lacking.
             Edit::CompleteIommu { .. }
+            | Edit::TranslateVirtio(_)
             | Edit::RemoveIommuDriver
             | Edit::SplitIoapic
             | Edit::RemoveIoapic

@@ -12,7 +12,7 @@ use super::amd::DMA_REMAP;
 use super::guest::Guest;
 use super::memlock::{self, Presence};
 use super::result::{Plan, Route};
-use super::spaces;
+use super::{purpose, spaces, virtio_devices};
 
 /// What makes a guest boot behind a virtio-iommu.
 const INTO_INITRAMFS: &str = "add virtio_iommu to /etc/initramfs-tools/modules in the guest and run update-initramfs -u (dracut: add_drivers+=\" virtio_iommu \" \
@@ -27,6 +27,8 @@ pub(super) fn all(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
             host_page_size(guest, plan),
             windows_without_driver(guest, plan),
             virtio_driver(guest, plan),
+            virtio_devices::note(guest),
+            purpose::note(guest, plan),
             confidential_guest(guest, plan),
             network_pool(guest, plan),
             spaces::slot_split(guest),

@@ -38,6 +38,11 @@ impl Device {
         Some(Device::new(pairs.into_iter().map(|pair| (pair.key.to_owned(), pair.value)).collect(), slot))
     }
 
+    /// The value of a property, as key=value text.
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
+        self.properties.get(key).map(String::as_str)
+    }
+
     fn new(mut properties: BTreeMap<String, String>, slot: Option<u8>) -> Device {
         Device { driver: properties.remove(DRIVER).unwrap_or_default(), properties, slot }
     }

@@ -12,6 +12,7 @@ mod option;
 mod rewrite;
 mod slots;
 mod vfio;
+mod virtio;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -24,6 +25,7 @@ pub use machine::{get as machine_property, irqchip};
 pub use memory::{device_memory, own as own_memory};
 pub use rewrite::rewrite;
 pub use vfio::{FoundVfio, find_vfio, opens_iommufd};
+pub use virtio::Translated;
 
 /// The changes of QEMU's command line. Part of the plan and of the state file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,9 @@ pub struct Edits {
     /// values as key=value text (`on`, `off`, `48`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub existing: BTreeMap<String, String>,
+    /// Virtio devices that the vIOMMU translates for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtio: Option<Translated>,
     /// `-overcommit mem-lock=on`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lock_memory: bool,

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use super::device::Device;
 use super::iommu::{self, FoundIommu};
 use super::slots::{self, ROOT_BUS};
-use super::{Edits, arguments, device, machine, option};
+use super::{Edits, arguments, device, machine, option, virtio};
 use crate::model::Model;
 use crate::note::{Code, Note};
 
@@ -33,6 +33,9 @@ pub fn rewrite(arguments: &[OsString], edits: &Edits) -> Result<Vec<OsString>, N
     }
     if !edits.existing.is_empty() {
         complete(&mut rewritten, edits)?;
+    }
+    if let Some(wanted) = edits.virtio {
+        virtio::translate(&mut rewritten, wanted)?;
     }
     if edits.lock_memory {
         lock_memory(&mut rewritten)?;

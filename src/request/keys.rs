@@ -58,6 +58,59 @@ impl Serialize for RequestedModel {
     }
 }
 
+/// Virtio devices whose DMA the vIOMMU translates (libvirt's `<driver iommu='on'>`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VirtioScope {
+    /// None but those that say so themselves.
+    #[default]
+    Off,
+    /// Network interfaces.
+    On,
+    /// Also disks, SCSI and serial controllers, random number generators and input devices.
+    All,
+}
+
+impl VirtioScope {
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// What the value has to be.
+    pub fn parse(text: &str) -> Result<VirtioScope, &'static str> {
+        match (text.trim(), boolean(text)) {
+            ("all", _) => Ok(VirtioScope::All),
+            (_, Ok(true)) => Ok(VirtioScope::On),
+            (_, Ok(false)) => Ok(VirtioScope::Off),
+            _ => Err("on, off or all"),
+        }
+    }
+}
+
+/// What a vIOMMU is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// The translation of DMA, and the remapping of interrupts where the model has it.
+    #[default]
+    Dma,
+    /// The remapping of interrupts alone, as more than 255 vCPUs need it.
+    Interrupts,
+}
+
+impl Purpose {
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// What the value has to be.
+    pub fn parse(text: &str) -> Result<Purpose, &'static str> {
+        match text {
+            "dma" => Ok(Purpose::Dma),
+            "interrupts" => Ok(Purpose::Interrupts),
+            _ => Err("dma or interrupts"),
+        }
+    }
+}
+
 macro_rules! keys {
     ($($(#[doc = $doc:literal])+ $key:ident: $type:ty = $name:literal, $parse:path;)+) => {
         /// What one source says. A key that is absent is left to weaker sources.
@@ -104,6 +157,10 @@ keys! {
     hotplug: bool = "hotplug", boolean;
     /// The guest has the driver for a virtio-iommu where its boot needs it: in the kernel or in the initramfs.
     virtio_iommu_driver: bool = "virtio-iommu-driver", boolean;
+    /// The virtio devices whose DMA the vIOMMU translates.
+    virtio: VirtioScope = "virtio", VirtioScope::parse;
+    /// What the vIOMMU is for.
+    purpose: Purpose = "purpose", Purpose::parse;
 }
 
 impl Keys {

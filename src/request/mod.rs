@@ -12,7 +12,7 @@ use crate::config::{AutoOrder, Config};
 use crate::domain::Domain;
 use crate::note::{Code, Note};
 
-pub use keys::{Keys, RequestedModel};
+pub use keys::{Keys, Purpose, RequestedModel, VirtioScope};
 pub use source::Source;
 
 /// What a guest asks for.
@@ -42,12 +42,22 @@ pub struct Request {
     pub coming_vfio: u32,
     /// Whether the guest has the driver for a virtio-iommu where its boot needs it; none where the request does not say.
     pub virtio_iommu_driver: Option<bool>,
+    /// The virtio devices whose DMA the vIOMMU translates. Left out where it is the default, as in records of older versions.
+    #[serde(skip_serializing_if = "is_default")]
+    pub virtio: VirtioScope,
+    /// What the vIOMMU is for. Left out where it is the default.
+    #[serde(skip_serializing_if = "is_default")]
+    pub purpose: Purpose,
     /// `auto` follows the Nova specification, whatever is known of the guest's driver.
     #[serde(skip)]
     pub specification_order: bool,
     /// Warnings about the sources.
     #[serde(skip)]
     pub notes: Vec<Note>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Request {
@@ -99,6 +109,8 @@ impl Request {
             hotplug: keys.hotplug.unwrap_or(coming_vfio > 0),
             coming_vfio,
             virtio_iommu_driver: keys.virtio_iommu_driver,
+            virtio: keys.virtio.unwrap_or_default(),
+            purpose: keys.purpose.unwrap_or_default(),
             specification_order: config.auto_order == AutoOrder::Specification,
             notes: note.into_iter().collect(),
         })

@@ -10,7 +10,7 @@ use crate::note::Note;
 use crate::plan::wrapped_emulator;
 use crate::xml::{self, Document, Edit, Element};
 
-use super::no_place;
+use super::{drivers, no_place};
 
 /// The domain without its vIOMMU; none where there is nothing to remove.
 ///
@@ -43,6 +43,9 @@ pub fn undo(
         let path = ["memoryBacking", name];
         let ours = old.is_some() && !had(&path);
         edits.extend(domain.path(&path).filter(|_| ours).map(|element| Edit::Remove { element }));
+    }
+    if let Some(old) = old {
+        drivers::undo(domain, old, &mut edits);
     }
     if let Some((element, real)) = emulator_of(domain).and_then(|element| Some((element, wrapped(element)?))) {
         let old = old.and_then(emulator_of);

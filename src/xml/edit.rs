@@ -29,6 +29,13 @@ pub enum Edit<'d, 'a> {
         /// The value, not escaped. An equal value changes nothing.
         value: String,
     },
+    /// Removes an attribute without a namespace, and the white space before it. Without one nothing changes.
+    RemoveAttribute {
+        /// The element that has the attribute.
+        element: Element<'d, 'a>,
+        /// The name.
+        name: &'static str,
+    },
     /// Adds a sibling behind an element. Several for one sibling come out in their order.
     InsertAfter {
         /// The element in front; not the root.
@@ -109,6 +116,7 @@ pub fn apply<'d, 'a>(document: &'d Document<'a>, edits: &[Edit<'d, 'a>]) -> Resu
                 set.push((*element, name));
                 work.set_attribute(*element, name, value)?;
             }
+            Edit::RemoveAttribute { element, name } => work.remove_attribute(*element, name),
             Edit::InsertAfter { sibling, new } => work.insert_after(*sibling, new)?,
             Edit::Remove { element } => work.remove(*element)?,
             Edit::SetText { element, value } => work.set_text(*element, value)?,
@@ -125,6 +133,7 @@ pub fn apply<'d, 'a>(document: &'d Document<'a>, edits: &[Edit<'d, 'a>]) -> Resu
 fn own(document: &Document<'_>, edit: &Edit<'_, '_>) -> Result<(), PatchError> {
     let (Edit::Append { parent: element, .. }
     | Edit::SetAttribute { element, .. }
+    | Edit::RemoveAttribute { element, .. }
     | Edit::InsertAfter { sibling: element, .. }
     | Edit::Remove { element }
     | Edit::SetText { element, .. }) = edit;
@@ -155,6 +164,12 @@ impl<'a> Work<'a> {
             }
         }
         Ok(())
+    }
+
+    fn remove_attribute(&mut self, element: Element<'_, 'a>, name: &str) {
+        if let Some(attribute) = element.attribute(name) {
+            self.patch.replace(self.layout.attribute(attribute), String::new());
+        }
     }
 
     fn set_text(&mut self, element: Element<'_, 'a>, value: &str) -> Result<(), PatchError> {

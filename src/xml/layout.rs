@@ -71,6 +71,12 @@ impl<'a> Layout<'a> {
         Some(range.start + quote + 1..range.end.checked_sub(1)?)
     }
 
+    /// An attribute with the white space before it.
+    pub(super) fn attribute(&self, attribute: roxmltree::Attribute<'_, 'a>) -> Range<usize> {
+        let range = attribute.range();
+        slice(self.text, 0..range.start).trim_end_matches(BLANKS).len()..range.end
+    }
+
     /// The indentation of the line of this offset, if only white space precedes the offset on it.
     ///
     /// `None` in a document of one line: it has no layout to follow.

@@ -8,6 +8,7 @@ mod memlock;
 mod models;
 mod outcome;
 mod refusals;
+mod translation;
 mod warnings;
 
 use super::*;

@@ -1,0 +1,87 @@
+//! Virtio devices behind the vIOMMU, as the request's key `virtio` asks for them.
+
+use crate::domain::{VirtioBackend, VirtioDevice};
+use crate::model::Model;
+use crate::note::{Code, Note};
+use crate::qemu::Translated;
+use crate::request::{RequestedModel, VirtioScope};
+use crate::version::Version;
+
+use super::guest::Guest;
+use super::result::{Action, Edit, Plan, VirtioEdit};
+
+/// The devices that the request names.
+fn named<'a>(guest: &Guest<'a>) -> impl Iterator<Item = &'a VirtioDevice> {
+    let scope = guest.request.virtio;
+    guest.domain.virtio.iter().filter(move |device| scope == VirtioScope::All || scope == VirtioScope::On && device.nic)
+}
+
+/// Those of them that get, or have, the attribute.
+fn fitting<'a>(guest: &Guest<'a>) -> impl Iterator<Item = &'a VirtioDevice> {
+    let vdpa = can_be_vdpa(guest);
+    named(guest).filter(move |device| fits(device, vdpa))
+}
+
+fn fits(device: &VirtioDevice, vdpa: bool) -> bool {
+    device.modern && (vdpa || device.backend != VirtioBackend::Vdpa) && device.iommu.as_deref() != Some("off")
+}
+
+/// QEMU before 8.1 maps guest memory into a vDPA device whatever the vIOMMU does (hw/virtio/vhost-vdpa.c), and an SMMUv3 does
+/// not tell it what the guest maps.
+fn can_be_vdpa(guest: &Guest<'_>) -> bool {
+    guest.arch() != "aarch64" && guest.qemu >= Version::new(8, 1)
+}
+
+/// Whether a device with a vhost backend is put behind an intel vIOMMU, the only one with a device IOTLB
+/// (`vtd_iommu_notify_flag_changed`; "Virtio-iommu does not support dev-iotlb yet").
+pub(super) fn needs_device_iotlb(guest: &Guest<'_>) -> bool {
+    fitting(guest).any(|device| device.backend != VirtioBackend::Qemu)
+}
+
+/// Adds what the request asks for to a plan with a vIOMMU.
+pub(super) fn enter(guest: &Guest<'_>, plan: &mut Plan) {
+    let Some(iommu) = plan.iommu.as_ref().filter(|_| guest.request.model != RequestedModel::None) else { return };
+    let ats = iommu.model == Some(Model::Intel);
+    let edits: Vec<_> = fitting(guest).filter_map(|device| VirtioEdit::of(device, ats)).collect();
+    if edits.is_empty() {
+        return;
+    }
+    let all = guest.request.virtio == VirtioScope::All;
+    plan.qemu.virtio = Some(Translated { all, ats, vdpa: can_be_vdpa(guest) });
+    let path = if all { "/domain/devices/*/driver" } else { "/domain/devices/interface/driver" };
+    let reason = format!("the vIOMMU is to translate DMA of {} too", count(edits.len()));
+    plan.change(Action::Set, path, reason, Edit::TranslateVirtio(edits), true);
+}
+
+impl VirtioEdit {
+    /// What a device lacks.
+    fn of(device: &VirtioDevice, ats: bool) -> Option<VirtioEdit> {
+        let iommu = device.iommu.is_none();
+        let ats = ats && device.backend != VirtioBackend::Qemu && device.ats.is_none();
+        (iommu || ats).then_some(VirtioEdit { at: device.at, iommu, ats })
+    }
+}
+
+/// The note about virtio devices that bypass the vIOMMU.
+pub(super) fn note(guest: &Guest<'_>) -> Option<Note> {
+    let outside = |device: &&VirtioDevice| device.iommu.as_deref() != Some("on");
+    if guest.request.virtio == VirtioScope::Off {
+        let nics = guest.domain.virtio.iter().filter(|device| device.nic).filter(outside).count();
+        let message = "the guest's virtio network interfaces bypass the vIOMMU, so vfio-pci in the guest takes them in no-IOMMU mode \
+                       only: with virtio=on in the request the vIOMMU translates for them";
+        return (nics > 0 && !guest.is_windows()).then(|| Note::info(Code::VirtioBypassesIommu, message));
+    }
+    let vdpa = can_be_vdpa(guest);
+    let left = named(guest).filter(|device| outside(device) && !fits(device, vdpa)).count();
+    let message = format!(
+        "{} will bypass the vIOMMU, although virtio={} is asked for: QEMU translates for a modern device only, so put it behind a \
+         pcie-root-port and use the model virtio; iommu='off' in its <driver> stays, and a vDPA device needs x86 and QEMU 8.1",
+        count(left),
+        if guest.request.virtio == VirtioScope::All { "all" } else { "on" },
+    );
+    (left > 0).then(|| Note::warning(Code::VirtioBypassesIommu, message))
+}
+
+fn count(devices: usize) -> String {
+    format!("{devices} virtio device{}", if devices == 1 { "" } else { "s" })
+}
