@@ -15,7 +15,7 @@ struct Viommu {
 #[derive(Debug)]
 pub(crate) struct Line {
     viommus: Vec<Viommu>,
-    /// Every other option in its place, byte for byte, but for the order of keys in `-machine`.
+    /// Every other option in its place, byte for byte, but for the order of keys in `-machine` and in virtio devices.
     rest: Vec<(String, Option<String>)>,
     /// The slots of the root bus that other devices have.
     slots: BTreeSet<u8>,
@@ -41,6 +41,7 @@ impl Line {
                             line.before_vfio.get_or_insert(devices);
                         }
                         line.slots.extend(root_slot(&properties));
+                        let text = if driver.starts_with("virtio-") { virtio(properties) } else { text };
                         line.rest.push((option.clone(), Some(text)));
                     }
                     devices += 1;
@@ -60,6 +61,15 @@ impl Line {
         }
         line
     }
+}
+
+/// A virtio device without the order of its properties: libvirt writes those that the wrapper adds in another place. To
+/// `domxml-to-native` a network interface has no `<driver>`.
+fn virtio(mut properties: BTreeMap<String, String>) -> String {
+    if properties["driver"].starts_with("virtio-net") {
+        properties.retain(|key, _| key != "iommu_platform" && key != "ats");
+    }
+    format!("{properties:?}")
 }
 
 /// Numbers of descriptors are libvirt's own at that moment.
