@@ -134,7 +134,7 @@ fn definitions_are_told_apart(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let good = x86_64("it's <one> & \"same\"").replace("<one> &", "&lt;one&gt; &amp;");
     let bad = good.replace("q35", "pc").replace("<vcpu>", "<devices><iommu model='intel'/></devices><vcpu>");
-    let verdicts = lab.define_many(&[&good, &bad, "<domain>", &good, &aarch64("same"), &bad]);
+    let verdicts = lab.define_many(&[good.as_str(), &bad, "<domain>", &good, &aarch64("same"), &bad]);
     let refused =
         Err("unsupported configuration: IOMMU device: 'intel' is only supported with Q35 machines".to_owned());
     assert_eq!(verdicts[0], Ok(()));
