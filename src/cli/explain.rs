@@ -8,11 +8,14 @@ use similar::get_close_matches;
 
 use crate::explain::{self, Findings, Page};
 use crate::note::{Code, Level};
+use crate::sys::fs;
 
 use super::Failure;
 use super::input;
 use super::terminal::Paint;
 
+/// Bytes of a message catalogue that are read; libvirt's largest has 2 MiB.
+const MAX_CATALOGUE: usize = 8 << 20;
 /// Columns where the output is not a terminal.
 const WIDTH: usize = 96;
 
@@ -75,13 +78,24 @@ fn unknown(subject: &str) -> Failure {
     Failure::Usage(format!("{subject} is neither a code nor a file; {hint}"))
 }
 
+/// The catalogues of libvirt and of the C library, of each language that libvirt has one for.
+fn catalogues() -> Vec<Vec<u8>> {
+    const LOCALES: &str = "/usr/share/locale";
+    let read = |language: &str, domain: &str| {
+        fs::bytes(&Path::new(LOCALES).join(language).join("LC_MESSAGES").join(domain), MAX_CATALOGUE)
+    };
+    let languages = fs::names(Path::new(LOCALES));
+    let of_libvirt = languages.iter().filter_map(|language| Some((language, read(language, "libvirt.mo")?)));
+    of_libvirt.flat_map(|(language, catalogue)| [Some(catalogue), read(language, "libc.mo")]).flatten().collect()
+}
+
 fn log(source: Option<&str>, paint: Paint, out: &mut impl Write) -> Result<(), Failure> {
     if let Some(subject) = source.filter(|name| *name != "-" && !name.contains('/') && !Path::new(name).exists()) {
         return Err(unknown(subject));
     }
     let log = input::open(source)?;
-    let findings =
-        Findings::read(BufReader::new(log)).map_err(|error| input::unreadable(input::name(source), &error))?;
+    let findings = Findings::read_with(BufReader::new(log), catalogues)
+        .map_err(|error| input::unreadable(input::name(source), &error))?;
     let mut separator = "";
     for (finding, page) in findings.iter() {
         let lines = if finding.count == 1 { "1 line".to_owned() } else { format!("{} lines, the last", finding.count) };

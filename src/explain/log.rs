@@ -3,8 +3,10 @@
 //! Tenants control parts of such logs (names, addresses, the cause of a QEMU error). So each line is cut to a maximum length
 //! and searched in linear time, and only one line per page is kept.
 
+use std::cell::LazyCell;
 use std::io::{self, BufRead, Read};
 
+use super::translation::Translations;
 use super::{Page, code, messages, page_of};
 use crate::note::{Code, Level};
 use crate::text::printable;
@@ -62,11 +64,21 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Reads a log to its end.
+    /// Reads a log in English to its end.
     ///
     /// # Errors
     /// The error of the reader.
-    pub fn read(mut log: impl BufRead) -> io::Result<Findings> {
+    pub fn read(log: impl BufRead) -> io::Result<Findings> {
+        Findings::read_with(log, Vec::new)
+    }
+
+    /// Reads a log to its end. `catalogues` gives the message catalogues of other languages, and is called if a line is not known.
+    ///
+    /// # Errors
+    /// The error of the reader.
+    pub fn read_with(mut log: impl BufRead, catalogues: impl FnOnce() -> Vec<Vec<u8>>) -> io::Result<Findings> {
+        let translations = LazyCell::new(|| Translations::of(&catalogues(), super::may_have_a_page));
+        let in_english = |line: &str| translations.as_ref()?.in_english(line);
         let mut findings = Findings { found: Vec::new(), start: 0, lines: 0 };
         let mut line = Vec::new();
         while log.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? > 0 {
@@ -74,7 +86,7 @@ impl Findings {
                 log.skip_until(b'\n')?;
             }
             findings.lines += 1;
-            findings.examine(String::from_utf8_lossy(&line).trim_end());
+            findings.examine(String::from_utf8_lossy(&line).trim_end(), in_english);
             line.clear();
         }
         // Newest first: the log of a guest holds every start since the guest was defined.
@@ -87,7 +99,7 @@ impl Findings {
         self.found.iter().filter_map(|finding| Some((finding, finding.subject.page()?)))
     }
 
-    fn examine(&mut self, line: &str) {
+    fn examine(&mut self, line: &str, in_english: impl Fn(&str) -> Option<String>) {
         // libvirt logs QEMU's command line with one argument per line. Names in it come from the user and are no events.
         if line.ends_with(" \\") {
             return;
@@ -98,7 +110,7 @@ impl Findings {
         let codes = codes(line);
         if codes.is_empty() {
             // A line of viommu may quote one of QEMU; the code is more specific.
-            if let Some(index) = page_of(line) {
+            if let Some(index) = page_of(line).or_else(|| page_of(&in_english(line)?)) {
                 self.add(Subject::Message(index), line);
             }
         }

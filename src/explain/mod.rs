@@ -2,9 +2,11 @@
 //!
 //! The explanations are compiled in from the documentation. A page is the text below a `###` heading of
 //! `docs/troubleshooting.md` (one page per code) or `docs/messages.md` (one page per kind of line, which begins with a block
-//! of the lines). This module depends on the form of these two files only.
+//! of the lines). This module depends on the form of these two files only. Messages of libvirt in other languages are looked up in
+//! its catalogues.
 
 mod log;
+mod translation;
 mod words;
 
 pub use log::{Finding, Findings, Subject};
@@ -61,10 +63,19 @@ pub fn messages() -> &'static [Page] {
     &PAGES
 }
 
+fn index() -> Option<&'static Index> {
+    static INDEX: LazyLock<Option<Index>> = LazyLock::new(|| Index::of(messages()));
+    INDEX.as_ref()
+}
+
 /// The first page that explains a line, by its index in [`messages`].
 fn page_of(line: &str) -> Option<usize> {
-    static INDEX: LazyLock<Option<Index>> = LazyLock::new(|| Index::of(messages()));
-    INDEX.as_ref()?.find(line)
+    index()?.find(line)
+}
+
+/// Whether a page may explain lines of this format.
+fn may_have_a_page(format: &str) -> bool {
+    index().is_some_and(|index| index.search.is_match(format))
 }
 
 /// Searches a line for the longest parts of all patterns at once. Only patterns whose longest part is found are compared.
