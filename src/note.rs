@@ -145,6 +145,8 @@ codes! {
     IommufdPerUser = "iommufd-per-user",
     /// The number of DMA mappings of a VFIO container is limited.
     DmaEntryLimit = "dma-entry-limit",
+    /// A kernel that counts the BARs of passed-through devices needs a higher limit.
+    DeviceBars = "device-bars",
     /// A VFIO hot-plug needs the limit raised first.
     HotplugMemlock = "hotplug-memlock",
     /// The flavor's model won over the image's.

@@ -4,6 +4,7 @@
 //! `config` reads the configuration, `libvirt` finds libvirt's processes. An unknown fact is `None`; the plan reports what it
 //! assumes instead (`host-fact-assumed`).
 
+mod bars;
 pub mod capcache;
 pub mod config;
 pub mod guest_process;
@@ -36,6 +37,9 @@ pub struct Host {
     pub aw_bits: Option<u8>,
     /// IOMMU group of each host PCI function.
     pub iommu_groups: BTreeMap<String, u32>,
+    /// Memory that the BARs of a domain's host PCI functions have, bytes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub bars: BTreeMap<String, u64>,
     /// Whether a network of libvirt's hands out host PCI functions (`<forward mode='hostdev'>`), by the network's name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub pools: BTreeMap<String, bool>,

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CACHE_HEAD, Host, parse_capability_cache};
+use super::{CACHE_HEAD, Host, bars, parse_capability_cache};
 use crate::domain::{Domain, VfioSource};
 use crate::sys::{fs, process};
 use crate::xml;
@@ -48,6 +48,8 @@ impl Places {
         for device in &domain.vfio {
             if let VfioSource::Pci(address) = &device.source {
                 let Some(group) = self.iommu_group(address) else { continue };
+                let resource = self.sysfs.join("bus/pci/devices").join(address).join("resource");
+                host.bars.extend(fs::head(&resource, 4096).map(|text| (address.clone(), bars::memory(&text))));
                 host.iommu_groups.insert(address.clone(), group);
                 host.iommu_groups.extend(self.companions(address).map(|companion| (companion, group)));
             }
@@ -263,6 +265,7 @@ mod tests {
     fn looks_up_only_what_the_domain_has() {
         let tree = Tree::new("domain");
         tree.function("0000:01:00.0", "11").function("0000:02:00.0", "12").function("0000:03:00.0", "none");
+        tree.file("sys/bus/pci/devices/0000:01:00.0/resource", "0x1000 0x1fff 0x200\n");
         let device = |source| VfioDevice { source, requester: Requester::Unassigned, iommufd: false, hidden: false };
         let pci = |address: &str| device(VfioSource::Pci(address.to_owned()));
         let domain = Domain {
@@ -275,8 +278,9 @@ mod tests {
             ],
             ..Domain::default()
         };
-        let groups = tree.places().host_for(&domain).iommu_groups;
-        assert_eq!(groups.into_iter().collect::<Vec<_>>(), [("0000:01:00.0".to_owned(), 11)]);
+        let host = tree.places().host_for(&domain);
+        assert_eq!(host.iommu_groups.into_iter().collect::<Vec<_>>(), [("0000:01:00.0".to_owned(), 11)]);
+        assert_eq!(host.bars.into_iter().collect::<Vec<_>>(), [("0000:01:00.0".to_owned(), 4096)]);
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub(super) fn all(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
             extended_destinations(guest, plan),
             migration_blocked(guest),
             dma_entry_limit(guest),
+            device_bars(guest, plan),
             hotplug_memlock(guest, plan),
             memlock_race(plan),
         ];
@@ -297,6 +298,26 @@ fn iommufd_per_user(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
          for this guest: {remedy}, or give every such guest a <memtune><hard_limit> of the sum"
     );
     Some(Note::warning(Code::IommufdPerUser, message))
+}
+
+/// Linux does not charge the BARs of a device, which each address space maps, but kernels of NVIDIA's do. What fits into the
+/// 1 GiB for device memory needs no word.
+fn device_bars(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    const INCLUDED: u64 = 1 << 30;
+    let spaces = plan.memlock.address_spaces.len() as u64;
+    let bars = guest.host.bars.values().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
+    let counted = bars.saturating_mul(spaces);
+    let Some(Limit::Bytes(required)) = plan.memlock.required_bytes else { return None };
+    (counted > INCLUDED && guest.domain.memory.hard_limit.is_none()).then(|| {
+        let limit = required.saturating_sub(INCLUDED).saturating_add(counted);
+        let message = format!(
+            "the passed-through devices have {} of memory BARs: where the host's kernel counts them (NVIDIA's kernels), QEMU reports \
+             'Cannot allocate memory' unless <memtune><hard_limit> is {} or more",
+            bytes(bars),
+            bytes(limit),
+        );
+        Note::info(Code::DeviceBars, message)
+    })
 }
 
 /// libvirt raises the limit at a hot-plug only where it knows the vIOMMU and counts it.

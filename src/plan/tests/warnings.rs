@@ -160,6 +160,26 @@ fn vfio_behind_a_viommu_cannot_migrate() {
     says_nothing(&q35().vfio(1).qemu("10.2.9"), code);
 }
 
+// Two devices with 16 GiB of BARs in all, each in its address space: 2 × 16 GiB in place of the 1 GiB that the limit includes.
+#[test]
+fn large_bars_are_told_with_the_limit_that_they_need() {
+    let with = |first: u64, second: u64| {
+        let mut case = q35().vfio(1).vfio(2);
+        let names = ["0000:01:00.0", "0000:02:00.0"].map(str::to_owned);
+        case.host.bars = names.into_iter().zip([first, second]).collect();
+        case
+    };
+    let (_, message) = with(12 << 30, 4 << 30).asks("intel").note(Code::DeviceBars).unwrap();
+    let Some(crate::limit::Limit::Bytes(required)) = with(0, 0).asks("intel").plan().memlock.required_bytes else {
+        panic!()
+    };
+    let limit = crate::text::bytes(required + (31 << 30));
+    assert!(message.contains("16 GiB of memory BARs") && message.contains(&format!("is {limit} or more")), "{message}");
+    says_nothing(&with(256 << 20, 256 << 20).asks("intel"), Code::DeviceBars);
+    remarks(&with(512 << 20, 1 << 20).asks("intel"), Code::DeviceBars, "NVIDIA");
+    says_nothing(&with(12 << 30, 4 << 30), Code::DeviceBars);
+}
+
 #[test]
 fn mappings_are_limited() {
     remarks(&q35().vfio(1).asks("intel"), Code::DmaEntryLimit, "65535");
