@@ -4,9 +4,12 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
+use viommu::state::State;
+use viommu::sys::process::boot_clock;
+
 use super::program::{Ran, VIOMMU, feed, run};
 use super::{CONFIG, MIGRATE, NAME, OTHERS, PREPARE, RELEASE, START, STARTED, STOPPED, UUID, assert_event};
-use super::{guests, hook, sandbox};
+use super::{end, guests, hook, sandbox};
 
 const STORED: &str = "/etc/libvirt/qemu/dpdk-gateway.xml";
 
@@ -189,4 +192,36 @@ fn what_an_iommu_lacks_is_logged() {
     let ran = call(&incomplete);
     assert!(ran.status == 0 && ran.stdout.contains(log), "{ran:?}");
     assert!(!call(&guests.native).stdout.contains(log));
+}
+
+/// `started` tells a boot from a restore by the command lines that name the guest, and any process can have one.
+#[test]
+fn a_forged_command_line_prevents_a_record_and_changes_none() {
+    // The processes of other tests are in sight.
+    const OWN: &str = "8d6f2c4e-3b0a-4f7e-9a51-000000000001";
+    if !sandbox::inside("missing::a_forged_command_line_prevents_a_record_and_changes_none") {
+        return;
+    }
+    let auto = guests().wrapper.replace("model='virtio'", "model='auto'").replace(UUID, OWN);
+    let none = auto.replace("model='auto'", "model='none'");
+    let (booted, came_in) = (["-uuid", OWN, "-device", "intel-iommu"], ["-uuid", OWN, "-incoming", "defer"]);
+    // How many devices a restored guest gets, by the record.
+    let run = |xml: &str, processes: &[&[&str]]| {
+        assert_event("start", &hook(START, xml), None);
+        let processes: Vec<_> = processes.iter().map(|words| sandbox::stand_in(words)).collect();
+        assert_event("started", &hook(STARTED, xml), None);
+        processes.into_iter().for_each(end);
+        assert_event("saved", &hook(["release", "end", "saved"], xml), None);
+        assert_event("restored", &hook(START, &auto), None);
+        let state = fs::read_to_string(format!("/run/viommu/{OWN}.json")).unwrap();
+        let state = State::parse(&state, OWN.parse().unwrap(), boot_clock().as_secs()).unwrap();
+        state.incoming.map(|edits| edits.devices.len())
+    };
+    for (qemu, honest) in [(&booted, Some(1)), (&came_in, Some(0))] {
+        // A record without a vIOMMU, so that a boot differs from a restore.
+        assert_eq!(run(&none, &[&["-uuid", OWN]]), Some(0));
+        assert_eq!(run(&auto, &[qemu]), honest, "{qemu:?}");
+        assert_eq!(run(&none, &[&["-uuid", OWN]]), Some(0));
+        assert_eq!(run(&auto, &[&booted, &came_in]), None, "which one is QEMU is not known");
+    }
 }
