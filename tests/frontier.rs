@@ -65,7 +65,7 @@ fn refused_and_said(domain: &Path, model: &str, code: &str, words: &str) {
 fn amd_serves_no_vfio_device_natively() {
     let Some(domain) = domain("amd-vfio.xml") else { return };
     for model in ["auto", "amd"] {
-        refused_and_said(&domain, model, "amd-without-dma-remap", "dma-remap=on only, which libvirt does not write");
+        refused_and_said(&domain, model, "iommu-conflict", "dma-remap=on only, which libvirt does not write");
     }
 }
 

@@ -79,7 +79,7 @@ fn serves_vfio(guest: &Guest<'_>, dma_remap: bool) -> Result<(), Note> {
     } else {
         return fits_host(guest);
     };
-    Err(Note::error(Code::AmdWithoutDmaRemap, message))
+    Err(Note::error(Code::IommuConflict, message))
 }
 
 /// Its width is 48 bits and more, and no property of QEMU's makes it narrower.

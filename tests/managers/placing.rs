@@ -26,10 +26,14 @@ fn people_hear_which_models_and_why_not_the_others() {
     assert_eq!(lines[0], "guests on x86_64, /usr/bin/qemu-system-x86_64");
     assert_eq!((lines[1], lines[3]), ("  intel      yes", "  virtio     yes"));
     assert!(lines[2].starts_with("  smmuv3     no [model-arch-mismatch]: "), "{text}");
-    assert_eq!(lines[4], "  auto       yes: intel");
-    assert_eq!(lines[6], "guests on aarch64");
     assert!(
-        lines[8].starts_with(
+        lines[4].starts_with("  amd        no [model-unsupported-by-libvirt]: libvirt 11.3.0 does not know"),
+        "{text}"
+    );
+    assert_eq!(lines[5], "  auto       yes: intel");
+    assert_eq!(lines[7], "guests on aarch64");
+    assert!(
+        lines[9].starts_with(
             "  smmuv3     no [model-unsupported-by-qemu]: this host's libvirt knows no emulator for aarch64"
         ),
         "{text}"

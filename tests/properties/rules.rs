@@ -32,6 +32,8 @@ pub(crate) fn accepts(xml: &str, libvirt: Version, qemu: Version) -> Result<(), 
     let vcpus: u32 = child(root, "vcpu").and_then(|node| node.text()).unwrap().parse().unwrap();
     let tcg = attribute(Some(root), "type") == Some("qemu");
     let model = attribute(Some(iommu), "model").unwrap();
+    // libvirt 12.8: "more than 255 vCPUs require either IOAPIC in QEMU or an iommu device with EIM or XTSup mode enabled".
+    let ioapic_is_enough = ioapic == Some("qemu") && libvirt >= Version::new(12, 8);
     let rules = [
         (model != "intel" || q35, "intel needs q35"),
         (model != "smmuv3" || virt, "smmuv3 needs Arm's virt"),
@@ -43,7 +45,7 @@ pub(crate) fn accepts(xml: &str, libvirt: Version, qemu: Version) -> Result<(), 
         (!on("eim") || on("intremap"), "eim requires intremap"),
         (!on("eim") || !tcg || qemu >= Version::new(9, 0), "eim requires KVM"),
         (ioapic.is_none() || arch == "x86_64", "ioapic is for x86"),
-        (arch != "x86_64" || vcpus <= 255 || on("eim"), "more than 255 vCPUs require eim"),
+        (arch != "x86_64" || vcpus <= 255 || on("eim") || ioapic_is_enough, "more than 255 vCPUs require eim"),
     ];
     if let Some((_, rule)) = rules.iter().find(|(holds, _)| !holds) {
         return Err((*rule).to_owned());

@@ -46,7 +46,7 @@ fn the_wrapper_makes_it_translate() {
     assert_eq!(case.clone().host_aw_bits(48).refusal(), None);
     assert_eq!(new().wrapped().asks("amd").host_aw_bits(39).refusal(), None, "no device behind it needs the host");
     // libvirt writes the vIOMMU that is in the XML, and without dma-remap.
-    let message = case.device(IOMMU).refused(Code::AmdWithoutDmaRemap);
+    let message = case.device(IOMMU).refused(Code::IommuConflict);
     assert!(message.contains("remove the <iommu>"), "{message}");
 }
 

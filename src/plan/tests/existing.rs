@@ -127,7 +127,7 @@ fn interrupt_remapping_needs_the_split_irqchip() {
 
 #[test]
 fn amd_with_vfio_does_not_work() {
-    let code = Code::AmdWithoutDmaRemap;
+    let code = Code::IommuConflict;
     for case in [hidden("amd-iommu"), q35().device("<iommu model='amd'/>")] {
         let case = case.libvirt("12.9.0").qemu("10.1.0");
         does_not_work(&case.clone().vfio(1), "auto", code, "requires iommu notifier");
