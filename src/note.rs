@@ -189,6 +189,8 @@ codes! {
     AutoModel = "auto-model",
     /// The limit is raised in a race that is normally won.
     MemlockRace = "memlock-race",
+    /// In a pod of KubeVirt only virt-handler can set the limit that the guest needs.
+    MemlockInPod = "memlock-in-pod",
 
     // The host, in `viommu doctor`.
     /// libvirt's hook is not viommu, or cannot be executed.

@@ -11,7 +11,9 @@ use clap::Parser;
 use serde_json::Value;
 
 use super::rewritten;
-use crate::note::Note;
+use crate::limit::Limit;
+use crate::note::{Code, Level, Note};
+use crate::plan::Plan;
 use crate::request::{Keys, Source};
 use crate::sys::stderr;
 
@@ -48,7 +50,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
     };
     let domain = arguments.domain.as_bytes();
     let mut out = io::stdout().lock();
-    let printed = match keys.and_then(|keys| rewritten(domain, &keys)) {
+    let printed = match keys.and_then(|keys| rewritten(domain, &keys, memlock)) {
         Ok(Some(text)) => out.write_all(text.as_bytes()),
         Ok(None) => out.write_all(domain),
         Err(refusal) => {
@@ -74,6 +76,33 @@ fn annotations(vmi: &[u8]) -> serde_json::Result<Result<Keys, Note>> {
     // Kubernetes has string annotations only.
     let own = own.map(|(name, value)| (name.as_str(), value.as_str().unwrap_or("not a string")));
     Ok(Keys::read(Source::Kubevirt, own))
+}
+
+/// Says which limit the guest needs if virt-handler may set a lower one. Up to KubeVirt 1.8 it sets guest memory and an
+/// overhead, of which 1 GiB is for VFIO (pkg/virt-handler/isolation, `AdjustQemuProcessMemoryLimits`).
+fn memlock(plan: &Plan) -> Option<Note> {
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    let memory = plan.domain.memory_bytes;
+    let needed = match plan.memlock.required_bytes.filter(|_| plan.memlock.managed)? {
+        Limit::Unlimited => {
+            let message = "<locked/> needs an unlimited locked-memory limit, which KubeVirt 1.9 and older do not set: libvirt in the pod \
+                           fails with \"cannot limit locked memory of process\"; with these versions remove viommu.libvirt/locked-memory";
+            return Some(Note::warning(Code::MemlockInPod, message));
+        }
+        Limit::Bytes(needed) => needed,
+    };
+    let missing = needed.checked_sub(memory.saturating_add(GIB)).filter(|missing| *missing > 0)?;
+    let too_low = if plan.memlock.raise { ", more than libvirt sets" } else { "" };
+    let message = format!(
+        "QEMU needs {needed} bytes of locked memory{too_low}, and in a pod only virt-handler can set the limit: KubeVirt 1.8 needs \
+         memory.reservedOverhead.addedOverhead: {}Mi, and 1.7 and older additionalGuestMemoryOverheadRatio: \"{}\"; late releases of 1.8, \
+         and 1.9, count guest memory once for each VFIO device; later ones set no limit for VFIO guests",
+        missing.div_ceil(MIB),
+        needed.saturating_sub(memory).div_ceil(GIB),
+    );
+    let level = if plan.memlock.raise { Level::Warning } else { Level::Info };
+    Some(Note { level, ..Note::warning(Code::MemlockInPod, message) })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::domain::Domain;
 use crate::host::probe::Places;
 use crate::host::{self, Host};
 use crate::note::{Code, Level, Note};
-use crate::plan;
+use crate::plan::{self, Plan};
 use crate::request::{Keys, Request};
 use crate::rewrite::rewrite;
 use crate::sys::{fs, stderr};
@@ -22,17 +22,19 @@ use crate::sys::{fs, stderr};
 /// root, and the libvirt of a virt-launcher is in another container.
 pub const RECORDED_HOST: &str = "/etc/viommu-host.json";
 
-/// The rewritten domain XML for a machine with this request of its manager; `None` where nothing changes.
+/// The rewritten domain XML for a machine with this request of its manager; `None` where nothing changes. `remark` is what the
+/// manager's log must have about the plan.
 ///
 /// # Errors
 /// Why the machine must not start.
-fn rewritten(xml: &[u8], keys: &Keys) -> Result<Option<String>, Note> {
+fn rewritten(xml: &[u8], keys: &Keys, remark: impl Fn(&Plan) -> Option<Note>) -> Result<Option<String>, Note> {
     let mut log = Vec::new();
     let decided = decide::decide(xml, keys, host::config::load(), facts, &mut log);
     let outcome = match decided {
         Ok(decided) => {
             let noteworthy = |note: &&Note| note.level == Level::Warning || note.code == Code::HostFactAssumed;
             log.extend(plan::kept(&decided.plan).notes.iter().filter(noteworthy).cloned());
+            log.extend(decided.plan.as_ref().ok().and_then(remark));
             decided.plan.map_err(|refusal| refusal.note).and_then(|plan| rewrite(&decided.document, &plan))
         }
         Err(Undecided { note, asks: true }) => Err(note),

@@ -61,7 +61,7 @@ fn edit(file: &Path, keys: Result<Keys, Note>) -> u8 {
             return FAILED;
         }
     };
-    match keys.and_then(|keys| rewritten(&domain, &keys)) {
+    match keys.and_then(|keys| rewritten(&domain, &keys, |_| None)) {
         Ok(None) => DONE,
         Ok(Some(text)) => match fs::replace_kept(file, &text) {
             Ok(()) => DONE,

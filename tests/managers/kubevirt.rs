@@ -49,6 +49,34 @@ fn the_annotations_are_the_request() {
         DOMAIN.replace("\t<os>", "\t<memoryBacking>\n\t\t<hugepages></hugepages>\n\t</memoryBacking>\n\t<os>");
     let ran = on_define_domain(&asking(lock), &bounded);
     assert!(ran.stdout.contains("<locked/>") && is_kept(&bounded, &ran.stdout), "{ran:?}");
+    assert!(ran.stderr.contains("warning[memlock-in-pod]: <locked/> needs an unlimited"), "{ran:?}");
+}
+
+/// Two GPUs behind a vIOMMU need guest memory twice and 1 GiB. KubeVirt 1.8 sets it once and 1 GiB; its overhead, which
+/// the ratio multiplies, is at least the 1 GiB for VFIO.
+#[test]
+fn the_log_has_the_settings_for_the_limit() {
+    if !sandbox::inside("kubevirt::the_log_has_the_settings_for_the_limit") {
+        return;
+    }
+    fs::write(RECORDED_HOST, LAUNCHER).unwrap();
+    let intel = asking(r#""viommu.libvirt/model": "intel""#);
+    let gib = |number: u64| number << 30;
+    let memory = gib(8);
+    let ran = on_define_domain(&intel, DOMAIN);
+    let says = format!("info[memlock-in-pod]: QEMU needs {} bytes of locked memory, and in a pod", 2 * memory + gib(1));
+    assert!(ran.stderr.contains(&says), "{ran:?}");
+    assert!(ran.stderr.contains("addedOverhead: 8192Mi, ") && ran.stderr.contains(r#"Ratio: "9";"#), "{ran:?}");
+    let hotplug = DOMAIN.replacen("\t<os>", "\t<maxMemory slots=\"4\" unit=\"GiB\">32</maxMemory>\n\t<os>", 1);
+    let ran = on_define_domain(&intel, &hotplug);
+    let says = format!(
+        "warning[memlock-in-pod]: QEMU needs {} bytes of locked memory, more than libvirt sets, and",
+        2 * gib(32) + gib(1)
+    );
+    assert!(ran.stderr.contains(&says) && ran.stderr.contains("addedOverhead: 57344Mi, "), "{ran:?}");
+    let one = DOMAIN.split_once("<hostdev").zip(DOMAIN.rsplit_once("<hostdev")).unwrap();
+    let ran = on_define_domain(&intel, &format!("{}<hostdev{}", one.0.0, one.1.1));
+    assert!(ran.status == 0 && !ran.stderr.contains("memlock-in-pod"), "{ran:?}");
 }
 
 #[test]
