@@ -195,6 +195,8 @@ codes! {
     // The host, in `viommu doctor`.
     /// libvirt's hook is not viommu, or cannot be executed.
     HookUnusable = "hook-unusable",
+    /// The hook, or a file that it needs, belongs to the image of a container.
+    HookInImage = "hook-in-image",
     /// The daemon has not been reloaded since the hook was installed.
     HookNotLoaded = "hook-not-loaded",
     /// libvirt has not probed the QEMU behind the wrapper since it was installed.

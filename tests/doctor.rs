@@ -23,7 +23,8 @@ mod program;
 #[path = "support/sandbox.rs"]
 mod sandbox;
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 use host::Host;
 use program::feed;
@@ -151,4 +152,59 @@ fn an_image_is_examined_as_far_as_it_goes() {
     assert_eq!(status, i32::from(codes.contains(&"vfio-missing")), "{report:#}");
     let nowhere = feed(Command::new(program::VIOMMU).args(["doctor", "--root", "/no/such/directory"]), b"");
     assert!(nowhere.status == 2 && nowhere.stderr.contains("/no/such/directory"), "{nowhere:?}");
+}
+
+/// As in a container of kolla: libvirt's directories are in the image, the records are mounted from the host.
+#[test]
+fn a_hook_that_is_lost_with_its_container() {
+    const IMAGE: &str = "set -e; root=$0; layer=$(mktemp -d); mount -t tmpfs tmpfs $layer
+        for part in etc usr; do
+            mkdir -p $layer/$part/upper $layer/$part/work
+            mount -t overlay overlay -o lowerdir=$root/$part,upperdir=$layer/$part/upper,workdir=$layer/$part/work $root/$part
+        done
+        exec \"$@\"";
+    let host = Host::healthy("image");
+    host.directory("var/lib/viommu");
+    let doctor = || {
+        let doctor = host.command();
+        let root = doctor.get_args().last().unwrap().to_owned();
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", IMAGE]).arg(root).arg(doctor.get_program()).args(doctor.get_args());
+        feed(&mut command, b"")
+    };
+    let ran = doctor();
+    assert!(ran.status == 0 && !ran.stdout.contains("container"), "an image that is mounted is none: {ran:?}");
+    host.file("run/.containerenv", "");
+    let ran = doctor();
+    let line = "a recreated container loses /etc/libvirt/hooks, /usr/bin/viommu: build an image";
+    let words = ran.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(ran.status == 0 && words.contains(line) && words.contains("[hook-in-image]"), "{ran:?}");
+    let ran = host.examine(&[]);
+    assert!(ran.stdout.contains("the hook and its files outlive this container"), "{ran:?}");
+}
+
+/// As on a host of kolla: /run is shared, and the daemon has a root directory of its own.
+#[test]
+fn a_daemon_in_another_container() {
+    const DAEMON: &str = "import fcntl, os, sys
+file = open('/run/libvirtd.pid', 'w')
+file.write(f'{os.getpid()}\\n'); file.flush()
+fcntl.lockf(file, fcntl.LOCK_EX)
+if sys.argv[1:]: os.chroot(sys.argv[1])
+print('ready', flush=True); sys.stdin.read()";
+    if !sandbox::inside("a_daemon_in_another_container") {
+        return;
+    }
+    for (root, contained) in [(None, false), (Some("/run"), true)] {
+        let mut python = Command::new("python3");
+        python.args(["-c", DAEMON]).args(root).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut daemon = python.spawn().unwrap();
+        let mut ready = String::new();
+        BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let ran = feed(Command::new(program::VIOMMU).arg("doctor"), b"");
+        drop(daemon.stdin.take());
+        daemon.wait().unwrap();
+        let said = ran.stdout.contains("runs in a container, or in a chroot");
+        assert!(ready == "ready\n" && said == contained && ran.stdout.contains("libvirtd"), "{root:?}: {ran:?}");
+    }
 }

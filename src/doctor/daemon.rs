@@ -27,7 +27,7 @@ const INEXACT: u64 = 2;
 #[derive(Debug)]
 pub(super) struct Daemon {
     pub(super) name: &'static str,
-    pid: i32,
+    pub(super) pid: i32,
     /// The host route is in its PATH.
     pub(super) route: bool,
     /// When it was started, seconds since the epoch.

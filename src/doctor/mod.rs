@@ -7,6 +7,7 @@
 //! and a fact that cannot be read is `unknown`.
 
 mod confinement;
+mod container;
 mod daemon;
 mod guests;
 mod host;
@@ -146,6 +147,7 @@ pub fn examine(image: bool) -> Vec<Check> {
     let known = Known::read(image);
     let mut checks = vec![configuration(&known)];
     checks.extend(install::hook(&known));
+    checks.extend(container::checks(&known, image));
     checks.extend(daemon::loaded(&known));
     checks.extend(host::versions(&known));
     checks.push(install::wrapper(&known));

@@ -60,6 +60,14 @@ fn text_of(file: File, limit: usize) -> Option<String> {
     }
 }
 
+/// Whether a path is in the layers of a container, or of an image that is started (an overlay file system).
+#[must_use]
+pub fn is_in_overlay(path: &Path) -> bool {
+    /// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+    const OVERLAY: u64 = 0x794c_7630;
+    rustix::fs::statfs(path).is_ok_and(|found| u64::try_from(found.f_type) == Ok(OVERLAY))
+}
+
 /// The names in a directory, sorted; none where it cannot be read. Names that are not UTF-8 are left out.
 #[must_use]
 pub fn names(directory: &Path) -> Vec<String> {
