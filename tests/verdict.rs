@@ -44,7 +44,7 @@ struct Base {
 const VCPUS: [u32; 3] = [4, 288, 300];
 
 /// The models that can be written into a domain.
-const MODELS: [&str; 3] = ["intel", "virtio", "smmuv3"];
+const MODELS: [&str; 4] = ["intel", "virtio", "smmuv3", "amd"];
 
 fn base_domains() -> Vec<Base> {
     let mut all = Vec::new();
@@ -133,7 +133,7 @@ struct Fact {
     qemu: &'static str,
 }
 
-const FACTS: [Fact; 3] = [
+const FACTS: [Fact; 4] = [
     Fact {
         code: "smmuv3-with-vfio",
         model: "smmuv3",
@@ -147,11 +147,19 @@ const FACTS: [Fact; 3] = [
         applies: |base, suite| base.vcpus > 255 && matches!(suite, Suite::Bullseye | Suite::Bookworm),
         qemu: "eim=on requires accel=kvm,kernel-irqchip=split",
     },
-    // libvirt 12 checks the models that have the attribute only.
+    Fact {
+        code: "iommu-conflict",
+        model: "amd",
+        applies: |base, suite| base.vfio > 0 && matches!(suite, Suite::Sid | Suite::Backports),
+        qemu: "requires dma-remap=1",
+    },
+    // libvirt 12.8 takes the I/O APIC instead, which reaches them with KVM.
     Fact {
         code: "vcpus-need-eim",
         model: "virtio",
-        applies: |base, suite| base.machine == Machine::Q35 && base.vcpus > 255 && suite == Suite::Sid,
+        applies: |base, suite| {
+            base.machine == Machine::Q35 && base.vcpus > 255 && matches!(suite, Suite::Sid | Suite::Backports)
+        },
         qemu: "no message; without interrupt remapping no device can interrupt a vCPU with an APIC id above 255",
     },
 ];
@@ -186,6 +194,9 @@ fn rewrite(xml: &str, model: &str, suite: Suite) -> Result<String, String> {
 /// What libvirt is known to say about a model in a domain, in the order of its checks (qemuValidateDomainDef and
 /// qemuValidateDomainDeviceDefIOMMU); nothing if it takes it. The model may be `none`.
 fn known_refusal(base: Base, model: &str, suite: Suite) -> Option<String> {
+    if model == "amd" {
+        return Some("XML error: Invalid value for attribute 'model' in element 'iommu': 'amd'.".to_owned());
+    }
     let message = match (base.machine, model) {
         (Machine::Q35, _) if base.vcpus > 288 && suite == Suite::Bookworm => {
             "Maximum CPUs greater than specified machine type limit 288"
@@ -207,7 +218,7 @@ fn known_refusal(base: Base, model: &str, suite: Suite) -> Option<String> {
 }
 
 /// What libvirt says about a base domain, as it is and with each of [`MODELS`].
-type Says = [Result<(), String>; 4];
+type Says = [Result<(), String>; 5];
 
 /// What libvirt says about each base domain.
 fn oracle(lab: &Libvirt) -> Vec<Says> {
@@ -215,7 +226,7 @@ fn oracle(lab: &Libvirt) -> Vec<Says> {
         .into_iter()
         .flat_map(|base| std::iter::once(base_domain(base)).chain(MODELS.map(|model| with_iommu(base, model))))
         .collect();
-    lab.define_many(&domains).chunks(4).map(|says| says.to_vec().try_into().unwrap()).collect()
+    lab.define_many(&domains).chunks(5).map(|says| says.to_vec().try_into().unwrap()).collect()
 }
 
 #[test]
@@ -335,13 +346,14 @@ const INTRODUCTION_OTHERS: &str = "\
 # What viommu decides, against the oldest and the newest libvirt
 
 Written by `VIOMMU_REGENERATE=1 cargo test --test verdict -- --ignored`, as root: a real libvirt 7.0.0 with QEMU 5.2 (Debian
-11) and a real 12.8.0 with QEMU 11.1 (Debian unstable), both without KVM. The columns are those of [verdict](verdict.md).
+11), 12.8.0 with QEMU 11.1.3 (Debian unstable) and 12.9.0 with QEMU 11.1.3 (Debian 13's backports), all without KVM. The
+columns are those of [verdict](verdict.md).
 
 ";
 
 #[test]
 fn rewritten_domains_are_accepted_and_refusals_are_justified() {
-    let Some(table) = table(INTRODUCTION, Suite::ALL) else { return };
+    let Some(table) = table(INTRODUCTION, &Suite::ALL) else { return };
     fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("verdict.md"), &table).unwrap();
     compare(&table, "docs/proof/verdict.md");
 }
@@ -350,19 +362,19 @@ fn rewritten_domains_are_accepted_and_refusals_are_justified() {
 #[test]
 #[ignore = "Debian unstable moves: cargo test --test verdict -- --ignored"]
 fn the_oldest_and_the_newest_libvirt() {
-    let Some(table) = table(INTRODUCTION_OTHERS, Suite::OTHERS) else { return };
+    let Some(table) = table(INTRODUCTION_OTHERS, &Suite::OTHERS) else { return };
     compare(&table, "docs/proof/verdict-oldest-newest.md");
 }
 
-/// The table of all combinations for two suites; panics where anything in it is wrong.
-fn table(introduction: &str, suites: [Suite; 2]) -> Option<String> {
-    let models = ["auto", "intel", "virtio", "smmuv3", "none"];
+/// The table of all combinations for these suites; panics where anything in it is wrong.
+fn table(introduction: &str, suites: &[Suite]) -> Option<String> {
+    let models = ["auto", "intel", "virtio", "smmuv3", "amd", "none"];
     let rows: Vec<(Base, &str)> =
         base_domains().into_iter().flat_map(|base| models.map(|model| (base, model))).collect();
     let mut notes = Footnotes::default();
     let mut wrong = Vec::new();
     let mut columns = Vec::new();
-    for suite in suites {
+    for &suite in suites {
         let lab = shared(suite)?;
         let ours: Vec<_> = rows.iter().map(|(base, model)| rewrite(&base_domain(*base), model, suite)).collect();
         let says = oracle(&lab);
@@ -379,22 +391,19 @@ fn table(introduction: &str, suites: [Suite; 2]) -> Option<String> {
     }
 
     let mut table = introduction.to_owned();
-    let [first, second] = suites.map(Suite::libvirt);
-    writeln!(
-        table,
-        "| machine | VFIO devices | vCPUs | ACPI | model | viommu, {first} | libvirt {first} | viommu, {second} | libvirt {second} |"
-    )
-    .unwrap();
-    writeln!(table, "{}|", "|---".repeat(9)).unwrap();
+    let versions = suites.iter().map(|suite| format!(" viommu, {0} | libvirt {0} |", suite.libvirt()));
+    writeln!(table, "| machine | VFIO devices | vCPUs | ACPI | model |{}", versions.collect::<String>()).unwrap();
+    writeln!(table, "{}|", "|---".repeat(5 + 2 * suites.len())).unwrap();
     for (index, (base, model)) in rows.iter().enumerate() {
-        writeln!(table, "| {base} | {model} | {} | {} |", columns[0][index], columns[1][index]).unwrap();
+        let cells = columns.iter().map(|column| format!(" {} |", column[index]));
+        writeln!(table, "| {base} | {model} |{}", cells.collect::<String>()).unwrap();
     }
     table += "\n";
     for (index, note) in notes.0.iter().enumerate() {
         writeln!(table, "[{}] {note}  ", index + 1).unwrap();
     }
     print!("{table}");
-    assert!(wrong.is_empty(), "{} of {} are wrong:\n{}", wrong.len(), 2 * rows.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} of {} are wrong:\n{}", wrong.len(), suites.len() * rows.len(), wrong.join("\n"));
     Some(table)
 }
 

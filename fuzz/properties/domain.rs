@@ -24,7 +24,7 @@ pub(crate) fn check(data: &[u8]) {
                 data.iter().fold(0_usize, |sum, byte| (sum.wrapping_mul(31) % 1009).wrapping_add(usize::from(*byte)));
             let [oldest, newest] = hosts();
             let host = if choice % 2 == 0 { oldest.1 } else { newest.1 };
-            let models = [None, Some("auto"), Some("intel"), Some("virtio"), Some("smmuv3")];
+            let models = [None, Some("auto"), Some("intel"), Some("virtio"), Some("smmuv3"), Some("amd")];
             let model = models.into_iter().nth(choice / 2 % 5).flatten();
             let locked_memory = (choice / 10 % 4 == 0).then_some(true);
             let keys = Keys { model: model.map(str::to_owned), locked_memory, ..Keys::of(Source::Cli) };

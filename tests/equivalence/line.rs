@@ -34,7 +34,9 @@ impl Line {
                 ("-device", Some(text)) => {
                     let properties = properties(&text);
                     let driver = properties["driver"].clone();
-                    if driver == "intel-iommu" || driver.starts_with("virtio-iommu") {
+                    if ["intel-iommu", "amd-iommu", "AMDVI-PCI"].contains(&&*driver)
+                        || driver.starts_with("virtio-iommu")
+                    {
                         line.viommus.push(Viommu { devices_before: devices, properties });
                     } else {
                         if driver.starts_with("vfio-pci") {
@@ -123,13 +125,20 @@ pub(crate) fn compare(native: &Line, wrapped: &Line) -> Result<(), String> {
     }
     let mut both = [&native.viommus, &wrapped.viommus]
         .map(|viommus| viommus.iter().map(|viommu| viommu.properties.clone()).collect::<Vec<_>>());
-    if both.iter().any(|viommus| viommus.len() > 1) {
+    // That of AMD is two devices, of which the wrapper writes what libvirt cannot: dma-remap.
+    for amd in both[1].iter_mut().filter(|viommu| viommu["driver"] == "amd-iommu") {
+        if amd.remove("dma-remap").as_deref() != Some("on") {
+            return Err(format!("nothing is translated: {amd:?}"));
+        }
+    }
+    if both.iter().any(|viommus| viommus.len() > 1 && viommus[0]["driver"] != "AMDVI-PCI") {
         return Err(format!("two vIOMMUs: {both:#?}"));
     }
     for (line, viommus) in [native, wrapped].into_iter().zip(&mut both) {
         for viommu in viommus {
             viommu.remove("id");
-            if viommu["driver"].starts_with("virtio-iommu") {
+            viommu.remove("pci-id");
+            if viommu.contains_key("bus") {
                 // libvirt takes the first free slot, the wrapper the last, out of the way of what QEMU adds by itself.
                 let slot = root_slot(viommu).ok_or_else(|| format!("no slot on the root bus: {viommu:?}"))?;
                 if line.slots.contains(&slot) {

@@ -41,13 +41,15 @@ pub(crate) enum Suite {
     Trixie,
     /// Debian unstable.
     Sid,
+    /// Debian 13 with libvirt and QEMU of its backports.
+    Backports,
 }
 
 impl Suite {
     /// Those that every run of the tests asks.
     pub(crate) const ALL: [Suite; 2] = [Suite::Bookworm, Suite::Trixie];
     /// The oldest and the newest, which are asked by a command of their own.
-    pub(crate) const OTHERS: [Suite; 2] = [Suite::Bullseye, Suite::Sid];
+    pub(crate) const OTHERS: [Suite; 3] = [Suite::Bullseye, Suite::Sid, Suite::Backports];
 
     /// The name that Debian gives it.
     pub(crate) fn name(self) -> &'static str {
@@ -56,6 +58,7 @@ impl Suite {
             Suite::Bookworm => "bookworm",
             Suite::Trixie => "trixie",
             Suite::Sid => "sid",
+            Suite::Backports => "backports",
         }
     }
 
@@ -66,6 +69,7 @@ impl Suite {
             Suite::Bookworm => "9.0.0",
             Suite::Trixie => "11.3.0",
             Suite::Sid => "12.8.0",
+            Suite::Backports => "12.9.0",
         }
     }
 
@@ -75,7 +79,7 @@ impl Suite {
             Suite::Bullseye => "5.2",
             Suite::Bookworm => "7.2",
             Suite::Trixie => "10.0",
-            Suite::Sid => "11.1",
+            Suite::Sid | Suite::Backports => "11.1",
         }
     }
 }
@@ -115,7 +119,7 @@ pub(crate) struct Libvirt {
 /// `VIOMMU_REQUIRE_LAB=1` in the environment it panics instead.
 #[track_caller]
 pub(crate) fn shared(suite: Suite) -> Option<MutexGuard<'static, Libvirt>> {
-    static LABS: [OnceLock<Result<Mutex<Libvirt>, String>>; 4] = [const { OnceLock::new() }; 4];
+    static LABS: [OnceLock<Result<Mutex<Libvirt>, String>>; 5] = [const { OnceLock::new() }; 5];
     match LABS[suite as usize].get_or_init(|| Libvirt::start(suite).map(Mutex::new)) {
         // A test that panicked has taken its guests with it (see Guest), so the next one may go on.
         Ok(libvirt) => Some(libvirt.lock().unwrap_or_else(PoisonError::into_inner)),
