@@ -165,6 +165,11 @@ fn root_ports(devices: u32) -> String {
     (1..=devices).map(|index| controller(index, "pcie-root-port", 0, index) + &function(index, index, 0, 0)).collect()
 }
 
+/// The same by iommufd.
+fn by_iommufd(number: u32) -> String {
+    root_ports(number).replace("<source>", "<driver iommufd='yes'/><source>")
+}
+
 /// Two devices on a conventional bus with this index, whatever is above it.
 fn two_on(bus: u32) -> String {
     function(1, bus, 1, 0) + &function(2, bus, 2, 0)
@@ -248,6 +253,10 @@ fn guests() -> Vec<(&'static str, Guest)> {
         ("2 devices, no vIOMMU", guest(384, &root_ports(2))),
         ("2 devices, intel", guest(384, &root_ports(2)).with("intel")),
         ("2 devices, virtio", guest(384, &root_ports(2)).with("virtio")),
+        ("2 devices by iommufd, no vIOMMU", guest(384, &by_iommufd(2))),
+        ("2 devices by iommufd, intel", guest(384, &by_iommufd(2)).with("intel")),
+        ("4 devices by iommufd, intel", guest(384, &by_iommufd(4)).with("intel")),
+        ("4 devices by iommufd, intel by the wrapper", guest(384, &by_iommufd(4)).with("intel").behind_the_wrapper()),
         ("3 devices, intel", guest(384, &root_ports(3)).with("intel")),
         ("4 devices, intel", guest(384, &root_ports(4)).with("intel")),
         ("4 devices, intel by the wrapper", guest(384, &root_ports(4)).with("intel").behind_the_wrapper()),

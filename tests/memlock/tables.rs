@@ -23,6 +23,10 @@ pub(crate) const TABLES: [(&str, &str); 4] = [
         3 devices, 1.5 GiB, intel by the wrapper | 9.0.0 | 5905580032 | 2684354560 | libvirt 9.0: fails at the second device; raised, VmLck 4717824 kB
         AArch64: 2 devices, virtio | 11.3.0 | 1879048192 | 1879048192 | libvirt 9.0 and 11.3: VmLck 786432 kB
         AArch64: 4 devices, virtio by the wrapper | 11.3.0 | 2684354560 | 1476395008 | libvirt 9.0 and 11.3: fails at the fourth device; with 2684354560, VmLck 1572864 kB
+        2 devices by iommufd, no vIOMMU | 12.9.0 | 1476395008 | 1476395008 | libvirt 12.9: VmLck 393472 kB
+        2 devices by iommufd, intel | 12.9.0 | 1879048192 | 1879048192 | libvirt 12.9: VmLck 786944 kB
+        4 devices by iommufd, intel | 12.9.0 | 2684354560 | 2684354560 | libvirt 12.9: VmLck 1573888 kB
+        4 devices by iommufd, intel by the wrapper | 12.9.0 | 2684354560 | 1476395008 | libvirt 12.9: fails at the fourth device; raised, VmLck 1573888 kB
         2 devices behind one pcie-to-pci-bridge, intel | 9.0.0 | 1476395008 | 1879048192 | libvirt 9.0: VmLck of one memory; libvirt counts devices",
     ),
     (
