@@ -199,3 +199,16 @@ fn memory_encryption_locks_as_nova_says() {
         assert_eq!(request(&domain).unwrap().locked_memory, locked, "{model}");
     }
 }
+
+// Records of `auto` are compared by it, and those of older versions have neither key.
+#[test]
+fn only_what_differs_from_the_default_is_serialised() {
+    let keys = |request: &Request| {
+        let json = serde_json::to_value(request).unwrap();
+        (json.get("virtio").is_some(), json.get("purpose").is_some())
+    };
+    let default = Request::default();
+    assert_eq!(keys(&default), (false, false));
+    assert_eq!(keys(&Request { virtio: VirtioScope::On, ..default.clone() }), (true, false));
+    assert_eq!(keys(&Request { purpose: Purpose::Interrupts, ..default }), (false, true));
+}
