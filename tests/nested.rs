@@ -60,6 +60,8 @@ on_both_suites! { BOOKWORM TRIXIE:
     what_cannot_be_met_is_refused;
     linux_guest_uses_the_viommu;
     the_guard_comes_and_goes;
+    every_legitimate_start_gets_its_limit;
+    nobody_steals_a_limit;
 }
 
 on_both_suites! { CONFINED_BOOKWORM CONFINED_TRIXIE:
@@ -254,6 +256,34 @@ fn linux_guest_uses_the_viommu(suite: &Suite) {
     assert!(os.number("peak_kb") > 1023 * 1024, "two address spaces of 512 MiB: {}", os.line);
     assert!(os.number("vmlck_kb") < 64 * 1024, "the guest maps what it needs and no more: {}", os.line);
     results.of("os-end").assert_clean();
+}
+
+/// The same with more starts: `docs/proof/guard.md`.
+fn every_legitimate_start_gets_its_limit(suite: &Suite) {
+    let Some(results) = suite.run("starts", 150) else { return };
+    for kind in ["idle", "load", "many", "bare"] {
+        let starts = results.of(&format!("starts-{kind}"));
+        starts.assert_value("refused", "0");
+        starts.assert_value("failed", "0");
+        starts.assert_value("raised", starts.get("wanted"));
+        starts.assert_clean();
+    }
+}
+
+/// The same with more tries: `docs/proof/guard.md`.
+fn nobody_steals_a_limit(suite: &Suite) {
+    let Some(results) = suite.run("attack", 60) else { return };
+    for kind in ["lock", "genuine", "fifo", "link"] {
+        let attack = results.of(&format!("attack-{kind}"));
+        for key in ["stolen", "slow", "refused"] {
+            attack.assert_value(key, "0");
+        }
+        attack.assert_clean();
+    }
+    let name = results.of("attack-name");
+    name.assert_value("stolen", "0");
+    name.assert_value("raised", "1");
+    name.assert_clean();
 }
 
 /// Of `tests/hook`, which needs a host where limits can be raised.

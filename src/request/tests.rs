@@ -212,3 +212,13 @@ fn only_what_differs_from_the_default_is_serialised() {
     assert_eq!(keys(&Request { virtio: VirtioScope::On, ..default.clone() }), (true, false));
     assert_eq!(keys(&Request { purpose: Purpose::Interrupts, ..default }), (false, true));
 }
+
+// Nova detaches the functions of a flavor before it suspends a guest.
+#[test]
+fn functions_of_the_flavor_that_the_domain_lacks_will_come() {
+    let of =
+        |specs: &[(&str, &str)]| request(&domain(specs, &[])).map(|request| (request.hotplug, request.coming_vfio));
+    assert_eq!(of(&[]), Ok((false, 0)));
+    assert_eq!(of(&[("pci_passthrough:alias", "a:1,b:2")]), Ok((true, 3)));
+    assert_eq!(of(&[("pci_passthrough:alias", "a:1"), ("viommu:hotplug", "no")]), Ok((false, 1)));
+}

@@ -3,6 +3,7 @@
 #
 #   tests/lab/nested/all.sh SUITE [SCENARIO…]      default: all s… and w…, in the order of their numbers
 #
+#   SETTINGS='NAME=VALUE…'   for scenarios that read some, e.g. 'IDLE=100 LOAD=50'
 #   VIOMMU_BIN=FILE   the viommu binary (default: the one that cargo built last, unless there is a VIOMMU_DEB)
 #   also what boot.sh reads
 set -euo pipefail
@@ -22,6 +23,6 @@ trap '"$here/stop.sh" "$instance"' EXIT
 "$here/run.sh" "$instance" 'bash /lab/prepare.sh'
 for scenario; do
     begin=$SECONDS
-    LIMIT=${LIMIT:-900} "$here/run.sh" "$instance" "bash /lab/scenarios/$scenario.sh" || echo "$scenario: exit status $?"
+    LIMIT=${LIMIT:-900} "$here/run.sh" "$instance" "${SETTINGS:-} bash /lab/scenarios/$scenario.sh" || echo "$scenario: exit status $?"
     echo "-- $scenario: $((SECONDS - begin)) s"
 done

@@ -139,7 +139,9 @@ define_locked() { # NAME
         flavor+="<n:extraSpec name='hw:${spec%=*}'>${spec#*=}</n:extraSpec>"
     done
     flavor+="</n:extraSpecs></n:flavor></n:instance>"
-    domain_xml "$1" ram=64 emulator="$WRAPPER" | sed "s|<os>|<metadata>$flavor</metadata>&|" >"/tmp/$1.xml"
+    # QEMU locks its buffer of translated code, too, which is an eighth of the host's memory by default.
+    local buffer="<tcg><tb-cache unit='MiB'>16</tb-cache></tcg>"
+    domain_xml "$1" ram=64 emulator="$WRAPPER" | sed "s|<os>|<metadata>$flavor</metadata>&|; s|<features>|&$buffer|" >"/tmp/$1.xml"
     define_file "$1" "/tmp/$1.xml"
 }
 

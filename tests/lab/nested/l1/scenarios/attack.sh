@@ -1,8 +1,8 @@
 #!/bin/bash
 # A process of QEMU's user attacks the start of another guest: a pidfile of its own that it has locked, its own genuine one, a FIFO, a
-# symbolic link. TRIES of each (default 3).
+# symbolic link; and a guest whose name is another's and a blank. TRIES of each (default 1), of the kinds in KINDS.
 . "$(dirname "$0")/../lib.sh"
-tries=${TRIES:-3}
+tries=${TRIES:-1}
 directory=/run/libvirt/qemu
 # As libvirt 11.3 and newer have it.
 chown libvirt-qemu: $directory
@@ -20,11 +20,12 @@ thieves() { # VICTIM'S-PID
 }
 qemu_of() { pgrep -u libvirt-qemu -f "guest=$1," | head -n 1; }
 
-for kind in lock genuine fifo link; do
+on_pidfile() { # KIND
+    local kind=$1
     started=0 raised=0 refused=0 failed=0 stolen=0 slow=0
     for _ in $(seq "$tries"); do
-        [ $kind != genuine ] || virsh -q start bystander --paused
-        as_qemu perl /lab/attack.pl $kind $directory/victim.pid "$uuid" $directory/bystander.pid 2>>/tmp/attack.err &
+        [ "$kind" != genuine ] || virsh -q start bystander --paused
+        as_qemu perl /lab/attack.pl "$kind" $directory/victim.pid "$uuid" $directory/bystander.pid 2>>/tmp/attack.err &
         begin=$(now)
         said timeout 60 virsh -q start victim --paused
         awk -v spent="$(since "$begin")" 'BEGIN { exit spent < 30 }' && slow=$((slow + 1))
@@ -46,8 +47,31 @@ for kind in lock genuine fifo link; do
         pkill -KILL -u libvirt-qemu -f "while :; .* -uuid $uuid"
         pkill -KILL -f 'attack[.]pl'
         timeout 60 virsh -q destroy victim >/dev/null 2>&1 || kill -KILL "$pid" 2>/dev/null
-        [ $kind != genuine ] || virsh -q destroy bystander
+        [ "$kind" != genuine ] || virsh -q destroy bystander
         rm -f $directory/victim.pid*
     done
     echo "RESULT attack-$kind tries=$tries started=$started raised=$raised refused=$refused failed=$failed stolen=$stolen slow=$slow $(leftovers)"
+}
+
+# libvirt does not trim names: "twin" has a limit of its own, which the start of "twin " must not change.
+by_name() {
+    define twin ram=64
+    define_locked 'twin '
+    virsh -q start twin --paused
+    twin=$(qemu_of twin)
+    before=$(grep '^Max locked memory' "/proc/$twin/limits")
+    started=0 raised=0 stolen=0
+    for _ in $(seq "$tries"); do
+        said timeout 60 virsh -q start 'twin ' --paused && started=$((started + 1))
+        grep -qsE '^Max locked memory +unlimited' "/proc/$(qemu_of 'twin ')/limits" && raised=$((raised + 1))
+        timeout 20 viommu memlock 'twin ' --raise >/dev/null 2>&1
+        [ "$(grep '^Max locked memory' "/proc/$twin/limits")" = "$before" ] || stolen=$((stolen + 1))
+        virsh -q destroy 'twin '
+    done
+    virsh -q destroy twin
+    echo "RESULT attack-name tries=$tries started=$started raised=$raised stolen=$stolen $(leftovers)"
+}
+
+for kind in ${KINDS:-lock genuine fifo link name}; do
+    if [ "$kind" = name ]; then by_name; else on_pidfile "$kind"; fi
 done
