@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
+use toml::Spanned;
 
 use crate::domain::{Domain, Uuid};
 use crate::note::{Code, Note};
@@ -61,6 +61,9 @@ pub struct Rule {
     pub criteria: Vec<(Criterion, String)>,
     /// The request, with the keys of the domain metadata.
     pub keys: Keys,
+    /// The first invalid key or value: where it is in the file, in bytes, and what is wrong. No error of toml's, because that
+    /// would have the place of the first rule.
+    invalid: Option<(usize, String)>,
 }
 
 /// What a rule looks at in a domain.
@@ -92,8 +95,12 @@ enum Value {
 impl<'de> Deserialize<'de> for Rule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Rule, D::Error> {
         let mut rule = Rule { keys: Keys::of(Source::Config), ..Rule::default() };
-        for (key, value) in BTreeMap::<String, Value>::deserialize(deserializer)? {
-            rule.set(&key, value).map_err(D::Error::custom)?;
+        for (key, value) in BTreeMap::<String, Spanned<Value>>::deserialize(deserializer)? {
+            let place = value.span().start;
+            if let Err(what) = rule.set(&key, value.into_inner()) {
+                let earlier = rule.invalid.take().filter(|(other, _)| *other < place);
+                rule.invalid = earlier.or(Some((place, what)));
+            }
         }
         Ok(rule)
     }
@@ -106,6 +113,11 @@ impl Config {
     /// `config-invalid`, with the line, when the text is not TOML, has an unknown key or an invalid value.
     pub fn parse(text: &str) -> Result<Config, Note> {
         let config: Config = toml::from_str(text).map_err(|error| invalid(&one_line(&error.to_string())))?;
+        let flaws = config.domain.iter().chain([&config.default]).filter_map(|rule| rule.invalid.as_ref());
+        if let Some((place, what)) = flaws.min() {
+            let line = text.bytes().take(*place).filter(|byte| *byte == b'\n').count() + 1;
+            return Err(invalid(&format!("line {line}: {what}")));
+        }
         if !config.default.criteria.is_empty() {
             return Err(invalid("[default] is for every domain and takes no name, uuid or other criterion"));
         }
@@ -282,6 +294,11 @@ mod tests {
             ("[default]\nmodell = 'intel'", "unknown key 'modell'"),
             ("[default]\nhotplug = 'maybe'", "use yes or no"),
             ("[default]\naw-bits = 300", "line 2"),
+            ("# x\n\n[default]\nmodel = 'auto'\n[[domain]]\nname = 'a'\n\nmodel = 'Intel'", "line 8: unknown model"),
+            (
+                "[[domain]]\nname = 'a'\n[[domain]]\nname = 'b'\nzz = '\u{fc}'\nhot-plug = 'x'",
+                "line 5: unknown key 'zz'",
+            ),
             ("[default]\naw-bits = 40", "39 or 48"),
             ("[default]\nname = 'x'", "takes no name, uuid"),
             ("[[domain]]\nmodel = 'intel'", "needs a criterion: name, uuid, nova-flavor"),

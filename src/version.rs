@@ -14,6 +14,18 @@ pub const OLDEST_QEMU: Version = Version::new(5, 2);
 /// The newest tested QEMU; an unknown version counts as this one.
 pub const NEWEST_QEMU: Version = Version::new(11, 1);
 
+/// Why a version is not supported, as the end of a sentence about it, and what to do; none where it is supported.
+#[must_use]
+pub fn unsupported(version: Version, oldest: Version, newest: Version) -> Option<(String, &'static str)> {
+    if version < oldest {
+        Some((format!("is older than {oldest}, the oldest supported version"), "upgrade it"))
+    } else if (version.major, version.minor) > (newest.major, newest.minor) {
+        Some((format!("is newer than {newest}, the newest tested version"), "look for a newer viommu"))
+    } else {
+        None
+    }
+}
+
 /// A version as libvirt and QEMU count them: major, minor, micro.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]

@@ -309,7 +309,7 @@ fn the_configuration_example_has_every_key() {
     assert!(!allow_image_request && auto_order != AutoOrder::default(), "the example shows what is not the default");
     assert!(!emulators.is_empty());
     let said = |has: fn(&Rule) -> bool| has(&default) || domain.iter().any(has);
-    let Rule { criteria: _, keys } = &default;
+    let Rule { criteria: _, keys, .. } = &default;
     let Keys {
         source: _,
         model: _,

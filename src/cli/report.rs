@@ -7,7 +7,7 @@ use similar::{ChangeTag, TextDiff};
 
 use crate::domain::Domain;
 use crate::limit::Limit;
-use crate::note::{Level, Note};
+use crate::note::{Code, Level, Note};
 use crate::plan::{self, Memlock, Origin, Plan, Refusal, Route};
 use crate::request::Source;
 use crate::text::{bytes, printable, shell_name};
@@ -55,7 +55,7 @@ pub(super) fn plan(
         locked_memory(domain, &plan.memlock, paint, out)?;
     }
     notes(plan, paint, out)?;
-    next(plan, refused, paint, out)
+    next(plan, outcome.as_ref().err().map(|refusal| refusal.note.code), paint, out)
 }
 
 /// Writes what is going to be done; the difference follows.
@@ -255,9 +255,9 @@ pub(super) fn noted(note: &Note, paint: Paint, out: &mut impl Write) -> io::Resu
     paint.line(&format!("  {head} {}", printable(&note.message)), 6, out)
 }
 
-fn next(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    let step = if refused {
-        "fix the error below; nothing was changed".to_owned()
+fn next(plan: &Plan, refused: Option<Code>, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+    let step = if let Some(code) = refused {
+        format!("correct what error[{code}] says, which is on standard error; nothing was changed")
     } else if plan.flaw.is_some() {
         "correct the domain as the warning says".to_owned()
     } else if plan.changes.is_empty() {

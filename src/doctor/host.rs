@@ -4,10 +4,10 @@ use std::path::Path;
 
 use crate::note::Code;
 use crate::sys::fs;
-use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU, Version};
+use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU, Version, unsupported};
 
 use super::guests::Guest;
-use super::{Check, Known};
+use super::{Check, Known, State};
 
 /// The first kernel with KVM_CAP_SPLIT_IRQCHIP. A query to KVM itself is an ioctl, which needs unsafe code; every x86 kernel
 /// from this one on supports it, with any configuration and processor (`kvm_vm_ioctl_check_extension`).
@@ -38,14 +38,13 @@ pub(super) fn versions(known: &Known) -> Vec<Check> {
 }
 
 fn supported(name: &'static str, what: &str, version: Version, oldest: Version, newest: Version) -> Check {
-    if version < oldest {
-        let message = format!("{what} {version} is older than {oldest}, the oldest supported version");
-        Check::broken(name, Code::VersionUnsupported, message, "upgrade it")
-    } else if (version.major, version.minor) > (newest.major, newest.minor) {
-        let message = format!("{what} {version} is newer than {newest}, the newest tested version");
-        Check::warning(name, Code::VersionUnsupported, message, "look for a newer viommu")
-    } else {
-        Check::ok(name, format!("{what} {version}"))
+    let what = format!("{what} {version}");
+    match unsupported(version, oldest, newest) {
+        Some((why, remedy)) => {
+            let check = Check::warning(name, Code::VersionUnsupported, format!("{what} {why}"), remedy);
+            Check { state: if version < oldest { State::Broken } else { State::Warning }, ..check }
+        }
+        None => Check::ok(name, what),
     }
 }
 

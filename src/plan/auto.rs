@@ -66,7 +66,9 @@ pub(super) fn auto(guest: &Guest<'_>, machine: Machine) -> Choice {
         Machine::ArmVirt => on_arm(guest, &known),
     };
     let mut reasons: Vec<_> = reasons.into_iter().map(|why| format!("auto is {model}: {why}")).collect();
-    if model != Model::Virtio && !guest.virtio_fits(&known) && known.driver != Some(Driver::Absent) {
+    // Where something else speaks against virtio too, the driver would change nothing.
+    let only_the_driver = model != Model::Virtio && reasons.len() == 1 && !guest.virtio_fits(&known);
+    if only_the_driver && known.driver != Some(Driver::Absent) {
         let remedy = "with virtio-iommu-driver=yes in the request, auto takes the driver for built in";
         reasons.push(format!("if the guest's kernel or initramfs does have the driver: {remedy}"));
     }

@@ -6,7 +6,7 @@ use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::request::RequestedModel;
 use crate::text::bytes;
-use crate::version::Version;
+use crate::version::{self, NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU, Version};
 
 use super::amd::DMA_REMAP;
 use super::guest::Guest;
@@ -52,6 +52,7 @@ pub(super) fn all(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
 pub(super) fn of_any_guest(guest: &Guest<'_>, plan: &Plan) -> Vec<Note> {
     let notes = [
         assumed(guest),
+        unsupported_version(guest, plan),
         ignored_request(guest),
         pinned_exceeds_memory(guest, plan),
         hard_limit_too_low(guest, plan),
@@ -86,6 +87,21 @@ fn assumed(guest: &Guest<'_>) -> Option<Note> {
     };
     let assumed: Vec<_> = unknown.iter().map(assumed).collect();
     Some(Note::info(Code::HostFactAssumed, format!("unknown and therefore assumed: {}", assumed.join(", "))))
+}
+
+/// Versions for which the rules are not tested.
+fn unsupported_version(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    let qemu = guest.host.emulator_of(guest.domain).and_then(|emulator| emulator.version);
+    let versions =
+        [("libvirt", guest.host.libvirt, OLDEST_LIBVIRT, NEWEST_LIBVIRT), ("QEMU", qemu, OLDEST_QEMU, NEWEST_QEMU)];
+    let problems = versions.into_iter().filter_map(|(program, version, oldest, newest)| {
+        let version = version?;
+        let (why, remedy) = version::unsupported(version, oldest, newest)?;
+        Some(format!("{program} {version} {why}: {remedy}"))
+    });
+    let problems = problems.collect::<Vec<_>>().join("; ");
+    let concerned = guest.request.asks() || plan.iommu.is_some();
+    (concerned && !problems.is_empty()).then(|| Note::warning(Code::VersionUnsupported, problems))
 }
 
 /// A request with an error in its namespace or place has no effect, which the user does not expect.

@@ -446,10 +446,10 @@ fn versions_that_are_not_supported() {
     let unsupported = |state| (state, "version-unsupported");
     fault("old-libvirt", unsupported("broken"), "libvirt 6.9.0 is older", |host| host.versions(6_009_000, 10_000_002));
     fault("old-qemu", unsupported("broken"), "QEMU 5.1.0 is older", |host| host.versions(11_003_000, 5_001_000));
-    fault("new-libvirt", unsupported("warning"), "libvirt 12.9.0 is newer", |host| {
-        host.versions(12_009_000, 10_000_002);
+    fault("new-libvirt", unsupported("warning"), "libvirt 12.10.0 is newer", |host| {
+        host.versions(12_010_000, 10_000_002);
     });
-    fine("newest", |host| host.versions(12_008_001, 11_001_004));
+    fine("newest", |host| host.versions(12_009_000, 11_001_004));
 }
 
 /// libvirt's directory of running guests belongs to QEMU's user, who may put any file there.

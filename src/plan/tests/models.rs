@@ -196,6 +196,9 @@ fn auto_is_virtio_only_for_a_guest_that_has_the_driver() {
         "it is not known where http://archlinux.org/archlinux/rolling has",
     );
     auto_is_intel(&q35().driver_unsaid(), "nothing in the domain says which system the guest runs");
+    let hint = |case: &Case| case.plan().notes.iter().any(|note| note.message.contains("driver=yes in the request"));
+    assert!(hint(&q35().driver_unsaid().asks("auto")));
+    assert!(!hint(&q35().driver_unsaid().vcpus(300).asks("auto")), "the driver alone would change nothing");
     let mut denied = system("ubuntu.com/ubuntu/24.04");
     denied.request.virtio_iommu_driver = Some(false);
     auto_is_intel(&denied, "virtio-iommu-driver=no");

@@ -37,6 +37,19 @@ fn what_is_assumed_is_said() {
 }
 
 #[test]
+fn versions_that_are_not_supported_are_named() {
+    let code = Code::VersionUnsupported;
+    warns(
+        &q35().libvirt("6.9.0").asks("intel"),
+        code,
+        "libvirt 6.9.0 is older than 7.0.0, the oldest supported version: upgrade",
+    );
+    warns(&q35().qemu("99.0.0").asks("intel"), code, "QEMU 99.0.0 is newer than");
+    says_nothing(&q35().libvirt("6.9.0"), code);
+    says_nothing(&q35().asks("intel"), code);
+}
+
+#[test]
 fn large_pages_of_the_host_bind_the_guest() {
     let code = Code::HostPageSize;
     let on = |pages: u64, mut case: Case| {
