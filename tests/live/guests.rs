@@ -88,6 +88,7 @@ pub(crate) fn driver_of(model: &str) -> &'static str {
         "intel" => "intel-iommu",
         "virtio" => "virtio-iommu-pci",
         "smmuv3" => "arm-smmuv3",
+        "amd" => "amd-iommu",
         _ => panic!("{model} is no model"),
     }
 }
@@ -101,7 +102,7 @@ pub(crate) fn viommus(guest: &Guest<'_>) -> Vec<Viommu> {
     for (at, line) in lines.iter().enumerate() {
         let Some(device) = line.trim_start().strip_prefix("dev: ") else { continue };
         let driver = device.split(',').next().unwrap();
-        if !["intel-iommu", "virtio-iommu-pci", "arm-smmuv3"].contains(&driver) {
+        if !["intel-iommu", "virtio-iommu-pci", "arm-smmuv3", "amd-iommu"].contains(&driver) {
             continue;
         }
         let own = lines[at + 1..].iter().take_while(|next| indentation(next) > indentation(line));
