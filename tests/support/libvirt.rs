@@ -25,6 +25,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use viommu::version::{NEWEST_LIBVIRT, NEWEST_QEMU, Version};
+
 /// How long a script may take; the slowest one, a few thousand definitions, takes less than a minute.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a lab may take to start, with the Debian root still to be made.
@@ -81,6 +83,38 @@ impl Suite {
             Suite::Trixie => "10.0",
             Suite::Sid | Suite::Backports => "11.1",
         }
+    }
+}
+
+impl Suite {
+    /// Its root directory, where it has been made.
+    pub(crate) fn root(self) -> Option<PathBuf> {
+        let lab = std::env::var_os("VIOMMU_LAB").map_or_else(|| PathBuf::from("target/lab"), PathBuf::from);
+        Some(lab.join("roots").join(self.name())).filter(|root| root.join(".complete").exists())
+    }
+
+    /// The version of a package in its root.
+    pub(crate) fn version(self, package: &str) -> Option<String> {
+        let status = fs::read_to_string(self.root()?.join("var/lib/dpkg/status")).ok()?;
+        let stanza = status.split("\n\n").find(|stanza| stanza.starts_with(&format!("Package: {package}\n")))?;
+        let version = stanza.lines().find_map(|line| line.strip_prefix("Version: "))?;
+        let version = version.split_once(':').map_or(version, |(_epoch, version)| version);
+        Some(version.split(['-', '+', '~']).next()?.to_owned())
+    }
+
+    /// Panics where something differs from what is claimed for this suite. Where Debian has gone on to versions that are not
+    /// supported yet, it prints the differences.
+    #[track_caller]
+    pub(crate) fn judge(self, differences: &[String]) {
+        let newest = [("libvirt0", NEWEST_LIBVIRT), ("qemu-system-x86", NEWEST_QEMU)];
+        let supported = newest.into_iter().all(|(package, newest)| {
+            let version: Option<Version> = self.version(package).and_then(|version| version.parse().ok());
+            version.is_some_and(|version| (version.major, version.minor) <= (newest.major, newest.minor))
+        });
+        for difference in differences {
+            let _ = writeln!(io::stdout(), "DIFFERS on {}: {difference}", self.name());
+        }
+        assert!(!supported || differences.is_empty(), "{}:\n{}", self.name(), differences.join("\n"));
     }
 }
 
