@@ -10,7 +10,7 @@ mod page;
 use std::fmt::Write as _;
 use std::process::Command;
 
-/// Columns of the terminal; longer lines go on in the next one.
+/// Columns of the terminal.
 const COLUMNS: usize = 100;
 /// Hundred characters in units of the picture, for a monospaced font of 14.
 const CHARACTERS: usize = 843;
@@ -30,6 +30,7 @@ fn on_a_terminal(command: &str) -> Option<String> {
     // The pictures show a fresh machine; the one that runs the test may have a configuration.
     let command = command.replacen("viommu", env!("CARGO_BIN_EXE_viommu"), 1);
     let command = if command.contains(" plan ") { command + " --config /dev/null" } else { command };
+    let command = format!("stty rows 40 cols {COLUMNS}; {command}");
     let mut script = Command::new("script");
     script.args(["-qec", &command, "/dev/null"]).env_remove("NO_COLOR");
     let Ok(output) = script.output() else {
@@ -54,41 +55,30 @@ fn class(code: &str) -> &'static str {
     }
 }
 
-/// A line of the terminal as lines of the picture.
-fn lines(line: &str) -> Vec<Vec<Span>> {
-    let indent = 4 + line.len() - line.trim_start().len();
-    let mut lines = vec![Vec::new()];
-    let mut column = 0;
-    let mut colour = "";
+/// The colours of a line of the terminal.
+fn spans(line: &str) -> Vec<Span> {
+    let mut spans = Vec::new();
+    let mut width = 0;
     for (number, part) in line.split("\x1b[").enumerate() {
-        let text = if number == 0 {
-            part
+        let (class, text) = if number == 0 {
+            ("", part)
         } else {
             let (code, text) = part.split_once('m').unwrap();
-            colour = class(code);
-            text
+            (class(code), text)
         };
-        for word in text.split_inclusive(' ') {
-            let width = word.chars().count();
-            if column > indent && column + width > COLUMNS + usize::from(word.ends_with(' ')) {
-                lines.push(vec![Span { class: "", text: " ".repeat(indent) }]);
-                column = indent;
-            }
-            column += width;
-            let last = lines.last_mut().unwrap();
-            match last.last_mut() {
-                Some(span) if span.class == colour => span.text.push_str(word),
-                _ => last.push(Span { class: colour, text: word.to_owned() }),
-            }
+        width += text.chars().count();
+        if !text.is_empty() {
+            spans.push(Span { class, text: text.to_owned() });
         }
     }
-    lines
+    assert!(width <= COLUMNS, "{line}");
+    spans
 }
 
 fn picture(command: &str, output: &str) -> String {
     let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let mut text = vec![vec![Span { class: "p", text: "$ ".into() }, Span { class: "b", text: command.into() }]];
-    text.extend(output.trim_end().lines().flat_map(lines));
+    text.extend(output.trim_end().lines().map(spans));
     let width = COLUMNS * CHARACTERS / 100 + 2 * MARGIN;
     let height = TOP + text.len() * LINE + MARGIN / 2;
     let mut svg = format!(
