@@ -315,8 +315,13 @@ fn the_path_can_be_taken_out_of_a_stored_domain(suite: Suite) {
 
 fn rules_serve_a_nova_that_writes_no_extra_specs(suite: Suite) {
     let Some(lab) = host(suite) else { return };
-    route_on(&lab);
     let old = instance(&[]).replace("<nova:extraSpecs></nova:extraSpecs>", "").replace("34.0.0", "31.0.0");
+    {
+        let _config = lab.file("/etc/viommu.toml", "[[domain]]\nnova-flavor = 'nfv.*'\nmodel = 'virtio'\n");
+        let message = refused(&lab.guest(&old), "wrapper-missing");
+        assert!(message.contains("'viommu host-route on'") && !message.contains("viommu apply"), "{message}");
+    }
+    route_on(&lab);
     for (rule, asks) in
         [("nova-flavor = 'nfv.*'", true), ("nova-project = 'admin'", true), ("nova-flavor = 'm1.*'", false)]
     {

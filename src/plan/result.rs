@@ -10,7 +10,7 @@ use super::{Memlock, WRAPPER_PREFIX, route};
 use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::qemu;
-use crate::request::{Request, Source};
+use crate::request::Request;
 use crate::text;
 
 /// The decision about a domain.
@@ -90,6 +90,9 @@ pub struct Summary {
     pub memory_bytes: u64,
     /// Memory with everything that can be plugged, bytes.
     pub max_memory_bytes: u64,
+    /// Nova defined the domain: its users can change neither the XML nor `<emulator>`.
+    #[serde(skip)]
+    pub nova: bool,
 }
 
 impl Summary {
@@ -271,6 +274,7 @@ impl Plan {
                 vcpus: domain.vcpus.maximum,
                 memory_bytes: domain.memory.total,
                 max_memory_bytes: guest_memory(domain),
+                nova: domain.nova.is_some(),
             },
             request: guest.request.clone(),
             route: route(domain),
@@ -302,8 +306,7 @@ impl Plan {
             | Edit::RemoveIoapic
             | Edit::ForbidPageSharing => "",
         };
-        // Users of Nova can change neither the XML nor <emulator>.
-        let remedy = if matches!(self.request.source, Source::NovaFlavor | Source::NovaImage) {
+        let remedy = if self.domain.nova {
             "switch on the host route of this compute node ('viommu host-route on'), or keep the instance off it by a required trait"
                 .to_owned()
         } else {
