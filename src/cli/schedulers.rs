@@ -33,20 +33,34 @@ pub(super) fn placement(host: &Host, offers: &[Offer<'_>], out: &mut impl Write)
         writeln!(out, "#   {:<27}  {}", trait_of(*model), answer(outcome))?;
     }
     let given: Vec<_> = models.iter().filter(|(_, outcome)| outcome.is_ok()).map(|(model, _)| *model).collect();
+    // The attributes that Nova writes are those of this model, and QEMU has it for x86.
+    let stock = host.arch.as_deref() == Some("x86_64") && given.contains(&RequestedModel::Model(Model::Intel));
     writeln!(
         out,
         "#
+#   hw:viommu_model with a stock Nova:  {}
+#   viommu:model in a flavor:           {}
+#
 # Put this file into /etc/nova/provider_config/ and restart nova-compute. $COMPUTE_NODE may occur in one file only.
 meta:
   schema_version: '1.0'
 providers:
   - identification:
       uuid: $COMPUTE_NODE
-    traits:"
+    traits:",
+        if stock { "intel" } else { "none" },
+        match host.host_route {
+            Some(true) => "each of these models, because the host route is on",
+            Some(false) => "none, because the host route is off (viommu host-route on)",
+            None => "unknown: whether the host route is on can be read only by root on the running host",
+        }
     )?;
     let mut own: Vec<String> = given.iter().map(|model| trait_of(*model).replacen("COMPUTE", "CUSTOM", 1)).collect();
     if host.aw_bits.is_some_and(|bits| bits >= NOVA_AW_BITS) {
         own.push(format!("CUSTOM_VIOMMU_AW_BITS_{NOVA_AW_BITS}"));
+    }
+    if host.host_route == Some(true) {
+        own.push("CUSTOM_VIOMMU_HOST_ROUTE".to_owned());
     }
     if own.is_empty() {
         return writeln!(out, "      additional: []");

@@ -14,7 +14,7 @@ use crate::sys::pinned::Pinned;
 use crate::sys::{fs, process};
 
 use super::guests::Guest;
-use super::{Check, Known, install, route, text};
+use super::{Check, Known, install, text};
 
 /// Kernel numbers of the capabilities that raising a limit needs (linux/capability.h).
 const NEEDED: [(&str, u32); 2] = [("CAP_SYS_RESOURCE", 24), ("CAP_SYS_PTRACE", 19)];
@@ -55,7 +55,7 @@ impl Daemon {
             Some(Daemon {
                 name,
                 pid: pid.as_raw_nonzero().get(),
-                route: route::is_in(&of_process(pid, "environ")),
+                route: libvirt::has_host_route(pid),
                 started: process::started(pid),
                 reloaded: unit.and_then(|unit| state_changed(&unit)),
                 limit: Pinned::open(pid).and_then(|daemon| daemon.lock_limit()).ok().map(|limit| limit.hard),

@@ -18,12 +18,6 @@ fn drop_in(daemon: &str) -> String {
     format!("/etc/systemd/system/{daemon}.service.d/zz-viommu-host-route.conf")
 }
 
-/// Whether an environment, as the kernel shows it, has the directory of the route first in its PATH.
-pub(super) fn is_in(environment: &str) -> bool {
-    let path = environment.split('\0').find_map(|variable| variable.strip_prefix("PATH="));
-    path.and_then(|path| path.split(':').next()) == Some(install::HOST_ROUTE)
-}
-
 pub(super) fn route(known: &Known) -> Check {
     const NAME: &str = "host-route";
     let switched = |daemon: &str| fs::entry(Path::new(&drop_in(daemon))).is_some();

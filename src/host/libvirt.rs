@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rustix::process::Pid;
 
+use crate::plan::HOST_ROUTE;
 use crate::sys::fs;
 use crate::sys::pinned::{Layout, Pinned};
 use crate::sys::process;
@@ -31,6 +32,15 @@ pub fn locked_pid(pidfile: &Path) -> Option<Pid> {
     nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETLK(&mut lock)).ok()?;
     let held = i32::from(lock.l_type) != nix::libc::F_UNLCK && lock.l_pid == written;
     held.then(|| Pid::from_raw(written)).flatten()
+}
+
+/// Whether a process finds the links of the host route before every other program.
+#[must_use]
+pub fn has_host_route(pid: Pid) -> bool {
+    let environment =
+        fs::head(Path::new(&format!("/proc/{}/environ", pid.as_raw_nonzero())), 1 << 20).unwrap_or_default();
+    let path = environment.split('\0').find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
+    path.split(':').next().is_some_and(|first| first.rsplit('/').next() == Some(HOST_ROUTE))
 }
 
 /// The persistent definition of a domain, as libvirt stores it.

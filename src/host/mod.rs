@@ -49,6 +49,9 @@ pub struct Host {
     pub page_bytes: Option<u64>,
     /// `vfio_iommu_type1.allow_unsafe_interrupts`.
     pub allow_unsafe_interrupts: Option<bool>,
+    /// Whether the running daemon of libvirt finds the links of the host route first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_route: Option<bool>,
     /// What is unknown counts as the less favourable: an old libvirt for the limit, no virtio-iommu for `auto`. A guest starts
     /// now, and libvirt has the facts in its memory.
     #[serde(skip)]

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CACHE_HEAD, Host, bars, parse_capability_cache};
+use super::{CACHE_HEAD, Host, bars, libvirt, parse_capability_cache};
 use crate::domain::{Domain, VfioSource};
 use crate::sys::{fs, process};
 use crate::xml;
@@ -94,6 +94,8 @@ impl Places {
         for address in fs::names(&self.sysfs.join("bus/pci/devices")) {
             host.iommu_groups.extend(self.iommu_group(&address).map(|group| (address, group)));
         }
+        let pidfiles = ["/run/virtqemud.pid", "/run/libvirtd.pid"].map(Path::new);
+        host.host_route = pidfiles.into_iter().find_map(libvirt::locked_pid).map(libvirt::has_host_route);
         host
     }
 

@@ -92,6 +92,27 @@ fn nova_takes_the_provider_configuration() {
     }
 }
 
+/// What Nova's own keys get does not depend on the host route; what viommu's keys get does.
+#[test]
+fn placement_tells_the_keys_of_nova_from_those_of_viommu() {
+    let recorded = std::fs::read_to_string("tests/data/host.json").unwrap();
+    let on = |state: &str| {
+        let file = std::env::temp_dir().join(format!("viommu-placing-{state}-{}.json", std::process::id()));
+        std::fs::write(&file, recorded.replacen('{', &format!("{{\"host_route\": {state},"), 1)).unwrap();
+        let text = capabilities("placement", &["--host", file.to_str().unwrap()]);
+        std::fs::remove_file(file).unwrap();
+        assert!(text.contains("#   hw:viommu_model with a stock Nova:  intel\n"), "{text}");
+        text
+    };
+    let (off, on) = (on("false"), on("true"));
+    assert!(off.contains("#   viommu:model in a flavor:           none, because the host route is off"), "{off}");
+    assert!(on.contains("#   viommu:model in a flavor:           each of these models"), "{on}");
+    assert!(provider_traits(&on).contains(&"CUSTOM_VIOMMU_HOST_ROUTE"));
+    assert!(!provider_traits(&off).contains(&"CUSTOM_VIOMMU_HOST_ROUTE"));
+    let nothing = capabilities("placement", NOTHING);
+    assert!(nothing.contains("stock Nova:  none\n#   viommu:model in a flavor:           unknown: "), "{nothing}");
+}
+
 /// The rules of node-feature-discovery's source/local/local.go (a `name=value` a line, `#` comments, `# +` directives, 64 KiB)
 /// and pkg/apis/nfd/validate (a prefix; none of Kubernetes' but `feature.node.kubernetes.io`; Kubernetes' label syntax).
 fn labels(text: &str) -> BTreeMap<&str, &str> {
