@@ -113,13 +113,16 @@ fn wait_for_limit(limit: Limit) -> Result<(), Note> {
 }
 
 fn execute(emulator: &str, argv0: &OsStr, arguments: &[OsString]) -> Note {
-    let path = Path::new(emulator);
-    if process::file_id(path).is_ok_and(|real| process::own_file().is_ok_and(|own| real == own)) {
+    let id = |path: &str| process::file_id(Path::new(path)).ok();
+    let other = || host::config::in_place_of(emulator).and_then(|other| Some((other, id(other)?)));
+    let found = id(emulator).map(|id| (emulator, id)).or_else(other);
+    let emulator = found.map_or(emulator, |(emulator, _)| emulator);
+    if found.is_some_and(|(_, real)| process::own_file().is_ok_and(|own| real == own)) {
         let message = format!("{emulator} is viommu itself: name the real QEMU under [emulators] in {}", config::PATH);
         return Note::error(Code::EmulatorMissing, message);
     }
     // std's exec sets SIGPIPE, which Rust's start-up ignores, back to its default.
     #[expect(clippy::disallowed_methods, reason = "the wrapper becomes QEMU; nothing is spawned")]
-    let error = Command::new(path).arg0(argv0).args(arguments).exec();
+    let error = Command::new(emulator).arg0(argv0).args(arguments).exec();
     Note::error(Code::EmulatorMissing, format!("the real QEMU cannot be executed: {emulator}: {error}"))
 }

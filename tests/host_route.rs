@@ -19,6 +19,7 @@ on_both_suites! {
     a_full_run_stops_a_plain_guest_with_a_reason_as_libvirt_would
     removal_leaves_what_stored_guests_need
     the_drop_ins_keep_the_path_of_the_unit
+    rhels_qemu_is_found_behind_a_link
     the_path_can_be_taken_out_of_a_stored_domain
     rules_serve_a_nova_that_writes_no_extra_specs
     records_of_guests_that_are_gone_are_cleaned
@@ -311,6 +312,22 @@ fn the_path_can_be_taken_out_of_a_stored_domain(suite: Suite) {
     assert_eq!(emulator(&asks), "/usr/bin/qemu-system-x86_64</emulator>");
     asks.virsh("start", &[]).ok();
     assert!(command_line(&lab, &asks).contains("intel-iommu"));
+}
+
+fn rhels_qemu_is_found_behind_a_link(suite: Suite) {
+    let Some(lab) = host(suite) else { return };
+    lab.run("mkdir -p /usr/libexec && mv /usr/bin/qemu-system-x86_64 /usr/libexec/qemu-kvm && rm -f /usr/bin/qemu-system-aarch64").ok();
+    lab.run("ln -s viommu /usr/bin/viommu-qemu-system-x86_64").ok();
+    for link in [&format!("{ROUTE}/qemu-system-x86_64"), "/usr/bin/viommu-qemu-system-x86_64"] {
+        let version = lab.run(&format!("{link} -version")).ok();
+        assert!(version.starts_with("QEMU emulator version"), "{version}");
+    }
+    // It is QEMU for the host's own architecture only.
+    let other = lab.run(&format!("{ROUTE}/qemu-system-aarch64 -version"));
+    assert!(
+        other.stderr.contains("error[emulator-missing]: the real QEMU cannot be executed: /usr/bin/qemu-"),
+        "{other:?}"
+    );
 }
 
 fn rules_serve_a_nova_that_writes_no_extra_specs(suite: Suite) {

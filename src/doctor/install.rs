@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::config::{self, Config};
 use crate::domain::{METADATA_NAMESPACE, Uuid};
+use crate::host::config::in_place_of;
 use crate::note::Code;
 use crate::plan::wrapped_emulator;
 use crate::state::store;
@@ -173,6 +174,8 @@ pub(super) fn wrappers(config: &Config) -> Vec<Wrapper> {
         let real = wrapped_emulator(&path)?;
         let arch = real.strip_prefix("qemu-system-")?.to_owned();
         let real = config.emulator_behind(real);
+        let other = in_place_of(&real).filter(|other| !Path::new(&real).exists() && Path::new(other).exists());
+        let real = other.map_or(real, str::to_owned);
         let executable = fs::entry(Path::new(&real)).is_some_and(|file| file.executable);
         let real_works =
             executable && process::file_id(Path::new(&real)).ok() != process::file_id(Path::new(BINARY)).ok();

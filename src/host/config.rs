@@ -20,3 +20,11 @@ pub fn load() -> Result<Config, Note> {
         Err(error) => Err(Note::error(Code::ConfigInvalid, format!("{PATH} cannot be used: {error}"))),
     }
 }
+
+/// What the wrapper executes where an emulator does not exist: RHEL's QEMU, which libvirt, too, takes for the host's own architecture
+/// (`virQEMUCapsGetDefaultEmulator`).
+#[must_use]
+pub fn in_place_of(emulator: &str) -> Option<&'static str> {
+    let own = emulator.strip_prefix("/usr/bin/qemu-system-") == Some(std::env::consts::ARCH);
+    own.then_some("/usr/libexec/qemu-kvm")
+}
