@@ -13,10 +13,14 @@
 mod callgrind;
 #[path = "support/host.rs"]
 mod host;
+#[path = "support/kernel.rs"]
+mod kernel;
 #[path = "scale/memory.rs"]
 mod memory;
 #[path = "support/release.rs"]
 mod release;
+#[path = "scale/route.rs"]
+mod route;
 #[path = "support/sandbox.rs"]
 mod sandbox;
 #[path = "scale/shapes.rs"]

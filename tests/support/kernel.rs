@@ -1,5 +1,6 @@
 //! What a hook's process asks of the kernel.
 
+#![allow(dead_code, reason = "no test program uses everything")]
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,

@@ -1,0 +1,97 @@
+//! What the host route adds to the start of a guest without a request, alone and among two thousand others.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "starts processes for a test"
+)]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::sized::{UUID, silent};
+use crate::{host, kernel, release, sandbox};
+
+const HOOK: &str = "/run/test/hooks/qemu";
+const LINK: &str = "/run/test/libvirt-host-route/qemu-system-x86_64";
+/// In place of QEMU.
+const REAL: &str = "/usr/bin/true";
+const TRACE: &str = "/run/test/trace";
+
+#[test]
+fn the_host_route_costs_a_plain_guest_the_same_among_two_thousand() {
+    let Some(binary) = release::release() else { return };
+    if !sandbox::inside("route::the_host_route_costs_a_plain_guest_the_same_among_two_thousand") {
+        return;
+    }
+    host::write(9_000_000);
+    for path in [HOOK, LINK].map(Path::new) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(&binary, path).unwrap();
+    }
+    fs::write("/etc/viommu.toml", format!("[emulators]\nx86_64 = '{REAL}'\n")).unwrap();
+    let plain = silent(20_000);
+    let routed = plain.replace("/usr/bin/qemu-system-x86_64", LINK);
+    println!("| | without the route | with it | |\n|---|---:|---:|---|");
+    let alone = costs(&plain, &routed, "alone");
+    for directory in ["/run/viommu", "/var/lib/viommu", "/etc/libvirt/qemu", "/run/libvirt/qemu"] {
+        fs::create_dir_all(directory).unwrap();
+        for number in 0..2000 {
+            let name = format!("{directory}/{number:08x}-3b0a-4f7e-9a51-2f6f0c1d7e93");
+            fs::write(name + if directory.ends_with("qemu") { ".xml" } else { ".json" }, "{}").unwrap();
+        }
+    }
+    assert_eq!(costs(&plain, &routed, "among two thousand"), alone);
+}
+
+/// The system calls of hook and wrapper; prints them with the shortest times.
+fn costs(plain: &str, routed: &str, among: &str) -> Vec<(usize, usize)> {
+    let mut counts = Vec::new();
+    for event in ["prepare", "start"] {
+        let [without, with] = [plain, routed].map(|xml| {
+            (
+                kernel::system_calls(Path::new(HOOK), event, xml),
+                shortest(|| command(HOOK, &["g", event, "begin", "-"], xml)),
+            )
+        });
+        println!("| hook, {event} | {} calls, {:?} | {} calls, {:?} | {among} |", without.0, without.1, with.0, with.1);
+        counts.push((without.0, with.0));
+    }
+    let guest = ["-name", "guest=g", "-uuid", UUID, "-S"];
+    let [without, with] =
+        [REAL, LINK].map(|emulator| (until_qemu(emulator, &guest), shortest(|| command(emulator, &guest, ""))));
+    println!("| emulator | {} calls, {:?} | {} calls, {:?} | {among} |", without.0, without.1, with.0, with.1);
+    counts.push((without.0, with.0));
+    counts
+}
+
+fn command(program: &str, arguments: &[&str], stdin: &str) -> Command {
+    fs::write("/run/test/input.xml", stdin).unwrap();
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().stdin(fs::File::open("/run/test/input.xml").unwrap());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// The shortest time of a process, from its spawn to its end.
+fn shortest(make: impl Fn() -> Command) -> Duration {
+    let once = || {
+        let mut command = make();
+        let begin = Instant::now();
+        assert!(command.status().unwrap().success(), "{command:?}");
+        begin.elapsed()
+    };
+    (0..300).map(|_| once()).min().unwrap()
+}
+
+/// The system calls up to the execution of QEMU, which is one of them.
+fn until_qemu(program: &str, arguments: &[&str]) -> usize {
+    let traced = [&["-o", TRACE, program], arguments].concat();
+    assert!(command("/usr/bin/strace", &traced, "").status().unwrap().success());
+    let trace = fs::read_to_string(TRACE).unwrap();
+    1 + trace.lines().position(|line| line.starts_with(&format!("execve(\"{REAL}\""))).unwrap()
+}
