@@ -52,6 +52,16 @@ fn what_qemus_user_puts_among_its_files_stops_no_script() {
     assert!(said.ends_with("save/guest.save names an emulator in /usr/lib/libvirt-host-route\n"), "{output:?}");
 }
 
+#[test]
+#[expect(clippy::disallowed_methods, reason = "starts the program")]
+fn a_build_that_is_not_installed_says_so() {
+    let output =
+        std::process::Command::new(env!("CARGO_BIN_EXE_viommu")).args(["host-route", "status"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("this viommu is not installed") && said.contains("./install.sh"), "{said}");
+}
+
 /// A domain as Nova's driver writes it, for a flavor with these extra specs.
 fn instance(extra_specs: &[(&str, &str)]) -> String {
     let specs =

@@ -43,6 +43,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, Failure> {
         Switch::On => "on",
         Switch::Off => "off",
     };
+    if !script.exists() {
+        let message = format!(
+            "this viommu is not installed ({} is missing): run /usr/bin/viommu after ./install.sh",
+            script.display()
+        );
+        return Err(Failure::Usage(message));
+    }
     let mut command = Command::new(&script);
     command.args(["--host-route", switch, "--prefix"]).arg(prefix);
     command.args(arguments.dry_run.then_some("--dry-run"));
