@@ -15,6 +15,7 @@ mod sandbox;
 mod support;
 
 mod kubevirt;
+mod native;
 mod nova;
 mod placing;
 mod vdsm;
