@@ -177,3 +177,28 @@ fn the_map_of_the_code_is_right() {
     }
     assert!(left.len() > 15 && returns <= 8, "{returns} returns in {} steps", left.len());
 }
+
+/// The page of the real Nova has every request of the lab's list with every door, and no result that its scripts could not name.
+#[test]
+fn the_page_of_the_real_nova_is_complete() {
+    let (page, lab) = (read("docs/proof/nova.md"), read("tests/lab/nova/table.py"));
+    let list = lab.split_once("\nREQUESTS = [\n").unwrap().1.split_once("\n]\n").unwrap().0;
+    let requests = list.lines().map(|line| line.split_once("(\"").unwrap().1.split_once("\", {").unwrap().0);
+    let requests: Vec<_> = requests.map(|request| request.replace("\\\"", "\"")).collect();
+    let table = page.split_once("\n## What becomes of an instance\n").unwrap().1.split_once("\n## ").unwrap().0;
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert_eq!(rows.len(), requests.len());
+    for (row, request) in rows.iter().zip(&requests) {
+        let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        assert_eq!((cells.len(), cells[0]), (4, request.as_str()), "{row}");
+        for cell in &cells[1..] {
+            assert!(["ACTIVE, ", "ERROR: "].iter().any(|state| cell.starts_with(state)), "{row}");
+            let codes = cell.split('`').skip(1).step_by(2).filter(|_| cell.starts_with("ERROR"));
+            codes.for_each(|code| assert!(viommu::note::Code::from_name(code).is_some(), "{code}"));
+        }
+    }
+    for wrong in ["ERROR: unknown", "WRONG", "UUID could not be found"] {
+        assert!(!page.contains(wrong), "{wrong}");
+    }
+    assert_eq!(page.matches("| confirm the resize | ").count(), 1);
+}

@@ -1,0 +1,74 @@
+#!/bin/bash
+# Writes docs/proof/nova.md anew, with a real Nova of Debian unstable. 11 minutes on two busy cores the first time, then 9.
+#
+#   tests/lab/nova/page.sh
+#
+# Needs root, mmdebstrap, 2 GB below $VIOMMU_LAB/roots and 4 GB of memory. The root is kept; all else ends with the script. The
+# logs of the services are in $VIOMMU_LAB/nova.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+cd "$here/../../.."
+export VIOMMU_LAB=${VIOMMU_LAB:-$PWD/target/lab}
+"$here/root.sh" "$VIOMMU_LAB/roots/nova"
+cargo build --quiet --locked
+share=$VIOMMU_LAB/nova
+rm -rf "$share"
+mkdir -p "$share"/{checkout,services,stock,route,native,page}
+cp -r tests/lab/nova "$share/"
+git ls-files -z install.sh hooks examples docs man completions packaging '*.md' LICENSE* | xargs -0 cp --parents -t "$share/checkout"
+cp examples/nova/viommu.py "$share/"
+cp target/x86_64-unknown-linux-gnu/debug/viommu "$share/binary"
+
+table='python3 /share/nova/table.py'
+cat >"$share/services/script" <<SCRIPT
+set -e
+bash /share/nova/services.sh
+cd /share/checkout
+VIOMMU_BINARY=/share/binary ./install.sh
+# Without systemd nothing has told libvirtd that it has a hook now.
+kill -HUP "\$(cat /run/lab-libvirtd.pid)"
+cat >/etc/viommu.toml <<'RULES'
+[[domain]]
+nova-flavor = "nfv"
+model = "virtio"
+[[domain]]
+nova-project = "telco"
+model = "intel"
+RULES
+SCRIPT
+echo "$table stock /share/results" >"$share/stock/script"
+cat >"$share/route/script" <<SCRIPT
+set -e
+source /run/lab.sh
+viommu host-route on
+stop_libvirtd
+PATH=/usr/lib/libvirt-host-route:\$PATH start_libvirtd
+$table route /share/results
+SCRIPT
+cat >"$share/native/script" <<SCRIPT
+set -e
+source /run/lab.sh
+source /share/nova/services.sh
+viommu host-route off
+stop_libvirtd
+start_libvirtd
+cp /share/viommu.py /usr/lib/python3/dist-packages/nova/virt/viommu.py
+stop_compute
+start_compute viommu.Driver
+$table native /share/results
+SCRIPT
+echo "$table page /share/results" >"$share/page/script"
+
+printf '%s\n' services stock route native page | tests/lab/libvirtd.sh nova "$share" | while read -r step status; do
+    echo "$(date +%T) $step $status"
+    [ "$step" = ready ] || [ "$status" = 0 ] || {
+        cat "$share/$step/stderr" >&2
+        exit 1
+    }
+done
+page=docs/proof/nova.md
+awk -v part="$share/page/stdout" '
+    /<!-- generated: / { print; print ""; while ((getline line < part) > 0) print line; skipped = 1 }
+    /<!-- end of the generated part -->/ { if (skipped) print ""; skipped = 0 }
+    !skipped' "$page" >"$page.new"
+mv "$page.new" "$page"
