@@ -84,6 +84,8 @@ pub struct Summary {
     pub arch: Option<String>,
     /// Machine type.
     pub machine: Option<String>,
+    /// The system in the guest, as far as the domain tells; none where that is unknown.
+    pub system: Option<String>,
     /// Maximum number of vCPUs.
     pub vcpus: u32,
     /// Memory, bytes.
@@ -271,6 +273,7 @@ impl Plan {
                 virt_type: domain.virt_type.clone(),
                 arch: guest::arch(domain, guest.host).map(str::to_owned),
                 machine: domain.machine.clone(),
+                system: domain.system.as_ref().map(|system| system.name.clone()),
                 vcpus: domain.vcpus.maximum,
                 memory_bytes: domain.memory.total,
                 max_memory_bytes: guest_memory(domain),

@@ -9,7 +9,7 @@ fn json_is_the_contract() {
     let json = serde_json::to_value(case.plan()).unwrap();
     let expected = serde_json::json!({
         "domain": {"name": "guest", "uuid": "3a21c2ee-5ece-4225-baa4-9a11258f601e", "type": "kvm", "arch": "x86_64",
-                   "machine": "pc-q35-7.2", "vcpus": 2, "memory_bytes": 402_653_184, "max_memory_bytes": 402_653_184},
+                   "machine": "pc-q35-7.2", "system": null, "vcpus": 2, "memory_bytes": 402_653_184, "max_memory_bytes": 402_653_184},
         "request": {"model": "intel", "source": "metadata", "locked_memory": false, "aw_bits": 48, "hotplug": false,
                     "virtio_iommu_driver": true},
         "route": "native",
