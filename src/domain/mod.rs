@@ -83,6 +83,8 @@ pub struct Domain {
     pub vdpa_interfaces: u32,
     /// Images of `vhostvdpa` disks: number.
     pub vdpa_images: u32,
+    /// vDPA devices of `<qemu:commandline>`, which libvirt does not see: number.
+    pub vdpa_hidden: u32,
     /// Memory of devices that QEMU maps beside RAM, bytes, where it exceeds what every guest has.
     pub device_memory: u64,
     /// Virtio devices whose DMA a vIOMMU can translate, in document order.
@@ -99,6 +101,14 @@ pub struct Domain {
     pub ignored: Vec<String>,
     /// Nova's metadata.
     pub nova: Option<NovaMetadata>,
+}
+
+impl Domain {
+    /// The number of vDPA devices, for each of which QEMU maps the guest's memory.
+    #[must_use]
+    pub fn vdpa(&self) -> u32 {
+        [self.vdpa_interfaces, self.vdpa_images, self.vdpa_hidden].into_iter().fold(0, u32::saturating_add)
+    }
 }
 
 /// `<vcpu>` and `<cpu><topology>`.

@@ -8,6 +8,7 @@ use super::pci::{Buses, count_roots};
 use super::vfio::{Passthrough, count, images, iommufd_opener, networks, number, nvme_address, virtio_ats};
 use super::{Domain, Iommu, Memory, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu, virtio};
 use crate::note::{Code, Note};
+use crate::qemu::count_vdpa;
 use crate::xml::{Attribute, Document, Element};
 
 /// Documents of libvirt's that hold a domain without being one.
@@ -65,6 +66,7 @@ impl Domain {
             nvme_images: nvme.into_iter().flatten().collect(),
             vdpa_interfaces: count(root, "interface", "vdpa"),
             vdpa_images: number(images(root, "vhostvdpa").into_iter().flatten().count()),
+            vdpa_hidden: number(count_vdpa(&commandline)),
             device_memory: device_memory(root, &commandline)?,
             virtio: virtio::devices(root, &buses),
             virtio_ats: virtio_ats(root),

@@ -175,10 +175,7 @@ fn eim_impossible(guest: &Guest<'_>) -> Note {
 /// `vtd_iommu_notify_flag_changed`); vDPA needs the same MAP notifier and swallows the error. QEMU asks for it for every
 /// VFIO device, also one on a bus that bypasses the vIOMMU (`vtd_machine_done_notify_one`).
 fn needs_caching_mode(guest: &Guest<'_>) -> bool {
-    guest.has_or_expects_vfio()
-        || !guest.domain.vfio.is_empty()
-        || guest.domain.vdpa_interfaces > 0
-        || guest.domain.vdpa_images > 0
+    guest.has_or_expects_vfio() || !guest.domain.vfio.is_empty() || guest.domain.vdpa() > 0
 }
 
 /// Whether the guest does not work, or not as asked, without an attribute that its `<iommu>` lacks.

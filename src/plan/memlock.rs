@@ -50,7 +50,7 @@ impl Memlock {
         let managed = guest.request.asks() || plan.iommu.is_some();
         Memlock {
             nvme_disks: domain.nvme_images.len().try_into().unwrap_or(u32::MAX),
-            vdpa_devices: vdpa(domain),
+            vdpa_devices: domain.vdpa(),
             required_bytes: required,
             libvirt_bytes: libvirt,
             raise: managed && required > libvirt,
@@ -158,11 +158,7 @@ pub fn needed_bytes(domain: &Domain, address_spaces: usize) -> Option<u64> {
 }
 
 fn containers(domain: &Domain, address_spaces: usize) -> u64 {
-    address_spaces as u64 + domain.nvme_images.len() as u64 + u64::from(vdpa(domain))
-}
-
-fn vdpa(domain: &Domain) -> u32 {
-    domain.vdpa_interfaces.saturating_add(domain.vdpa_images)
+    address_spaces as u64 + domain.nvme_images.len() as u64 + u64::from(domain.vdpa())
 }
 
 /// What libvirt of the host's version sets by itself (`qemuDomainGetMemLockLimitBytes`). A version that is not known counts
@@ -206,10 +202,11 @@ fn pseries_limit(domain: &Domain) -> Limit {
     let memory = domain.memory.total / KIB;
     let maximum = domain.memory.maximum.map_or(memory, |bytes| bytes / KIB);
     let base = maximum / 128 + 4096 * roots + 8192;
-    let passthrough = if domain.vfio.is_empty() && domain.nvme_disks == 0 && vdpa(domain) == 0 {
-        0
-    } else {
-        (2 * GIB / KIB * roots).max(memory + memory / 512 * roots + 8192)
-    };
+    let passthrough =
+        if domain.vfio.is_empty() && domain.nvme_disks == 0 && domain.vdpa_interfaces + domain.vdpa_images == 0 {
+            0
+        } else {
+            (2 * GIB / KIB * roots).max(memory + memory / 512 * roots + 8192)
+        };
     Limit::Bytes((base + passthrough).saturating_mul(KIB))
 }

@@ -230,12 +230,12 @@ fn virtio_driver(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
 
 /// QEMU 7.2's vhost-vdpa listens to system memory, whatever the vIOMMU does (hw/virtio/vhost-vdpa.c).
 fn vdpa_bypasses(guest: &Guest<'_>) -> Option<Note> {
-    let vdpa = guest.domain.vdpa_interfaces + guest.domain.vdpa_images > 0;
     let message = format!(
         "vDPA devices of QEMU {} bypass the vIOMMU: a guest that translates breaks them (8.1 does not)",
         guest.qemu
     );
-    (vdpa && guest.qemu < Version::new(8, 1)).then(|| Note::warning(Code::VdpaBypassesIommu, message))
+    (guest.domain.vdpa() > 0 && guest.qemu < Version::new(8, 1))
+        .then(|| Note::warning(Code::VdpaBypassesIommu, message))
 }
 
 fn unsafe_interrupts(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {

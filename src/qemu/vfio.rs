@@ -50,6 +50,20 @@ pub fn find_vfio<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundVfio> {
     found.collect()
 }
 
+/// How many vDPA devices stand on a command line: `-netdev vhost-vdpa`, generic ones, and `-blockdev virtio-blk-vhost-vdpa`. QEMU
+/// maps the guest's memory into each.
+pub fn count_vdpa<S: AsRef<OsStr>>(arguments: &[S]) -> usize {
+    let is = |text: &OsStr, key: &str, kind: &str| {
+        let properties = device::properties(&text.to_string_lossy(), key).unwrap_or_default();
+        properties.get(key).is_some_and(|found| found == kind)
+    };
+    let generic = devices(arguments).filter(|(_, device)| device.driver.starts_with("vhost-vdpa-device")).count();
+    let nics = arguments::values(arguments, &["netdev"]).filter(|(_, text)| is(text, "type", "vhost-vdpa")).count();
+    let blocks =
+        arguments::values(arguments, &["blockdev"]).filter(|(_, text)| is(text, "driver", "virtio-blk-vhost-vdpa"));
+    generic + nics + blocks.count()
+}
+
 /// QEMU's `addr`: slot and function, hexadecimal (`set_pci_devfn`).
 fn slot_and_function(text: &str) -> Option<(u32, u32)> {
     let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
@@ -60,6 +74,26 @@ fn slot_and_function(text: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // qemu-options.hx, docs/system/devices/vhost-user.rst; hw/virtio/vdpa-dev-pci.c.
+    #[test]
+    fn vdpa_of_every_kind() {
+        let arguments = [
+            "-netdev",
+            "vhost-vdpa,id=n,vhostdev=/dev/vhost-vdpa-0",
+            "-netdev",
+            r#"{"type":"vhost-vdpa","id":"m","vhostdev":"/dev/vhost-vdpa-1"}"#,
+            "-netdev",
+            "user,id=vhost-vdpa",
+            "-device",
+            "vhost-vdpa-device-pci,vhostdev=/dev/vhost-vdpa-2",
+            "-blockdev",
+            "node-name=d,driver=virtio-blk-vhost-vdpa,path=/dev/vhost-vdpa-3",
+            "-device",
+            "virtio-net-pci,netdev=n",
+        ];
+        assert_eq!(count_vdpa(&arguments), 4);
+    }
 
     #[test]
     fn both_spellings_and_both_sources() {

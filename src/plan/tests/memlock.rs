@@ -146,6 +146,11 @@ fn vdpa_devices_count_from_7_2_on() {
     assert_eq!(limits(&vdpa().libvirt("7.1.9")), (bytes(1_476_395_008), None, true));
     enough(&vdpa().device("<disk type='vhostvdpa'/>"), 1_879_048_192);
     enough(&devices(vdpa(), 2), 2_281_701_376);
+    // Of those in <qemu:commandline> libvirt knows nothing.
+    let hidden = || q35().argument("-device", "vhost-vdpa-device-pci,vhostdev=/dev/vhost-vdpa-0").asks("intel");
+    assert_eq!(limits(&hidden()), (bytes(1_476_395_008), None, true));
+    too_low(&hidden().device("<interface type='vdpa'/>"), 1_879_048_192, 1_476_395_008);
+    assert!(hidden().plan().iommu.unwrap().driver.iter().any(|(name, _)| name == "caching_mode"));
 }
 
 #[test]
