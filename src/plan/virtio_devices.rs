@@ -67,8 +67,8 @@ pub(super) fn note(guest: &Guest<'_>) -> Option<Note> {
     let outside = |device: &&VirtioDevice| device.iommu.as_deref() != Some("on");
     if guest.request.virtio == VirtioScope::Off {
         let nics = guest.domain.virtio.iter().filter(|device| device.nic).filter(outside).count();
-        let message = "the guest's virtio network interfaces bypass the vIOMMU, so vfio-pci in the guest takes them in no-IOMMU mode \
-                       only: with virtio=on in the request the vIOMMU translates for them";
+        let message = "the guest's virtio network interfaces bypass the vIOMMU, so DPDK in the guest can drive them in the no-IOMMU \
+                       mode of vfio-pci only: with virtio=on in the request the vIOMMU translates for them";
         return (nics > 0 && !guest.is_windows()).then(|| Note::info(Code::VirtioBypassesIommu, message));
     }
     let vdpa = can_be_vdpa(guest);
