@@ -134,7 +134,7 @@ fn with_interfaces_as_hostdevs(xml: &str) -> String {
 fn made() -> Vec<Case> {
     let q35 = Made::default();
     let virt = Made { virt: true, ..q35 };
-    let key_value = "<qemu:capabilities><qemu:del capability='device.json+hotplug'/></qemu:capabilities>";
+    let key_value = Made::KEY_VALUE;
     let huge = "<memoryBacking><hugepages/></memoryBacking>";
     let all = [
         ("q35", q35),
@@ -171,17 +171,17 @@ fn made() -> Vec<Case> {
 }
 
 #[derive(Clone, Copy)]
-struct Made {
-    virt: bool,
-    vcpus: u32,
-    memory: &'static str,
-    features: &'static str,
-    devices: &'static str,
-    capabilities: &'static str,
+pub(crate) struct Made<'a> {
+    pub(crate) virt: bool,
+    pub(crate) vcpus: u32,
+    pub(crate) memory: &'a str,
+    pub(crate) features: &'a str,
+    pub(crate) devices: &'a str,
+    pub(crate) capabilities: &'a str,
 }
 
-impl Default for Made {
-    fn default() -> Made {
+impl Default for Made<'_> {
+    fn default() -> Self {
         Made { virt: false, vcpus: 4, memory: "", features: "", devices: "", capabilities: "" }
     }
 }
@@ -212,8 +212,12 @@ const FULL_BUS: &str = "<controller type='pci' index='0' model='pcie-root'/>
     <address type='pci' domain='0' bus='0' slot='0x1e' function='0'/></controller>
   <sound model='ich9'><address type='pci' domain='0' bus='0' slot='0x1c' function='0'/></sound>";
 
-impl Made {
-    fn xml(self) -> String {
+impl Made<'_> {
+    /// Has libvirt write every device as key=value.
+    pub(crate) const KEY_VALUE: &'static str =
+        "<qemu:capabilities><qemu:del capability='device.json+hotplug'/></qemu:capabilities>";
+
+    pub(crate) fn xml(self) -> String {
         let Made { virt, vcpus, memory, features, devices, capabilities } = self;
         let (firmware, kind, own, cpu, emulator) = if virt {
             (

@@ -24,6 +24,18 @@ pub(crate) struct Line {
 }
 
 impl Line {
+    /// The line as `domxml-to-native` knows it: to that, a network interface has no `<driver>`.
+    pub(crate) fn without_drivers_of_interfaces(words: &[String]) -> Line {
+        let word = |word: &String| {
+            if !word.contains("virtio-net-pci") {
+                return word.clone();
+            }
+            let added = [",iommu_platform=on", ",ats=on", ",\"iommu_platform\":true", ",\"ats\":true"];
+            added.into_iter().fold(word.clone(), |word, added| word.replace(added, ""))
+        };
+        Line::read(&words.iter().map(word).collect::<Vec<_>>())
+    }
+
     pub(crate) fn read(words: &[String]) -> Line {
         let mut line = Line { viommus: vec![], rest: vec![], slots: BTreeSet::new(), before_vfio: None };
         let mut devices = 0;
@@ -43,7 +55,7 @@ impl Line {
                             line.before_vfio.get_or_insert(devices);
                         }
                         line.slots.extend(root_slot(&properties));
-                        let text = if driver.starts_with("virtio-") { virtio(properties) } else { text };
+                        let text = if driver.starts_with("virtio-") { format!("{properties:?}") } else { text };
                         line.rest.push((option.clone(), Some(text)));
                     }
                     devices += 1;
@@ -63,15 +75,6 @@ impl Line {
         }
         line
     }
-}
-
-/// A virtio device without the order of its properties: libvirt writes those that the wrapper adds in another place. To
-/// `domxml-to-native` a network interface has no `<driver>`.
-fn virtio(mut properties: BTreeMap<String, String>) -> String {
-    if properties["driver"].starts_with("virtio-net") {
-        properties.retain(|key, _| key != "iommu_platform" && key != "ats");
-    }
-    format!("{properties:?}")
 }
 
 /// Numbers of descriptors are libvirt's own at that moment.

@@ -17,6 +17,7 @@ mod support;
 
 mod domains;
 mod line;
+mod nics;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -37,6 +38,7 @@ use support::on_both_suites;
 
 on_both_suites! {
     the_wrapper_does_what_libvirt_does_natively
+    network_interfaces_are_translated_alike
 }
 
 /// The same for the newest libvirts and QEMUs, and for a part of the domains, which `tests/newest` asks.
@@ -153,7 +155,8 @@ fn compare_all(suite: Suite, step: usize) {
     let mut wrong = Vec::new();
     for (pair, native) in pairs.iter().zip(native) {
         *compared.get_mut(&pair.wish).unwrap() += 1;
-        let difference = native.and_then(|native| compare(&native, pair.base, &pair.edits));
+        let difference =
+            native.and_then(|native| compare(&native, pair.base, &pair.edits, Line::without_drivers_of_interfaces));
         wrong.extend(difference.err().map(|what| format!("{} {:?}: {what}", pair.case.name, pair.wish)));
     }
     report(suite, cases.len(), &compared, &skipped);
@@ -176,6 +179,41 @@ impl Wish {
             Beside::Interrupts => rewritten.contains("dma_translation='off'"),
         }
     }
+}
+
+fn network_interfaces_are_translated_alike(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    lab.run("[ -e /dev/net/tun ] || mknod -m 666 /dev/net/tun c 10 200").ok();
+    let known: Host = serde_json::from_str(&lab.run("viommu capabilities --format json").ok()).unwrap();
+    let host = Host { arch: known.arch, libvirt: known.libvirt, emulators: known.emulators, ..Host::default() };
+    let mut skipped = Skipped::new();
+    let cases = nics::cases();
+    let answers = lab.settled_many(&xmls(&cases));
+    let settled = taken(cases, answers, &mut skipped).into_iter();
+    let cases: Vec<Case> = settled.map(|(case, xml)| Case { xml, ..case }).collect();
+    let answers = nics::started(&lab, &xmls(&cases));
+    let cases = taken(cases, answers, &mut skipped);
+    let mut pairs = Vec::new();
+    for (case, base) in &cases {
+        for wish in
+            [Wish("intel", Beside::Interfaces), Wish("virtio", Beside::Interfaces), Wish("intel", Beside::Virtio)]
+        {
+            let (rewritten, edits) = decided(&case.xml, wish, &host).unwrap().unwrap();
+            pairs.push(Pair { case, base, wish, rewritten, edits });
+        }
+    }
+    let native = nics::started(&lab, &pairs.iter().map(|pair| pair.rewritten.as_str()).collect::<Vec<_>>());
+    let mut wrong = Vec::new();
+    let mut translated = 0;
+    for (pair, native) in pairs.iter().zip(native) {
+        translated += native.iter().flatten().filter(|word| word.contains("iommu_platform")).count();
+        let difference = native.and_then(|native| compare(&native, pair.base, &pair.edits, Line::read));
+        wrong.extend(difference.err().map(|what| format!("{} {:?}: {what}", pair.case.name, pair.wish)));
+    }
+    println!("{}: {} pairs of started domains, {translated} interfaces with iommu_platform", suite.name(), pairs.len());
+    report(suite, cases.len(), &BTreeMap::new(), &skipped);
+    assert!(wrong.is_empty(), "{} of {} differ on {}:\n{}", wrong.len(), pairs.len(), suite.name(), wrong.join("\n"));
+    assert!(pairs.len() >= 100 && translated >= 300, "{} pairs, {translated} interfaces", pairs.len());
 }
 
 fn xmls(cases: &[Case]) -> Vec<&str> {
@@ -234,11 +272,11 @@ fn skip(skipped: &mut Skipped, reason: &str, case: &Case, model: &str) {
 
 /// # Errors
 /// How the two command lines differ.
-fn compare(native: &[String], base: &[String], edits: &Edits) -> Result<(), String> {
+fn compare(native: &[String], base: &[String], edits: &Edits, line: fn(&[String]) -> Line) -> Result<(), String> {
     let words: Vec<OsString> = base[1..].iter().map(OsString::from).collect();
     let wrapped = qemu::rewrite(&words, edits).map_err(|note| format!("{}: {}", note.code, note.message))?;
     let wrapped: Vec<String> = wrapped.into_iter().map(|word| word.into_string().unwrap()).collect();
-    line::compare(&Line::read(&native[1..]), &Line::read(&wrapped))
+    line::compare(&line(&native[1..]), &line(&wrapped))
 }
 
 fn report(suite: Suite, domains: usize, compared: &BTreeMap<Wish, usize>, skipped: &Skipped) {
