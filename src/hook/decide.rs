@@ -37,8 +37,8 @@ pub fn decide(
     match event {
         Event::Other => Outcome::default(),
         Event::Stopped => ended(xml, false),
-        // A guest that moved away runs on with what its new host gives it. Any other end, even a failed start, can be
-        // followed by a restore of an image that was saved before.
+        // A guest that migrated away needs no record here. After any other end, even a failed start, an image that was saved
+        // before may be restored, and needs it.
         Event::Release => ended(xml, extra == "migrated"),
         Event::Prepare => at_start(xml, config, host, prepare),
         Event::Start => {
@@ -69,7 +69,7 @@ fn without_request(event: Event, xml: &[u8], config: &Result<Config, Note>) -> O
     let mut outcome = Outcome::default();
     if event == Event::Start {
         let mark = mark(event, xml, config);
-        // The wrapper refuses a guest without its mark: better here, with the reason.
+        // Without this state the wrapper would refuse the guest later, and without the reason.
         outcome.asks = mark.is_some();
         // The guard of an earlier start ends when its state file is removed.
         outcome.effects.push(mark.unwrap_or(Effect::RemoveState(prefilter::uuid(xml)?)));
@@ -77,8 +77,7 @@ fn without_request(event: Event, xml: &[u8], config: &Result<Config, Note>) -> O
     Some(outcome)
 }
 
-/// The state of a guest whose emulator is a link of the host route, and of which nothing else is known: nothing is to change. It
-/// tells the wrapper that the hook has run.
+/// The state file of a guest on the host route without a request. It changes nothing, and tells the wrapper that the hook has run.
 pub(super) fn mark(event: Event, xml: &[u8], config: &Result<Config, Note>) -> Option<Effect> {
     let name = (event == Event::Start).then(|| prefilter::host_route(xml))??;
     let emulator = config.as_ref().unwrap_or(&Config::default()).emulator_behind(name);
@@ -172,7 +171,7 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     let recorded = recorded(&decided.domain, uuid);
     outcome.log.extend(recorded.as_ref().and_then(|before| model_changed(before, &boot)));
     let incoming = recorded.or_else(|| plan.reproducible.then(|| boot.clone()));
-    // The wrapper refuses a guest without a state: better here, with the reason.
+    // Without a state the wrapper would refuse the guest later, and without the reason.
     outcome.asks |= wrapper;
     let mut state = State::new(uuid, process::boot_clock().as_secs(), emulator(decided), boot, incoming);
     state.memlock = limit;
@@ -260,8 +259,8 @@ fn agreed(running: &[Vec<OsString>], question: impl Fn(&[OsString]) -> bool) -> 
     answers.all(|answer| answer == first).then_some(first)
 }
 
-/// A guest that comes from elsewhere has run with a vIOMMU that libvirt does not know of. QEMU loads a stream into a vIOMMU
-/// with other attributes without a word, so it must be certain that they are the same.
+/// On the wrapper route libvirt does not know the vIOMMU with which an incoming guest ran. QEMU loads the guest's state into a
+/// vIOMMU with other attributes without an error, so the attributes must certainly be the same.
 fn migrate(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     let Some(uuid) = decided.domain.uuid.filter(|_| plan.route == Route::Wrapper) else { return };
     if !plan.reproducible {
@@ -270,8 +269,8 @@ fn migrate(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
         outcome.refusal = Some(Note::error(Code::MigrationMismatch, message));
         return;
     }
-    // What the guest ran with here before it left says nothing about what it runs with now. One that runs here cannot come
-    // in, which libvirt will find out.
+    // The record of an earlier run on this host says nothing about the vIOMMU that the guest has now. If the guest runs here
+    // already, libvirt refuses the migration.
     if !store::state_file(uuid).exists() {
         outcome.effects.push(Effect::Forget(uuid));
     }

@@ -74,7 +74,7 @@ impl Effect {
             Effect::Guard(order) => {
                 let state = order.state.clone();
                 guard::start(order).inspect_err(|_| {
-                    // The start is refused; should the daemon be gone, no later event takes the state away.
+                    // The start is refused. If the daemon has ended, no later event removes the state file.
                     let _ = fs::remove(&state);
                 })
             }
@@ -85,7 +85,8 @@ impl Effect {
     }
 }
 
-/// The guard has normally been faster. Where it was not, QEMU has survived so far, and the next mapping must not fail.
+/// Raises the limit if the guard has not done so. QEMU has mapped its memory within the old limit so far, but its next mapping
+/// could fail.
 fn verify(guest: &Identity, limit: Limit) -> Result<(), Note> {
     let warning = |message: String| Err(Note::warning(Code::MemlockTooLow, message));
     let Some(process) = guest.process() else {

@@ -1,8 +1,9 @@
 //! What `auto` becomes: the order of the Nova specification, for a guest that is known to boot with it.
 //!
-//! A virtio-iommu is found through ACPI, and a Linux that knows its table (VIOT) lets every PCI device wait for the driver:
-//! where that is a module outside the initramfs, the guest does not find its root disk (docs/proof/boot-matrix.md). So virtio
-//! needs knowledge, and the models of real hardware, whose drivers kernels have built in, do not.
+//! A guest finds a virtio-iommu through ACPI. A Linux kernel that knows its table (VIOT) delays every PCI device until the driver
+//! is loaded. If the driver is a module that the initramfs lacks, the guest does not find its root disk
+//! (docs/proof/boot-matrix.md). So `auto` is virtio only for a guest that is known to have the driver. Kernels have the drivers of
+//! the other models built in.
 
 use crate::domain::Driver;
 use crate::model::{Machine, Model};
@@ -17,12 +18,13 @@ use super::virtio;
 pub(super) struct Knowledge {
     /// Where the driver is; none where that is unknown.
     pub(super) driver: Option<Driver>,
-    /// Half a sentence: what is known, and from where.
+    /// What is known and from which source, as a part of a sentence.
     pub(super) why: String,
 }
 
 impl Guest<'_> {
-    /// The operator's word, which makes no driver for Windows, else what is known of the guest's system.
+    /// What the request says about the driver, else what is known about the guest's system. Windows has no driver, whatever the
+    /// request says.
     pub(super) fn virtio_driver(&self) -> Knowledge {
         if let Some(has) = self.request.virtio_iommu_driver.filter(|_| !self.is_windows()) {
             let (driver, answer) = if has { (Driver::BuiltIn, "yes") } else { (Driver::Absent, "no") };
@@ -100,7 +102,7 @@ fn on_x86(guest: &Guest<'_>, known: &Knowledge) -> (Model, Vec<String>) {
     if against.is_empty() { (Model::Virtio, vec![known.why.clone()]) } else { (Model::Intel, against) }
 }
 
-/// smmuv3, but for a guest that boots with virtio, and for VFIO devices, which SMMUv3 cannot serve.
+/// virtio for a guest that boots with it, and for VFIO devices, which SMMUv3 cannot serve; otherwise smmuv3.
 fn on_arm(guest: &Guest<'_>, known: &Knowledge) -> (Model, Vec<String>) {
     if guest.has_or_expects_vfio() {
         // The checks of virtio refuse what it cannot do, each with its own code.

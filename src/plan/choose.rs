@@ -1,4 +1,5 @@
-//! Which model: the machine must be able to have one, `auto` becomes one, and a model that is there already stays.
+//! Chooses the model: checks that the machine can have a vIOMMU, turns `auto` into a model, and keeps the model of an existing
+//! vIOMMU.
 
 use crate::model::{Machine, Model};
 use crate::note::{Code, Note};

@@ -66,7 +66,8 @@ fn in_iommu_for_many_vcpus(guest: &Guest<'_>, hidden: &FoundIommu, machine: Mach
     Err(Note::error(Code::VcpusNeedEim, message))
 }
 
-/// A VFIO device takes its address space when QEMU creates it: one that comes before the vIOMMU stays outside, without an error.
+/// QEMU gives a VFIO device its address space when it creates the device. A device that it creates before the vIOMMU stays outside
+/// the vIOMMU, without an error.
 /// libvirt puts `<qemu:commandline>` behind its own devices, which it writes in JSON from 8.1 and QEMU 7.0 on.
 fn created_before_vfio(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
     let libvirt_writes_json = guest.libvirt >= Version::new(8, 1) && guest.qemu >= Version::new(7, 0);

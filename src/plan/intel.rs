@@ -172,8 +172,8 @@ fn eim_impossible(guest: &Guest<'_>) -> Note {
 }
 
 /// Without caching mode QEMU cannot follow the guest's mappings into a VFIO container (hw/i386/intel_iommu.c
-/// `vtd_iommu_notify_flag_changed`); vDPA needs the same MAP notifier and swallows the error. QEMU asks for it for every
-/// VFIO device, also one on a bus that bypasses the vIOMMU (`vtd_machine_done_notify_one`).
+/// `vtd_iommu_notify_flag_changed`); vDPA needs the same MAP notifier, and reports no error without it. QEMU requires it for
+/// every VFIO device, also for one on a bus that bypasses the vIOMMU (`vtd_machine_done_notify_one`).
 fn needs_caching_mode(guest: &Guest<'_>) -> bool {
     guest.has_or_expects_vfio() || !guest.domain.vfio.is_empty() || guest.domain.vdpa() > 0
 }

@@ -161,8 +161,8 @@ fn containers(domain: &Domain, address_spaces: usize) -> u64 {
     address_spaces as u64 + domain.nvme_images.len() as u64 + u64::from(domain.vdpa())
 }
 
-/// What libvirt of the host's version sets by itself (`qemuDomainGetMemLockLimitBytes`). A version that is not known counts
-/// as a new one, and as the oldest, with the lowest limit, where the guest starts now.
+/// What libvirt of the host's version sets by itself (`qemuDomainGetMemLockLimitBytes`). An unknown version
+/// counts as the newest. If the guest starts now, it counts as the oldest, which sets the lowest limit.
 fn libvirt_limit(domain: &Domain, shape: Shape, libvirt: Option<Version>) -> Option<Limit> {
     if let Some(limit) = domain.memory.hard_limit {
         return Some(Limit::Bytes(limit));

@@ -1,4 +1,4 @@
-//! Whether another host has what a guest needs besides a vIOMMU. Unknown facts are not held against a host.
+//! Whether another host has what a guest needs besides a vIOMMU. A fact that is not known makes no host unsuitable.
 
 use crate::domain::{Domain, VfioSource};
 use crate::host::Host;
@@ -31,7 +31,7 @@ fn missing_device(domain: &Domain, host: &Host) -> Option<String> {
     if !domain.vfio.is_empty() && host.iommu == Some(false) {
         return Some("the guest has VFIO devices, and the host's IOMMU is off".to_owned());
     }
-    // A host that has recorded no group at all may have been described by hand.
+    // Facts without any group may have been written by hand.
     let known = !host.iommu_groups.is_empty();
     let missing = domain.vfio.iter().find_map(|device| match &device.source {
         VfioSource::Pci(address) => Some(address).filter(|address| known && !host.iommu_groups.contains_key(*address)),

@@ -51,7 +51,7 @@ pub struct Plan {
 pub struct Refusal {
     /// Why.
     pub note: Note,
-    /// What the guest keeps, with the locked memory that goes with it, should it run already. It changes nothing.
+    /// A plan without changes: what the guest has now. Its locked memory is right for a guest that already runs.
     pub unchanged: Box<Plan>,
 }
 
