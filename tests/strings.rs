@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-use support::libvirt::{Suite, skip};
+use support::libvirt::Suite;
 use viommu::explain::Findings;
 
 const LIST: &str = "tests/data/strings.txt";
@@ -58,7 +58,11 @@ mod newest {
 }
 
 fn texts_are_known(suite: Suite) {
-    let Some(root) = suite.root() else { return skip(&format!("no root of {}", suite.name())).unwrap_or_default() };
+    let Some(root) = suite.root() else {
+        // tests/run names a suite that cannot be installed that day.
+        println!("SKIPPED: no root of {}; tests/lab/root.sh makes it", suite.name());
+        return;
+    };
     let output =
         Command::new("strings").args(["-n", "8"]).args(PROGRAMS.map(|name| root.join("usr").join(name))).output();
     let output = output.unwrap_or_else(|error| panic!("strings, of the package binutils: {error}"));
