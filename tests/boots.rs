@@ -202,6 +202,50 @@ fn debian_13_boots_with_what_auto_gives() {
     }
 }
 
+/// The vIOMMU of AMD as the wrapper writes it.
+fn amd_of_the_wrapper(guest: &Guest) -> String {
+    let wrapped = "<devices><emulator>/usr/bin/viommu-qemu-system-x86_64</emulator></devices>";
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("amd-by-the-wrapper.xml");
+    fs::write(&file, guest.domain().replace("<devices/>", wrapped)).unwrap();
+    let mut plan = Command::new(env!("CARGO_BIN_EXE_viommu"));
+    plan.args(["plan", "--format", "json", "--model", "amd", "--config", "/dev/null"]);
+    plan.args(["--libvirt-version", "12.9.0", "--qemu-version", "11.1.3"]).arg(&file);
+    let plan: serde_json::Value = serde_json::from_slice(&plan.output().unwrap().stdout).unwrap();
+    let devices = plan.pointer("/qemu/devices").and_then(serde_json::Value::as_array).unwrap();
+    devices.iter().map(|device| device.as_str().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+/// The same for `<iommu model='amd'><driver intremap='on' xtsup='on'/></iommu>` by libvirt 12.9.0.
+const AMD_OF_LIBVIRT: &str = r#"{"driver":"AMDVI-PCI","id":"iommu0","bus":"pcie.0","addr":"0x1e"}
+{"driver":"amd-iommu","pci-id":"iommu0","intremap":"on","xtsup":true}"#;
+
+#[test]
+#[ignore = "ten minutes: cargo test --test boots -- --ignored --nocapture amd"]
+fn amd_translates_by_the_wrapper_only() {
+    let guest = &Guest::DEBIAN_13;
+    let boot = |devices: &str, disk: &str, vcpus: &str| {
+        let mut boot = Command::new("tests/lab/boot/boot.sh");
+        boot.args([guest.name, "given", disk]).env("DEVICES", devices).env("SUITE", "backports");
+        boot.env("VCPUS", vcpus).env("LIMIT", "900");
+        let output = boot.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let end = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        println!("{vcpus} vCPUs, {disk}, {devices}: {end}");
+        end
+    };
+    if !guest.is_there() {
+        return;
+    }
+    let ours = amd_of_the_wrapper(guest);
+    assert_eq!(boot(&ours, "net", "2"), "lease");
+    assert_eq!(boot(AMD_OF_LIBVIRT, "net", "2"), "no lease");
+    for vcpus in ["2", "300"] {
+        assert!(boot(&ours, "ahci", vcpus).starts_with("root groups=2"), "{vcpus}");
+        let log = String::from_utf8_lossy(&fs::read(guest.lab().join("given-ahci.log")).unwrap()).into_owned();
+        assert!(log.contains("AMD-Vi: Interrupt remapping enabled") && log.contains("AMD-Vi: X2APIC enabled"));
+    }
+}
+
 #[test]
 #[ignore = "about 40 minutes: cargo test --test boots -- --ignored --nocapture"]
 fn other_guests_boot_with_what_auto_gives() {
