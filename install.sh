@@ -87,7 +87,7 @@ link ../../bin/viommu $prefix/lib/libvirt-host-route/qemu-system-aarch64
 644 completions/viommu.fish $prefix/share/fish/vendor_completions.d/viommu.fish
 LIST
     # The documentation for users, laid out as in the repository so that its links and its examples work.
-    find README.md CHANGELOG.md SECURITY.md docs examples -path docs/proof -prune -o -name '.*' -o -name '*~' -o -type f -print |
+    find README.md CHANGELOG.md SECURITY.md docs examples -path docs/proof -prune -o -path docs/upstream -prune -o -name '.*' -o -name '*~' -o -type f -print |
         LC_ALL=C sort | while read -r file; do echo "644 $file $prefix/share/doc/libvirt-viommu/$file"; done
     # The bill of materials, which is made for a release.
     [ ! -f viommu.cdx.json ] || echo "644 viommu.cdx.json $prefix/share/doc/libvirt-viommu/viommu.cdx.json"

@@ -50,7 +50,8 @@ fn supported_versions_are_those_of_the_code() {
         for (program, oldest, newest) in programs {
             for rest in text.split(program).skip(1) {
                 let Some(first) = version(rest) else { continue };
-                assert!(first <= newest, "{path}: {program}{first} is newer than the newest tested one, {newest}");
+                let tested = (first.major, first.minor) <= (newest.major, newest.minor);
+                assert!(tested, "{path}: {program}{first} is newer than the newest tested one, {newest}");
                 let range =
                     rest.split_once(" to ").filter(|(before, _)| version(before) == Some(first) && before.len() < 8);
                 let Some(last) = range.and_then(|(_, after)| version(after)) else { continue };
