@@ -55,7 +55,7 @@ fn apply_remove_apply_ends_in_the_same_bytes(suite: Suite) {
     lab.put("/tmp/corpus/dump", dump);
     let every_model = |verb: &str| {
         let call = |(model, names): (&&str, &String)| match verb {
-            "apply" => format!("viommu apply --yes --model {model} {names}"),
+            "apply" => format!("viommu apply --yes --model {model} --virtio all {names}"),
             _ => format!("viommu remove --yes {names}"),
         };
         lab.run(&names.iter().map(call).collect::<Vec<_>>().join(" && ")).ok()
@@ -75,6 +75,8 @@ fn apply_remove_apply_ends_in_the_same_bytes(suite: Suite) {
     let nothing = |said: &str| said.lines().filter(|line| line.contains(": nothing to change")).count();
     assert_eq!(nothing(&every_model("apply")), 0);
     let applied = dumps();
+    let translated = |dump: &str| dump.lines().filter(|line| line.contains(" iommu='on'")).count();
+    assert!(translated(&applied) >= translated(&began) + 10, "{} devices", translated(&applied));
     assert_eq!(nothing(&every_model("apply")), ENOUGH);
     assert_eq!(nothing(&every_model("remove")), 0);
     assert_same(&dumps(), &began, suite);

@@ -54,12 +54,21 @@ fn one_of(words: &'static [&'static str]) -> impl Strategy<Value = &'static str>
 }
 
 fn metadata() -> impl Strategy<Value = Option<String>> {
-    let attributes = (model(), option::of(one_of(&["39", "48"])), option::of(one_of(&["yes", "no"])));
+    let virtio = option::of(one_of(&["off", "on", "all", "yes"]));
+    let attributes = (
+        model(),
+        option::of(one_of(&["39", "48"])),
+        option::of(one_of(&["yes", "no"])),
+        virtio,
+        option::of(one_of(&["dma", "interrupts"])),
+    );
     option::weighted(0.8, attributes).prop_map(|wish| {
-        let (model, aw_bits, hotplug) = wish?;
+        let (model, aw_bits, hotplug, virtio, purpose) = wish?;
         let aw_bits = aw_bits.map(|bits| format!(" aw-bits='{bits}'")).unwrap_or_default();
         let hotplug = hotplug.map(|word| format!(" hotplug='{word}'")).unwrap_or_default();
-        Some(format!("model='{model}'{aw_bits}{hotplug}"))
+        let virtio = virtio.map(|word| format!(" virtio='{word}'")).unwrap_or_default();
+        let purpose = purpose.map(|word| format!(" purpose='{word}'")).unwrap_or_default();
+        Some(format!("model='{model}'{aw_bits}{hotplug}{virtio}{purpose}"))
     })
 }
 
@@ -199,6 +208,7 @@ impl Guest {
         }
         if self.ats {
             devices += "    <interface type='user'><model type='virtio'/><driver iommu='on' ats='on'/></interface>\n";
+            devices += "    <interface type='bridge'><source bridge='b'/><model type='virtio'/></interface>\n";
         }
         devices
     }

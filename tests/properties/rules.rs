@@ -54,6 +54,10 @@ pub(crate) fn accepts(xml: &str, libvirt: Version, qemu: Version) -> Result<(), 
         let known = match (model, attribute.name()) {
             ("intel", "intremap" | "caching_mode" | "eim" | "iotlb") => matches!(attribute.value(), "on" | "off"),
             ("intel", "aw_bits") => matches!(attribute.value(), "39" | "48"),
+            // An older libvirt drops it, and the wrapper sets it.
+            ("intel", "dma_translation") => {
+                (libvirt >= Version::new(10, 7) || xml.contains("viommu-qemu")) && qemu >= Version::new(7, 1)
+            }
             ("virtio", "aw_bits") => libvirt >= Version::new(12, 2),
             _ => false,
         };
