@@ -369,7 +369,7 @@ fn colours_are_for_terminals_only() {
         } else {
             command.args(["-c", &plan]);
         }
-        command.env_remove("NO_COLOR").envs(no_color.map(|value| ("NO_COLOR", value)));
+        command.env("TERM", "xterm").env_remove("NO_COLOR").envs(no_color.map(|value| ("NO_COLOR", value)));
         let ran = feed(&mut command, b"");
         assert!(ran.status == 0 && ran.stdout.contains("dpdk-gateway"), "{ran:?}");
         ran.stdout.contains('\x1b')
@@ -383,9 +383,37 @@ fn colours_are_for_terminals_only() {
     assert!(colours(None, true));
     assert!(colours(Some(""), true), "an empty NO_COLOR counts as none");
     assert!(!colours(Some("1"), true));
-    let dumb = format!("TERM=dumb '{VIOMMU}' explain auto-model");
-    let ran = feed(Command::new("script").args(["--quiet", "--command", &dumb, "/dev/null"]), b"");
-    assert!(ran.stdout.contains("auto-model") && !ran.stdout.contains('\x1b'), "{ran:?}");
+    for term in ["dumb", ""] {
+        let line = format!("TERM={term} '{VIOMMU}' explain auto-model");
+        let ran = feed(Command::new("script").args(["--quiet", "--command", &line, "/dev/null"]), b"");
+        assert!(ran.stdout.contains("auto-model") && !ran.stdout.contains('\x1b'), "{term}: {ran:?}");
+    }
+}
+
+#[test]
+fn an_ordinary_user_is_told_of_root() {
+    let directory = std::env::temp_dir().join(format!("viommu-user-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let (binary, secret) = (directory.join("viommu"), directory.join("secret"));
+    fs::copy(VIOMMU, &binary).unwrap();
+    fs::write(&secret, "x").unwrap();
+    fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    let secret = secret.to_str().unwrap();
+    for (arguments, words) in [
+        (&["plan", secret][..], "Permission denied (os error 13); run this as root"),
+        (&["explain", secret], "Permission denied (os error 13); run this as root"),
+        (&["doctor", "--root", "/tmp"], "viommu: only root can examine another root directory"),
+        (&["host-route", "on"], "viommu: only root can switch the host route"),
+    ] {
+        let mut command = Command::new(&binary);
+        if rustix::process::geteuid().is_root() {
+            command = Command::new("setpriv");
+            command.args(["--reuid", "65534", "--clear-groups"]).arg(&binary);
+        }
+        let ran = feed(command.args(arguments), b"");
+        assert!(ran.status == 2 && ran.stdout.is_empty() && ran.stderr.contains(words), "{arguments:?}: {ran:?}");
+    }
+    fs::remove_dir_all(directory).unwrap();
 }
 
 /// Words are whole at the width of the terminal; only the XML keeps its lines.

@@ -66,7 +66,7 @@ fn faults_are_red_on_a_terminal_only() {
         let words = [doctor.get_program()].into_iter().chain(doctor.get_args()).map(|word| word.to_str().unwrap());
         let mut command = Command::new("script");
         command.args(["--quiet", "--return", "--command", &words.collect::<Vec<_>>().join(" "), "/dev/null"]);
-        command.env_remove("NO_COLOR").envs(no_color.map(|value| ("NO_COLOR", value)));
+        command.env("TERM", "xterm").env_remove("NO_COLOR").envs(no_color.map(|value| ("NO_COLOR", value)));
         let ran = feed(&mut command, b"");
         assert!(ran.status == 1 && ran.stdout.contains("hook-unusable"), "{ran:?}");
         ran.stdout

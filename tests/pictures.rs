@@ -32,7 +32,7 @@ fn on_a_terminal(command: &str) -> Option<String> {
     let command = if command.contains(" plan ") { command + " --config /dev/null" } else { command };
     let command = format!("stty rows 40 cols {COLUMNS}; {command}");
     let mut script = Command::new("script");
-    script.args(["-qec", &command, "/dev/null"]).env_remove("NO_COLOR");
+    script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
     let Ok(output) = script.output() else {
         println!("SKIPPED: script(1) is not installed");
         return None;

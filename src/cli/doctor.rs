@@ -40,7 +40,12 @@ struct Report<'a> {
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     if let Some(root) = &arguments.root {
-        enter(root).map_err(|error| Failure::Usage(format!("cannot enter {}: {error}", root.display())))?;
+        enter(root).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                Failure::Usage("only root can examine another root directory".to_owned())
+            }
+            _ => Failure::Usage(format!("cannot enter {}: {error}", root.display())),
+        })?;
     }
     if arguments.clean {
         clean()?;

@@ -133,7 +133,8 @@ fn limited(input: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
 }
 
 pub(super) fn unreadable(name: &str, error: &io::Error) -> Failure {
-    Failure::Usage(format!("cannot read {name}: {error}"))
+    let denied = error.kind() == io::ErrorKind::PermissionDenied && !rustix::process::geteuid().is_root();
+    Failure::Usage(format!("cannot read {name}: {error}{}", if denied { "; run this as root" } else { "" }))
 }
 
 /// Decides about a domain, with the request and the host of the options.

@@ -43,12 +43,13 @@ pub(super) struct Paint {
 }
 
 impl Paint {
-    /// Colours and wrapped lines on a terminal; no colours with NO_COLOR (<https://no-color.org>) or on a dumb terminal.
+    /// Colours and wrapped lines on a terminal; no colours with NO_COLOR (<https://no-color.org>), or if TERM names no
+    /// terminal or a dumb one.
     #[expect(clippy::disallowed_methods, reason = "NO_COLOR and TERM are settings of every command")]
     pub(super) fn stdout() -> Paint {
         let stdout = io::stdout();
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let dumb = set("TERM").is_some_and(|term| term == "dumb");
+        let dumb = set("TERM").is_none_or(|term| term == "dumb");
         let width = rustix::termios::tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col));
         Paint {
             colour: stdout.is_terminal() && set("NO_COLOR").is_none() && !dumb,
