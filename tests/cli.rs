@@ -446,6 +446,26 @@ fn lines_fit_into_the_terminal() {
     }
 }
 
+/// An error is wrapped on a terminal, and one line elsewhere.
+#[test]
+fn errors_fit_into_the_terminal() {
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("SKIPPED: script(1) is not installed, so nothing was tried on a terminal");
+        return;
+    }
+    let verb = format!("'{VIOMMU}' plan --config {NO_CONFIG} --host {HOST} --model smmuv3 --format diff {EXAMPLE}");
+    let line = format!("stty rows 24 cols 60; {verb}");
+    let ran = feed(Command::new("script").args(["--quiet", "--command", &line, "/dev/null"]), b"");
+    let lines: Vec<&str> =
+        ran.stdout.lines().filter(|line| line.starts_with("viommu: ") || line.starts_with("    ")).collect();
+    assert!(lines.len() > 1 && lines.iter().all(|line| line.trim_end().len() <= 60), "{ran:?}");
+    let ran = feed(Command::new("sh").args(["-c", &verb]), b"");
+    assert!(
+        ran.stderr.starts_with("viommu: error[model-arch-mismatch]: ") && ran.stderr.lines().count() == 1,
+        "{ran:?}"
+    );
+}
+
 #[test]
 fn a_terminal_is_told_what_is_read() {
     if Command::new("script").arg("--version").output().is_err() {

@@ -25,7 +25,9 @@ use clap::{Parser, Subcommand};
 
 use crate::note::Note;
 use crate::plan::Refusal;
-use crate::sys::stderr::{complain, say};
+use crate::sys::stderr::{complaint, line_of};
+
+use terminal::Paint;
 
 /// A virtual IOMMU for libvirt/QEMU guests, with the locked-memory limit that PCI passthrough behind it needs.
 #[derive(Debug, Parser)]
@@ -132,20 +134,13 @@ impl Failure {
     }
 
     fn report(self) -> u8 {
-        match self {
-            Failure::Refused(note) => {
-                say(&note);
-                1
-            }
-            Failure::Usage(message) => {
-                complain(&message);
-                2
-            }
-            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Failure::Output(error) => {
-                complain(&format!("cannot write the output: {error}"));
-                2
-            }
-        }
+        let (line, status) = match self {
+            Failure::Refused(note) => (line_of(&note), 1),
+            Failure::Usage(message) => (complaint(&message), 2),
+            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
+            Failure::Output(error) => (complaint(&format!("cannot write the output: {error}")), 2),
+        };
+        let _ = Paint::stderr().line(&line, 4, &mut io::stderr().lock());
+        status
     }
 }

@@ -1,6 +1,7 @@
 //! The output: its formats, and the colours and the width of the terminal.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -45,14 +46,22 @@ pub(super) struct Paint {
 impl Paint {
     /// Colours and wrapped lines on a terminal; no colours with NO_COLOR (<https://no-color.org>), or if TERM names no
     /// terminal or a dumb one.
-    #[expect(clippy::disallowed_methods, reason = "NO_COLOR and TERM are settings of every command")]
     pub(super) fn stdout() -> Paint {
-        let stdout = io::stdout();
+        Paint::of(&io::stdout())
+    }
+
+    /// The same for standard error.
+    pub(super) fn stderr() -> Paint {
+        Paint::of(&io::stderr())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "NO_COLOR and TERM are settings of every command")]
+    fn of(stream: &(impl AsFd + IsTerminal)) -> Paint {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let dumb = set("TERM").is_none_or(|term| term == "dumb");
-        let width = rustix::termios::tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col));
+        let width = rustix::termios::tcgetwinsize(stream).ok().map(|size| usize::from(size.ws_col));
         Paint {
-            colour: stdout.is_terminal() && set("NO_COLOR").is_none() && !dumb,
+            colour: stream.is_terminal() && set("NO_COLOR").is_none() && !dumb,
             // A terminal of unknown size reports 0.
             width: width.filter(|width| *width >= 20),
         }

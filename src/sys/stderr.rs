@@ -5,14 +5,25 @@ use std::io::{self, Write};
 use crate::note::Note;
 use crate::text::printable;
 
-/// Prints a note with its level and its code.
-pub fn say(note: &Note) {
-    // One write, so that no other process prints in between.
-    let line = format!("viommu: {}[{}]: {}\n", note.level.as_str(), note.code, printable(&note.message));
-    let _ = io::stderr().write_all(line.as_bytes());
+/// A note with its level and its code, as a line.
+#[must_use]
+pub fn line_of(note: &Note) -> String {
+    format!("viommu: {}[{}]: {}", note.level.as_str(), note.code, printable(&note.message))
 }
 
-/// Prints an error that has no code: wrong usage, unreadable input, unwritable output.
+/// An error that has no code, as a line: wrong usage, unreadable input, unwritable output.
+#[must_use]
+pub fn complaint(message: &str) -> String {
+    format!("viommu: {}", printable(message))
+}
+
+/// Prints a note.
+pub fn say(note: &Note) {
+    // One write, so that no other process prints in between.
+    let _ = io::stderr().write_all((line_of(note) + "\n").as_bytes());
+}
+
+/// Prints an error that has no code.
 pub fn complain(message: &str) {
-    let _ = writeln!(io::stderr(), "viommu: {}", printable(message));
+    let _ = io::stderr().write_all((complaint(message) + "\n").as_bytes());
 }
