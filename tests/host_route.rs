@@ -107,11 +107,15 @@ fn restart_with(lab: &Libvirt, path: &str) {
 }
 
 fn route_on(lab: &Libvirt) {
+    let placement = || lab.run("viommu capabilities --format placement").ok();
+    assert!(placement().contains("none, because the host route is off"));
     let says = lab.run("viommu host-route on").ok();
     assert!(says.contains(&format!("PATH={ROUTE}:")), "{says}");
     restart_with(lab, &format!("{ROUTE}:"));
     let status = lab.run("viommu host-route status").ok();
     assert!(status.contains(": on\n") && status.contains(&format!("hook: {HOOK}\n")), "{status}");
+    let text = placement();
+    assert!(text.contains("- CUSTOM_VIOMMU_HOST_ROUTE\n"), "{text}");
 }
 
 /// The command line of the guest's QEMU, and that it is QEMU.
