@@ -34,6 +34,10 @@ use search::{Evidence, Search};
 const INTERVAL: Duration = Duration::from_millis(1);
 /// The same where the wrapper waits: libvirt's child lives for longer than that before it executes the emulator.
 const WAITED_FOR_INTERVAL: Duration = Duration::from_millis(10);
+/// On a host without processor time, where the wrapper waits, the guard sleeps for so many times as long as it looked, and at
+/// most this long: twenty guards must leave time to twenty starts.
+const SHARE: u32 = 4;
+const LONGEST_INTERVAL: Duration = Duration::from_millis(100);
 /// After this many polls the start is slow for another reason, such as the relabelling of disks.
 const PATIENT_AFTER: u32 = 20_000;
 const PATIENT_INTERVAL: Duration = Duration::from_millis(10);
@@ -151,6 +155,7 @@ impl Watch {
                 return End::StateGone(search.missing());
             }
             let daemon_has_ended = self.daemon.process.has_ended();
+            let began = process::boot_clock();
             if let Some((process, evidence)) = search.look() {
                 // For `started`, `memlock` and doctor.
                 if let Some(started) = process::start_ticks(process.pid()) {
@@ -167,7 +172,10 @@ impl Watch {
             }
             let interval = match look {
                 0..PATIENT_AFTER if self.order.urgent => INTERVAL,
-                0..PATIENT_AFTER => WAITED_FOR_INTERVAL,
+                0..PATIENT_AFTER => {
+                    let spent = process::boot_clock().saturating_sub(began);
+                    (spent * SHARE).clamp(WAITED_FOR_INTERVAL, LONGEST_INTERVAL)
+                }
                 _ => PATIENT_INTERVAL,
             };
             if daemon_has_ended {

@@ -20,11 +20,14 @@ const FRESH: Duration = Duration::from_secs(1);
 /// The same for a process that libvirt has put into the guest's cgroup: as long as the wrapper waits.
 const FRESH_IN_CGROUP: Duration = Duration::from_secs(10);
 /// A number that no process has yet, because the kernel gives out the number first, is tried again after this time, and then
-/// after four times as much, [`MOST_TRIES`] times in all. Most such numbers are those of processes that have ended.
+/// after twice as much, [`MOST_TRIES`] times in all, which takes ten seconds: a host without processor time stops fork(2) in
+/// between. Most such numbers are those of processes that have ended.
 const BORN_AFTER: Duration = Duration::from_millis(5);
-const MOST_TRIES: u32 = 4;
-/// How often a child of the daemon is looked at where the wrapper waits: twenty guards watch the children of twenty starts.
-const AGAIN_AFTER: Duration = Duration::from_millis(50);
+const MOST_TRIES: u32 = 12;
+/// The time between two looks at a child, for each child that there is, where the wrapper waits: twenty guards watch twenty starts.
+const AGAIN_AFTER: Duration = Duration::from_millis(10);
+/// The longest time between two looks at a child; far less than [`FRESH`].
+const AGAIN_AT_LAST: Duration = Duration::from_millis(200);
 /// More new numbers than that since the last look, and only those are looked at that have a process.
 const MOST_NUMBERS: i32 = 1024;
 /// When all processes are looked at for the first time, in case that the number given out last is not to be had. The time
@@ -110,8 +113,10 @@ impl<'a> Search<'a> {
             self.pin(pid, now, false);
         }
         self.unborn.retain(|_, (tries, _)| *tries < MOST_TRIES);
+        let children = self.candidates.iter().filter(|candidate| candidate.child_at.is_some()).count();
+        let again = (AGAIN_AFTER * u32::try_from(children).unwrap_or(u32::MAX)).min(AGAIN_AT_LAST);
         for mut candidate in std::mem::take(&mut self.candidates) {
-            let recent = |at: Duration| now.saturating_sub(at) < AGAIN_AFTER;
+            let recent = |at: Duration| now.saturating_sub(at) < again;
             if !self.urgent && candidate.child_at.is_some_and(recent) {
                 self.candidates.push(candidate);
                 continue;
@@ -190,7 +195,7 @@ impl<'a> Search<'a> {
             self.candidates.push(Candidate { process, seen: new.then_some(now), child_at: None });
         } else if new && !known {
             let (tries, next) = self.unborn.entry(pid).or_insert((0, now));
-            *next = now + BORN_AFTER * 4u32.saturating_pow(*tries);
+            *next = now + BORN_AFTER * 2u32.saturating_pow(*tries);
             *tries += 1;
         }
     }
@@ -208,7 +213,8 @@ impl<'a> Search<'a> {
             // In the middle of execve(2), a program has no arguments yet. A process that has ended, and a kernel thread, have
             // none.
             _ => {
-                let recent = candidate.child_at.or(candidate.seen).is_some_and(|at| now.saturating_sub(at) <= FRESH);
+                let seen = candidate.child_at.or(candidate.seen);
+                let recent = seen.is_some_and(|at| now.saturating_sub(at) <= FRESH_IN_CGROUP);
                 let executes = undecided && recent && !candidate.process.has_ended();
                 return if executes { Verdict::Undecided } else { Verdict::Other };
             }
@@ -373,11 +379,8 @@ mod tests {
         let (guest, daemon) = (guest(UUIDS[0]), daemon());
         let other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let mut search = Search::new(&guest, false, &daemon, None);
-        search.next_listing = Duration::ZERO;
+        search.listed = [pid_of(&other)].into();
         assert!(search.look().is_none());
-        while !search.listed.is_empty() {
-            assert!(search.look().is_none());
-        }
         let watched: Vec<_> = search.candidates.iter().map(|candidate| candidate.process.pid()).collect();
         assert!(!watched.contains(&pid_of(&other)), "{watched:?}");
         end(other);

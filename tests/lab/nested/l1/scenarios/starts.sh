@@ -4,7 +4,7 @@
 #
 # `refused` is viommu's doing; `failed` is libvirt's own. `cgroup` and `child` are the evidence that the guard logged.
 . "$(dirname "$0")/../lib.sh"
-idle=${IDLE:-3} load=${LOAD:-1} rounds=${ROUNDS:-1} bare=${BARE:-1}
+idle=${IDLE:-3} load=${LOAD:-1} rounds=${ROUNDS:-0} bare=${BARE:-1}
 log=/tmp/viommu.log
 
 # A log for hosts that have none: all that viommu sends to syslog.
