@@ -3,6 +3,8 @@
 //! A catalogue is a file of GNU gettext: pairs of an English format of printf and its translation. A translated line becomes
 //! English again: the text that stands for each conversion of the translation is put into the English format.
 
+use std::collections::BTreeSet;
+
 use aho_corasick::AhoCorasick;
 
 /// Errors of system calls that follow a message; libvirt takes their text from the C library's catalogue.
@@ -10,6 +12,8 @@ const ERRORS: [&str; 4] =
     ["Operation not permitted", "Permission denied", "No such file or directory", "Device or resource busy"];
 /// Bytes that a translation must have between two conversions to be recognised by them.
 const MIN_LITERAL: usize = 8;
+/// Translations that are compared with a line: a tenant's line can have the keys of all, and is searched in linear time.
+const MAX_CANDIDATES: usize = 16;
 /// A message, the message that it quotes, and the error of a system call.
 const ROUNDS: usize = 3;
 
@@ -132,10 +136,11 @@ impl Translations {
         let mut english: Option<String> = None;
         for _ in 0..ROUNDS {
             let line = english.as_deref().unwrap_or(line);
-            let found = self.search.find_overlapping_iter(line);
-            let mut found: Vec<&Entry> =
-                found.filter_map(|found| self.entries.get(found.pattern().as_usize())).collect();
+            let found = self.search.find_overlapping_iter(line).map(|found| found.pattern().as_usize());
+            let distinct: BTreeSet<usize> = found.collect();
+            let mut found: Vec<&Entry> = distinct.into_iter().filter_map(|found| self.entries.get(found)).collect();
             found.sort_by_key(|entry| std::cmp::Reverse(entry.key().len()));
+            found.truncate(MAX_CANDIDATES);
             let Some(next) = found.into_iter().find_map(|entry| entry.in_english(line)) else { break };
             english = Some(next);
         }
