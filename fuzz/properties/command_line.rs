@@ -4,10 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use viommu::note::Level;
-use viommu::qemu::{self, Edits, Invocation};
+use viommu::qemu::{self, Edits, Invocation, Translated};
 
 const INTEL: &str = "intel-iommu,id=ua-viommu0,intremap=on,caching-mode=on,eim=on,aw-bits=48";
-const VIRTIO: &str = "virtio-iommu-pci,id=ua-viommu0";
+const VIRTIO: &str = "virtio-iommu-pci,id=ua-viommu0,bus=pcie.0";
 
 /// One argument per line; the edits follow from the bytes.
 pub(crate) fn check(data: &[u8]) {
@@ -38,7 +38,9 @@ pub(crate) fn check(data: &[u8]) {
     }
     // An -accel that says kernel-irqchip again changes with the machine; so does every -overcommit.
     let repeated = |name: &[u8]| arguments.iter().filter(|argument| argument.as_bytes().ends_with(name)).count();
-    let allowed = edits.machine.len() * (1 + repeated(b"accel")) + edits.existing.len() + repeated(b"overcommit");
+    let translated = if edits.virtio.is_some() { repeated(b"device") } else { 0 };
+    let allowed =
+        edits.machine.len() * (1 + repeated(b"accel")) + edits.existing.len() + repeated(b"overcommit") + translated;
     // Every argument stays in its place, but for what is inserted or appended and the values that are named.
     let stay = |rest: &[OsString]| arguments.iter().zip(rest).filter(|(old, new)| old != new).count() <= allowed;
     let stays = match edits.devices.first() {
@@ -64,12 +66,14 @@ pub(crate) fn check(data: &[u8]) {
 fn edits(choice: usize) -> Edits {
     let one = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
     let split = || one("kernel_irqchip", "split");
-    match choice % 6 {
+    let plain = match choice % 6 {
         0 => Edits { machine: split(), devices: vec![INTEL.to_owned()], ..Edits::default() },
         1 => Edits { devices: vec![VIRTIO.to_owned()], lock_memory: true, ..Edits::default() },
         2 => Edits { machine: one("iommu", "smmuv3"), ..Edits::default() },
         3 => Edits { machine: split(), existing: one("caching-mode", "on"), ..Edits::default() },
         4 => Edits { lock_memory: true, ..Edits::default() },
         _ => Edits { machine: split(), devices: vec![VIRTIO.to_owned()], ..Edits::default() },
-    }
+    };
+    let virtio = (choice % 5 < 2).then_some(Translated { all: choice % 5 == 0, ats: true, vdpa: false });
+    Edits { virtio, ..plain }
 }
