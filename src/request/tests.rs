@@ -222,3 +222,12 @@ fn functions_of_the_flavor_that_the_domain_lacks_will_come() {
     assert_eq!(of(&[("pci_passthrough:alias", "a:1,b:2")]), Ok((true, 3)));
     assert_eq!(of(&[("pci_passthrough:alias", "a:1"), ("viommu:hotplug", "no")]), Ok((false, 1)));
 }
+
+#[test]
+fn the_order_of_auto_is_the_configurations() {
+    let order = |config: &str| {
+        let config = Config::parse(config).unwrap();
+        Request::of(&domain(&[], &[]), &Keys::default(), &config).map(|request| request.specification_order)
+    };
+    assert_eq!((order(""), order("auto-order = 'specification'")), (Ok(false), Ok(true)));
+}
