@@ -231,3 +231,9 @@ fn the_order_of_auto_is_the_configurations() {
     };
     assert_eq!((order(""), order("auto-order = 'specification'")), (Ok(false), Ok(true)));
 }
+
+#[test]
+fn an_element_inside_the_request_is_named() {
+    let error = own_metadata(&metadata(&[("<child>", "")])).unwrap_err();
+    assert!(error.message.starts_with("unknown element <child>"), "{}", error.message);
+}
