@@ -37,6 +37,8 @@ fn the_annotations_are_the_request() {
         (r#""viommu.libvirt/model": "intel""#, "intremap='on'"),
         (r#""viommu.libvirt/model": "intel", "viommu.libvirt/aw-bits": "39""#, "aw_bits='39'"),
         (r#""viommu.libvirt/model": "intel", "viommu.libvirt/hotplug": "true""#, "caching_mode='on'"),
+        // KubeVirt's interfaces are of the model virtio-non-transitional, with a tap device.
+        (r#""viommu.libvirt/model": "intel", "viommu.libvirt/virtio": "on""#, "iommu='on' ats='on'"),
     ] {
         let ran = on_define_domain(&asking(annotations), DOMAIN);
         let bytes = ran.stdout.replace('"', "'");
