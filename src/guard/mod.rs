@@ -170,12 +170,10 @@ impl Watch {
             if process::boot_clock().as_secs() > deadline {
                 return End::TooLate(search.missing());
             }
+            let spent = process::boot_clock().saturating_sub(began);
             let interval = match look {
-                0..PATIENT_AFTER if self.order.urgent => INTERVAL,
-                0..PATIENT_AFTER => {
-                    let spent = process::boot_clock().saturating_sub(began);
-                    (spent * SHARE).clamp(WAITED_FOR_INTERVAL, LONGEST_INTERVAL)
-                }
+                _ if !self.order.urgent => (spent * SHARE).clamp(WAITED_FOR_INTERVAL, LONGEST_INTERVAL),
+                0..PATIENT_AFTER => INTERVAL,
                 _ => PATIENT_INTERVAL,
             };
             if daemon_has_ended {

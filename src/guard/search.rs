@@ -1,8 +1,8 @@
 //! The search for the process of one guest among those that came after the hook, look by look.
 //!
 //! A process is the guest's QEMU if its command line names the guest and it was a child of the daemon that had not executed
-//! anything until a moment ago, so that no code of a guest can have run in it; the moment may be longer if libvirt has put it into the guest's cgroup. Where libvirt's pidfiles are root's, libvirt's
-//! cgroup of the guest is enough, too.
+//! anything until a moment ago, so that no code of a guest can have run in it. The moment may be longer if the process is in
+//! libvirt's cgroup of the guest. Where libvirt's pidfiles are root's, that cgroup is enough by itself.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::sys::process;
 /// How long after a look at a child of the daemon its first command line is believed. To forge it, a guest that starts at the
 /// same time would have to take over its QEMU within that time, and the guard to get no processor time meanwhile.
 const FRESH: Duration = Duration::from_secs(1);
-/// The same for a process that libvirt has put into the guest's cgroup: as long as the wrapper waits.
+/// The same for a process that libvirt has put into the guest's cgroup: as long as the wrapper waits. Where QEMU's user can
+/// write pidfiles, it can choose which process libvirt puts there, but only a child of the daemon counts.
 const FRESH_IN_CGROUP: Duration = Duration::from_secs(10);
 /// A number that no process has yet, because the kernel gives out the number first, is tried again after this time, and then
 /// after twice as much, [`MOST_TRIES`] times in all, which takes ten seconds: a host without processor time stops fork(2) in
@@ -147,7 +148,7 @@ impl<'a> Search<'a> {
                     pid.as_raw_nonzero()
                 )
             }
-            None => "no process that names the guest was executed".to_owned(),
+            None => "no child of the daemon was seen that executed the guest's emulator".to_owned(),
         }
     }
 
@@ -202,24 +203,30 @@ impl<'a> Search<'a> {
 
     fn judge(&mut self, candidate: &mut Candidate) -> Verdict {
         let now = process::boot_clock();
+        match self.daemon.forked(&candidate.process) {
+            Some(true) => {
+                candidate.child_at = Some(now);
+                return Verdict::Undecided;
+            }
+            // Nothing else proves anything, and any process can make its own command line one megabytes long.
+            Some(false) if candidate.child_at.is_none() && !self.guest.owns(&candidate.process) => {
+                return Verdict::Other;
+            }
+            _ => {}
+        }
         let arguments = candidate.process.arguments();
         if self.guest.is_named_by(&arguments) {
             return self.executed(candidate);
         }
-        let undecided = arguments.is_empty() || self.daemon.looks_like(&arguments);
-        match if undecided { self.daemon.forked(&candidate.process) } else { Some(false) } {
-            Some(true) => candidate.child_at = Some(now),
-            None if !arguments.is_empty() => candidate.seen = Some(now),
-            // In the middle of execve(2), a program has no arguments yet. A process that has ended, and a kernel thread, have
-            // none.
-            _ => {
-                let seen = candidate.child_at.or(candidate.seen);
-                let recent = seen.is_some_and(|at| now.saturating_sub(at) <= FRESH_IN_CGROUP);
-                let executes = undecided && recent && !candidate.process.has_ended();
-                return if executes { Verdict::Undecided } else { Verdict::Other };
-            }
+        let is_daemons = self.daemon.looks_like(&arguments);
+        if is_daemons && !self.daemon.has_layout() {
+            candidate.seen = Some(now);
         }
-        Verdict::Undecided
+        // In the middle of execve(2), a program has no arguments yet. A process that has ended, and a kernel thread, have none.
+        let seen = candidate.child_at.or(candidate.seen);
+        let recent = seen.is_some_and(|at| now.saturating_sub(at) <= FRESH_IN_CGROUP);
+        let executes = (is_daemons || arguments.is_empty()) && recent && !candidate.process.has_ended();
+        if executes { Verdict::Undecided } else { Verdict::Other }
     }
 
     fn executed(&mut self, candidate: &Candidate) -> Verdict {
@@ -237,164 +244,4 @@ impl<'a> Search<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(clippy::disallowed_methods, reason = "the tests need other processes")]
-
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
-    use std::os::unix::process::CommandExt;
-    use std::process::{Child, Command, Stdio};
-    use std::thread::{self, JoinHandle};
-
-    use super::*;
-    use crate::domain::Domain;
-
-    // Each test has its own, because the tests see each other's processes.
-    const UUIDS: [&str; 3] = [
-        "3a21c2ee-5ece-4225-baa4-9a1125800001",
-        "3a21c2ee-5ece-4225-baa4-9a1125800002",
-        "3a21c2ee-5ece-4225-baa4-9a1125800003",
-    ];
-
-    fn guest(uuid: &str) -> Identity {
-        Identity::of(&Domain { uuid: uuid.parse().ok(), ..Domain::default() }).unwrap()
-    }
-
-    /// This process stands for the daemon.
-    fn daemon() -> Daemon {
-        Daemon::of(rustix::process::getpid()).unwrap()
-    }
-
-    /// What names the guest.
-    fn emulator(uuid: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", "read -r line", "qemu", "-name", "guest=demo", "-uuid", uuid]).stdin(Stdio::piped());
-        command
-    }
-
-    fn pid_of(child: &Child) -> Pid {
-        Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap()
-    }
-
-    fn end(mut child: Child) {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// A child of this process that has not executed anything, as libvirt's child is for a while.
-    struct Waiting {
-        pid: Pid,
-        stream: UnixStream,
-        thread: JoinHandle<Child>,
-    }
-
-    impl Waiting {
-        #[expect(unsafe_code, reason = "only what runs between fork and exec can wait there")]
-        fn start(uuid: &str) -> Waiting {
-            let (mut inside, mut stream) = UnixStream::pair().unwrap();
-            let mut command = emulator(uuid);
-            // SAFETY: it makes system calls, and allocates nothing.
-            unsafe {
-                command.pre_exec(move || {
-                    inside.write_all(&rustix::process::getpid().as_raw_nonzero().get().to_ne_bytes())?;
-                    inside.read_exact(&mut [0])
-                })
-            };
-            let thread = thread::spawn(move || command.spawn().unwrap());
-            let mut number = [0; 4];
-            stream.read_exact(&mut number).unwrap();
-            Waiting { pid: Pid::from_raw(i32::from_ne_bytes(number)).unwrap(), stream, thread }
-        }
-
-        /// Looks until the child is known as one.
-        fn seen_by<'a>(&self, search: &'a mut Search<'_>) -> &'a mut Candidate {
-            let is_it = |candidate: &Candidate| candidate.process.pid() == self.pid && candidate.child_at.is_some();
-            while !search.candidates.iter().any(is_it) {
-                assert!(search.look().is_none());
-            }
-            search.candidates.iter_mut().find(|candidate| is_it(candidate)).unwrap()
-        }
-
-        fn execute(mut self) -> Child {
-            self.stream.write_all(&[0]).unwrap();
-            self.thread.join().unwrap()
-        }
-    }
-
-    #[test]
-    fn a_child_of_the_daemon_is_the_guests_once_it_names_the_guest() {
-        let (guest, daemon) = (guest(UUIDS[0]), daemon());
-        for urgent in [true, false] {
-            let mut search = Search::new(&guest, urgent, &daemon, process::last_number());
-            let waiting = Waiting::start(UUIDS[0]);
-            waiting.seen_by(&mut search);
-            assert!(search.has_children());
-            let child = waiting.execute();
-            let found = (0..1000).find_map(|_| {
-                thread::sleep(Duration::from_millis(1));
-                search.look()
-            });
-            let (process, evidence) = found.unwrap();
-            assert_eq!((process.pid(), evidence), (pid_of(&child), Evidence::Child));
-            end(child);
-        }
-    }
-
-    #[test]
-    fn a_child_that_was_last_seen_long_ago_may_be_another_program() {
-        let (guest, daemon) = (guest(UUIDS[1]), daemon());
-        let mut search = Search::new(&guest, true, &daemon, process::last_number());
-        let waiting = Waiting::start(UUIDS[1]);
-        let candidate = waiting.seen_by(&mut search);
-        candidate.child_at = candidate.child_at.map(|at| at.saturating_sub(FRESH));
-        let child = waiting.execute();
-        while search.unproven.is_none() {
-            assert!(search.look().is_none());
-        }
-        let unproven = format!("process {} names the guest, but it was not seen", child.id());
-        assert!(search.missing().starts_with(&unproven), "{}", search.missing());
-        end(child);
-    }
-
-    #[test]
-    fn a_process_that_only_names_the_guest_is_not_the_guests() {
-        let (guest, daemon) = (guest(UUIDS[2]), daemon());
-        let mut search = Search::new(&guest, true, &daemon, process::last_number());
-        assert_eq!(search.missing(), "no process that names the guest was executed");
-        let child = emulator(UUIDS[2]).spawn().unwrap();
-        for _ in 0..1000 {
-            assert!(search.look().is_none());
-            if search.unproven.is_some() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        assert_eq!(search.unproven, Some(pid_of(&child)));
-        end(child);
-    }
-
-    // A host has thousands of kernel threads, and daemons without an argument.
-    #[test]
-    fn old_processes_without_arguments_are_not_watched() {
-        let (guest, daemon) = (guest(UUIDS[0]), daemon());
-        let other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let mut search = Search::new(&guest, false, &daemon, None);
-        search.listed = [pid_of(&other)].into();
-        assert!(search.look().is_none());
-        let watched: Vec<_> = search.candidates.iter().map(|candidate| candidate.process.pid()).collect();
-        assert!(!watched.contains(&pid_of(&other)), "{watched:?}");
-        end(other);
-    }
-
-    // So that a child of the daemon is looked at again in time.
-    #[test]
-    fn a_listing_is_spread_over_looks() {
-        let (guest, daemon) = (guest(UUIDS[0]), daemon());
-        let mut search = Search::new(&guest, false, &daemon, None);
-        search.listed = vec![rustix::process::getpid(); 3 * LISTED_AT_ONCE].into();
-        for left in [2, 1, 0] {
-            assert!(search.look().is_none());
-            assert_eq!(search.listed.len(), left * LISTED_AT_ONCE);
-        }
-    }
-}
+mod tests;

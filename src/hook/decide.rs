@@ -236,27 +236,21 @@ fn started(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
 /// one of them, so that no other process can change the answer, and at most prevents it.
 fn edits_in_use(guest: &Identity) -> Option<(Option<Edits>, Option<bool>)> {
     let state = store::state(guest.uuid).ok()?;
-    let running = match guest.process() {
-        Some(process) => vec![process.arguments()],
-        None => guest.named_since(state.written),
-    };
     let came_in =
-        agreed(&running, |arguments| matches!(qemu::classify(arguments), Invocation::Guest { incoming: true, .. }));
-    let edits = match came_in {
+        |arguments: &[OsString]| matches!(qemu::classify(arguments), Invocation::Guest { incoming: true, .. });
+    let look = |arguments: &[OsString]| (came_in(arguments), qemu::find_iommu(arguments).is_some());
+    let running = match guest.process() {
+        Some(process) => Some(look(&process.arguments())),
+        None => guest.agreed_since(state.written, look),
+    };
+    let edits = match running {
         // The wrapper refuses a guest that comes in where it has no edits for that.
         _ if state.incoming.as_ref().is_none_or(|incoming| *incoming == state.boot) => Some(state.boot),
-        Some(true) => state.incoming,
-        Some(false) => Some(state.boot),
+        Some((true, _)) => state.incoming,
+        Some((false, _)) => Some(state.boot),
         None => None,
     };
-    Some((edits, agreed(&running, |arguments| qemu::find_iommu(arguments).is_some())))
-}
-
-/// The answer that all command lines give.
-fn agreed(running: &[Vec<OsString>], question: impl Fn(&[OsString]) -> bool) -> Option<bool> {
-    let mut answers = running.iter().map(|arguments| question(arguments));
-    let first = answers.next()?;
-    answers.all(|answer| answer == first).then_some(first)
+    Some((edits, running.map(|(_, has_iommu)| has_iommu)))
 }
 
 /// On the wrapper route libvirt does not know the vIOMMU with which an incoming guest ran. QEMU loads the guest's state into a

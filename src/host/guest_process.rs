@@ -68,14 +68,27 @@ impl Identity {
         recorded.or_else(|| oldest(process::all().into_iter(), is_guest))
     }
 
-    /// The command lines of the processes that name the guest and were started after a time, seconds of the boot clock. Any
-    /// process can have these.
+    /// What all processes say that name the guest and were started after a time, seconds of the boot clock. Any process can do
+    /// that, so none where two of them differ, or where the command lines are longer than hosts have them.
     #[must_use]
-    pub fn named_since(&self, boot_seconds: u64) -> Vec<Vec<OsString>> {
+    pub fn agreed_since<T: PartialEq>(&self, boot_seconds: u64, question: impl Fn(&[OsString]) -> T) -> Option<T> {
+        /// Of all new processes together. QEMU's command line has some tens of thousands.
+        const MOST_BYTES: usize = 1 << 20;
         let is_new = |pid: &Pid| process::start_ticks(*pid).is_some_and(|ticks| ticks / process::TICKS >= boot_seconds);
-        let arguments =
-            process::all().into_iter().filter(is_new).filter_map(|pid| Some(Pinned::open(pid).ok()?.arguments()));
-        arguments.filter(|arguments| self.is_named_by(arguments)).collect()
+        let mut left = MOST_BYTES;
+        let mut agreed = None;
+        for process in process::all().into_iter().filter(is_new).filter_map(|pid| Pinned::open(pid).ok()) {
+            let arguments = process.arguments_within(left)?;
+            left = left.saturating_sub(arguments.iter().map(|argument| argument.len() + 1).sum());
+            if self.is_named_by(&arguments) {
+                let answer = question(&arguments);
+                if agreed.as_ref().is_some_and(|agreed| *agreed != answer) {
+                    return None;
+                }
+                agreed = Some(answer);
+            }
+        }
+        agreed
     }
 
     /// Whether libvirt has put a process into this guest's cgroup. Only root can: each directory up to the root of the
@@ -257,21 +270,54 @@ mod tests {
     fn long_command_lines_of_others_are_not_read() {
         #![expect(clippy::disallowed_methods, reason = "the test needs another process")]
         const LONG: usize = 100 << 10;
-        let read = || -> u64 {
-            let io = fs::head(Path::new("/proc/thread-self/io"), 4096).unwrap();
-            io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
-        };
         let mut other = std::process::Command::new("sh");
         let pipe = std::process::Stdio::piped;
         other.args(["-c", "echo; read -r line"]).args(vec!["x".repeat(LONG); 10]).stdin(pipe()).stdout(pipe());
         let mut other = other.spawn().unwrap();
         std::io::Read::read_exact(other.stdout.as_mut().unwrap(), &mut [0]).unwrap();
-        let before = read();
+        let before = process::bytes_read();
         assert!(identity("demo").process().is_none());
-        let after = read();
+        let after = process::bytes_read();
         other.kill().unwrap();
         other.wait().unwrap();
         assert!(after - before < 10 * LONG as u64, "{} bytes", after - before);
+    }
+
+    #[test]
+    fn new_processes_have_to_agree_within_a_bound() {
+        #![expect(clippy::disallowed_methods, reason = "the test needs other processes")]
+        let uuid = "3a21c2ee-5ece-4225-baa4-9a1125800009";
+        let identity = Identity::of(&Domain { uuid: uuid.parse().ok(), ..Domain::default() }).unwrap();
+        let began = process::boot_clock().as_secs();
+        let pipe = std::process::Stdio::piped;
+        let start = |words: &[String]| {
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", "echo; read -r line", "qemu", "-name", "guest=a", "-uuid", uuid]).args(words);
+            let mut child = command.stdin(pipe()).stdout(pipe()).spawn().unwrap();
+            std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+            child
+        };
+        let last = |arguments: &[OsString]| arguments.last().cloned();
+        let agreed = |since| identity.agreed_since(since, last);
+        assert_eq!(agreed(began), None);
+        let mut children = vec![start(&["one".to_owned()]), start(&["one".to_owned()])];
+        assert_eq!(agreed(began), Some(Some(OsString::from("one"))));
+        assert_eq!(agreed(began + 1000), None, "an older process says nothing");
+        children.push(start(&["two".to_owned()]));
+        assert_eq!(agreed(began), None);
+        for mut child in children.drain(1..) {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(agreed(began), Some(Some(OsString::from("one"))));
+        children.push(start(&vec!["x".repeat(100 << 10); 11]));
+        let before = process::bytes_read();
+        assert_eq!(agreed(began), None);
+        assert!(process::bytes_read() - before < 2 << 20);
+        for mut child in children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[test]

@@ -70,9 +70,15 @@ impl Pinned {
     /// The arguments of the process, without `argv[0]`; none where it has ended or executes a program at this moment.
     #[must_use]
     pub fn arguments(&self) -> Vec<OsString> {
-        let line = self.bytes("cmdline", 4 << 20).unwrap_or_default();
+        self.arguments_within(4 << 20).unwrap_or_default()
+    }
+
+    /// The same; `None` where the command line has so many bytes, or more.
+    #[must_use]
+    pub fn arguments_within(&self, bytes: usize) -> Option<Vec<OsString>> {
+        let line = self.bytes("cmdline", bytes).unwrap_or_default();
         let words = line.strip_suffix(b"\0").unwrap_or(&line).split(|byte| *byte == 0);
-        words.skip(1).map(|word| OsStr::from_bytes(word).to_owned()).collect()
+        (line.len() < bytes).then(|| words.skip(1).map(|word| OsStr::from_bytes(word).to_owned()).collect())
     }
 
     /// The first `limit` bytes of a file in `/proc/PID`, as far as they are text: a process chooses its own name.

@@ -181,6 +181,13 @@ pub fn own_file() -> io::Result<FileId> {
     file_id(Path::new("/proc/self/exe"))
 }
 
+/// How many bytes this thread has read so far.
+#[cfg(test)]
+pub(crate) fn bytes_read() -> u64 {
+    let io = super::fs::head(Path::new("/proc/thread-self/io"), 4096).unwrap();
+    io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse().unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     #![expect(clippy::disallowed_methods, reason = "the test needs a process that ends")]
