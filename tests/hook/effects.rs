@@ -27,10 +27,6 @@ fn state_file() -> PathBuf {
     Path::new("/run/viommu").join(UUID).with_extension("json")
 }
 
-fn record_file() -> PathBuf {
-    Path::new("/var/lib/viommu").join(UUID).with_extension("json")
-}
-
 /// Everything below the directories that the hook could change: kind, mode, time, and content of each file.
 fn listing() -> BTreeMap<PathBuf, String> {
     fn walk(path: &Path, into: &mut BTreeMap<PathBuf, String>) {
@@ -53,13 +49,18 @@ fn listing() -> BTreeMap<PathBuf, String> {
 
 #[test]
 fn a_start_leaves_a_state_and_an_end_takes_it_away() {
+    // `started` sees the processes of other tests.
+    const OWN: &str = "8d6f2c4e-3b0a-4f7e-9a51-000000000002";
     if !sandbox::inside("effects::a_start_leaves_a_state_and_an_end_takes_it_away") {
         return;
     }
     let guests = guests();
+    let wrapper = guests.wrapper.replace(UUID, OWN);
+    let [state_file, record_file] =
+        ["/run/viommu", "/var/lib/viommu"].map(|directory| Path::new(directory).join(OWN).with_extension("json"));
     let before = listing();
     for event in [PREPARE, STARTED].into_iter().chain(OTHERS) {
-        hook(event, &guests.wrapper);
+        hook(event, &wrapper);
     }
     assert_eq!(listing(), before, "only `start` writes");
     // A guest without the wrapper whose limit is high enough needs no state, whether it asks or not.
@@ -68,14 +69,14 @@ fn a_start_leaves_a_state_and_an_end_takes_it_away() {
         assert_eq!(listing(), before);
     }
 
-    assert_event("start", &hook(START, &guests.wrapper), None);
+    assert_event("start", &hook(START, &wrapper), None);
     let mode = |path: &Path| {
         let metadata = fs::symlink_metadata(path).unwrap();
         (metadata.uid(), metadata.mode() & 0o7777)
     };
-    assert_eq!((mode(Path::new("/run/viommu")), mode(&state_file())), ((0, 0o755), (0, 0o644)));
-    let text = fs::read_to_string(state_file()).unwrap();
-    let state = State::parse(&text, UUID.parse().unwrap(), process::boot_clock().as_secs()).unwrap();
+    assert_eq!((mode(Path::new("/run/viommu")), mode(&state_file)), ((0, 0o755), (0, 0o644)));
+    let text = fs::read_to_string(&state_file).unwrap();
+    let state = State::parse(&text, OWN.parse().unwrap(), process::boot_clock().as_secs()).unwrap();
     assert_eq!(state.emulator, "/usr/bin/qemu-system-x86_64");
     assert_eq!(state.boot.devices, ["virtio-iommu,id=ua-viommu0,bus=pcie.0"]);
     assert_eq!((state.incoming, state.memlock), (Some(state.boot), None));
@@ -83,21 +84,21 @@ fn a_start_leaves_a_state_and_an_end_takes_it_away() {
     assert_eq!(names("/run/viommu"), 1, "no temporary file stays");
 
     // Every start writes it afresh.
-    let inode = fs::metadata(state_file()).unwrap().ino();
-    assert_event("start again", &hook(START, &guests.wrapper), None);
-    assert_ne!(fs::metadata(state_file()).unwrap().ino(), inode);
+    let inode = fs::metadata(&state_file).unwrap().ino();
+    assert_event("start again", &hook(START, &wrapper), None);
+    assert_ne!(fs::metadata(&state_file).unwrap().ino(), inode);
 
     // What it runs with is recorded once it runs.
-    assert_event("started", &hook(STARTED, &guests.wrapper), None);
-    assert_eq!((mode(&record_file()), names("/var/lib/viommu")), ((0, 0o600), 1));
-    assert_event("stopped", &hook(STOPPED, &guests.wrapper), None);
-    assert!(!state_file().exists() && record_file().exists());
-    assert_event("start", &hook(START, &guests.wrapper), None);
-    assert_event("release", &hook(RELEASE, &guests.wrapper), None);
-    assert!(!state_file().exists() && record_file().exists());
-    assert_event("migrated", &hook(["release", "end", "migrated"], &guests.wrapper), None);
-    assert!(!record_file().exists());
-    assert_event("release again", &hook(RELEASE, &guests.wrapper), None);
+    assert_event("started", &hook(STARTED, &wrapper), None);
+    assert_eq!((mode(&record_file), names("/var/lib/viommu")), ((0, 0o600), 1));
+    assert_event("stopped", &hook(STOPPED, &wrapper), None);
+    assert!(!state_file.exists() && record_file.exists());
+    assert_event("start", &hook(START, &wrapper), None);
+    assert_event("release", &hook(RELEASE, &wrapper), None);
+    assert!(!state_file.exists() && record_file.exists());
+    assert_event("migrated", &hook(["release", "end", "migrated"], &wrapper), None);
+    assert!(!record_file.exists());
+    assert_event("release again", &hook(RELEASE, &wrapper), None);
 }
 
 #[test]
