@@ -49,6 +49,8 @@ pub struct Facts {
     pub new: New,
     /// The attributes of libvirt's `<driver>`, each with its property in QEMU.
     pub attributes: &'static [(&'static str, &'static str)],
+    /// Properties that libvirt does not write, and the wrapper does.
+    pub of_wrapper: &'static [(&'static str, &'static str)],
     /// It remaps interrupts, which needs `<ioapic driver='qemu'/>`.
     pub remaps_interrupts: bool,
 }
@@ -99,6 +101,7 @@ models! {
             ("aw_bits", "aw-bits"),
             ("dma_translation", "dma-translation"),
         ],
+        of_wrapper: &[],
         remaps_interrupts: true,
     },
     /// Arm SMMUv3.
@@ -111,6 +114,7 @@ models! {
         drivers: &["arm-smmuv3"],
         new: New::Machine("iommu", "smmuv3"),
         attributes: &[],
+        of_wrapper: &[],
         remaps_interrupts: false,
     },
     /// virtio-iommu. libvirt wants QEMU's property boot-bypass, hence QEMU 7.0, and takes `aw_bits` from 12.2 on.
@@ -124,6 +128,7 @@ models! {
         // Without a slot: only the command line tells which one is free.
         new: New::Devices(&["virtio-iommu,id=ua-viommu0,bus=pcie.0"]),
         attributes: &[("aw_bits", "aw-bits")],
+        of_wrapper: &[],
         remaps_interrupts: false,
     },
     /// AMD-Vi. libvirt wants QEMU's property pci-id. It does not write dma-remap (QEMU 10.2).
@@ -134,13 +139,14 @@ models! {
         qemu: Version::new(10, 1),
         flags: &["amd-iommu", "amd-iommu.pci-id"],
         drivers: &["amd-iommu"],
-        new: New::Devices(&["AMDVI-PCI,id=ua-viommu0,bus=pcie.0", "amd-iommu,pci-id=ua-viommu0,dma-remap=on"]),
+        new: New::Devices(&["AMDVI-PCI,id=ua-viommu0,bus=pcie.0", "amd-iommu,pci-id=ua-viommu0"]),
         attributes: &[
             ("intremap", "intremap"),
             ("passthrough", "pt"),
             ("xtsup", "xtsup"),
             ("iotlb", "device-iotlb"),
         ],
+        of_wrapper: &[("dma-remap", "on")],
         remaps_interrupts: true,
     },
 }

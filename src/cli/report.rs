@@ -198,6 +198,11 @@ fn command_line(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<(
         let driver = plan.iommu.as_ref().and_then(|iommu| iommu.model?.facts().drivers.first().copied());
         writeln!(out, "  -device {},…,{key}={value}", driver.unwrap_or_default())?;
     }
+    if let Some(virtio) = plan.qemu.virtio {
+        let (devices, ats) =
+            (if virtio.all { "virtio-…" } else { "virtio-net-…" }, if virtio.ats { ",ats=on" } else { "" });
+        writeln!(out, "  -device {devices},…,iommu_platform=on{ats}")?;
+    }
     if plan.qemu.lock_memory {
         writeln!(out, "  -overcommit mem-lock=on")?;
     }

@@ -37,7 +37,7 @@ fn lost_with_the_container(known: &Known) -> Option<Check> {
         return None;
     }
     let hook = install::ours(known)?;
-    // A link is where its directory is.
+    // The hook is a link: what counts is the layer of the directory that holds it.
     let hooks = hook.path.rsplit_once('/')?.0;
     let files = [hooks, BINARY, config::PATH, store::RECORDS];
     let lost: Vec<&str> = files.into_iter().filter(|path| fs::is_in_overlay(Path::new(path))).collect();

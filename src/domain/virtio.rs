@@ -4,6 +4,7 @@
 //! systems, sockets, crypto devices, vhost-user disks (libvirt or their backends refuse it), and the balloon (Linux' driver clears
 //! the feature).
 
+use super::Requester;
 use super::pci::{Buses, PciAddress};
 use crate::xml::Element;
 
@@ -16,8 +17,9 @@ pub struct VirtioDevice {
     pub nic: bool,
     /// What moves its data.
     pub backend: VirtioBackend,
-    /// It is, or will be, a modern device, as the feature `VIRTIO_F_IOMMU_PLATFORM` needs it.
-    pub modern: bool,
+    /// It is, or will be, a modern device, as the feature `VIRTIO_F_IOMMU_PLATFORM` needs it, on a bus that the vIOMMU translates
+    /// for.
+    pub translatable: bool,
     /// `<driver iommu=…>`, as written.
     pub iommu: Option<String>,
     /// `<driver ats=…>`, as written.
@@ -71,7 +73,7 @@ fn read(at: usize, device: Element<'_, '_>, buses: &Buses) -> Option<VirtioDevic
             "vdpa" if nic => VirtioBackend::Vdpa,
             _ => VirtioBackend::Qemu,
         },
-        modern: is_pci && modern,
+        translatable: is_pci && modern && buses.requester(PciAddress::read(device)) != Requester::Bypass,
         iommu: driver("iommu"),
         ats: driver("ats"),
     })
@@ -116,7 +118,7 @@ mod tests {
             "<input type='tablet' bus='virtio'/>",
         ] {
             let found = virtio(device).unwrap();
-            assert!(found.modern && !found.nic && found.backend == VirtioBackend::Qemu, "{device}");
+            assert!(found.translatable && !found.nic && found.backend == VirtioBackend::Qemu, "{device}");
             assert_eq!(found.at, 5);
         }
         for device in [
@@ -137,8 +139,9 @@ mod tests {
 
     #[test]
     fn only_modern_devices() {
-        let modern =
-            |model: &str, address: &str| nic("user", &format!("<model type='{model}'/>{address}")).unwrap().modern;
+        let modern = |model: &str, address: &str| {
+            nic("user", &format!("<model type='{model}'/>{address}")).unwrap().translatable
+        };
         let at = |bus| format!("<address type='pci' bus='{bus}' slot='1'/>");
         assert!(modern("virtio", "") && modern("virtio", "<address type='pci'/>"));
         assert!(modern("virtio", &at(1)) && modern("virtio", &at(4)) && modern("virtio", &at(9)));

@@ -3,7 +3,8 @@
 
 use crate::model::Model;
 use crate::note::{Code, Note};
-use crate::qemu::FoundIommu;
+use crate::qemu::{self, FoundIommu};
+use crate::request::VirtioScope;
 use crate::version::Version;
 
 use super::Route;
@@ -22,6 +23,11 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
     super::no_width(guest)?;
     let written = Written::of(guest);
     check(guest, &written, by_wrapper)?;
+    if !by_wrapper && guest.request.virtio != VirtioScope::Off {
+        let message = "virtio requests the translation of DMA, and the vIOMMU of AMD translates none without dma-remap, which libvirt \
+                       does not write: use the model intel, or leave virtio out";
+        return Err(Note::error(Code::RequestConflict, message));
+    }
     let on = |name| (name, "on".to_owned());
     let wanted = if written.intremap() { vec![on("intremap"), on("xtsup")] } else { Vec::new() };
     Ok(with_split_irqchip(Decision::with(guest, Model::Amd, wanted), written.intremap()))
@@ -50,19 +56,19 @@ pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(),
         completed: false,
     };
     super::no_width(guest)?;
-    check(guest, &written, written.get("dma-remap").is_some_and(|value| value == "on"))
+    check(guest, &written, written.get("dma-remap").is_some_and(qemu::is_on))
 }
 
 /// Refuses what does not work.
 fn check(guest: &Guest<'_>, written: &Written<'_>, dma_remap: bool) -> Result<(), Note> {
-    serves_vfio(guest, dma_remap)?;
+    serves_vfio(guest, written, dma_remap)?;
     no_passthrough(guest, written)?;
     irqchip(guest, written)?;
     many_vcpus(guest, written)
 }
 
 /// QEMU has no notifier for VFIO devices before 10.2, and then only with `dma-remap=on`.
-fn serves_vfio(guest: &Guest<'_>, dma_remap: bool) -> Result<(), Note> {
+fn serves_vfio(guest: &Guest<'_>, written: &Written<'_>, dma_remap: bool) -> Result<(), Note> {
     if !guest.has_or_expects_vfio() {
         return Ok(());
     }
@@ -73,9 +79,16 @@ fn serves_vfio(guest: &Guest<'_>, dma_remap: bool) -> Result<(), Note> {
             guest.qemu
         )
     } else if !dma_remap {
-        "the vIOMMU of AMD serves a VFIO device with dma-remap=on only, which libvirt does not write: use the model intel, or remove \
-         the <iommu>, ask for the model amd and set the wrapper as <emulator> (QEMU: \"requires dma-remap=1\")"
-            .to_owned()
+        let remedy = match written.place {
+            "<iommu>" => {
+                "use the model intel, or the wrapper as <emulator> with a request for amd and without an <iommu>"
+            }
+            _ => "set it there, or use the model intel",
+        };
+        format!(
+            "the vIOMMU of AMD serves a VFIO device with dma-remap=on only, which libvirt does not write: {remedy} (QEMU: \"requires \
+             dma-remap=1\")"
+        )
     } else {
         return fits_host(guest);
     };

@@ -48,10 +48,7 @@ impl Guest<'_> {
 
     /// Why it is not certain that this host has a virtio-iommu. A guest that ran with one before keeps it.
     fn doubts_virtio(&self) -> Option<String> {
-        let unknown = self.unknown_versions();
-        let kept = self.host.recorded == Some(Model::Virtio);
-        (self.host.cautious && !unknown.is_empty() && !kept)
-            .then(|| format!("the version of {} is unknown", unknown.join(" and of ")))
+        self.unknown_and_cautious().filter(|_| self.host.recorded != Some(Model::Virtio))
     }
 
     /// Whether `auto` may take virtio as far as the guest's driver goes.

@@ -7,7 +7,7 @@ use crate::request::RequestedModel;
 
 use super::guest::Guest;
 use super::intel;
-use super::result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan};
+use super::result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Route};
 
 /// What was decided about the vIOMMU.
 pub(super) struct Decision {
@@ -74,7 +74,7 @@ impl Decision {
 
 fn add_iommu(guest: &Guest<'_>, model: Model, driver: Vec<(&'static str, String)>, plan: &mut Plan) {
     let (source, asked) = (guest.request.source.describe(), guest.request.model.as_str());
-    on_command_line(model, &driver, &mut plan.qemu);
+    on_command_line(model, &driver, plan.route, &mut plan.qemu);
     let reason = format!("{source} asks for a vIOMMU ({asked})");
     let edit = Edit::AddIommu { model: model.name(), driver };
     plan.change(Action::Add, "/domain/devices/iommu", reason, edit, true);
@@ -88,17 +88,19 @@ fn complete_iommu(guest: &Guest<'_>, model: Model, driver: Vec<(&'static str, St
     plan.change(Action::Set, "/domain/devices/iommu/driver", format!("the <iommu> lacks {names}"), edit, essential);
 }
 
-/// What libvirt writes for a new `<iommu>` (`qemuBuildIOMMUCommandLine`).
-fn on_command_line(model: Model, driver: &[(&'static str, String)], edits: &mut Edits) {
+/// What libvirt writes for a new `<iommu>` (`qemuBuildIOMMUCommandLine`), and what the wrapper adds to that.
+fn on_command_line(model: Model, driver: &[(&'static str, String)], route: Route, edits: &mut Edits) {
     match model.facts().new {
         New::Machine(key, value) => {
             edits.machine.insert(key.to_owned(), value.to_owned());
         }
         New::Devices(devices) => {
             edits.devices.extend(devices.iter().map(|device| (*device).to_owned()));
-            let properties = properties(model, driver).map(|(name, value)| format!(",{name}={value}"));
+            let of_wrapper = model.facts().of_wrapper.iter().filter(|_| route == Route::Wrapper);
+            let of_wrapper = of_wrapper.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let properties = of_wrapper.chain(properties(model, driver));
             if let Some(last) = edits.devices.last_mut() {
-                last.extend(properties);
+                last.extend(properties.map(|(name, value)| format!(",{name}={value}")));
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::domain::Requester;
 use crate::model::{Machine, Model};
 use crate::note::{Code, Note};
-use crate::qemu::{FoundIommu, Spelling};
+use crate::qemu::{self, FoundIommu, Spelling};
 use crate::request::{Request, RequestedModel};
 use crate::version::Version;
 
@@ -48,7 +48,7 @@ pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu, machine: Mach
     match hidden.model {
         Model::Intel => intel::check_hidden(guest, hidden),
         Model::Virtio => virtio::check(guest, machine),
-        Model::Smmuv3 => smmuv3::check(guest, hidden.properties.get("accel").is_some_and(|value| value == "on")),
+        Model::Smmuv3 => smmuv3::check(guest, hidden.properties.get("accel").is_some_and(|value| qemu::is_on(value))),
         Model::Amd => amd::check_hidden(guest, hidden),
     }
 }

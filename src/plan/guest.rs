@@ -62,6 +62,13 @@ impl<'a> Guest<'a> {
         versions.into_iter().filter(|(_, version)| version.is_none()).map(|(program, _)| program).collect()
     }
 
+    /// The unknown versions as half a sentence, for a decision in which unknown means the less favourable.
+    pub(super) fn unknown_and_cautious(&self) -> Option<String> {
+        let unknown = self.unknown_versions();
+        let doubts = self.host.cautious && !unknown.is_empty();
+        doubts.then(|| format!("the version of {} is unknown", unknown.join(" and of ")))
+    }
+
     pub(super) fn arch(&self) -> &'a str {
         arch(self.domain, self.host).unwrap_or(DEFAULT_ARCH)
     }
@@ -118,14 +125,18 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// The version of the machine type, where it has one.
+    pub(super) fn q35_version(&self) -> Option<Version> {
+        self.domain.machine.as_deref()?.strip_prefix("pc-q35-")?.parse().ok()
+    }
+
     /// Whether interrupts reach every vCPU without interrupt remapping: with KVM and the split irqchip QEMU offers the guest
     /// destination ids of 15 bits (`kvm_arch_fixup_msi_route`; kvm-msi-ext-dest-id, off for machine types before 5.2).
     pub(super) fn has_extended_destinations(&self) -> bool {
         let domain = self.domain;
-        let machine = domain.machine.as_deref().and_then(|name| name.strip_prefix("pc-q35-")?.parse::<Version>().ok());
         domain.virt_type == "kvm"
             && domain.ioapic.as_deref() != Some("kvm")
-            && machine.is_none_or(|machine| machine >= Version::new(5, 2))
+            && self.q35_version().is_none_or(|version| version >= Version::new(5, 2))
             && (domain.vcpus.maximum <= 255 || self.libvirt >= IOAPIC_FOR_MANY_VCPUS)
             && !self.is_windows()
     }

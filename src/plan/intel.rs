@@ -41,7 +41,7 @@ pub(super) fn with_split_irqchip(decision: Decision, intremap: bool) -> Decision
 /// Whether every host decides alike: the width depends on the host's IOMMU, and without KVM eim depends on QEMU's version.
 fn is_reproducible(guest: &Guest<'_>) -> bool {
     let width = guest.request.aw_bits.is_some() || (!guest.request.hotplug && guest.domain.vfio.is_empty());
-    width && guest.domain.virt_type == "kvm"
+    width && guest.domain.virt_type == "kvm" && purpose::is_reproducible(guest)
 }
 
 /// The attributes of a vIOMMU that is there, and what becomes of those that are not.
@@ -97,6 +97,7 @@ pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(),
 /// Refuses what the user wrote where it contradicts what the guest needs.
 fn check(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
     irqchip(guest, written)?;
+    purpose::translation_is_on(guest, written)?;
     if guest.needs_eim() && !(written.will_be_on("intremap") && has_eim(guest) && written.will_be_on("eim")) {
         return Err(eim_impossible(guest));
     }
@@ -174,7 +175,7 @@ fn eim_impossible(guest: &Guest<'_>) -> Note {
 /// Without caching mode QEMU cannot follow the guest's mappings into a VFIO container (hw/i386/intel_iommu.c
 /// `vtd_iommu_notify_flag_changed`); vDPA needs the same MAP notifier, and reports no error without it. QEMU requires it for
 /// every VFIO device, also for one on a bus that bypasses the vIOMMU (`vtd_machine_done_notify_one`).
-fn needs_caching_mode(guest: &Guest<'_>) -> bool {
+pub(super) fn needs_caching_mode(guest: &Guest<'_>) -> bool {
     guest.has_or_expects_vfio() || !guest.domain.vfio.is_empty() || guest.domain.vdpa() > 0
 }
 

@@ -23,7 +23,7 @@ fn fitting<'a>(guest: &Guest<'a>) -> impl Iterator<Item = &'a VirtioDevice> {
 }
 
 fn fits(device: &VirtioDevice, vdpa: bool) -> bool {
-    device.modern && (vdpa || device.backend != VirtioBackend::Vdpa) && device.iommu.as_deref() != Some("off")
+    device.translatable && (vdpa || device.backend != VirtioBackend::Vdpa) && device.iommu.as_deref() != Some("off")
 }
 
 /// QEMU before 8.1 maps guest memory into a vDPA device whatever the vIOMMU does (hw/virtio/vhost-vdpa.c), and an SMMUv3 does
@@ -74,8 +74,9 @@ pub(super) fn note(guest: &Guest<'_>) -> Option<Note> {
     let vdpa = can_be_vdpa(guest);
     let left = named(guest).filter(|device| outside(device) && !fits(device, vdpa)).count();
     let message = format!(
-        "{} will bypass the vIOMMU, although virtio={} is asked for: QEMU translates for a modern device only, so put it behind a \
-         pcie-root-port and use the model virtio; iommu='off' in its <driver> stays, and a vDPA device needs x86 and QEMU 8.1",
+        "{} will bypass the vIOMMU, although virtio={} is asked for: QEMU translates only for a modern virtio device on a bus that \
+         does not bypass the vIOMMU: put it behind a pcie-root-port, with <model type='virtio'/> and without iommu='off' in its \
+         <driver>; a vDPA device needs x86 and QEMU 8.1",
         count(left),
         if guest.request.virtio == VirtioScope::All { "all" } else { "on" },
     );

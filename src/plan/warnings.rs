@@ -4,6 +4,7 @@ use crate::domain::{Driver, IommufdOpener, Requester, VfioDevice};
 use crate::limit::Limit;
 use crate::model::Model;
 use crate::note::{Code, Note};
+use crate::qemu;
 use crate::request::RequestedModel;
 use crate::text::bytes;
 use crate::version::{self, NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU, Version};
@@ -184,8 +185,8 @@ fn confidential_guest(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
          guest switches it on"
     };
     let message = format!(
-        "the memory of the guest is encrypted (<launchSecurity type='{kind}'>): {reason}; the vIOMMU protects nothing that the \
-         encryption does not: leave it out"
+        "the memory of the guest is encrypted (<launchSecurity type='{kind}'>): {reason}; the \
+         encryption protects the memory already: leave the vIOMMU out"
     );
     Some(Note::warning(Code::ConfidentialGuest, message))
 }
@@ -219,10 +220,13 @@ fn virtio_driver(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
         Some(Driver::BuiltIn) => return None,
         Some(Driver::Absent) => "the guest does not use this vIOMMU: use the model intel, on AArch64 smmuv3".to_owned(),
         Some(Driver::Module) => {
-            format!("the guest does not find its root disk, or late and without a vIOMMU: {INTO_INITRAMFS}")
+            format!(
+                "the guest does not find its root disk, or finds it late and runs without a vIOMMU: {INTO_INITRAMFS}"
+            )
         }
         None => format!(
-            "where it is a module that the initramfs lacks, the guest does not find its root disk, or late and without a vIOMMU: {INTO_INITRAMFS}"
+            "if it is a module outside the initramfs, the guest does not find its root disk, or finds it late and runs without a vIOMMU: \
+             {INTO_INITRAMFS}"
         ),
     };
     Some(Note::warning(Code::VirtioDriver, format!("{}; {remedy}", known.why)))
@@ -259,7 +263,10 @@ fn unsafe_interrupts(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
 /// QEMU's amd-iommu translates for no device without dma-remap, which libvirt does not write.
 fn amd_translates_nothing(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     let by_wrapper = plan.qemu.adds_iommu() && plan.route == Route::Wrapper;
-    let written = guest.hidden.as_ref().is_some_and(|hidden| hidden.properties.contains_key("dma-remap"));
+    let written = guest
+        .hidden
+        .as_ref()
+        .is_some_and(|hidden| hidden.properties.get("dma-remap").is_some_and(|value| qemu::is_on(value)));
     let message = format!(
         "libvirt does not write dma-remap, without which QEMU {} translates nothing behind the vIOMMU of AMD: an emulated device does \
          not work in a guest that translates; use the model intel, or the wrapper with the model amd and without an <iommu>, or boot \
@@ -317,7 +324,7 @@ fn iommufd_per_user(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
 }
 
 /// Linux does not charge the BARs of a device, which each address space maps, but kernels of NVIDIA's do. What fits into the
-/// 1 GiB for device memory needs no word.
+/// 1 GiB for device memory gets no note.
 fn device_bars(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     const INCLUDED: u64 = 1 << 30;
     let spaces = plan.memlock.address_spaces.len() as u64;

@@ -1,7 +1,7 @@
 //! What the hook writes for the wrapper and the guard of one guest.
 //!
-//! Pure but for `store`: the format and its rules. The file is root's, in a directory of root's; a guest can read it and nothing else. It
-//! holds no number or name that the wrapper could get from a weaker place.
+//! Pure but for `store`: the format and its rules. The file is root's, in a directory of root's. A guest can read it and nothing
+//! else, so that the wrapper takes numbers and names from it alone.
 
 pub mod store;
 

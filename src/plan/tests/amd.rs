@@ -47,7 +47,14 @@ fn the_wrapper_makes_it_translate() {
     assert_eq!(new().wrapped().asks("amd").host_aw_bits(39).refusal(), None, "no device behind it needs the host");
     // libvirt writes the vIOMMU that is in the XML, and without dma-remap.
     let message = case.device(IOMMU).refused(Code::IommuConflict);
-    assert!(message.contains("remove the <iommu>"), "{message}");
+    assert!(message.contains("a request for amd and without an <iommu>"), "{message}");
+    assert_eq!(
+        new().asks("amd").plan().qemu.devices[1],
+        "amd-iommu,pci-id=ua-viommu0,intremap=on,xtsup=on",
+        "libvirt's own"
+    );
+    let hidden = new().argument("-device", "amd-iommu,dma-remap=yes").vfio(1);
+    assert_eq!(hidden.asks("auto").refusal(), None);
 }
 
 #[test]

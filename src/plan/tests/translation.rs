@@ -141,3 +141,59 @@ fn interrupts_only_contradicts_translation() {
         assert_eq!(case.interrupts().refusal().unwrap().code, Code::RequestConflict);
     }
 }
+
+fn written(driver: &str) -> Case {
+    q35().device(&format!("<iommu model='intel'><driver intremap='on' eim='on' aw_bits='48' {driver}/></iommu>"))
+}
+
+#[test]
+fn a_written_vtd_without_translation_serves_no_device_that_needs_it() {
+    let off = || written("dma_translation='off' caching_mode='on'").asks("intel");
+    for case in [off().vfio(1), off().hotplug(), off().device(USER).virtio(VirtioScope::On)] {
+        assert!(case.refused(Code::IommuConflict).contains("DMA translation switched off"));
+    }
+    assert_eq!(off().refusal(), None);
+    // Interrupts alone are what the request is for, and what the guest has.
+    let plan = off().vfio(1).interrupts().plan();
+    assert_eq!(note(&plan, Code::PurposeIgnored), None);
+    // Without a request it is the user's own decision.
+    let plan = written("dma_translation='off' caching_mode='on'").vfio(1).plan();
+    assert_eq!(note(&plan, Code::IommuConflict), None);
+    let hidden = q35().argument("-device", "intel-iommu,intremap=on,caching-mode=on,dma-translation=no,aw-bits=48");
+    hidden.qemu("5.2.0").libvirt("8.0.0").asks("intel").vfio(1).refused(Code::IommuConflict);
+}
+
+#[test]
+fn interrupts_only_where_nothing_speaks_against_it() {
+    let case = || q35().asks("intel").interrupts();
+    let mut unknown = case();
+    unknown.host.cautious = true;
+    unknown.host.libvirt = None;
+    assert_eq!(driver(&unknown.plan(), "dma_translation"), None);
+    // QEMU 7.0 knows the machine type, too, and has no such property: another host may decide otherwise.
+    let on = |os| case().os(os).plan().reproducible;
+    assert!(
+        !on("<type arch='x86_64' machine='pc-q35-7.0'>hvm</type>")
+            && !on("<type arch='x86_64' machine='q35'>hvm</type>")
+    );
+    assert!(on("<type arch='x86_64' machine='pc-q35-7.1'>hvm</type>"));
+}
+
+#[test]
+fn devices_on_a_bus_that_bypasses_the_viommu_are_not_translated_for() {
+    let bus = "<controller type='pci' index='0' model='pcie-root'/><controller type='pci' index='1' model='pcie-expander-bus'/>
+        <controller type='pci' index='2' model='pcie-root-port'><address type='pci' bus='1' slot='0'/></controller>";
+    let nic = "<interface type='user'><model type='virtio'/><address type='pci' bus='2' slot='0'/></interface>";
+    let case = || q35().device(bus).device(nic).asks("intel").virtio(VirtioScope::On);
+    assert_eq!(edits(&case().plan()).len(), 1);
+    let plan = case().argument("-global", "pxb-pcie.bypass_iommu=on").plan();
+    assert_eq!(edits(&plan), []);
+    assert!(note(&plan, Code::VirtioBypassesIommu).is_some());
+}
+
+#[test]
+fn amd_translates_for_virtio_by_the_wrapper_only() {
+    let case = || q35().libvirt("12.9.0").qemu("11.1.3").device(USER).asks("amd").virtio(VirtioScope::On);
+    case().refused(Code::RequestConflict);
+    assert_eq!(edits(&case().wrapped().plan()).len(), 1);
+}
