@@ -63,6 +63,7 @@ on_both_suites! { BOOKWORM TRIXIE:
 
 on_both_suites! { CONFINED_BOOKWORM CONFINED_TRIXIE:
     apparmor_lets_everything_work;
+    the_host_route_serves_guests_without_an_emulator;
     doctor_names_what_is_wrong_and_nothing_else;
 }
 
@@ -349,6 +350,33 @@ fn selinux_lets_everything_work() {
     let unprepared = results.of("se-unprepared");
     unprepared.assert_value("module", "0");
     assert_denied(unprepared);
+}
+
+#[test]
+fn the_host_route_works_with_selinux() {
+    the_host_route_serves_guests_without_an_emulator(&ENFORCING_TRIXIE);
+}
+
+fn the_host_route_serves_guests_without_an_emulator(suite: &Suite) {
+    let Some(results) = suite.run("route", 120) else { return };
+    results.of("rt-on").assert_value("status", "0");
+    let (asks, plain) = (results.of("rt"), results.of("rt-plain"));
+    for (guest, spaces) in [(asks, 2), (plain, 1)] {
+        guest.assert_value("status", "0");
+        guest.assert_value("denials", "0");
+        guest.assert_locked(spaces, RAM);
+        guest.assert_limit(spaces * RAM + GIB);
+        guest.assert_value("viommus", &(spaces - 1).to_string());
+    }
+    asks.assert_value("emulator", "/usr/lib/libvirt-host-route/qemu-system-x86_64");
+    asks.assert_value("exe", "/usr/bin/qemu-system-x86_64");
+    for refused in ["rt-unhooked", "rt-plain-unhooked"] {
+        let refused = results.of(refused);
+        refused.assert_value("status", "1");
+        refused.assert_message("state-missing");
+        refused.assert_clean();
+    }
+    results.of("rt-off").assert_value("emulator", "/usr/bin/qemu-system-x86_64");
 }
 
 /// Without the rules that viommu ships, the security module must be what refuses the start.
