@@ -178,6 +178,8 @@ pub struct VfioDevice {
     pub source: VfioSource,
     /// Whom the vIOMMU sees.
     pub requester: Requester,
+    /// The host bridge above it, by the index of its controller: 0 or a `pcie-expander-bus`.
+    pub host_bridge: u32,
     /// `<driver iommufd='yes'/>`, or `iommufd=` on the command line.
     pub iommufd: bool,
     /// It stands in `<qemu:commandline>`, where libvirt does not see it.

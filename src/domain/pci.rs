@@ -119,6 +119,19 @@ impl Buses {
         self.climb(bus, &own).unwrap_or(own)
     }
 
+    /// The host bridge above a device.
+    pub(super) fn host_bridge(&self, address: Option<PciAddress>) -> u32 {
+        let mut bus = address.map_or(0, |address| address.bus);
+        for _ in 0..BUSES {
+            match self.controllers.get(&bus) {
+                Some(Controller { passage: Passage::HostBridge { .. }, .. }) => return bus,
+                Some(Controller { parent: Some(parent), .. }) => bus = *parent,
+                _ => break,
+            }
+        }
+        0
+    }
+
     /// Whether a virtio device is modern unless it says otherwise: below a port, where libvirt also puts one without an address on
     /// a PCI Express machine (QEMU's `virtio_pci_realize`).
     pub(super) fn are_modern_at(&self, address: Option<PciAddress>) -> bool {

@@ -28,13 +28,14 @@ impl Passthrough {
                 found.unassigned = found.unassigned.saturating_add(1);
                 continue;
             }
-            let requester =
-                if in_pci_guest(device) { buses.requester(PciAddress::read(device)) } else { Requester::None };
+            let address = PciAddress::read(device);
+            let requester = if in_pci_guest(device) { buses.requester(address) } else { Requester::None };
+            let host_bridge = buses.host_bridge(address);
             let iommufd = match device.child("driver").and_then(|driver| driver.prop("iommufd")) {
                 Some(value) => value == "yes",
                 None => iommufd && matches!(source, VfioSource::Pci(_)),
             };
-            found.devices.push(VfioDevice { source, requester, iommufd, hidden: false });
+            found.devices.push(VfioDevice { source, requester, host_bridge, iommufd, hidden: false });
         }
         found
     }
@@ -43,6 +44,7 @@ impl Passthrough {
     pub(super) fn and_hidden(mut self, commandline: &[String], buses: &Buses) -> Passthrough {
         self.devices.extend(find_vfio(commandline).into_iter().map(|device| VfioDevice {
             requester: if device.pci { buses.requester_of(&device) } else { Requester::None },
+            host_bridge: buses.host_bridge(PciAddress::on_bus(device.bus.as_deref(), 0, 0)),
             source: hidden_source(device.source),
             iommufd: device.iommufd,
             hidden: true,
@@ -172,7 +174,7 @@ mod tests {
     }
 
     fn pci(address: &str, requester: Requester) -> VfioDevice {
-        VfioDevice { source: VfioSource::Pci(address.into()), requester, iommufd: false, hidden: false }
+        VfioDevice { source: VfioSource::Pci(address.into()), requester, host_bridge: 0, iommufd: false, hidden: false }
     }
 
     #[test]
@@ -238,8 +240,13 @@ mod tests {
                    <source><address uuid='{uuid}'/></source>{address}</hostdev>"
             ))
         };
-        let device =
-            |requester| VfioDevice { source: VfioSource::Mdev(uuid.into()), requester, iommufd: false, hidden: false };
+        let device = |requester| VfioDevice {
+            source: VfioSource::Mdev(uuid.into()),
+            requester,
+            host_bridge: 0,
+            iommufd: false,
+            hidden: false,
+        };
         assert_eq!(mdev("vfio-pci", ""), [device(Requester::Unassigned)]);
         let function = Requester::Function { bus: 1, slot: 0, function: 0 };
         assert_eq!(mdev("vfio-pci", "<address type='pci' bus='1'/>"), [device(function)]);
@@ -379,8 +386,13 @@ mod tests {
             (VfioSource::Mdev("3a21c2ee-5ece-4225-baa4-9a11258f601e".into()), Requester::Bridge { controller: 3 }),
             (VfioSource::Mdev("x".into()), Requester::None),
         ];
-        let expected =
-            expected.map(|(source, requester)| VfioDevice { source, requester, iommufd: false, hidden: true });
+        let expected = expected.map(|(source, requester)| VfioDevice {
+            source,
+            requester,
+            host_bridge: 0,
+            iommufd: false,
+            hidden: true,
+        });
         assert_eq!(found, expected);
         assert_eq!(arguments(&["-device", "e1000e,host=02:00.0"]), []);
     }

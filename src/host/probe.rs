@@ -268,7 +268,13 @@ mod tests {
         let tree = Tree::new("domain");
         tree.function("0000:01:00.0", "11").function("0000:02:00.0", "12").function("0000:03:00.0", "none");
         tree.file("sys/bus/pci/devices/0000:01:00.0/resource", "0x1000 0x1fff 0x200\n");
-        let device = |source| VfioDevice { source, requester: Requester::Unassigned, iommufd: false, hidden: false };
+        let device = |source| VfioDevice {
+            source,
+            requester: Requester::Unassigned,
+            host_bridge: 0,
+            iommufd: false,
+            hidden: false,
+        };
         let pci = |address: &str| device(VfioSource::Pci(address.to_owned()));
         let domain = Domain {
             vfio: vec![
@@ -293,7 +299,8 @@ mod tests {
             tree.file(&format!("sys/kernel/iommu_groups/11/devices/{member}/vendor"), "0x10de\n");
         }
         let source = VfioSource::Pci("0000:01:00.0".to_owned());
-        let device = VfioDevice { source, requester: Requester::Unassigned, iommufd: false, hidden: false };
+        let device =
+            VfioDevice { source, requester: Requester::Unassigned, host_bridge: 0, iommufd: false, hidden: false };
         let groups = tree.places().host_for(&Domain { vfio: vec![device], ..Domain::default() }).iommu_groups;
         let expected = [("0000:01:00.0".to_owned(), 11), ("0000:01:00.1".to_owned(), 11)];
         assert_eq!(groups.into_iter().collect::<Vec<_>>(), expected);

@@ -60,6 +60,7 @@ mod tests {
         let device = |address: &str| VfioDevice {
             source: VfioSource::Pci(address.to_owned()),
             requester: Requester::Unassigned,
+            host_bridge: 0,
             iommufd: false,
             hidden: false,
         };

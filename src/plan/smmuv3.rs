@@ -1,6 +1,6 @@
 //! The rules of an SMMUv3. An accelerated one (libvirt 12.7, QEMU 11.0) is kept and checked, and never made.
 
-use crate::domain::{Iommu, Requester};
+use crate::domain::{Iommu, Requester, VfioDevice};
 use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::version::Version;
@@ -11,12 +11,16 @@ use super::guest::Guest;
 /// Decides about an SMMUv3.
 pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
     super::supported(guest, Model::Smmuv3, "use the model virtio")?;
-    let accelerated = |iommu: &&Iommu| iommu.driver("accel") == Some("on");
+    let accelerated = |iommu: &Iommu| iommu.driver("accel") == Some("on");
     for iommu in &guest.domain.iommus {
         spelling(guest, iommu)?;
+        if accelerated(iommu) {
+            acceleration(guest, iommu)?;
+        } else if served(guest, iommu).next().is_some() {
+            return Err(no_notifier());
+        }
     }
-    guest.domain.iommus.iter().filter(accelerated).try_for_each(|iommu| acceleration(guest, iommu))?;
-    check(guest, guest.domain.iommus.iter().any(|iommu| accelerated(&iommu)))?;
+    check(guest, guest.domain.iommus.iter().any(accelerated))?;
     super::only_own_attributes(guest, Model::Smmuv3, false)?;
     super::no_width(guest)?;
     Ok(Decision::with(guest, Model::Smmuv3, Vec::new()))
@@ -24,12 +28,20 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
 
 /// QEMU before 11.0 has no MAP notifier for SMMUv3, and 11.0 only with iommufd and `accel='on'`, which the user writes.
 pub(super) fn check(guest: &Guest<'_>, accelerated: bool) -> Result<(), Note> {
-    if accelerated || !guest.has_or_expects_vfio() {
-        return Ok(());
-    }
+    if accelerated || !guest.has_or_expects_vfio() { Ok(()) } else { Err(no_notifier()) }
+}
+
+/// The VFIO devices below the host bridge of an SMMUv3, or all of them where it has none of its own.
+fn served<'a>(guest: &Guest<'a>, iommu: &Iommu) -> impl Iterator<Item = &'a VfioDevice> {
+    let host_bridge: Option<u32> = iommu.driver("pciBus").and_then(|bus| bus.parse().ok());
+    let below = move |device: &&VfioDevice| host_bridge.is_none_or(|bus| bus == device.host_bridge);
+    guest.domain.vfio.iter().filter(|device| device.requester != Requester::Bypass).filter(below)
+}
+
+fn no_notifier() -> Note {
     let message = "SMMUv3 cannot serve a VFIO device, now or hot-plugged: use the model virtio (QEMU: \"requires iommu MAP \
                    notifier which is not currently supported\")";
-    Err(Note::error(Code::Smmuv3WithVfio, message))
+    Note::error(Code::Smmuv3WithVfio, message)
 }
 
 /// libvirt drops an attribute that it does not know without a message; KubeVirt 1.9 writes `ssidSize`.
@@ -43,7 +55,7 @@ fn spelling(guest: &Guest<'_>, iommu: &Iommu) -> Result<(), Note> {
 
 /// Refuses what libvirt drops or QEMU refuses at the start (hw/arm/smmuv3.c, hw/arm/smmuv3-accel.c).
 fn acceleration(guest: &Guest<'_>, iommu: &Iommu) -> Result<(), Note> {
-    let devices = || guest.domain.vfio.iter().filter(|device| device.requester != Requester::Bypass);
+    let devices = || served(guest, iommu);
     let auto = |name: &&str| iommu.driver(name).is_none_or(|value| value == "auto");
     let without_iommufd = devices().find(|device| !device.iommufd).map(|device| device.source.name());
     let message = if guest.libvirt < Version::new(12, 7) {

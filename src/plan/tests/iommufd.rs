@@ -88,3 +88,23 @@ fn every_smmuv3_is_shown() {
     assert_eq!(json["further_iommus"][0]["driver"], serde_json::json!({"pciBus": "2", "accel": "off"}));
     assert!(serde_json::to_value(smmuv3("").plan()).unwrap().get("further_iommus").is_none());
 }
+
+// Each SMMUv3 has the devices of its own host bridge.
+#[test]
+fn each_smmuv3_serves_the_devices_below_its_host_bridge() {
+    const BRIDGES: &str = "<controller type='pci' index='0' model='pcie-root'/>
+        <controller type='pci' index='1' model='pcie-expander-bus'><address type='pci' bus='0' slot='4'/></controller>
+        <controller type='pci' index='2' model='pcie-root-port'><address type='pci' bus='1' slot='0'/></controller>
+        <controller type='pci' index='3' model='pcie-expander-bus'><address type='pci' bus='0' slot='5'/></controller>
+        <controller type='pci' index='4' model='pcie-root-port'><address type='pci' bus='3' slot='0'/></controller>";
+    let case = |first: &str, second: &str| {
+        let second = format!("<iommu model='smmuv3'><driver pciBus='3' {second}/></iommu>");
+        smmuv3(&format!("pciBus='1' {first}")).device(&second).device(BRIDGES).asks("smmuv3")
+    };
+    let accelerated = "accel='on'";
+    assert_eq!(case(accelerated, accelerated).iommufd(2).iommufd(4).refusal(), None);
+    assert_eq!(case(accelerated, "").iommufd(2).refusal(), None);
+    case(accelerated, "").iommufd(2).iommufd(4).refused(Code::Smmuv3WithVfio);
+    let message = case(accelerated, accelerated).iommufd(2).refused(Code::Smmuv3WithVfio);
+    assert!(message.contains("cold-plugged"), "{message}");
+}
