@@ -36,6 +36,15 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap()
 }
 
+/// Waits for what takes milliseconds, for a minute at most.
+fn until(mut happened: impl FnMut() -> bool) {
+    let begin = process::boot_clock();
+    while !happened() {
+        assert!(process::boot_clock().saturating_sub(begin) < Duration::from_secs(60), "it did not happen");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn end(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
@@ -69,9 +78,8 @@ impl Waiting {
     /// Looks until the child is known as one.
     fn seen_by<'a>(&self, search: &'a mut Search<'_>) -> &'a mut Candidate {
         let is_it = |candidate: &Candidate| candidate.process.pid() == self.pid && candidate.child_at.is_some();
-        while !search.candidates.iter().any(is_it) {
-            assert!(search.look().is_none());
-        }
+        until(|| search.candidates.iter().any(is_it) || search.look().is_some());
+        assert!(search.candidates.iter().any(is_it));
         search.candidates.iter_mut().find(|candidate| is_it(candidate)).unwrap()
     }
 
@@ -108,9 +116,7 @@ fn a_child_that_was_last_seen_long_ago_may_be_another_program() {
     let candidate = waiting.seen_by(&mut search);
     candidate.child_at = candidate.child_at.map(|at| at.saturating_sub(FRESH));
     let child = waiting.execute();
-    while search.unproven.is_none() {
-        assert!(search.look().is_none());
-    }
+    until(|| search.unproven.is_some() || search.look().is_some());
     let unproven = format!("process {} names the guest, but it was not seen", child.id());
     assert!(search.missing().starts_with(&unproven), "{}", search.missing());
     end(child);
