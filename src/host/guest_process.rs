@@ -50,7 +50,7 @@ impl Identity {
     /// libvirt take another process for it.
     #[must_use]
     pub fn owns(&self, process: &Pinned) -> bool {
-        fs::check_trusted_directory(Path::new(PIDFILES)).is_ok() && self.has_in_cgroup(process)
+        pidfiles_are_roots() && self.has_in_cgroup(process)
     }
 
     /// The process of a guest: the one that its guard has recorded, or one in its cgroup that was started for it. The guest
@@ -64,8 +64,8 @@ impl Identity {
             let is_same = process::start_ticks(pid) == Some(started) && !process.has_ended();
             is_same.then_some(process)
         });
-        let is_guest = |process: &Pinned| self.owns(process) && self.is_named_by(&process.arguments());
-        recorded.or_else(|| oldest(process::all().into_iter(), is_guest))
+        let is_guest = |process: &Pinned| self.has_in_cgroup(process) && self.is_named_by(&process.arguments());
+        recorded.or_else(|| pidfiles_are_roots().then(|| oldest(process::all().into_iter(), is_guest))?)
     }
 
     /// What all processes say that name the guest and were started after a time, seconds of the boot clock. Any process can do
@@ -157,6 +157,10 @@ impl Identity {
         let cut = machine.len() >= CUT && wanted.starts_with(&found);
         self.id.is_some() && (rest.is_empty() || rest.starts_with('-')) && (found == wanted || cut)
     }
+}
+
+fn pidfiles_are_roots() -> bool {
+    fs::check_trusted_directory(Path::new(PIDFILES)).is_ok()
 }
 
 fn guest_of(arguments: &[OsString]) -> Option<Uuid> {
