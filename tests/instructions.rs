@@ -65,13 +65,13 @@ fn nothing_costs_more_than_it_did() {
         case("wrapper, a guest", wrapper, &guest, "", 1, 1062),
         case("wrapper, a probe", wrapper, &["-S", "-machine", "none", "-qmp", "unix:/x", "-daemonize"], "", 1, 158),
         // It looks at every process of the machine.
-        case("started, who asks by the wrapper", hook, &["g", "started", "begin", "-"], &inside, 0, 2676),
+        case("started, who asks by the wrapper", hook, &["g", "started", "begin", "-"], &inside, 0, 2975),
         case("migrate, who asks by the wrapper", hook, &["g", "migrate", "begin", "-"], &inside, 0, 2099),
         case("stopped", hook, &["g", "stopped", "end", "-"], &inside, 0, 165),
         case("release", hook, &["g", "release", "end", "-"], &inside, 0, 165),
         case("reconnect", hook, &["g", "reconnect", "begin", "-"], &asks, 0, 133),
         case("viommu rewrite, 20 KB", cli, &["rewrite"], &asks, 0, 2356),
-        case("viommu rewrite, 1 MB", cli, &["rewrite"], &large, 0, 80_980),
+        case("viommu rewrite, 1 MB", cli, &["rewrite"], &large, 0, 91_130),
     ];
     let mut over = Vec::new();
     for Case { what, program, arguments, stdin, status, budget } in cases {

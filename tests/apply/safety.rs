@@ -83,7 +83,8 @@ fn nothing_is_done_without_a_yes(suite: Suite) {
     assert_refused(&output, "not-confirmed", "asked");
     assert!(output.stderr.contains("--yes"), "{output:?}");
     assert_eq!(stored(&lab, "asked"), began);
-    let terminal = |answer: &str| lab.run(&format!("echo {answer} | script -qec 'TERM=xterm viommu apply asked' /dev/null"));
+    let terminal =
+        |answer: &str| lab.run(&format!("echo {answer} | script -qec 'TERM=xterm viommu apply asked' /dev/null"));
     let said = terminal("n");
     assert!(said.status == 1 && said.stdout.contains("Define asked like this? [y/N]"), "{said:?}");
     assert!(said.stdout.contains("error[not-confirmed]") && said.stdout.contains("\x1b[32m+    <iommu"), "{said:?}");
