@@ -121,15 +121,20 @@ impl Buses {
 
     /// The host bridge above a device.
     pub(super) fn host_bridge(&self, address: Option<PciAddress>) -> u32 {
-        let mut bus = address.map_or(0, |address| address.bus);
-        for _ in 0..BUSES {
-            match self.controllers.get(&bus) {
-                Some(Controller { passage: Passage::HostBridge { .. }, .. }) => return bus,
-                Some(Controller { parent: Some(parent), .. }) => bus = *parent,
-                _ => break,
-            }
-        }
-        0
+        let mut up = self.up(address.map_or(0, |address| address.bus));
+        up.find_map(|(bus, passage, _)| matches!(passage, Passage::HostBridge { .. }).then_some(bus)).unwrap_or(0)
+    }
+
+    /// The buses from one up to the host bridge, at most [`BUSES`], since they can form a ring: each with its controller's
+    /// passage and the bus above.
+    fn up(&self, bus: u32) -> impl Iterator<Item = (u32, Passage, Option<u32>)> {
+        let step = |bus: u32| match self.controllers.get(&bus) {
+            Some(Controller { passage: passage @ Passage::HostBridge { .. }, .. }) => (bus, *passage, None),
+            Some(Controller { passage, parent, .. }) => (bus, *passage, *parent),
+            // libvirt adds missing controllers, and on a PCI Express machine they are root ports.
+            None => (bus, Passage::Express, None),
+        };
+        std::iter::successors(Some(step(bus)), move |(_, _, parent)| parent.map(step)).take(BUSES as usize)
     }
 
     /// Whether a virtio device is modern unless it says otherwise: below a port, where libvirt also puts one without an address on
@@ -150,25 +155,20 @@ impl Buses {
     }
 
     /// What becomes of a requester id on its way from a bus up to the host bridge; `None` if it never gets there.
-    fn climb(&self, mut bus: u32, own: &Requester) -> Option<Requester> {
+    fn climb(&self, bus: u32, own: &Requester) -> Option<Requester> {
         let mut seen = own.clone();
-        for _ in 0..BUSES {
-            let parent = match self.controllers.get(&bus) {
-                Some(Controller { passage: Passage::HostBridge { bypass }, .. }) => {
-                    return Some(if *bypass { Requester::Bypass } else { seen });
-                }
-                Some(Controller { passage: Passage::Conventional, parent, .. }) => {
-                    // The outermost one decides, so a later bridge replaces an earlier one.
+        for (bus, passage, parent) in self.up(bus) {
+            let bypass = match passage {
+                Passage::HostBridge { bypass } => bypass,
+                // The outermost one decides, so a later bridge replaces an earlier one.
+                Passage::Conventional => {
                     seen = Requester::Bridge { controller: bus };
-                    *parent
+                    self.default_bypass
                 }
-                Some(Controller { passage: Passage::Express, parent, .. }) => *parent,
-                // libvirt adds missing controllers, and on a PCI Express machine they are root ports.
-                None => None,
+                Passage::Express => self.default_bypass,
             };
-            match parent {
-                Some(parent) => bus = parent,
-                None => return Some(if self.default_bypass { Requester::Bypass } else { seen }),
+            if parent.is_none() {
+                return Some(if bypass { Requester::Bypass } else { seen });
             }
         }
         None
