@@ -48,13 +48,7 @@ fn has_dma_remap(guest: &Guest<'_>) -> Result<(), Note> {
 
 /// Refuses a vIOMMU in `<qemu:commandline>` that does not work.
 pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
-    let attributes = hidden.properties.iter().map(|(name, value)| (Model::Amd.attribute(name), value.as_str()));
-    let written = Written {
-        attributes: attributes.collect(),
-        place: "amd-iommu in <qemu:commandline>",
-        caching_mode: "",
-        completed: false,
-    };
+    let written = Written::hidden(hidden, "amd-iommu in <qemu:commandline>");
     super::no_width(guest)?;
     check(guest, &written, written.get("dma-remap").is_some_and(qemu::is_on))
 }
@@ -79,11 +73,10 @@ fn serves_vfio(guest: &Guest<'_>, written: &Written<'_>, dma_remap: bool) -> Res
             guest.qemu
         )
     } else if !dma_remap {
-        let remedy = match written.place {
-            "<iommu>" => {
-                "use the model intel, or the wrapper as <emulator> with a request for amd and without an <iommu>"
-            }
-            _ => "set it there, or use the model intel",
+        let remedy = if written.in_xml() {
+            "use the model intel, or the wrapper as <emulator> with a request for amd and without an <iommu>"
+        } else {
+            "set it there, or use the model intel"
         };
         format!(
             "the vIOMMU of AMD serves a VFIO device with dma-remap=on only, which libvirt does not write: {remedy} (QEMU: \"requires \
@@ -109,7 +102,7 @@ fn no_passthrough(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> 
     let message = format!(
         "the {} has {}, and QEMU {} has no such property: remove it (QEMU: \"Property 'amd-iommu.pt' not found\")",
         written.place,
-        if written.place == "<iommu>" { "the attribute passthrough" } else { "the property pt" },
+        if written.in_xml() { "the attribute passthrough" } else { "the property pt" },
         guest.qemu
     );
     Err(Note::error(Code::IommuConflict, message))

@@ -48,11 +48,12 @@ fn is_reproducible(guest: &Guest<'_>) -> bool {
 pub(super) struct Written<'a> {
     pub(super) attributes: Vec<(&'a str, &'a str)>,
     pub(super) place: &'static str,
-    /// How caching mode is switched on there.
-    pub(super) caching_mode: &'static str,
     /// Missing attributes are added.
-    pub(super) completed: bool,
+    completed: bool,
 }
+
+/// The place of a vIOMMU that libvirt knows.
+const IN_XML: &str = "<iommu>";
 
 impl<'a> Written<'a> {
     /// Those of the `<iommu>`, if there is one.
@@ -60,10 +61,21 @@ impl<'a> Written<'a> {
         let driver = guest.domain.iommus.first().into_iter().flat_map(|iommu| &iommu.driver);
         Written {
             attributes: driver.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
-            place: "<iommu>",
-            caching_mode: "caching_mode='on'",
+            place: IN_XML,
             completed: !guest.as_it_is,
         }
+    }
+
+    /// Those of a vIOMMU in `<qemu:commandline>`, to which nothing can be added.
+    pub(super) fn hidden(hidden: &'a FoundIommu, place: &'static str) -> Written<'a> {
+        let attributes = hidden.properties.iter();
+        let attributes = attributes.map(|(name, value)| (hidden.model.attribute(name), value.as_str())).collect();
+        Written { attributes, place, completed: false }
+    }
+
+    /// libvirt knows it.
+    pub(super) fn in_xml(&self) -> bool {
+        self.place == IN_XML
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&'a str> {
@@ -81,15 +93,9 @@ impl<'a> Written<'a> {
     }
 }
 
-/// Refuses a vIOMMU in `<qemu:commandline>` that does not work. Nothing can be added to it.
+/// Refuses a vIOMMU in `<qemu:commandline>` that does not work.
 pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
-    let attributes = hidden.properties.iter().map(|(name, value)| (Model::Intel.attribute(name), value.as_str()));
-    let written = Written {
-        attributes: attributes.collect(),
-        place: "intel-iommu in <qemu:commandline>",
-        caching_mode: "caching-mode=on",
-        completed: false,
-    };
+    let written = Written::hidden(hidden, "intel-iommu in <qemu:commandline>");
     check(guest, &written)?;
     if written.get("aw_bits").is_some() { aw_bits(guest, &written).map(|_| ()) } else { super::no_width(guest) }
 }
@@ -113,7 +119,8 @@ fn check(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
         let message = format!(
             "the {} has no caching mode, and the guest has or expects VFIO or vDPA devices: set {} (QEMU: \"We need to set \
              caching-mode=on for intel-iommu to enable device assignment with IOMMU protection.\")",
-            written.place, written.caching_mode
+            written.place,
+            if written.in_xml() { "caching_mode='on'" } else { "caching-mode=on" }
         );
         return Err(Note::error(Code::IommuConflict, message));
     }

@@ -96,6 +96,6 @@ pub(super) fn note(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
 }
 
 fn is_off(iommu: &Iommu) -> bool {
-    let named = |name: &str| ["dma_translation", "dma-translation"].contains(&name);
+    let named = |name: &str| Model::Intel.attribute(name) == "dma_translation";
     iommu.driver.iter().any(|(name, value)| named(name) && !qemu::is_on(value))
 }
