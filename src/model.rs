@@ -193,9 +193,7 @@ impl Model {
         let known = self.facts().attributes.iter().find(|(name, _)| *name == attribute);
         known.map_or(attribute, |(_, property)| property)
     }
-}
 
-impl Model {
     /// The attribute of libvirt's `<driver>` for a property of QEMU.
     #[must_use]
     pub fn attribute(self, property: &str) -> &str {

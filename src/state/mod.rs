@@ -113,7 +113,7 @@ impl Record {
     pub fn auto_for(self, domain: &Domain, request: &Request) -> Option<Model> {
         let same = self.machine == domain.machine && self.vfio == shape(domain);
         let auto = self.auto.filter(|auto| same && auto.request == text(request))?;
-        Model::ALL.iter().copied().find(|model| model.name() == auto.model)
+        Model::of_name(&auto.model)
     }
 
     /// The edits, if the record is of a guest with this machine type and these VFIO devices.
