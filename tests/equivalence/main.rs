@@ -53,13 +53,13 @@ mod newest {
     use super::{Suite, compare_all};
 
     #[test]
-    #[ignore = "tests/newest"]
+    #[ignore = "run by tests/newest, a step of tests/run"]
     fn sid() {
         compare_all(Suite::Sid, 8);
     }
 
     #[test]
-    #[ignore = "tests/newest"]
+    #[ignore = "run by tests/newest, a step of tests/run"]
     fn backports() {
         compare_all(Suite::Backports, 8);
     }
