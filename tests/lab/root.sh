@@ -17,9 +17,10 @@ packages+=,ovmf,kmod,udev,procps,iproute2,pciutils,strace,gdb-minimal,socat,appa
 options=() base=${suite%-selinux}
 if [ "$base" = backports ]; then
     base=trixie
+    # From the mirror that mmdebstrap has chosen for trixie itself.
     # shellcheck disable=SC2016 # the shell of mmdebstrap expands it
     options=(--aptopt='APT::Default-Release "trixie-backports"'
-        --setup-hook='echo "deb ${MIRROR:-http://deb.debian.org/debian} trixie-backports main" >"$1/etc/apt/sources.list.d/backports.list"')
+        --setup-hook='sed -n "s/ trixie / trixie-backports /p" "$1/etc/apt/sources.list" >"$1/etc/apt/sources.list.d/backports.list"')
 fi
 rm -rf "$dir"
 mkdir -p "$(dirname "$dir")"
