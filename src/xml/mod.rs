@@ -175,12 +175,6 @@ impl<'d, 'a> Element<'d, 'a> {
         self.0.descendants().filter(Node::is_text).filter_map(|node| node.text()).collect()
     }
 
-    /// A prefix of the namespace `ns` at this element; `None` if it has none, which includes a default namespace.
-    #[must_use]
-    pub fn prefix_for(self, ns: &str) -> Option<&'a str> {
-        self.0.namespaces().filter(|namespace| namespace.uri() == ns).find_map(roxmltree::Namespace::name)
-    }
-
     fn attribute(self, name: &str) -> Option<roxmltree::Attribute<'d, 'a>> {
         self.0.attributes().find(|attribute| attribute.namespace().is_none() && attribute.name() == name)
     }
@@ -242,19 +236,5 @@ mod tests {
         assert_eq!(root.child("e").and_then(Element::text).as_deref(), Some("inner"));
         assert_eq!(root.child("f").and_then(Element::text), None);
         assert_eq!(root.child("g").and_then(Element::text), None);
-    }
-
-    #[test]
-    fn finds_the_prefix_in_scope() {
-        let document = document(
-            "<d xmlns:q='urn:q'><a xmlns='urn:q'/><b xmlns:q='urn:other'/><c xmlns='urn:r' xmlns:r='urn:r'><i/></c></d>",
-        );
-        let root = document.root();
-        assert_eq!(root.prefix_for("urn:q"), Some("q"));
-        assert_eq!(root.prefix_for("urn:none"), None);
-        let [a, b, c] = root.elements().collect::<Vec<_>>()[..] else { panic!("three children") };
-        assert_eq!(a.prefix_for("urn:q"), Some("q"));
-        assert_eq!(b.prefix_for("urn:q"), None, "the prefix means another namespace here");
-        assert_eq!(c.elements().next().unwrap().prefix_for("urn:r"), Some("r"), "the default declaration comes first");
     }
 }
