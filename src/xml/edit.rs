@@ -6,8 +6,8 @@
 use thiserror::Error;
 
 use super::layout::Layout;
-use super::patch::{Overlap, Patch};
-use super::write::{Lines, New, Unwritable, escape, render};
+use super::patch::Patch;
+use super::write::{Lines, New, escape, render};
 use super::{Document, Element};
 
 /// One change of a document.
@@ -80,18 +80,6 @@ pub enum PatchError {
     OtherDocument(String),
 }
 
-impl From<Overlap> for PatchError {
-    fn from(Overlap: Overlap) -> Self {
-        PatchError::Overlap
-    }
-}
-
-impl From<Unwritable> for PatchError {
-    fn from(Unwritable(character): Unwritable) -> Self {
-        PatchError::Unwritable(character)
-    }
-}
-
 /// The text of the document with all edits applied. Without edits, or with ones that change nothing, the text as it was.
 ///
 /// # Errors
@@ -126,7 +114,7 @@ pub fn apply<'d, 'a>(document: &'d Document<'a>, edits: &[Edit<'d, 'a>]) -> Resu
     for (parent, news) in appended {
         work.append(parent, &news)?;
     }
-    Ok(work.patch.apply(document.text())?)
+    work.patch.apply(document.text())
 }
 
 /// The offsets of another document's element would hit anything.
@@ -271,11 +259,7 @@ impl<'a> Work<'a> {
 
 /// The elements without any white space: where there are no lines, or where white space may be part of a text.
 fn in_line(news: &[&New]) -> Result<String, PatchError> {
-    let mut out = String::new();
-    for new in news {
-        out += &render(new, None)?;
-    }
-    Ok(out)
+    news.iter().map(|new| render(new, None)).collect()
 }
 
 fn parent_of<'d, 'a>(element: Element<'d, 'a>) -> Result<Element<'d, 'a>, PatchError> {

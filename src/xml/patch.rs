@@ -4,9 +4,7 @@
 
 use std::ops::Range;
 
-/// Two splices want the same bytes, or one lies outside the text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Overlap;
+use super::PatchError;
 
 /// Splices of one text, in any order.
 #[derive(Debug, Default)]
@@ -25,8 +23,8 @@ impl Patch {
         self.replace(at..at, text);
     }
 
-    /// The text with all splices applied.
-    pub(super) fn apply(mut self, source: &str) -> Result<String, Overlap> {
+    /// The text with all splices applied; `Overlap` where two want the same bytes, or one lies outside the text.
+    pub(super) fn apply(mut self, source: &str) -> Result<String, PatchError> {
         // The sort is stable, and an insertion comes before a replacement that starts at its offset.
         self.splices.sort_by_key(|(range, _)| (range.start, range.end));
         let added: usize = self.splices.iter().map(|(_, text)| text.len()).sum();
@@ -34,11 +32,11 @@ impl Patch {
         let mut done = 0;
         for (range, text) in &self.splices {
             // An inverted range is an overlap, too: `get` refuses both.
-            out += source.get(done..range.start).ok_or(Overlap)?;
+            out += source.get(done..range.start).ok_or(PatchError::Overlap)?;
             out += text;
-            done = source.get(range.clone()).map(|_| range.end).ok_or(Overlap)?;
+            done = source.get(range.clone()).map(|_| range.end).ok_or(PatchError::Overlap)?;
         }
-        out += source.get(done..).ok_or(Overlap)?;
+        out += source.get(done..).ok_or(PatchError::Overlap)?;
         Ok(out)
     }
 }
@@ -47,7 +45,7 @@ impl Patch {
 mod tests {
     use super::*;
 
-    fn apply(splices: &[(Range<usize>, &str)]) -> Result<String, Overlap> {
+    fn apply(splices: &[(Range<usize>, &str)]) -> Result<String, PatchError> {
         let mut patch = Patch::default();
         for (range, text) in splices {
             patch.replace(range.clone(), (*text).to_owned());
@@ -68,10 +66,10 @@ mod tests {
 
     #[test]
     fn overlaps_are_errors() {
-        assert_eq!(apply(&[(0..2, ""), (1..3, "")]), Err(Overlap));
-        assert_eq!(apply(&[(1..3, ""), (1..3, "")]), Err(Overlap));
-        assert_eq!(apply(&[(0..3, ""), (1..1, "x")]), Err(Overlap), "an insertion into what goes");
-        assert_eq!(apply(&[(5..6, "")]), Err(Overlap), "inside a character");
-        assert_eq!(apply(&[(6..7, "")]), Err(Overlap), "behind the end");
+        assert_eq!(apply(&[(0..2, ""), (1..3, "")]), Err(PatchError::Overlap));
+        assert_eq!(apply(&[(1..3, ""), (1..3, "")]), Err(PatchError::Overlap));
+        assert_eq!(apply(&[(0..3, ""), (1..1, "x")]), Err(PatchError::Overlap), "an insertion into what goes");
+        assert_eq!(apply(&[(5..6, "")]), Err(PatchError::Overlap), "inside a character");
+        assert_eq!(apply(&[(6..7, "")]), Err(PatchError::Overlap), "behind the end");
     }
 }

@@ -5,6 +5,8 @@
 
 use xmlwriter::{Indent, Options, XmlWriter};
 
+use super::PatchError;
+
 /// Spaces per level, as libvirt writes them.
 const STEP: u8 = 2;
 
@@ -28,15 +30,11 @@ pub(super) struct Lines<'s> {
     pub(super) indent: &'s str,
 }
 
-/// A character that is never written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unwritable(pub(super) char);
-
 /// A value escaped for an attribute in either quote, or for text.
 ///
 /// Line ends and tabs become references, because a parser turns them into blanks. Other control characters are refused: XML
 /// cannot represent most of them.
-pub(super) fn escape(value: &str) -> Result<String, Unwritable> {
+pub(super) fn escape(value: &str) -> Result<String, PatchError> {
     let mut out = String::with_capacity(value.len());
     for c in value.chars() {
         match c {
@@ -48,8 +46,8 @@ pub(super) fn escape(value: &str) -> Result<String, Unwritable> {
             '\t' => out += "&#9;",
             '\n' => out += "&#10;",
             '\r' => out += "&#13;",
-            '\u{fffe}' | '\u{ffff}' => return Err(Unwritable(c)),
-            c if c.is_control() => return Err(Unwritable(c)),
+            '\u{fffe}' | '\u{ffff}' => return Err(PatchError::Unwritable(c)),
+            c if c.is_control() => return Err(PatchError::Unwritable(c)),
             c => out.push(c),
         }
     }
@@ -57,7 +55,7 @@ pub(super) fn escape(value: &str) -> Result<String, Unwritable> {
 }
 
 /// The element as text: over several lines, or in one without any white space between elements.
-pub(super) fn render(new: &New, lines: Option<Lines<'_>>) -> Result<String, Unwritable> {
+pub(super) fn render(new: &New, lines: Option<Lines<'_>>) -> Result<String, PatchError> {
     let mut writer = XmlWriter::new(Options {
         use_single_quote: true,
         indent: if lines.is_some() { Indent::Spaces(STEP) } else { Indent::None },
@@ -73,7 +71,7 @@ pub(super) fn render(new: &New, lines: Option<Lines<'_>>) -> Result<String, Unwr
     })
 }
 
-fn write(writer: &mut XmlWriter, new: &New) -> Result<(), Unwritable> {
+fn write(writer: &mut XmlWriter, new: &New) -> Result<(), PatchError> {
     writer.start_element(new.name);
     for (name, value) in &new.attributes {
         writer.write_attribute(name, &escape(value)?);
@@ -108,10 +106,10 @@ mod tests {
     #[test]
     fn what_xml_cannot_hold_is_refused() {
         for c in ['\0', '\u{1}', '\u{b}', '\u{1b}', '\u{7f}', '\u{85}', '\u{fffe}', '\u{ffff}'] {
-            assert_eq!(escape(&format!("a{c}b")), Err(Unwritable(c)));
+            assert_eq!(escape(&format!("a{c}b")), Err(PatchError::Unwritable(c)));
             let inner = leaf("b", vec![("c", c.to_string())]);
             let outer = New { name: "a", attributes: vec![], children: vec![inner] };
-            assert_eq!(render(&outer, None), Err(Unwritable(c)));
+            assert_eq!(render(&outer, None), Err(PatchError::Unwritable(c)));
         }
     }
 
