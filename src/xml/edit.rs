@@ -217,23 +217,20 @@ impl<'a> Work<'a> {
             return Ok(());
         };
         let end = content.end;
-        if content.is_empty() {
-            let inner = self.between_tags(parent, own_line, news)?;
-            self.patch.insert(end, inner);
-            return Ok(());
-        }
-        if let Some(indent) = self.layout.indent(end) {
+        let (at, text) = if content.is_empty() {
+            (end, self.between_tags(parent, own_line, news)?)
+        } else if let Some(indent) = self.layout.indent(end) {
             // The end tag begins a line: the new lines come in front of that line, each with its end.
             let child = self.layout.child_indent(parent, indent);
             let lines = self.on_lines(news, &child)?;
             let newline = self.layout.newline();
             let lines = lines.strip_prefix(newline).unwrap_or(&lines);
-            self.patch.insert(end - indent.len(), format!("{lines}{newline}"));
-            return Ok(());
-        }
-        // `…</last></parent>`: with white space around it, removing it would leave some behind.
-        let text = in_line(news)?;
-        self.patch.insert(end, text);
+            (end - indent.len(), format!("{lines}{newline}"))
+        } else {
+            // `…</last></parent>`: with white space around it, removing it would leave some behind.
+            (end, in_line(news)?)
+        };
+        self.patch.insert(at, text);
         Ok(())
     }
 

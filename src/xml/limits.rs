@@ -94,16 +94,13 @@ impl Scan<'_> {
         while let Some((markup, byte)) = self.markup(at) {
             at = markup + 1;
             match byte {
+                // An empty element is as deep as any other.
+                b'>' | b'/' if self.depth >= MAX_DEPTH => {
+                    return Err(self.complex(tag, &format!("is nested more than {MAX_DEPTH} levels deep")));
+                }
                 b'>' => {
                     self.depth += 1;
-                    if self.depth > MAX_DEPTH {
-                        return Err(self.complex(tag, &format!("is nested more than {MAX_DEPTH} levels deep")));
-                    }
                     return Ok(Some(at));
-                }
-                // An empty element is as deep as any other.
-                b'/' if self.depth >= MAX_DEPTH => {
-                    return Err(self.complex(tag, &format!("is nested more than {MAX_DEPTH} levels deep")));
                 }
                 b'/' => return Ok(self.bytes.get(at).filter(|next| **next == b'>').map(|_| at + 1)),
                 b'<' => return Ok(None),
