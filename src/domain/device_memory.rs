@@ -30,7 +30,7 @@ pub(super) fn device_memory(domain: Element<'_, '_>, commandline: &[String]) -> 
 
 /// One with a doorbell is as large as its server says, which the domain may repeat.
 fn shmem(shmem: Element<'_, '_>) -> Result<u64, Note> {
-    let doorbell = shmem.child("model").is_some_and(|model| model.prop("type") == Some("ivshmem-doorbell"));
+    let doorbell = shmem.child_prop("model", "type") == Some("ivshmem-doorbell");
     let bytes = size(shmem, &[], "size", 1)?.filter(|&bytes| bytes > 0);
     Ok(bytes.unwrap_or(if doorbell { 0 } else { SHMEM }))
 }

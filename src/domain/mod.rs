@@ -212,6 +212,15 @@ impl VfioSource {
             VfioSource::Pci(name) | VfioSource::Mdev(name) => name,
         }
     }
+
+    /// The host address of a PCI function.
+    #[must_use]
+    pub fn pci(&self) -> Option<&str> {
+        match self {
+            VfioSource::Pci(address) => Some(address),
+            VfioSource::Mdev(_) => None,
+        }
+    }
 }
 
 /// The requester id that the guest's vIOMMU sees for a device, hence the address space it is in

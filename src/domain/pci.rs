@@ -181,7 +181,7 @@ fn served_by_smmus(domain: Element<'_, '_>) -> Option<BTreeSet<u32>> {
     let iommus = domain.all(&["devices", "iommu"]).into_iter();
     let bus = |iommu: Element<'_, '_>| {
         let smmu = Some(iommu).filter(|iommu| iommu.prop("model") == Some("smmuv3"))?;
-        smmu.child("driver")?.prop("pciBus").and_then(decimal32)
+        smmu.child_prop("driver", "pciBus").and_then(decimal32)
     };
     iommus.map(bus).collect::<Option<BTreeSet<u32>>>().filter(|served| !served.is_empty())
 }

@@ -51,7 +51,7 @@ impl Domain {
             acpi: features(root, "acpi").next().is_some(),
             uefi: is_uefi(root),
             system: System::read(root, nova.as_ref(), &commandline),
-            launch_security: root.child("launchSecurity").and_then(|element| element.prop("type")).map(str::to_owned),
+            launch_security: root.child_prop("launchSecurity", "type").map(str::to_owned),
             vcpus: Vcpus::read(root)?,
             amd_cpu: cpu::is_amd(root),
             memory: Memory::read(root)?,

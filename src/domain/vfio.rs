@@ -21,19 +21,19 @@ impl Passthrough {
     pub(super) fn read(domain: Element<'_, '_>, buses: &Buses) -> Passthrough {
         let mut found = Passthrough::default();
         // <iommufd enabled='yes'/> speaks for every PCI device that says nothing itself (libvirt 12.2).
-        let iommufd = domain.child("iommufd").is_some_and(|iommufd| iommufd.prop("enabled") == Some("yes"));
+        let iommufd = domain.child_prop("iommufd", "enabled") == Some("yes");
         for device in domain.children("devices").flat_map(Element::elements) {
             let Some(source) = vfio_source(device) else { continue };
-            if device.child("address").is_some_and(|address| address.prop("type") == Some("unassigned")) {
+            if device.child_prop("address", "type") == Some("unassigned") {
                 found.unassigned = found.unassigned.saturating_add(1);
                 continue;
             }
             let address = PciAddress::read(device);
             let requester = if in_pci_guest(device) { buses.requester(address) } else { Requester::None };
             let host_bridge = buses.host_bridge(address);
-            let iommufd = match device.child("driver").and_then(|driver| driver.prop("iommufd")) {
+            let iommufd = match device.child_prop("driver", "iommufd") {
                 Some(value) => value == "yes",
-                None => iommufd && matches!(source, VfioSource::Pci(_)),
+                None => iommufd && source.pci().is_some(),
             };
             found.devices.push(VfioDevice { source, requester, host_bridge, iommufd, hidden: false });
         }
@@ -63,7 +63,7 @@ pub(super) fn iommufd_opener(
     if uses(true) && opens_iommufd(commandline) {
         return Some(IommufdOpener::Qemu);
     }
-    let fdgroup = domain.child("iommufd").is_some_and(|iommufd| iommufd.prop("fdgroup").is_some());
+    let fdgroup = domain.child_prop("iommufd", "fdgroup").is_some();
     (fdgroup && uses(false)).then_some(IommufdOpener::Manager)
 }
 
@@ -105,7 +105,7 @@ fn vfio_source(device: Element<'_, '_>) -> Option<VfioSource> {
 
 /// Whether `<driver name=…>` leaves the device to VFIO. The kernel's and Xen's own assignment are the only others.
 fn driver_is_vfio(device: Element<'_, '_>) -> bool {
-    !matches!(device.child("driver").and_then(|driver| driver.prop("name")), Some("kvm" | "xen"))
+    !matches!(device.child_prop("driver", "name"), Some("kvm" | "xen"))
 }
 
 /// Whether the guest sees a PCI device. Mediated devices of s390 sit on its channel subsystem or are crypto adapters.
@@ -136,7 +136,7 @@ pub(super) fn nvme_address(image: Element<'_, '_>) -> Option<String> {
 pub(super) fn networks(domain: Element<'_, '_>) -> Vec<String> {
     let interfaces = domain.all(&["devices", "interface"]).into_iter();
     let unresolved = interfaces.filter(|interface| interface.prop("type") == Some("network"));
-    unresolved.filter_map(|interface| interface.child("source")?.prop("network")).map(str::to_owned).collect()
+    unresolved.filter_map(|interface| interface.child_prop("source", "network")).map(str::to_owned).collect()
 }
 
 /// How many devices of this element name and `type` there are.
@@ -154,7 +154,7 @@ pub(super) fn number(count: usize) -> u32 {
 pub(super) fn virtio_ats(domain: Element<'_, '_>) -> bool {
     domain.children("devices").flat_map(Element::elements).any(|device| {
         // An SMMUv3 has an attribute of that name too, and it is no virtio device.
-        !device.is("iommu") && device.child("driver").is_some_and(|driver| driver.prop("ats") == Some("on"))
+        !device.is("iommu") && device.child_prop("driver", "ats") == Some("on")
     })
 }
 

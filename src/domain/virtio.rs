@@ -48,7 +48,7 @@ fn read(at: usize, device: Element<'_, '_>, buses: &Buses) -> Option<VirtioDevic
     let model = device.prop("model");
     let nic = device.is("interface");
     let model = match device.name() {
-        "interface" if kind != "hostdev" => device.child("model")?.prop("type")?,
+        "interface" if kind != "hostdev" => device.child_prop("model", "type")?,
         "disk" if kind != "vhostuser" && is_on_virtio(device) => model.unwrap_or("virtio"),
         "input" if device.prop("bus") == Some("virtio") => model.unwrap_or("virtio"),
         "controller" if kind == "virtio-serial" => model.unwrap_or("virtio"),
@@ -64,7 +64,7 @@ fn read(at: usize, device: Element<'_, '_>, buses: &Buses) -> Option<VirtioDevic
         "-transitional" => false,
         _ => return None,
     };
-    let driver = |name| device.child("driver").and_then(|driver| driver.prop(name)).map(str::to_owned);
+    let driver = |name| device.child_prop("driver", name).map(str::to_owned);
     Some(VirtioDevice {
         at,
         nic,
@@ -80,10 +80,11 @@ fn read(at: usize, device: Element<'_, '_>, buses: &Buses) -> Option<VirtioDevic
 }
 
 fn is_on_virtio(disk: Element<'_, '_>) -> bool {
-    let target = disk.child("target");
-    let (bus, dev) = target.map_or((None, None), |target| (target.prop("bus"), target.prop("dev")));
-    // Without a bus the name decides (virDomainDiskDefParseXML).
-    bus.map_or_else(|| dev.is_some_and(|dev| dev.starts_with("vd")), |bus| bus == "virtio")
+    match disk.child_prop("target", "bus") {
+        Some(bus) => bus == "virtio",
+        // The name decides (virDomainDiskDefParseXML).
+        None => disk.child_prop("target", "dev").is_some_and(|dev| dev.starts_with("vd")),
+    }
 }
 
 #[cfg(test)]

@@ -143,6 +143,12 @@ impl<'d, 'a> Element<'d, 'a> {
         self.0.attributes().find(|attribute| attribute.name() == name).map(|attribute| attribute.value())
     }
 
+    /// [`Element::prop`] of the first child `child` without a namespace.
+    #[must_use]
+    pub fn child_prop(self, child: &str, name: &str) -> Option<&'d str> {
+        self.child(child)?.prop(name)
+    }
+
     /// All attributes, in order. Namespace declarations are none.
     pub fn attributes(self) -> impl Iterator<Item = Attribute<'d>> {
         self.0.attributes().map(|attribute| Attribute {
