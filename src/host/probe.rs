@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{CACHE_HEAD, Host, bars, libvirt, parse_capability_cache};
-use crate::domain::{Domain, VfioSource};
+use crate::domain::Domain;
 use crate::sys::{fs, process};
 use crate::xml;
 
@@ -45,27 +45,24 @@ impl Places {
     #[must_use]
     pub fn host_for(&self, domain: &Domain) -> Host {
         let mut host = self.host();
-        for device in &domain.vfio {
-            if let VfioSource::Pci(address) = &device.source {
-                let Some(group) = self.iommu_group(address) else { continue };
-                let resource = self.sysfs.join("bus/pci/devices").join(address).join("resource");
-                host.bars.extend(fs::head(&resource, 4096).map(|text| (address.clone(), bars::memory(&text))));
-                host.iommu_groups.insert(address.clone(), group);
-                host.iommu_groups.extend(self.companions(address).map(|companion| (companion, group)));
-            }
+        for address in domain.vfio.iter().filter_map(|device| device.source.pci()) {
+            let Some(group) = self.iommu_group(address) else { continue };
+            let resource = self.functions().join(address).join("resource");
+            host.bars.extend(fs::head(&resource, 4096).map(|text| (address.to_owned(), bars::memory(&text))));
+            host.iommu_groups.insert(address.to_owned(), group);
+            host.iommu_groups.extend(self.companions(address).map(|companion| (companion, group)));
         }
         for network in &domain.networks {
-            if host.pools.contains_key(network) {
-                continue;
+            if !host.pools.contains_key(network) {
+                host.pools.extend(self.is_pool(network).map(|is_pool| (network.clone(), is_pool)));
             }
-            host.pools.extend(self.is_pool(network).map(|is_pool| (network.clone(), is_pool)));
         }
         host
     }
 
     /// The other functions in a device's group, but for bridges: VFIO lets the kernel keep those.
     fn companions(&self, address: &str) -> impl Iterator<Item = String> {
-        let functions = self.sysfs.join("bus/pci/devices");
+        let functions = self.functions();
         let members = fs::names(&functions.join(address).join("iommu_group/devices"));
         members.into_iter().filter(move |member| {
             let class = fs::head(&functions.join(member).join("class"), 16);
@@ -91,12 +88,17 @@ impl Places {
     #[must_use]
     pub fn whole_host(&self) -> Host {
         let mut host = self.host();
-        for address in fs::names(&self.sysfs.join("bus/pci/devices")) {
+        for address in fs::names(&self.functions()) {
             host.iommu_groups.extend(self.iommu_group(&address).map(|group| (address, group)));
         }
         let pidfiles = ["/run/virtqemud.pid", "/run/libvirtd.pid"].map(Path::new);
         host.host_route = pidfiles.into_iter().find_map(libvirt::locked_pid).map(libvirt::has_host_route);
         host
+    }
+
+    /// The directory of the host's PCI functions.
+    fn functions(&self) -> PathBuf {
+        self.sysfs.join("bus/pci/devices")
     }
 
     fn host(&self) -> Host {
@@ -155,8 +157,7 @@ impl Places {
         if address.contains('/') {
             return None;
         }
-        let link = self.sysfs.join("bus/pci/devices").join(address).join("iommu_group");
-        fs::link_name(&link)?.parse().ok()
+        fs::link_name(&self.functions().join(address).join("iommu_group"))?.parse().ok()
     }
 
     fn unsafe_interrupts(&self) -> Option<bool> {

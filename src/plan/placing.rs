@@ -1,6 +1,6 @@
 //! Whether another host has what a guest needs besides a vIOMMU. A fact that is not known makes no host unsuitable.
 
-use crate::domain::{Domain, VfioSource};
+use crate::domain::Domain;
 use crate::host::Host;
 use crate::note::{Code, Note};
 use crate::text::bytes;
@@ -33,10 +33,8 @@ fn missing_device(domain: &Domain, host: &Host) -> Option<String> {
     }
     // Facts without any group may have been written by hand.
     let known = !host.iommu_groups.is_empty();
-    let missing = domain.vfio.iter().find_map(|device| match &device.source {
-        VfioSource::Pci(address) => Some(address).filter(|address| known && !host.iommu_groups.contains_key(*address)),
-        VfioSource::Mdev(_) => None,
-    });
+    let mut functions = domain.vfio.iter().filter_map(|device| device.source.pci());
+    let missing = functions.find(|address| known && !host.iommu_groups.contains_key(*address));
     missing.map(|address| format!("the host has no PCI function {address} in an IOMMU group"))
 }
 
@@ -51,7 +49,7 @@ fn too_little_memory(domain: &Domain, plan: &Plan, host: &Host) -> Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Memory, Requester, VfioDevice};
+    use crate::domain::{Memory, Requester, VfioDevice, VfioSource};
     use crate::host::Emulator;
     use crate::plan;
     use crate::request::Request;

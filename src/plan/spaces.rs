@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::domain::{Domain, Requester, VfioDevice, VfioSource};
+use crate::domain::{Domain, Requester, VfioDevice};
 use crate::host::Host;
 use crate::model::Machine;
 use crate::note::{Code, Note};
@@ -71,10 +71,7 @@ fn address_space_of(device: &VfioDevice) -> Option<Requester> {
 
 /// The host IOMMU group of a device, where it is known.
 fn group_of(device: &VfioDevice, host: &Host) -> Option<u32> {
-    match &device.source {
-        VfioSource::Pci(address) => host.iommu_groups.get(address).copied(),
-        VfioSource::Mdev(_) => None,
-    }
+    host.iommu_groups.get(device.source.pci()?).copied()
 }
 
 /// QEMU aborts where an address space has devices of both backends; seen with 11.1 (`VFIO_IOMMU_LEGACY`, `VFIO_IOMMU_IOMMUFD` in
@@ -132,9 +129,9 @@ pub(super) fn groups_are_whole(guest: &Guest<'_>, machine: Machine) -> Result<()
 /// Functions of one host slot on different guest addresses, where their groups are not known: without ACS between them, as in
 /// most graphics cards, they are one group. VFs are not.
 pub(super) fn slot_split(guest: &Guest<'_>) -> Option<Note> {
-    let slots = together(guest, |device| match (&device.source, group_of(device, guest.host)) {
-        (VfioSource::Pci(address), None) => address.rsplit_once('.').map(|(slot, _)| slot.to_owned()),
-        _ => None,
+    let slots = together(guest, |device| {
+        let address = device.source.pci().filter(|_| group_of(device, guest.host).is_none())?;
+        address.rsplit_once('.').map(|(slot, _)| slot.to_owned())
     });
     let devices = slots.into_values().find(|devices| devices.split)?;
     let message = format!(

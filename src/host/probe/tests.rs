@@ -3,7 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
-use crate::domain::{Requester, VfioDevice};
+use crate::domain::{Requester, VfioDevice, VfioSource};
 use crate::version::Version;
 
 /// A host that is a directory of its own, and goes with the test.
