@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::QEMU_NAMESPACE;
+use super::lookup::overrides;
 use crate::qemu;
 use crate::xml::Element;
 
@@ -19,7 +19,7 @@ pub(super) struct Bypass {
     pub(super) default_bus: bool,
     /// Every `pxb-pcie` without a property of its own does.
     every_expander: bool,
-    /// The property in `<qemu:override>`, by the alias of the device.
+    /// The property in `<qemu:override>`, by the alias of the device. QEMU's default is off.
     by_alias: BTreeMap<String, bool>,
 }
 
@@ -30,7 +30,11 @@ impl Bypass {
         Bypass {
             default_bus: on(qemu::machine_property(commandline, "default-bus-bypass-iommu")),
             every_expander: on(qemu::global(commandline, "pxb-pcie", EXPANDER_PROPERTY)),
-            by_alias: overrides(domain),
+            by_alias: overrides(domain)
+                .into_iter()
+                .filter(|(_, name, _)| name.replace('_', "-") == EXPANDER_PROPERTY)
+                .map(|(alias, _, value)| (alias.to_owned(), value.is_some_and(qemu::is_on)))
+                .collect(),
         }
     }
 
@@ -38,25 +42,6 @@ impl Bypass {
     pub(super) fn expander(&self, alias: &str) -> bool {
         self.by_alias.get(alias).copied().unwrap_or(self.every_expander)
     }
-}
-
-/// `<qemu:override><qemu:device alias=…><qemu:frontend><qemu:property name='bypass_iommu' type='bool' value=…/>`.
-fn overrides(domain: Element<'_, '_>) -> BTreeMap<String, bool> {
-    let mut by_alias = BTreeMap::new();
-    let overrides = domain.children_ns(QEMU_NAMESPACE, "override");
-    for device in overrides.flat_map(|all| all.children_ns(QEMU_NAMESPACE, "device")) {
-        let Some(alias) = device.attr("alias") else { continue };
-        let properties = device
-            .child_ns(QEMU_NAMESPACE, "frontend")
-            .into_iter()
-            .flat_map(|frontend| frontend.children_ns(QEMU_NAMESPACE, "property"))
-            .filter(|property| property.attr("name").is_some_and(|name| name.replace('_', "-") == EXPANDER_PROPERTY));
-        for property in properties {
-            // type='remove' has no value and leaves QEMU's default, off.
-            by_alias.insert(alias.to_owned(), property.attr("value").is_some_and(qemu::is_on));
-        }
-    }
-    by_alias
 }
 
 #[cfg(test)]

@@ -3,14 +3,12 @@
 //! NVDIMMs, virtio-pmem and other `<memory>` devices are not among it, because libvirt counts them as RAM
 //! (`virDomainDefGetMemoryTotal`). Video memory of QEMU's default size is not, either.
 
-use super::QEMU_NAMESPACE;
-use super::memory::{KIB, size};
+use super::lookup::overrides;
+use super::memory::{KIB, MIB, size};
 use super::number::decimal;
 use crate::note::Note;
 use crate::qemu;
 use crate::xml::Element;
-
-const MIB: u64 = 1024 * KIB;
 
 /// libvirt's size of a `<shmem>` that has none (`qemuDomainShmemDefPostParse`).
 const SHMEM: u64 = 4 * MIB;
@@ -24,7 +22,9 @@ pub(super) fn device_memory(domain: Element<'_, '_>, commandline: &[String]) -> 
     let shmem = domain.all(&["devices", "shmem"]).into_iter().map(shmem).collect::<Result<Vec<u64>, Note>>()?;
     let video = domain.all(&["devices", "video", "model"]).into_iter().map(video);
     let hidden = [qemu::device_memory(commandline)];
-    let all = shmem.into_iter().chain(video).chain(overrides(domain)).chain(hidden);
+    let overrides = overrides(domain).into_iter();
+    let overridden = overrides.map(|(_, name, value)| qemu::own_memory(name, value.unwrap_or_default()));
+    let all = shmem.into_iter().chain(video).chain(overridden).chain(hidden);
     Ok(all.fold(0, u64::saturating_add))
 }
 
@@ -53,18 +53,6 @@ fn video(model: Element<'_, '_>) -> u64 {
         // libvirt leaves the memory of the others to QEMU.
         Some(_) => 0,
     }
-}
-
-/// Video memory in `<qemu:override>`.
-fn overrides<'d>(domain: Element<'d, '_>) -> impl Iterator<Item = u64> + 'd {
-    let devices = domain.children_ns(QEMU_NAMESPACE, "override");
-    let devices: Vec<_> =
-        devices.flat_map(|all| all.children_ns(QEMU_NAMESPACE, "device").collect::<Vec<_>>()).collect();
-    let frontends = devices.into_iter().filter_map(|device| device.child_ns(QEMU_NAMESPACE, "frontend"));
-    let properties = frontends.flat_map(|frontend| frontend.children_ns(QEMU_NAMESPACE, "property"));
-    properties.map(|property| {
-        qemu::own_memory(property.prop("name").unwrap_or_default(), property.prop("value").unwrap_or_default())
-    })
 }
 
 #[cfg(test)]

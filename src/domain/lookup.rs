@@ -1,6 +1,7 @@
 //! How libvirt finds a value in a domain XML: the first element of a path through *all* elements of each name, its text as it
 //! is written, white space included. An empty text or attribute is as good as none (`virXPathString`).
 
+use super::QEMU_NAMESPACE;
 use crate::xml::Element;
 
 /// The XPath `string(./a/b[1])`.
@@ -22,4 +23,18 @@ pub(super) fn first_attribute<'d>(
 ) -> Option<&'d str> {
     let mut firsts = domain.all(parents).into_iter().filter_map(|parent| parent.child(last));
     firsts.find_map(|element| element.attr(name)).filter(|value| !value.is_empty())
+}
+
+/// The properties in `<qemu:override><qemu:device alias=…><qemu:frontend>`: the alias, the name, and the value, which
+/// type='remove' lacks.
+pub(super) fn overrides<'d>(domain: Element<'d, '_>) -> Vec<(&'d str, &'d str, Option<&'d str>)> {
+    let mut properties = Vec::new();
+    let overrides = domain.children_ns(QEMU_NAMESPACE, "override");
+    for device in overrides.flat_map(|all| all.children_ns(QEMU_NAMESPACE, "device")) {
+        let alias = device.prop("alias").unwrap_or_default();
+        let Some(frontend) = device.child_ns(QEMU_NAMESPACE, "frontend") else { continue };
+        let named = |property: Element<'d, '_>| Some((alias, property.prop("name")?, property.prop("value")));
+        properties.extend(frontend.children_ns(QEMU_NAMESPACE, "property").filter_map(named));
+    }
+    properties
 }

@@ -14,7 +14,7 @@ use crate::xml::Element;
 const UNLIMITED: u64 = 9_007_199_254_740_991 * KIB;
 
 pub(super) const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
+pub(super) const MIB: u64 = 1024 * KIB;
 
 /// Longest value that a message quotes, characters.
 const QUOTED: usize = 40;

@@ -28,6 +28,11 @@ fn hexadecimal(digits: &str) -> Option<u32> {
     if digits.starts_with('+') { None } else { u32::from_str_radix(digits, 16).ok() }
 }
 
+/// How many things there are; saturates.
+pub(super) fn number_of(things: impl Iterator) -> u32 {
+    u32::try_from(things.count()).unwrap_or(u32::MAX)
+}
+
 /// A number without what `g_ascii_strtoull` skips: white space in front of it, not behind it, where it ends the number.
 fn digits(text: &str) -> &str {
     let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);

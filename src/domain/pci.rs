@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Requester;
 use super::bypass::Bypass;
 use super::lookup::attribute;
-use super::number::{c_notation, decimal32};
+use super::number::{c_notation, decimal32, number_of};
 use crate::qemu::FoundVfio;
 use crate::xml::Element;
 
@@ -188,8 +188,7 @@ fn served_by_smmus(domain: Element<'_, '_>) -> Option<BTreeSet<u32>> {
 
 /// The `pci-root` controllers, which are the PCI host bridges of a pseries guest; libvirt adds one where there is none.
 pub(super) fn count_roots(domain: Element<'_, '_>) -> u32 {
-    let roots = controllers_of(domain).filter(|element| element.prop("model") == Some("pci-root")).count();
-    u32::try_from(roots).unwrap_or(u32::MAX).max(1)
+    number_of(controllers_of(domain).filter(|element| element.prop("model") == Some("pci-root"))).max(1)
 }
 
 fn controllers_of<'d, 'a>(domain: Element<'d, 'a>) -> impl Iterator<Item = Element<'d, 'a>> {

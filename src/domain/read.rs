@@ -3,9 +3,9 @@
 use super::bypass::Bypass;
 use super::device_memory::device_memory;
 use super::lookup::{attribute, first_attribute, string};
-use super::number::decimal32;
+use super::number::{decimal32, number_of};
 use super::pci::{Buses, count_roots};
-use super::vfio::{Passthrough, count, images, iommufd_opener, networks, number, nvme_address, virtio_ats};
+use super::vfio::{Passthrough, count, images, iommufd_opener, networks, nvme_address, virtio_ats};
 use super::{Domain, Iommu, Memory, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu, virtio};
 use crate::note::{Code, Note};
 use crate::qemu::count_vdpa;
@@ -62,11 +62,11 @@ impl Domain {
             vfio: passthrough.devices,
             unassigned: passthrough.unassigned,
             networks: networks(root),
-            nvme_disks: number(nvme.iter().filter(|images| !images.is_empty()).count()),
+            nvme_disks: number_of(nvme.iter().filter(|images| !images.is_empty())),
             nvme_images: nvme.into_iter().flatten().collect(),
             vdpa_interfaces: count(root, "interface", "vdpa"),
-            vdpa_images: number(images(root, "vhostvdpa").into_iter().flatten().count()),
-            vdpa_hidden: number(count_vdpa(&commandline)),
+            vdpa_images: number_of(images(root, "vhostvdpa").into_iter().flatten()),
+            vdpa_hidden: count_vdpa(&commandline).try_into().unwrap_or(u32::MAX),
             device_memory: device_memory(root, &commandline)?,
             virtio: virtio::devices(root, &buses),
             virtio_ats: virtio_ats(root),

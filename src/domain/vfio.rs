@@ -2,6 +2,7 @@
 //!
 //! It does not know what pins how much memory; that is the locked-memory formula's business.
 
+use super::number::number_of;
 use super::pci::{Buses, PciAddress, host_address};
 use super::{IommufdOpener, Requester, Uuid, VfioDevice, VfioSource};
 use crate::qemu::{find_vfio, opens_iommufd};
@@ -142,12 +143,7 @@ pub(super) fn networks(domain: Element<'_, '_>) -> Vec<String> {
 /// How many devices of this element name and `type` there are.
 pub(super) fn count(domain: Element<'_, '_>, name: &str, kind: &str) -> u32 {
     let devices = domain.all(&["devices", name]).into_iter();
-    number(devices.filter(|device| device.prop("type") == Some(kind)).count())
-}
-
-/// A number of devices; saturates.
-pub(super) fn number(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
+    number_of(devices.filter(|device| device.prop("type") == Some(kind)))
 }
 
 /// Whether a virtio device, of whatever kind, has `<driver ats='on'/>`.
