@@ -149,7 +149,7 @@ impl Buses {
     /// The same for a device of a command line; one that QEMU gives the next free slot has an id of its own.
     pub(super) fn requester_of(&self, device: &FoundVfio) -> Requester {
         let (slot, function) = device.address.unwrap_or_default();
-        let requester = self.requester(PciAddress::on_bus(device.bus.as_deref(), slot, function));
+        let requester = self.requester(PciAddress::on_bus(device.bus.as_deref(), slot.into(), function.into()));
         let unplaced = device.address.is_none() && matches!(requester, Requester::Function { .. });
         if unplaced { Requester::Unassigned } else { requester }
     }

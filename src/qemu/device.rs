@@ -19,8 +19,8 @@ pub(super) struct Device {
     pub(super) driver: String,
     /// The other properties; a JSON boolean is `on` or `off`, as in the key=value spelling.
     pub(super) properties: BTreeMap<String, String>,
-    /// The PCI slot that `addr` names, on whichever bus.
-    pub(super) slot: Option<u8>,
+    /// The PCI slot and function that `addr` names, on whichever bus.
+    pub(super) address: Option<(u8, u8)>,
 }
 
 impl Device {
@@ -28,32 +28,33 @@ impl Device {
     /// are replaced.
     pub(super) fn parse(value: &OsStr) -> Option<Device> {
         let text = value.to_string_lossy();
-        if text.starts_with('{') {
-            let object = object(&text)?;
-            let slot = object.get("addr").and_then(slot_of_json);
-            return Some(Device::new(object.into_iter().map(|(key, value)| (key, plain_text(value))).collect(), slot));
-        }
-        let pairs = option::parse(&text, DRIVER);
-        let slot = option::get(&pairs, "addr").and_then(slot_of_text);
-        Some(Device::new(pairs.into_iter().map(|pair| (pair.key.to_owned(), pair.value)).collect(), slot))
+        let json = if is_json(&text) { Some(object(&text)?) } else { None };
+        // Five bits of the slot and three of the function.
+        let devfn = json.as_ref().and_then(|object| object.get("addr")?.as_u64());
+        let mut properties = json.map_or_else(|| listed(&text, DRIVER), plain);
+        let address = match devfn {
+            Some(devfn) => u8::try_from(devfn).ok().map(|devfn| (devfn >> 3, devfn & 7)),
+            None => properties.get("addr").and_then(|addr| slot_and_function(addr)),
+        };
+        Some(Device { driver: properties.remove(DRIVER).unwrap_or_default(), properties, address })
     }
 
     /// The value of a property, as key=value text.
     pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.properties.get(key).map(String::as_str)
     }
-
-    fn new(mut properties: BTreeMap<String, String>, slot: Option<u8>) -> Device {
-        Device { driver: properties.remove(DRIVER).unwrap_or_default(), properties, slot }
-    }
 }
 
-/// The pairs of a value in either spelling; `None` if it is invalid JSON.
-pub(super) fn properties(text: &str, implied: &str) -> Option<BTreeMap<String, String>> {
-    if text.starts_with('{') {
-        return Some(object(text)?.into_iter().map(|(key, value)| (key, plain_text(value))).collect());
-    }
-    Some(option::parse(text, implied).into_iter().map(|pair| (pair.key.to_owned(), pair.value)).collect())
+/// The pairs of each value of an option, in either spelling; invalid JSON has none.
+pub(super) fn lists<'a, S: AsRef<OsStr>>(
+    arguments: &'a [S],
+    option: &'a [&str],
+    implied: &'a str,
+) -> impl Iterator<Item = BTreeMap<String, String>> {
+    arguments::values(arguments, option).filter_map(move |(_, value)| {
+        let text = value.to_string_lossy();
+        if is_json(&text) { object(&text).map(plain) } else { Some(listed(&text, implied)) }
+    })
 }
 
 /// The value that the last matching `-global` sets for a property of a device type: `pxb-pcie.bypass_iommu=on`, or that as a
@@ -83,7 +84,7 @@ pub fn is_on(value: &str) -> bool {
 /// The `-device` value with a property set, in the spelling that it has; `None` if it is invalid JSON. `value` is key=value
 /// text in either spelling.
 pub(super) fn set(device: &str, key: &str, value: &str) -> Option<String> {
-    if !device.starts_with('{') {
+    if !is_json(device) {
         return Some(option::set(device, DRIVER, key, value));
     }
     let mut object = object(device)?;
@@ -97,6 +98,11 @@ fn typed(key: &str, value: &str) -> Value {
         "on" | "off" if !ON_OFF_AUTO.contains(&key) => Value::Bool(value == "on"),
         _ => value.parse::<u64>().map_or_else(|_| Value::from(value), Value::from),
     }
+}
+
+/// Whether a value is JSON, by its first character as for QEMU.
+pub(super) fn is_json(text: &str) -> bool {
+    text.starts_with('{')
 }
 
 /// Reads JSON. QEMU also accepts strings in single quotes (`json-lexer.c`), which users write in `<qemu:arg value="…"/>`.
@@ -138,24 +144,22 @@ fn plain_text(value: Value) -> String {
     }
 }
 
-fn slot_of_json(addr: &Value) -> Option<u8> {
-    match addr {
-        Value::String(text) => slot_of_text(text),
-        other => slot_of_devfn(other.as_u64()?),
-    }
+fn plain(object: Map<String, Value>) -> BTreeMap<String, String> {
+    object.into_iter().map(|(key, value)| (key, plain_text(value))).collect()
 }
 
-/// The slot in `slot`, `slot.function`: both hexadecimal, with or without `0x` (`hw/core/qdev-properties-system.c`,
-/// `set_pci_devfn`).
-fn slot_of_text(addr: &str) -> Option<u8> {
-    let slot = addr.split_once('.').map_or(addr, |(slot, _)| slot);
-    let digits = slot.strip_prefix("0x").or_else(|| slot.strip_prefix("0X")).unwrap_or(slot);
-    u8::from_str_radix(digits, 16).ok().filter(|slot| *slot < 32)
+fn listed(text: &str, implied: &str) -> BTreeMap<String, String> {
+    option::parse(text, implied).into_iter().map(|pair| (pair.key.to_owned(), pair.value)).collect()
 }
 
-/// The slot in a device and function number, five bits and three.
-fn slot_of_devfn(devfn: u64) -> Option<u8> {
-    u8::try_from(devfn).ok().map(|devfn| devfn >> 3)
+/// `slot` or `slot.function`: both hexadecimal, with or without `0x` (`hw/core/qdev-properties-system.c`, `set_pci_devfn`).
+fn slot_and_function(addr: &str) -> Option<(u8, u8)> {
+    let (slot, function) = addr.split_once('.').unwrap_or((addr, "0"));
+    let number = |text: &str| {
+        let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+        u8::from_str_radix(digits, 16).ok()
+    };
+    Some((number(slot).filter(|slot| *slot < 32)?, number(function).unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -187,24 +191,30 @@ mod tests {
 
     #[test]
     fn address_is_hexadecimal_text_or_a_devfn() {
-        assert_eq!(parse("e1000e,bus=pcie.0,addr=10").slot, Some(0x10));
-        assert_eq!(parse(r#"{"driver":"e1000e","bus":"pcie.0","addr":"0x10"}"#).slot, Some(0x10));
-        assert_eq!(parse(r#"{"driver":"e1000e","bus":"pcie.0","addr":16}"#).slot, Some(2));
-        assert_eq!(parse(r#"{"driver":"pc-dimm","addr":4294967296}"#).slot, None);
+        assert_eq!(parse("e1000e,bus=pcie.0,addr=10").address, Some((0x10, 0)));
+        assert_eq!(parse(r#"{"driver":"e1000e","bus":"pcie.0","addr":"0x10"}"#).address, Some((0x10, 0)));
+        assert_eq!(parse(r#"{"driver":"e1000e","bus":"pcie.0","addr":16}"#).address, Some((2, 0)));
+        assert_eq!(parse(r#"{"driver":"pc-dimm","addr":4294967296}"#).address, None);
     }
 
     #[test]
     fn addresses_are_read_as_qemu_reads_them() {
-        for (text, slot) in
-            [("0x2.0x1", 2), ("2.1", 2), ("02", 2), ("0x1e", 0x1e), ("1e.0", 0x1e), ("10", 0x10), ("0X1F", 0x1f)]
-        {
-            assert_eq!(slot_of_text(text), Some(slot), "{text}");
+        for (text, slot, function) in [
+            ("0x2.0x1", 2, 1),
+            ("2.1", 2, 1),
+            ("02", 2, 0),
+            ("0x1e", 0x1e, 0),
+            ("1e.0", 0x1e, 0),
+            ("10", 0x10, 0),
+            ("0X1F", 0x1f, 0),
+        ] {
+            assert_eq!(slot_and_function(text), Some((slot, function)), "{text}");
         }
         for text in ["", "0x20", "20", "-1", "g", "0x", "256"] {
-            assert_eq!(slot_of_text(text), None, "{text}");
+            assert_eq!(slot_and_function(text), None, "{text}");
         }
-        assert_eq!(slot_of_devfn(0xf0), Some(0x1e));
-        assert_eq!(slot_of_devfn(0x100), None);
+        assert_eq!(parse(r#"{"driver":"vfio-pci","addr":25}"#).address, Some((3, 1)));
+        assert_eq!(parse(r#"{"driver":"vfio-pci","addr":256}"#).address, None);
     }
 
     #[test]
@@ -216,7 +226,7 @@ mod tests {
     // QEMU 7.2 and 10.0 put {'driver':'e1000e','bus':'pcie.0','addr':240} at 00:1e.0.
     #[test]
     fn json_may_be_in_single_quotes() {
-        assert_eq!(parse("{'driver':'e1000e','bus':'pcie.0','addr':240}").slot, Some(0x1e));
+        assert_eq!(parse("{'driver':'e1000e','bus':'pcie.0','addr':240}").address, Some((0x1e, 0)));
         let device = parse(r#"{'driver':'a"b\'c\"d\\','x':"it's"}"#);
         assert_eq!(device.driver, r#"a"b'c"d\"#);
         assert_eq!(device.properties["x"], "it's");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
 use super::arguments;
-use super::device::Device;
+use super::device::{self, Device};
 use super::machine;
 use crate::model::{Model, New};
 
@@ -43,7 +43,7 @@ pub fn find_iommu<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
     let Some((at, model, device)) = devices(arguments).find_map(with_model) else {
         return of_machine(arguments);
     };
-    let is_json = |at: usize| arguments.get(at).is_some_and(|text| text.as_ref().to_string_lossy().starts_with('{'));
+    let is_json = |at: usize| arguments.get(at).is_some_and(|text| device::is_json(&text.as_ref().to_string_lossy()));
     let created = |at: usize| (is_json(at), at);
     let is_vfio = |device: &Device| device.driver.starts_with("vfio-");
     let after_vfio = devices(arguments).any(|(other, device)| is_vfio(&device) && created(other) < created(at));

@@ -25,12 +25,15 @@ pub fn get<S: AsRef<OsStr>>(arguments: &[S], key: &str) -> Option<String> {
 /// The irqchip that the arguments set: that of `-accel`, else that of `-machine`.
 #[must_use]
 pub fn irqchip<S: AsRef<OsStr>>(arguments: &[S]) -> Option<String> {
-    let of_accelerator = |text: &OsStr| {
+    accelerators(arguments).find_map(|(_, set)| set).or_else(|| get(arguments, IRQCHIP))
+}
+
+/// Every `-accel`: the index of its value, and the irqchip that it sets.
+fn accelerators<S: AsRef<OsStr>>(arguments: &[S]) -> impl Iterator<Item = (usize, Option<String>)> {
+    arguments::values(arguments, &["accel"]).map(|(at, text)| {
         let text = text.to_string_lossy();
-        option::get(&option::parse(&text, "accel"), IRQCHIP).map(str::to_owned)
-    };
-    let accelerator = arguments::values(arguments, &["accel"]).find_map(|(_, text)| of_accelerator(text));
-    accelerator.or_else(|| get(arguments, IRQCHIP))
+        (at, option::get(&option::parse(&text, "accel"), IRQCHIP).map(str::to_owned))
+    })
 }
 
 /// The machine type, for example `pc-q35-10.0`.
@@ -91,13 +94,7 @@ fn place_of(arguments: &[OsString], key: &str) -> Option<Place> {
 
 /// `-accel kvm,kernel-irqchip=…` overrides `-machine`, so it must have the same value. There QEMU accepts the dash only.
 fn set_irqchip_of_accelerators(arguments: &mut [OsString], value: &str) -> Result<(), Note> {
-    let accelerators: Vec<(usize, Option<String>)> = arguments::values(arguments, &["accel"])
-        .map(|(at, text)| {
-            let text = text.to_string_lossy();
-            (at, option::get(&option::parse(&text, "accel"), IRQCHIP).map(str::to_owned))
-        })
-        .collect();
-    for (at, present) in accelerators {
+    for (at, present) in accelerators(arguments).collect::<Vec<_>>() {
         if let Some(present) = present.filter(|present| present != value) {
             check_irqchip(IRQCHIP, &present, value)?;
             arguments::replace(arguments, at, "accel", |text| Some(option::set(text, "accel", IRQCHIP, value)))?;

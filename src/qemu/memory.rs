@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
+use super::device;
 use super::iommu::devices;
-use super::{arguments, device};
 
 const MIB: u64 = 1 << 20;
 
@@ -48,13 +48,11 @@ pub fn own(name: &str, value: &str) -> u64 {
 
 /// The size of every memory backend, by its id.
 fn backends<S: AsRef<OsStr>>(arguments: &[S]) -> BTreeMap<String, u64> {
-    let objects = arguments::values(arguments, &["object"]);
-    let backend = |value: &OsStr| {
-        let mut properties = device::properties(&value.to_string_lossy(), "qom-type")?;
-        let bytes = size(properties.get("size")?)?;
-        Some((properties.remove("id")?, bytes))
+    let backend = |mut object: BTreeMap<String, String>| {
+        let bytes = size(object.get("size")?)?;
+        Some((object.remove("id")?, bytes))
     };
-    objects.filter_map(|(_, value)| backend(value)).collect()
+    device::lists(arguments, &["object"], "qom-type").filter_map(backend).collect()
 }
 
 /// A size as QEMU reads it (`qemu_strtosz`): bytes, or a number with a suffix and perhaps a fraction.

@@ -67,7 +67,7 @@ impl Edits {
     /// Whether they add a vIOMMU.
     #[must_use]
     pub fn adds_iommu(&self) -> bool {
-        !self.devices.is_empty() || self.machine.contains_key("iommu")
+        self.added().is_some()
     }
 }
 

@@ -19,12 +19,14 @@ use crate::note::{Code, Note};
 /// explicitly; `command-line-unsupported` if an argument to edit is missing or not UTF-8, if the last option lacks its value, or
 /// if pcie.0 is full.
 pub fn rewrite(arguments: &[OsString], edits: &Edits) -> Result<Vec<OsString>, Note> {
-    if let Some(name) = arguments::without_value(arguments).filter(|_| *edits != Edits::default()) {
+    if let Some(name) = arguments::without_value(arguments).filter(|_| !edits.is_empty()) {
         let message = format!("-{name} at the end of QEMU's command line lacks its value: correct <qemu:commandline>");
         return Err(Note::error(Code::CommandLineUnsupported, message));
     }
-    if !edits.devices.is_empty() || edits.machine.contains_key("iommu") {
-        iommu::find_iommu(arguments).map_or(Ok(()), |found| Err(conflict(arguments, &found)))?;
+    if edits.adds_iommu() {
+        if let Some(found) = iommu::find_iommu(arguments) {
+            return Err(conflict(arguments, &found));
+        }
     }
     let devices = placed(arguments, &edits.devices)?;
     let mut rewritten = arguments.to_vec();

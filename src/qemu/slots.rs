@@ -16,8 +16,8 @@ pub(super) fn free<'a>(devices: impl IntoIterator<Item = &'a Device>) -> Option<
     let taken = devices
         .into_iter()
         .filter(|device| device.properties.get("bus").is_none_or(|bus| bus == ROOT_BUS))
-        .filter_map(|device| device.slot)
-        .fold(0u32, |taken, slot| taken | (1 << slot));
+        .filter_map(|device| device.address)
+        .fold(0u32, |taken, (slot, _)| taken | (1 << slot));
     (1..=HIGHEST).rev().find(|slot| taken & (1 << slot) == 0)
 }
 

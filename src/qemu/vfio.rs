@@ -1,9 +1,10 @@
 //! Devices behind VFIO that stand on a command line already: libvirt neither sees them nor counts their memory.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
+use super::device::lists;
 use super::iommu::devices;
-use super::{arguments, device};
 
 /// A device behind VFIO that was found on a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +14,7 @@ pub struct FoundVfio {
     /// The id of the guest's bus; none for the default bus, and for a device of another kind than PCI.
     pub bus: Option<String>,
     /// Slot and function on that bus; none where QEMU takes the next free slot.
-    pub address: Option<(u32, u32)>,
+    pub address: Option<(u8, u8)>,
     /// The guest sees a PCI device.
     pub pci: bool,
     /// It uses an iommufd.
@@ -22,10 +23,12 @@ pub struct FoundVfio {
 
 /// Whether QEMU opens `/dev/iommu` itself: an `-object iommufd` without a descriptor (backends/iommufd.c).
 pub fn opens_iommufd<S: AsRef<OsStr>>(arguments: &[S]) -> bool {
-    arguments::values(arguments, &["object"]).any(|(_, value)| {
-        let properties = device::properties(&value.to_string_lossy(), "qom-type").unwrap_or_default();
-        properties.get("qom-type").is_some_and(|name| name == "iommufd") && !properties.contains_key("fd")
-    })
+    lists(arguments, &["object"], "qom-type")
+        .any(|object| is(&object, "qom-type", "iommufd") && !object.contains_key("fd"))
+}
+
+fn is(properties: &BTreeMap<String, String>, key: &str, kind: &str) -> bool {
+    properties.get(key).is_some_and(|found| found == kind)
 }
 
 /// Every device behind VFIO on a command line, in its order. `vfio-user-pci` is not among them: it pins nothing.
@@ -42,7 +45,7 @@ pub fn find_vfio<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundVfio> {
         Some(FoundVfio {
             source: source.unwrap_or_default(),
             bus: device.properties.remove("bus"),
-            address: device.properties.get("addr").and_then(|text| slot_and_function(text)),
+            address: device.address,
             pci,
             iommufd: device.properties.contains_key("iommufd"),
         })
@@ -53,22 +56,11 @@ pub fn find_vfio<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundVfio> {
 /// How many vDPA devices stand on a command line: `-netdev vhost-vdpa`, generic ones, and `-blockdev virtio-blk-vhost-vdpa`. QEMU
 /// maps the guest's memory into each.
 pub fn count_vdpa<S: AsRef<OsStr>>(arguments: &[S]) -> usize {
-    let is = |text: &OsStr, key: &str, kind: &str| {
-        let properties = device::properties(&text.to_string_lossy(), key).unwrap_or_default();
-        properties.get(key).is_some_and(|found| found == kind)
-    };
-    let generic = devices(arguments).filter(|(_, device)| device.driver.starts_with("vhost-vdpa-device")).count();
-    let nics = arguments::values(arguments, &["netdev"]).filter(|(_, text)| is(text, "type", "vhost-vdpa")).count();
-    let blocks =
-        arguments::values(arguments, &["blockdev"]).filter(|(_, text)| is(text, "driver", "virtio-blk-vhost-vdpa"));
-    generic + nics + blocks.count()
-}
-
-/// QEMU's `addr`: slot and function, hexadecimal (`set_pci_devfn`).
-fn slot_and_function(text: &str) -> Option<(u32, u32)> {
-    let (slot, function) = text.split_once('.').unwrap_or((text, "0"));
-    let number = |text: &str| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok();
-    Some((number(slot)?, number(function)?))
+    let generic = devices(arguments).filter(|(_, device)| device.driver.starts_with("vhost-vdpa-device"));
+    let nics = lists(arguments, &["netdev"], "type").filter(|netdev| is(netdev, "type", "vhost-vdpa"));
+    let blocks = lists(arguments, &["blockdev"], "driver");
+    let blocks = blocks.filter(|blockdev| is(blockdev, "driver", "virtio-blk-vhost-vdpa"));
+    generic.count() + nics.count() + blocks.count()
 }
 
 #[cfg(test)]

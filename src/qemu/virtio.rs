@@ -1,6 +1,7 @@
 //! Puts virtio devices of a command line behind the vIOMMU, as libvirt does it for `<driver iommu='on' ats='on'>`
 //! (`qemuBuildVirtioDevProps`). Which devices is the rule of `domain::VirtioDevice`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use serde::{Deserialize, Serialize};
@@ -71,11 +72,8 @@ pub(super) fn translate(arguments: &mut [OsString], wanted: Translated) -> Resul
 
 /// The type of a `-netdev`.
 fn backend(arguments: &[OsString], id: &str) -> Option<String> {
-    let mut backends = arguments::values(arguments, &["netdev"]).filter_map(|(_, text)| {
-        let mut properties = device::properties(&text.to_string_lossy(), "type")?;
-        (properties.get("id").map(String::as_str) == Some(id)).then(|| properties.remove("type"))?
-    });
-    backends.next()
+    let is_named = |netdev: &BTreeMap<String, String>| netdev.get("id").is_some_and(|found| found == id);
+    device::lists(arguments, &["netdev"], "type").find(is_named)?.remove("type")
 }
 
 #[cfg(test)]
