@@ -169,6 +169,12 @@ impl Iommu {
     pub fn driver(&self, name: &str) -> Option<&str> {
         self.driver.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
+
+    /// An SMMUv3 with `<driver accel='on'>`.
+    #[must_use]
+    pub fn is_accelerated(&self) -> bool {
+        self.driver("accel") == Some("on")
+    }
 }
 
 /// A device behind VFIO.

@@ -3,7 +3,7 @@
 
 use crate::model::Model;
 use crate::note::{Code, Note};
-use crate::qemu::{self, FoundIommu};
+use crate::qemu::FoundIommu;
 use crate::request::VirtioScope;
 use crate::version::Version;
 
@@ -50,7 +50,7 @@ fn has_dma_remap(guest: &Guest<'_>) -> Result<(), Note> {
 pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
     let written = Written::hidden(hidden, "amd-iommu in <qemu:commandline>");
     super::no_width(guest)?;
-    check(guest, &written, written.get("dma-remap").is_some_and(qemu::is_on))
+    check(guest, &written, hidden.is_on("dma-remap"))
 }
 
 /// Refuses what does not work.
@@ -111,8 +111,7 @@ fn no_passthrough(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> 
 /// An APIC id above 254 needs xtsup; libvirt accepts it instead of eim from 12.2 on.
 fn many_vcpus(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
     let on = written.will_be_on("intremap") && written.will_be_on("xtsup");
-    let vcpus = &guest.domain.vcpus;
-    let accepted = vcpus.maximum <= 255 || guest.libvirt >= Version::new(12, 2);
+    let accepted = guest.domain.vcpus.maximum <= 255 || guest.libvirt >= Version::new(12, 2);
     if !guest.needs_eim() || on && accepted {
         return Ok(());
     }
@@ -121,11 +120,5 @@ fn many_vcpus(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
     } else {
         format!("set intremap=on and xtsup=on in the {}, or leave both out of an <iommu>", written.place)
     };
-    let message = format!(
-        "{} vCPUs (highest APIC id {}) need interrupt remapping with xtsup: {remedy} (libvirt: \"{}\")",
-        vcpus.maximum,
-        vcpus.highest_apic_id(),
-        guest.late_for_many_vcpus()
-    );
-    Err(Note::error(Code::VcpusNeedEim, message))
+    Err(guest.too_many_vcpus(&format!("xtsup: {remedy} (libvirt: \"{}\")", guest.late_for_many_vcpus())))
 }

@@ -3,7 +3,7 @@
 use crate::domain::Requester;
 use crate::model::{Machine, Model};
 use crate::note::{Code, Note};
-use crate::qemu::{self, FoundIommu, Spelling};
+use crate::qemu::{FoundIommu, Spelling};
 use crate::request::{Request, RequestedModel};
 use crate::version::Version;
 
@@ -18,7 +18,7 @@ pub(super) fn flaw(guest: &Guest<'_>) -> Option<Note> {
 
 /// The refusal that the guest would get if it asked for the vIOMMU that it has.
 fn own_viommu(guest: &Guest<'_>) -> Option<Note> {
-    if guest.domain.iommus.is_empty() && guest.hidden.is_none() {
+    if !guest.has_viommu() {
         return None;
     }
     let request = Request { model: RequestedModel::Auto, ..Request::default() };
@@ -32,13 +32,12 @@ fn too_many_vcpus(guest: &Guest<'_>) -> Option<Note> {
     let vcpus = guest.domain.vcpus.maximum;
     let refuses = guest.host.libvirt.is_some_and(|version| version < Version::new(10, 10));
     let x86 = matches!(guest.arch(), "x86_64" | "i686");
-    let has_none = guest.domain.iommus.is_empty() && guest.hidden.is_none();
     let message = format!(
         "libvirt {} refuses {vcpus} vCPUs without an <iommu> with eim='on': ask for the vIOMMU model intel (libvirt: \"more than 255 \
          vCPUs require extended interrupt mode enabled on the iommu device\")",
         guest.libvirt
     );
-    (x86 && has_none && refuses && vcpus > 255).then(|| Note::warning(Code::VcpusNeedEim, message))
+    (x86 && !guest.has_viommu() && refuses && vcpus > 255).then(|| Note::warning(Code::VcpusNeedEim, message))
 }
 
 /// Refuses a vIOMMU in `<qemu:commandline>` that does not work.
@@ -48,7 +47,7 @@ pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu, machine: Mach
     match hidden.model {
         Model::Intel => intel::check_hidden(guest, hidden),
         Model::Virtio => virtio::check(guest, machine),
-        Model::Smmuv3 => smmuv3::check(guest, hidden.properties.get("accel").is_some_and(|value| qemu::is_on(value))),
+        Model::Smmuv3 => smmuv3::check(guest, hidden.is_on("accel")),
         Model::Amd => amd::check_hidden(guest, hidden),
     }
 }

@@ -3,7 +3,7 @@
 use crate::domain::{Domain, Requester, VfioDevice};
 use crate::host::Host;
 use crate::model::Model;
-use crate::note::Code;
+use crate::note::{Code, Note};
 use crate::qemu::{self, FoundIommu};
 use crate::request::Request;
 use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, Version};
@@ -55,11 +55,15 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// The programs of the host, and their versions where they are known.
+    pub(super) fn versions(&self) -> [(&'static str, Option<Version>); 2] {
+        let qemu = self.host.emulator_of(self.domain).and_then(|emulator| emulator.version);
+        [("libvirt", self.host.libvirt), ("QEMU", qemu)]
+    }
+
     /// The programs of the host whose versions are unknown.
     pub(super) fn unknown_versions(&self) -> Vec<&'static str> {
-        let qemu = self.host.emulator_of(self.domain).and_then(|emulator| emulator.version);
-        let versions = [("libvirt", self.host.libvirt), ("QEMU", qemu)];
-        versions.into_iter().filter(|(_, version)| version.is_none()).map(|(program, _)| program).collect()
+        self.versions().into_iter().filter(|(_, version)| version.is_none()).map(|(program, _)| program).collect()
     }
 
     /// The unknown versions as half a sentence, for a decision in which unknown means the less favourable.
@@ -141,6 +145,18 @@ impl<'a> Guest<'a> {
             && !self.is_windows()
     }
 
+    /// A vIOMMU in the domain already.
+    pub(super) fn has_viommu(&self) -> bool {
+        !self.domain.iommus.is_empty() || self.hidden.is_some()
+    }
+
+    /// The refusal of a vIOMMU that does not remap the interrupts of all vCPUs; `what` is missing, and what to do.
+    pub(super) fn too_many_vcpus(&self, what: &str) -> Note {
+        let (vcpus, highest) = (self.domain.vcpus.maximum, self.domain.vcpus.highest_apic_id());
+        let message = format!("{vcpus} vCPUs (highest APIC id {highest}) need interrupt remapping with {what}");
+        Note::error(Code::VcpusNeedEim, message)
+    }
+
     /// VFIO devices now, of those that the vIOMMU translates for.
     pub(super) fn has_vfio(&self) -> bool {
         self.domain.vfio.iter().any(|device| device.requester != Requester::Bypass)
@@ -149,6 +165,11 @@ impl<'a> Guest<'a> {
     /// VFIO devices now or later.
     pub(super) fn has_or_expects_vfio(&self) -> bool {
         self.request.hotplug || self.has_vfio() || self.pools(Some(true)).next().is_some()
+    }
+
+    /// VFIO devices now or later, also on a bus that bypasses the vIOMMU.
+    pub(super) fn opens_or_expects_vfio(&self) -> bool {
+        self.has_or_expects_vfio() || !self.domain.vfio.is_empty()
     }
 
     /// The networks that are pools of host PCI functions, or of which that is not known.

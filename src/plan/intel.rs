@@ -160,7 +160,6 @@ fn has_eim(guest: &Guest<'_>) -> bool {
 }
 
 fn eim_impossible(guest: &Guest<'_>) -> Note {
-    let vcpus = &guest.domain.vcpus;
     let remedy = if has_eim(guest) {
         let late = guest.late_for_many_vcpus();
         format!("let the <iommu> have intremap='on' and eim='on', or leave both out (libvirt: \"{late}\")")
@@ -171,19 +170,14 @@ fn eim_impossible(guest: &Guest<'_>) -> Note {
             guest.qemu
         )
     };
-    let message = format!(
-        "{} vCPUs (highest APIC id {}) need interrupt remapping with eim='on': {remedy}",
-        vcpus.maximum,
-        vcpus.highest_apic_id()
-    );
-    Note::error(Code::VcpusNeedEim, message)
+    guest.too_many_vcpus(&format!("eim='on': {remedy}"))
 }
 
 /// Without caching mode QEMU cannot follow the guest's mappings into a VFIO container (hw/i386/intel_iommu.c
 /// `vtd_iommu_notify_flag_changed`); vDPA needs the same MAP notifier, and reports no error without it. QEMU requires it for
 /// every VFIO device, also for one on a bus that bypasses the vIOMMU (`vtd_machine_done_notify_one`).
 pub(super) fn needs_caching_mode(guest: &Guest<'_>) -> bool {
-    guest.has_or_expects_vfio() || !guest.domain.vfio.is_empty() || guest.domain.vdpa() > 0
+    guest.opens_or_expects_vfio() || guest.domain.vdpa() > 0
 }
 
 /// Whether the guest does not work, or not as asked, without an attribute that its `<iommu>` lacks.

@@ -11,16 +11,15 @@ use super::guest::Guest;
 /// Decides about an SMMUv3.
 pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
     super::supported(guest, Model::Smmuv3, "use the model virtio")?;
-    let accelerated = |iommu: &Iommu| iommu.driver("accel") == Some("on");
     for iommu in &guest.domain.iommus {
         spelling(guest, iommu)?;
-        if accelerated(iommu) {
+        if iommu.is_accelerated() {
             acceleration(guest, iommu)?;
         } else if served(guest, iommu).next().is_some() {
             return Err(no_notifier());
         }
     }
-    check(guest, guest.domain.iommus.iter().any(accelerated))?;
+    check(guest, guest.domain.iommus.iter().any(Iommu::is_accelerated))?;
     super::only_own_attributes(guest, Model::Smmuv3, false)?;
     super::no_width(guest)?;
     Ok(Decision::with(guest, Model::Smmuv3, Vec::new()))

@@ -56,14 +56,9 @@ fn no_eim(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
     if machine != Machine::Q35 || !guest.needs_eim() || guest.has_extended_destinations() {
         return Ok(());
     }
-    let message = format!(
-        "{} vCPUs (highest APIC id {}) need interrupt remapping with eim, which virtio-iommu does not have: use the model intel \
-         (libvirt: \"{}\")",
-        guest.domain.vcpus.maximum,
-        guest.domain.vcpus.highest_apic_id(),
-        guest.late_for_many_vcpus()
-    );
-    Err(Note::error(Code::VcpusNeedEim, message))
+    let late = guest.late_for_many_vcpus();
+    Err(guest
+        .too_many_vcpus(&format!("eim, which virtio-iommu does not have: use the model intel (libvirt: \"{late}\")")))
 }
 
 fn no_aliases(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {

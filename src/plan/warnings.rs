@@ -1,10 +1,9 @@
 //! What works otherwise than the user may expect.
 
-use crate::domain::{Driver, IommufdOpener, Requester, VfioDevice};
+use crate::domain::{Driver, Iommu, IommufdOpener, Requester, VfioDevice};
 use crate::limit::Limit;
 use crate::model::Model;
 use crate::note::{Code, Note};
-use crate::qemu;
 use crate::request::RequestedModel;
 use crate::text::bytes;
 use crate::version::{self, NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU, Version};
@@ -92,10 +91,9 @@ fn assumed(guest: &Guest<'_>) -> Option<Note> {
 
 /// Versions for which the rules are not tested.
 fn unsupported_version(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
-    let qemu = guest.host.emulator_of(guest.domain).and_then(|emulator| emulator.version);
-    let versions =
-        [("libvirt", guest.host.libvirt, OLDEST_LIBVIRT, NEWEST_LIBVIRT), ("QEMU", qemu, OLDEST_QEMU, NEWEST_QEMU)];
-    let problems = versions.into_iter().filter_map(|(program, version, oldest, newest)| {
+    let supported = [(OLDEST_LIBVIRT, NEWEST_LIBVIRT), (OLDEST_QEMU, NEWEST_QEMU)];
+    let versions = guest.versions().into_iter().zip(supported);
+    let problems = versions.filter_map(|((program, version), (oldest, newest))| {
         let version = version?;
         let (why, remedy) = version::unsupported(version, oldest, newest)?;
         Some(format!("{program} {version} {why}: {remedy}"))
@@ -263,10 +261,7 @@ fn unsafe_interrupts(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
 /// QEMU's amd-iommu translates for no device without dma-remap, which libvirt does not write.
 fn amd_translates_nothing(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     let by_wrapper = plan.qemu.adds_iommu() && plan.route == Route::Wrapper;
-    let written = guest
-        .hidden
-        .as_ref()
-        .is_some_and(|hidden| hidden.properties.get("dma-remap").is_some_and(|value| qemu::is_on(value)));
+    let written = guest.hidden.as_ref().is_some_and(|hidden| hidden.is_on("dma-remap"));
     let message = format!(
         "libvirt does not write dma-remap, without which QEMU {} translates nothing behind the vIOMMU of AMD: an emulated device does \
          not work in a guest that translates; use the model intel, or the wrapper with the model amd and without an <iommu>, or boot \
@@ -289,7 +284,7 @@ fn extended_destinations(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
 }
 
 fn migration_blocked(guest: &Guest<'_>) -> Option<Note> {
-    if guest.domain.iommus.iter().any(|iommu| iommu.driver("accel") == Some("on")) {
+    if guest.domain.iommus.iter().any(Iommu::is_accelerated) {
         let message = "a guest with an accelerated SMMUv3 cannot be saved or migrated (QEMU: \"Migration not supported with SMMUv3 \
                        accelerator mode enabled\")";
         return Some(Note::warning(Code::MigrationBlocked, message));

@@ -24,6 +24,14 @@ pub struct FoundIommu {
     pub after_vfio: bool,
 }
 
+impl FoundIommu {
+    /// Whether a property is there and on.
+    #[must_use]
+    pub fn is_on(&self, property: &str) -> bool {
+        self.properties.get(property).is_some_and(|value| device::is_on(value))
+    }
+}
+
 /// How a vIOMMU is written on a command line. QEMU creates them in this order: the machine, all key=value devices, all JSON
 /// devices (`qemu_create_cli_devices` in system/vl.c).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
