@@ -137,17 +137,18 @@ pub(super) fn hard_limit_holds(guest: &Guest<'_>, plan: &Plan) -> Result<(), Not
 }
 
 fn required(domain: &Domain, shape: Shape, address_spaces: usize) -> Option<Limit> {
-    if let Some(limit) = domain.memory.hard_limit {
-        return Some(Limit::Bytes(limit));
+    let fixed = without_devices(domain, shape.locked != Presence::Absent);
+    fixed.or_else(|| needed_bytes(domain, address_spaces).map(Limit::Bytes))
+}
+
+/// The limit where the number of devices does not decide it. A pseries guest has no vIOMMU, so libvirt's own formula is the
+/// need.
+fn without_devices(domain: &Domain, locked: bool) -> Option<Limit> {
+    match domain.memory.hard_limit {
+        Some(limit) => Some(Limit::Bytes(limit)),
+        None if locked => Some(Limit::Unlimited),
+        None => is_pseries(domain).then(|| pseries_limit(domain)),
     }
-    if shape.locked != Presence::Absent {
-        return Some(Limit::Unlimited);
-    }
-    if is_pseries(domain) {
-        // There is no vIOMMU; libvirt's own formula is the need.
-        return Some(pseries_limit(domain));
-    }
-    needed_bytes(domain, address_spaces).map(Limit::Bytes)
 }
 
 /// `(address spaces + NVMe images + vDPA devices) × memory + 1 GiB`; none where there is nothing to lock.
@@ -164,14 +165,8 @@ fn containers(domain: &Domain, address_spaces: usize) -> u64 {
 /// What libvirt of the host's version sets by itself (`qemuDomainGetMemLockLimitBytes`). An unknown version
 /// counts as the newest. If the guest starts now, it counts as the oldest, which sets the lowest limit.
 fn libvirt_limit(domain: &Domain, shape: Shape, libvirt: Option<Version>) -> Option<Limit> {
-    if let Some(limit) = domain.memory.hard_limit {
-        return Some(Limit::Bytes(limit));
-    }
-    if shape.locked == Presence::Known {
-        return Some(Limit::Unlimited);
-    }
-    if is_pseries(domain) {
-        return Some(pseries_limit(domain));
+    if let Some(limit) = without_devices(domain, shape.locked == Presence::Known) {
+        return Some(limit);
     }
     let since = |major, minor| libvirt.is_some_and(|version| version >= Version::new(major, minor));
     let nvme = u64::from(domain.nvme_disks);
