@@ -76,26 +76,28 @@ pub(super) fn auto(guest: &Guest<'_>, machine: Machine) -> Choice {
 
 /// virtio where it works, else intel, which always exists on q35.
 fn on_x86(guest: &Guest<'_>, known: &Knowledge) -> (Model, Vec<String>) {
-    let mut against: Vec<String> = Vec::new();
-    let mut unless = |problem: Option<String>| against.extend(problem);
-    unless(guest.needs_eim().then(|| "interrupts for this many vCPUs need interrupt remapping with eim".into()));
-    unless(
-        (guest.request.purpose == Purpose::Interrupts)
-            .then(|| "it is to remap interrupts, which a virtio-iommu does not".into()),
-    );
-    unless((!guest.virtio_fits(known)).then(|| known.why.clone()));
-    unless((guest.has_or_expects_vfio() && guest.qemu < Version::new(9, 0)).then(|| {
-        let qemu = guest.qemu;
-        format!("QEMU {qemu} tells a virtio-iommu neither the host's address width nor its reserved ranges (9.0 does)")
-    }));
-    unless(guest.aliased().map(|(first, second)| {
-        format!("{first} and {second} share a conventional PCI bridge, which virtio-iommu cannot serve")
-    }));
-    unless((!guest.domain.acpi).then(|| "virtio-iommu is found through ACPI, which is off".into()));
-    unless(guest.unsupported(Model::Virtio).map(|unsupported| unsupported.why));
-    unless(guest.doubts_virtio());
-    let only_intel_takes_it = guest.request.aw_bits.is_some() && !virtio::takes_aw_bits(guest);
-    unless(only_intel_takes_it.then(|| "an address width was asked for, which only intel takes here".into()));
+    let qemu = guest.qemu;
+    let hides_ranges = guest.has_or_expects_vfio() && qemu < Version::new(9, 0);
+    let only_intel_takes_width = guest.request.aw_bits.is_some() && !virtio::takes_aw_bits(guest);
+    let is = |problem: bool, why: &str| problem.then(|| why.to_owned());
+    let against = [
+        is(guest.needs_eim(), "interrupts for this many vCPUs need interrupt remapping with eim"),
+        is(guest.request.purpose == Purpose::Interrupts, "it is to remap interrupts, which a virtio-iommu does not"),
+        is(!guest.virtio_fits(known), &known.why),
+        hides_ranges.then(|| {
+            format!(
+                "QEMU {qemu} tells a virtio-iommu neither the host's address width nor its reserved ranges (9.0 does)"
+            )
+        }),
+        guest.aliased().map(|(first, second)| {
+            format!("{first} and {second} share a conventional PCI bridge, which virtio-iommu cannot serve")
+        }),
+        is(!guest.domain.acpi, "virtio-iommu is found through ACPI, which is off"),
+        guest.unsupported(Model::Virtio).map(|unsupported| unsupported.why),
+        guest.doubts_virtio(),
+        is(only_intel_takes_width, "an address width was asked for, which only intel takes here"),
+    ];
+    let against: Vec<String> = against.into_iter().flatten().collect();
     if against.is_empty() { (Model::Virtio, vec![known.why.clone()]) } else { (Model::Intel, against) }
 }
 

@@ -129,19 +129,6 @@ pub enum Origin {
     Commandline,
 }
 
-impl Origin {
-    /// The word in JSON and in the text output.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Origin::Added => "added",
-            Origin::Existing => "existing",
-            Origin::Completed => "completed",
-            Origin::Commandline => "commandline",
-        }
-    }
-}
-
 /// The vIOMMU in a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Iommu {
@@ -302,12 +289,7 @@ impl Plan {
             Edit::AddIommu { .. } => ", and the domain has no <iommu>",
             Edit::LockMemory => ", and the domain has no <memoryBacking><locked/>",
             // The reason says what is lacking.
-            Edit::CompleteIommu { .. }
-            | Edit::TranslateVirtio(_)
-            | Edit::RemoveIommuDriver
-            | Edit::SplitIoapic
-            | Edit::RemoveIoapic
-            | Edit::ForbidPageSharing => "",
+            _ => "",
         };
         let remedy = if self.domain.nova {
             "switch on the host route of this compute node ('viommu host-route on'), or keep the instance off it by a required trait"
@@ -331,6 +313,6 @@ pub fn wrapper_for(arch: Option<&str>) -> String {
     format!("/usr/bin/{WRAPPER_PREFIX}qemu-system-{arch}")
 }
 
-fn as_map<S: serde::Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+fn as_map<S: Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
