@@ -10,7 +10,7 @@ use crate::version::Version;
 use super::Route;
 use super::decision::Decision;
 use super::guest::Guest;
-use super::intel::{Written, irqchip, with_split_irqchip};
+use super::written::Written;
 
 /// The first QEMU with `dma-remap`. Before it, emulated devices are translated for and VFIO devices are refused.
 pub(super) const DMA_REMAP: Version = Version::new(10, 2);
@@ -29,8 +29,9 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
         return Err(Note::error(Code::RequestConflict, message));
     }
     let on = |name| (name, "on".to_owned());
-    let wanted = if written.intremap() { vec![on("intremap"), on("xtsup")] } else { Vec::new() };
-    Ok(with_split_irqchip(Decision::with(guest, Model::Amd, wanted), written.intremap()))
+    let intremap = written.will_be_on("intremap");
+    let wanted = if intremap { vec![on("intremap"), on("xtsup")] } else { Vec::new() };
+    Ok(Decision::with(guest, Model::Amd, wanted).with_split_irqchip(intremap))
 }
 
 /// libvirt need not know the model of a vIOMMU that the wrapper adds.
@@ -57,7 +58,7 @@ pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(),
 fn check(guest: &Guest<'_>, written: &Written<'_>, dma_remap: bool) -> Result<(), Note> {
     serves_vfio(guest, written, dma_remap)?;
     no_passthrough(guest, written)?;
-    irqchip(guest, written)?;
+    written.fits_irqchip(guest)?;
     many_vcpus(guest, written)
 }
 

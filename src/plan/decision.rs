@@ -6,7 +6,6 @@ use crate::qemu::Edits;
 use crate::request::RequestedModel;
 
 use super::guest::Guest;
-use super::intel;
 use super::result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Route};
 
 /// What was decided about the vIOMMU.
@@ -51,6 +50,12 @@ impl Decision {
         Decision { iommu: Some(iommu), added, ..Decision::unchanged(guest) }
     }
 
+    /// The same with the I/O APIC that interrupt remapping needs, where it is wanted.
+    pub(super) fn with_split_irqchip(self, wanted: bool) -> Decision {
+        let split = || Ioapic { driver: "qemu".to_owned(), origin: Origin::Added };
+        Decision { ioapic: self.ioapic.or_else(|| wanted.then(split)), ..self }
+    }
+
     /// Writes the vIOMMU, the I/O APIC and their changes into a plan.
     pub(super) fn enter(self, guest: &Guest<'_>, plan: &mut Plan) {
         let (origin, model) = self.iommu.as_ref().map(|iommu| (iommu.origin, iommu.model)).unzip();
@@ -82,10 +87,21 @@ fn add_iommu(guest: &Guest<'_>, model: Model, driver: Vec<(&'static str, String)
 
 fn complete_iommu(guest: &Guest<'_>, model: Model, driver: Vec<(&'static str, String)>, plan: &mut Plan) {
     let names = driver.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ");
-    let essential = driver.iter().any(|(name, _)| intel::is_essential(guest, name));
+    let essential = driver.iter().any(|(name, _)| is_essential(guest, name));
     plan.qemu.existing = properties(model, &driver).collect();
     let edit = Edit::CompleteIommu { model: model.name(), driver };
     plan.change(Action::Set, "/domain/devices/iommu/driver", format!("the <iommu> lacks {names}"), edit, essential);
+}
+
+/// Whether the guest does not work, or not as asked, without an attribute that its `<iommu>` lacks.
+fn is_essential(guest: &Guest<'_>, attribute: &str) -> bool {
+    match attribute {
+        "caching_mode" => !guest.domain.vfio.is_empty() || guest.pools(Some(true)).next().is_some(),
+        "intremap" | "eim" | "xtsup" => guest.needs_eim(),
+        "aw_bits" => guest.request.aw_bits.is_some(),
+        "dma_translation" => true,
+        _ => false,
+    }
 }
 
 /// What libvirt writes for a new `<iommu>` (`qemuBuildIOMMUCommandLine`), and what the wrapper adds to that.

@@ -1,13 +1,13 @@
-//! The rules of an intel vIOMMU: its `<driver>` attributes, and the I/O APIC beside it.
+//! The rules of an intel vIOMMU: its `<driver>` attributes.
 
 use crate::model::Model;
 use crate::note::{Code, Note};
-use crate::qemu::{self, FoundIommu};
+use crate::qemu::FoundIommu;
 use crate::version::Version;
 
 use super::decision::Decision;
 use super::guest::Guest;
-use super::result::{Ioapic, Origin};
+use super::written::Written;
 use super::{purpose, virtio_devices};
 
 /// Decides about every attribute, and keeps what the user wrote.
@@ -16,7 +16,7 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
     super::only_own_attributes(guest, Model::Intel, true)?;
     let written = Written::of(guest);
     check(guest, &written)?;
-    let intremap = written.intremap();
+    let intremap = written.will_be_on("intremap");
     let on = |name, wanted: bool| wanted.then(|| (name, "on".to_owned()));
     let wanted = [
         on("intremap", true),
@@ -28,69 +28,13 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
         purpose::is_interrupts_only(guest).then(|| ("dma_translation", "off".to_owned())),
     ];
     let decision = Decision::with(guest, Model::Intel, wanted.into_iter().flatten().collect());
-    Ok(Decision { reproducible: is_reproducible(guest), ..with_split_irqchip(decision, intremap) })
-}
-
-/// With the I/O APIC that interrupt remapping needs.
-pub(super) fn with_split_irqchip(decision: Decision, intremap: bool) -> Decision {
-    let split = || Ioapic { driver: "qemu".to_owned(), origin: Origin::Added };
-    let ioapic = decision.ioapic.clone().or_else(|| intremap.then(split));
-    Decision { ioapic, ..decision }
+    Ok(Decision { reproducible: is_reproducible(guest), ..decision.with_split_irqchip(intremap) })
 }
 
 /// Whether every host decides alike: the width depends on the host's IOMMU, and without KVM eim depends on QEMU's version.
 fn is_reproducible(guest: &Guest<'_>) -> bool {
     let width = guest.request.aw_bits.is_some() || (!guest.request.hotplug && guest.domain.vfio.is_empty());
     width && guest.domain.virt_type == "kvm" && purpose::is_reproducible(guest)
-}
-
-/// The attributes of a vIOMMU that is there, and what becomes of those that are not.
-pub(super) struct Written<'a> {
-    pub(super) attributes: Vec<(&'a str, &'a str)>,
-    pub(super) place: &'static str,
-    /// Missing attributes are added.
-    completed: bool,
-}
-
-/// The place of a vIOMMU that libvirt knows.
-const IN_XML: &str = "<iommu>";
-
-impl<'a> Written<'a> {
-    /// Those of the `<iommu>`, if there is one.
-    pub(super) fn of(guest: &Guest<'a>) -> Written<'a> {
-        let driver = guest.domain.iommus.first().into_iter().flat_map(|iommu| &iommu.driver);
-        Written {
-            attributes: driver.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
-            place: IN_XML,
-            completed: !guest.as_it_is,
-        }
-    }
-
-    /// Those of a vIOMMU in `<qemu:commandline>`, to which nothing can be added.
-    pub(super) fn hidden(hidden: &'a FoundIommu, place: &'static str) -> Written<'a> {
-        let attributes = hidden.properties.iter();
-        let attributes = attributes.map(|(name, value)| (hidden.model.attribute(name), value.as_str())).collect();
-        Written { attributes, place, completed: false }
-    }
-
-    /// libvirt knows it.
-    pub(super) fn in_xml(&self) -> bool {
-        self.place == IN_XML
-    }
-
-    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
-        self.attributes.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
-    }
-
-    /// Interrupts are remapped. Without the attribute QEMU decides by the irqchip.
-    pub(super) fn intremap(&self) -> bool {
-        self.get("intremap").map_or(self.completed, |value| value == "on")
-    }
-
-    /// The attribute is on, or will be.
-    pub(super) fn will_be_on(&self, name: &str) -> bool {
-        self.get(name).map_or(self.completed, |value| value == "on")
-    }
 }
 
 /// Refuses a vIOMMU in `<qemu:commandline>` that does not work.
@@ -102,7 +46,7 @@ pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(),
 
 /// Refuses what the user wrote where it contradicts what the guest needs.
 fn check(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
-    irqchip(guest, written)?;
+    written.fits_irqchip(guest)?;
     purpose::translation_is_on(guest, written)?;
     if guest.needs_eim() && !(written.will_be_on("intremap") && has_eim(guest) && written.will_be_on("eim")) {
         return Err(eim_impossible(guest));
@@ -125,32 +69,6 @@ fn check(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
         return Err(Note::error(Code::IommuConflict, message));
     }
     Ok(())
-}
-
-/// Refuses interrupt remapping with the kernel's irqchip. `<qemu:commandline>` overrides `<ioapic>`.
-pub(super) fn irqchip(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
-    const LATE: &str = "Interrupt Remapping cannot work with kernel-irqchip=on, please use 'split|off'.";
-    let domain = guest.domain;
-    let set = qemu::irqchip(&domain.commandline);
-    let remedy = match (set.as_deref(), domain.ioapic.as_deref()) {
-        (Some("on"), _) => "but <qemu:commandline> has kernel_irqchip=on: remove it",
-        (None, Some("kvm")) => "but the domain has <ioapic driver='kvm'/>: set driver='qemu' or remove it",
-        // q35's own default with KVM.
-        (None, None) if !written.completed && domain.virt_type == "kvm" && !adds_ioapic(guest) => {
-            "and the domain has none: add <ioapic driver='qemu'/> to <features>"
-        }
-        _ => return Ok(()),
-    };
-    if !written.intremap() {
-        return Ok(());
-    }
-    let message = format!("interrupt remapping needs the split irqchip, {remedy} (QEMU: \"{LATE}\")");
-    Err(Note::error(Code::IrqchipConflict, message))
-}
-
-/// libvirt adds the I/O APIC for an `<iommu>` from 10.10 on.
-fn adds_ioapic(guest: &Guest<'_>) -> bool {
-    !guest.domain.iommus.is_empty() && guest.libvirt >= Version::new(10, 10)
 }
 
 /// Extended interrupt mode costs nothing, so it is on wherever QEMU can: with KVM always, under TCG from 9.0 on (before:
@@ -178,17 +96,6 @@ fn eim_impossible(guest: &Guest<'_>) -> Note {
 /// every VFIO device, also for one on a bus that bypasses the vIOMMU (`vtd_machine_done_notify_one`).
 pub(super) fn needs_caching_mode(guest: &Guest<'_>) -> bool {
     guest.opens_or_expects_vfio() || guest.domain.vdpa() > 0
-}
-
-/// Whether the guest does not work, or not as asked, without an attribute that its `<iommu>` lacks.
-pub(super) fn is_essential(guest: &Guest<'_>, attribute: &str) -> bool {
-    match attribute {
-        "caching_mode" => !guest.domain.vfio.is_empty() || guest.pools(Some(true)).next().is_some(),
-        "intremap" | "eim" | "xtsup" => guest.needs_eim(),
-        "aw_bits" => guest.request.aw_bits.is_some(),
-        "dma_translation" => true,
-        _ => false,
-    }
 }
 
 /// 48 bits, or 39 where VFIO devices are behind a host IOMMU that is narrower than 48. Always written: QEMU's default depends

@@ -20,6 +20,7 @@ mod spaces;
 mod virtio;
 mod virtio_devices;
 mod warnings;
+mod written;
 
 use crate::domain::Domain;
 use crate::host::Host;

@@ -7,8 +7,9 @@ use crate::request::{Purpose, VirtioScope};
 use crate::version::Version;
 
 use super::guest::Guest;
-use super::intel::{Written, needs_caching_mode};
+use super::intel::needs_caching_mode;
 use super::result::{Iommu, Origin, Plan};
+use super::written::Written;
 use super::{Route, route};
 
 /// libvirt's `dma_translation` and its capability flag.

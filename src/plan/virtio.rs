@@ -6,7 +6,6 @@ use crate::version::Version;
 
 use super::decision::Decision;
 use super::guest::Guest;
-use super::intel::with_split_irqchip;
 
 /// Decides about a virtio-iommu.
 pub(super) fn decide(guest: &Guest<'_>, machine: Machine) -> Result<Decision, Note> {
@@ -18,7 +17,7 @@ pub(super) fn decide(guest: &Guest<'_>, machine: Machine) -> Result<Decision, No
     width(guest, machine)?;
     let width = guest.request.aw_bits.map(|bits| ("aw_bits", bits.to_string()));
     let split = machine == Machine::Q35 && guest.needs_eim();
-    Ok(with_split_irqchip(Decision::with(guest, Model::Virtio, width.into_iter().collect()), split))
+    Ok(Decision::with(guest, Model::Virtio, width.into_iter().collect()).with_split_irqchip(split))
 }
 
 /// Refuses what holds also for one in `<qemu:commandline>`.

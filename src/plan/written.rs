@@ -1,0 +1,77 @@
+//! The vIOMMU that a guest has, as it is written: the attributes of `<driver>` or the properties in `<qemu:commandline>`.
+
+use crate::note::{Code, Note};
+use crate::qemu::{self, FoundIommu};
+use crate::version::Version;
+
+use super::guest::Guest;
+
+/// The attributes of a vIOMMU that is there, and what becomes of those that are not.
+pub(super) struct Written<'a> {
+    attributes: Vec<(&'a str, &'a str)>,
+    pub(super) place: &'static str,
+    /// Missing attributes are added.
+    completed: bool,
+}
+
+/// The place of a vIOMMU that libvirt knows.
+const IN_XML: &str = "<iommu>";
+
+impl<'a> Written<'a> {
+    /// Those of the `<iommu>`, if there is one.
+    pub(super) fn of(guest: &Guest<'a>) -> Written<'a> {
+        let driver = guest.domain.iommus.first().into_iter().flat_map(|iommu| &iommu.driver);
+        Written {
+            attributes: driver.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            place: IN_XML,
+            completed: !guest.as_it_is,
+        }
+    }
+
+    /// Those of a vIOMMU in `<qemu:commandline>`, to which nothing can be added.
+    pub(super) fn hidden(hidden: &'a FoundIommu, place: &'static str) -> Written<'a> {
+        let attributes = hidden.properties.iter();
+        let attributes = attributes.map(|(name, value)| (hidden.model.attribute(name), value.as_str())).collect();
+        Written { attributes, place, completed: false }
+    }
+
+    /// libvirt knows it.
+    pub(super) fn in_xml(&self) -> bool {
+        self.place == IN_XML
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
+        self.attributes.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
+    }
+
+    /// The attribute is on, or will be. Without intremap QEMU decides by the irqchip.
+    pub(super) fn will_be_on(&self, name: &str) -> bool {
+        self.get(name).map_or(self.completed, |value| value == "on")
+    }
+
+    /// Refuses interrupt remapping with the kernel's irqchip. `<qemu:commandline>` overrides `<ioapic>`.
+    pub(super) fn fits_irqchip(&self, guest: &Guest<'_>) -> Result<(), Note> {
+        const LATE: &str = "Interrupt Remapping cannot work with kernel-irqchip=on, please use 'split|off'.";
+        let domain = guest.domain;
+        let set = qemu::irqchip(&domain.commandline);
+        let remedy = match (set.as_deref(), domain.ioapic.as_deref()) {
+            (Some("on"), _) => "but <qemu:commandline> has kernel_irqchip=on: remove it",
+            (None, Some("kvm")) => "but the domain has <ioapic driver='kvm'/>: set driver='qemu' or remove it",
+            // q35's own default with KVM.
+            (None, None) if !self.completed && domain.virt_type == "kvm" && !adds_ioapic(guest) => {
+                "and the domain has none: add <ioapic driver='qemu'/> to <features>"
+            }
+            _ => return Ok(()),
+        };
+        if !self.will_be_on("intremap") {
+            return Ok(());
+        }
+        let message = format!("interrupt remapping needs the split irqchip, {remedy} (QEMU: \"{LATE}\")");
+        Err(Note::error(Code::IrqchipConflict, message))
+    }
+}
+
+/// libvirt adds the I/O APIC for an `<iommu>` from 10.10 on.
+fn adds_ioapic(guest: &Guest<'_>) -> bool {
+    !guest.domain.iommus.is_empty() && guest.libvirt >= Version::new(10, 10)
+}
