@@ -17,7 +17,7 @@ use crate::xml;
 /// A hook point of vdsm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// The machine is about to start, fresh or by cold reboot.
+    /// The machine is about to start, fresh or by cold reboot, or it is restored.
     BeforeVmStart,
     /// The machine comes from another host, where it runs.
     BeforeVmMigrateDestination,
@@ -61,6 +61,9 @@ fn edit(file: &Path, keys: Result<Keys, Note>) -> u8 {
             return FAILED;
         }
     };
+    if has_run(&domain) {
+        return DONE;
+    }
     match keys.and_then(|keys| rewritten(&domain, &keys, |_| None)) {
         Ok(None) => DONE,
         Ok(Some(text)) => match fs::replace_kept(file, &text) {
@@ -75,6 +78,12 @@ fn edit(file: &Path, keys: Result<Keys, Note>) -> u8 {
             STOP
         }
     }
+}
+
+/// Whether this is the XML of a suspended machine, which has an id. vdsm restores that machine as it was, and ignores what this script
+/// writes (lib/vdsm/virt/vm.py, `_run`).
+fn has_run(domain: &[u8]) -> bool {
+    xml::parse(domain).is_ok_and(|document| document.root().attr("id").is_some())
 }
 
 /// Reads past the largest allowed size, so that the XML parser reports the size.

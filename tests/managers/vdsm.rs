@@ -230,7 +230,7 @@ fn a_crash_in_the_middle_leaves_the_old_file_whole() {
     assert!(written.contains("<iommu") && written.trim_end().ends_with("</domain>"), "it had been about to");
 }
 
-on_both_suites!(libvirt_defines_what_the_hook_leaves);
+on_both_suites!(libvirt_defines_what_the_hook_leaves a_restored_machine_keeps_what_it_has);
 
 fn libvirt_defines_what_the_hook_leaves(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
@@ -249,5 +249,33 @@ fn libvirt_defines_what_the_hook_leaves(suite: Suite) {
             defined.contains("<iommu model='") && defined.contains("ovirt-vm:clusterVersion"),
             "{model}: {defined}"
         );
+    }
+}
+
+/// At a restore vdsm passes the XML that libvirt printed of the machine when it ran (lib/vdsm/virt/vm.py, `migration_parameters`),
+/// with today's properties, and ignores what the script writes. A refusal would keep the machine from coming back.
+fn a_restored_machine_keeps_what_it_has(suite: Suite) {
+    let Some(lab) = shared(suite) else { return };
+    let domain = |iommu: &str| {
+        format!(
+            "<domain type='qemu'><name>suspended</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
+               <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/><ioapic driver='qemu'/></features>
+               <devices>{iommu}</devices>
+             </domain>"
+        )
+    };
+    for iommu in ["", "<iommu model='intel'><driver intremap='on'/></iommu>"] {
+        let guest = lab.guest(&domain(iommu));
+        guest.virsh("start", &[]).ok();
+        for property in ["virtio", "intel", "smmuv3", "nonsense"] {
+            lab.run(&format!(
+                "set -e
+                mkdir -p /run/hooks/before_vm_start; ln -sf /usr/bin/viommu /run/hooks/before_vm_start/50_viommu
+                virsh -q dumpxml suspended >/run/ran.xml; cp /run/ran.xml /run/restored.xml
+                viommu={property} _hook_domxml=/run/restored.xml /run/hooks/before_vm_start/50_viommu
+                cmp /run/ran.xml /run/restored.xml"
+            ))
+            .ok();
+        }
     }
 }
