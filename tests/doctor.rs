@@ -23,6 +23,7 @@ mod program;
 #[path = "support/sandbox.rs"]
 mod sandbox;
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
@@ -136,6 +137,29 @@ fn an_ordinary_user_is_told_what_was_not_read() {
     let checks = report["checks"].as_array().unwrap();
     let state = |name: &str| checks.iter().find(|check| check["name"] == name).map(|check| check["state"].clone());
     assert_eq!((state("guests"), state("user")), (Some("unknown".into()), Some("unknown".into())), "{report:#}");
+}
+
+/// Where nothing is installed, no guest lacks what it asks for, whoever looks.
+#[test]
+fn a_host_without_viommu_is_not_broken() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can change the root directory");
+        return;
+    }
+    let host = Host::healthy("without-viommu");
+    for path in ["etc", "run", "var", "lib", "dev", "sys/class", "sys/kernel", "usr/bin", "usr/lib"] {
+        host.remove(path);
+    }
+    fs::copy(program::VIOMMU, host.path("program")).unwrap();
+    for user in ["0:0", "65534:65534"] {
+        let mut command = Command::new("chroot");
+        command.args(["--userspec", user]).arg(host.path("")).args(["/program", "doctor", "--format", "json"]);
+        let ran = feed(&mut command, b"");
+        let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        let hook = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "hook").unwrap();
+        assert_eq!((hook["state"].as_str(), ran.status), (Some("warning"), 0), "{user}: {report:#}");
+        assert!(hook["message"].as_str().unwrap().contains("is not installed"), "{user}: {hook}");
+    }
 }
 
 /// An image of a host has no processes, and a directory that is no host has nothing: nothing is known, and nothing fails.

@@ -135,9 +135,9 @@ impl Known {
         self.guests.iter().any(|guest| guest.wrapper().is_some())
     }
 
-    /// Whether a guest asks for a vIOMMU. Where guests cannot be read, one may.
+    /// Whether a guest is known to ask for a vIOMMU.
     fn asked(&self) -> bool {
-        !self.root || self.guests.iter().any(Guest::asks)
+        self.guests.iter().any(Guest::asks)
     }
 }
 
