@@ -17,6 +17,7 @@ usage: ./install.sh [OPTION]...            install, or upgrade
   --hook PATH      the hook's place: /etc/libvirt/hooks/qemu.d/50-viommu (a link, the default) or /etc/libvirt/hooks/qemu (a copy
                    of the binary); upgrades keep it
   --no-reload      do not tell libvirt's daemon that there is a new hook
+  --yes            remove it even if guests have the wrapper as their emulator, and do not ask
   --dry-run        say what would be done, and do nothing
   --help           this text
 
@@ -29,7 +30,7 @@ die() {
     exit 1
 }
 
-action=install prefix=/usr destdir=${DESTDIR:-} hook='' reload='' dry_run=''
+action=install prefix=/usr destdir=${DESTDIR:-} hook='' reload='' yes='' dry_run=''
 while [ $# -gt 0 ]; do
     case $1 in
     --prefix | --destdir)
@@ -48,6 +49,7 @@ while [ $# -gt 0 ]; do
         ;;
     --uninstall | --purge) action=${1#--} ;;
     --no-reload) reload=--no-reload ;;
+    --yes) yes=yes ;;
     --dry-run) dry_run=--dry-run ;;
     --help | -h)
         usage
@@ -163,6 +165,19 @@ make_directory() {
     echo "dir $1" >>"$new"
 }
 
+# Guests whose emulator is the wrapper cannot start without it.
+ask_about_wrapped_guests() {
+    guests=$(hooks/attach --wrapped)
+    if [ ! "$guests" ] || [ "$yes$dry_run" ]; then return; fi
+    printf '%s\n' "$guests" | sed 's/.*/install.sh: guest & has the wrapper as its <emulator>, and cannot start without viommu/' >&2
+    answer=''
+    if [ -t 0 ]; then
+        printf 'Remove viommu? [y/N] ' >&2
+        read -r answer || :
+    fi
+    case $answer in y | Y | yes) ;; *) die "nothing was done: change these guests first (viommu remove GUEST), or add --yes" ;; esac
+}
+
 # Puts a file in place at once: a guest that starts meanwhile finds the old one or the new one.
 put() { # MODE SOURCE DESTINATION
     if [ "$dry_run" ]; then
@@ -181,6 +196,7 @@ remove_listed() {
             [ ! -d "$path" ] || run rmdir --ignore-fail-on-non-empty "$path"
         elif [ "$(state_of "$path")" = "$state" ]; then
             run rm "$path"
+            [ "$dry_run" ] || echo "removed $path"
         elif [ -e "$path" ] || [ -L "$path" ]; then
             echo "install.sh: $path was changed since it was installed, and is left as it is" >&2
         fi
@@ -199,7 +215,7 @@ install_here() {
     hooks/attach --rescue --prefix "$prefix" $dry_run
     check_that_nothing_is_in_the_way
     new=$(mktemp)
-    trap 'rm -f "$new"' EXIT
+    trap 'rm -f "$new" "$new.changed"' EXIT
     grep '^dir ' "$manifest" 2>/dev/null >"$new" || :
     make_directory "$own"
     files | while read -r _ _ path; do
@@ -208,7 +224,11 @@ install_here() {
     files | while read -r mode source path; do
         ! is_useless "$path" || continue
         wanted=$(state_wanted "$mode" "$source")
-        [ "$(state_of "$path")" = "$wanted" ] || put "$mode" "$source" "$path"
+        # A binary that is not built yet has no state.
+        if [ ! "$wanted" ] || [ "$(state_of "$path")" != "$wanted" ]; then
+            put "$mode" "$source" "$path"
+            : >"$new.changed"
+        fi
         echo "$wanted $path" >>"$new"
     done
     if [ -f "$manifest" ]; then
@@ -220,11 +240,13 @@ install_here() {
     cmp -s "$new" "$manifest" || put 644 "$new" "$manifest"
     # shellcheck disable=SC2086 # options or none
     hooks/attach --prefix "$prefix" $hook $dry_run $reload
+    [ -e "$new.changed" ] || echo "The files of this version were installed already."
     echo "To remove it again: ./install.sh --uninstall$([ "$prefix" = /usr ] || echo " --prefix $prefix")"
 }
 
 uninstall_here() {
     if [ -f "$manifest" ]; then
+        ask_about_wrapped_guests
         # shellcheck disable=SC2086 # an option or none
         hooks/attach --undo --prefix "$prefix" $dry_run
         # The manifest lies in a directory that is to go, too.
@@ -234,6 +256,8 @@ uninstall_here() {
         [ "$dry_run" ] || prefix=$prefix hooks/keep-links
     elif [ -e "$prefix/bin/viommu" ]; then
         die "$prefix/bin/viommu was not installed by this script; nothing was done"
+    else
+        echo "viommu is not installed."
     fi
     if [ "$action" = purge ]; then
         run rm -rf /run/viommu /var/lib/viommu

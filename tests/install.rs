@@ -159,7 +159,11 @@ fn live(lab: &Libvirt, install: &str, upgrade: &str, uninstall: &str, purge: &st
     assert!(apparmor_knows(lab));
 
     let installed = files(lab);
-    lab.run(install).ok();
+    let again = lab.run(install).ok();
+    assert!(
+        install.starts_with("dpkg") || again.starts_with("The files of this version were installed already."),
+        "{again}"
+    );
     assert_same_files(lab, &installed);
 
     // Guests start while it is upgraded, and one that runs does not notice.
@@ -181,6 +185,11 @@ fn live(lab: &Libvirt, install: &str, upgrade: &str, uninstall: &str, purge: &st
     drop(guest);
     guests_start(lab);
 
+    if let Some(without_yes) = uninstall.strip_suffix(" --yes") {
+        let (before, refused) = (files(lab), lab.run(without_yes));
+        assert!(refused.status == 1 && refused.stderr.contains("guest running has the wrapper"), "{refused:?}");
+        assert_same_files(lab, &before);
+    }
     let says = lab.run(uninstall);
     // Guests with the wrapper cannot start any more, so they are named; this is not what ended them.
     assert!(says.stderr.contains("guest running cannot start while"), "{says:?}");
@@ -231,7 +240,8 @@ fn a_host_has_it_by_script_and_is_as_before(suite: Suite) {
         lab.run(&format!("{old} {harmless}")).ok();
         assert_same_files(&lab, &before);
     }
-    live(&lab, old, new, &format!("{new} --uninstall"), &format!("{new} --purge"));
+    live(&lab, old, new, &format!("{new} --uninstall --yes"), &format!("{new} --purge"));
+    assert!(lab.run(&format!("{new} --uninstall")).ok().starts_with("viommu is not installed.\n"));
 }
 
 fn what_is_not_ours_is_left_alone(suite: Suite) {

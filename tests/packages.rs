@@ -338,3 +338,16 @@ fn every_order_of_installation_with_libvirt() {
         assert!(printed.ends_with("all of them\n"), "{suite}: {printed}");
     }
 }
+
+/// A fresh checkout has no binary yet; a preview names what its build would give.
+#[test]
+fn a_preview_names_the_binary_before_it_is_built() {
+    let nowhere = desk("preview");
+    let mut preview = Command::new("./install.sh");
+    preview.args(["--dry-run", "--prefix"]).arg(nowhere.join("usr")).env("CARGO_TARGET_DIR", nowhere.join("target"));
+    let output = preview.output().unwrap();
+    let says = String::from_utf8(output.stdout).unwrap();
+    let binary = format!("would install {}/usr/bin/viommu", nowhere.display());
+    assert!(output.status.success() && says.lines().any(|line| line == binary), "{says}");
+    assert_eq!(fs::read_dir(&nowhere).unwrap().count(), 0);
+}

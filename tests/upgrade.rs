@@ -169,7 +169,7 @@ fn guests_outlive_an_upgrade_and_a_downgrade() {
     saved.0.virsh("save", &["/tmp/saved"]).ok();
     managed.0.virsh("managedsave", &[]).ok();
     lab.put("/etc/viommu.toml", "auto-order = 'specification'\n");
-    install(&lab, "today", "--uninstall");
+    install(&lab, "today", "--uninstall --yes");
     install(&lab, "earlier", "");
     assert_eq!(lab.run(&format!("readlink {MAIN}; ls {OWN} 2>/dev/null")).stdout, "/usr/bin/viommu\n");
     hook_is_seen(&lab, "config-invalid");
