@@ -45,6 +45,8 @@ fi
 
 # --- inside, on the old root: put the new one together --------------------------------------------------------------------
 suite=$2 lab=$3 share=$4
+# shellcheck disable=SC1091 # beside this file
+source "$(dirname "$0")/dev.sh"
 lower=$lab/roots/$suite cache=$lab/cache/$suite base=$lab/mount
 capabilities=/var/cache/libvirt/qemu/capabilities
 
@@ -61,21 +63,7 @@ mount -t proc proc proc
 mount -t sysfs -o ro sysfs sys
 mount -t tmpfs -o mode=755 run run
 mount -t tmpfs -o mode=1777 tmp tmp
-mount -t tmpfs -o mode=755,dev dev dev
-mkdir dev/{pts,shm,net,vfio}
-mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
-mount -t tmpfs -o mode=1777 shm dev/shm
-mknod -m 666 dev/null c 1 3
-mknod -m 666 dev/zero c 1 5
-mknod -m 666 dev/full c 1 7
-mknod -m 666 dev/random c 1 8
-mknod -m 666 dev/urandom c 1 9
-mknod -m 666 dev/tty c 5 0
-ln -s pts/ptmx dev/ptmx
-ln -s /proc/self/fd dev/fd
-ln -s fd/0 dev/stdin
-ln -s fd/1 dev/stdout
-ln -s fd/2 dev/stderr
+make_dev
 
 # libvirt builds the command line of a guest with a PCI host device only on a host that has IOMMU groups and VFIO
 # (qemuHostdevHostSupportsPassthroughVFIO). These are made up: such a guest cannot run here, and no real device is in reach.
