@@ -124,13 +124,18 @@ fn shells_complete_names_codes_and_words() {
     };
     let fish =
         |line: &str| ("fish", vec!["-c".to_owned(), format!("source completions/viommu.fish; complete -C '{line}'")]);
+    let zsh = |line: &str| {
+        let desk = desk.to_str().unwrap().to_owned();
+        ("zsh", vec!["-f".to_owned(), "tests/support/offered.zsh".to_owned(), line.to_owned(), desk])
+    };
     let offered = |(shell, arguments): (&str, Vec<String>)| {
         let output = Command::new(shell).args(arguments).env("PATH", &path).output().ok()?;
         assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
         let words = String::from_utf8(output.stdout).unwrap();
-        Some(words.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect::<BTreeSet<_>>())
+        // fish adds a description behind a tab, zsh escapes blanks.
+        Some(words.lines().map(|line| line.split('\t').next().unwrap().replace("\\ ", " ")).collect::<BTreeSet<_>>())
     };
-    for shell in [&bash as &dyn Fn(&str) -> (&'static str, Vec<String>), &fish] {
+    for shell in [&bash as &dyn Fn(&str) -> (&'static str, Vec<String>), &fish, &zsh] {
         let Some(verbs) = offered(shell("viommu ")) else {
             assert!(std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "{} is not installed", shell("").0);
             println!("SKIPPED: {} is not installed", shell("").0);

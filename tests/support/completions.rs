@@ -165,7 +165,8 @@ pub(crate) fn zsh(command: &Command) -> String {
         for (number, argument) in verb.get_positionals().enumerate() {
             let several = argument.get_num_args().is_some_and(|range| range.max_values() > 1);
             let position = if several { "*".to_owned() } else { (number + 1).to_string() };
-            let text = quoted(&help(argument));
+            // An empty description would make the next part one.
+            let text = Some(quoted(&help(argument))).filter(|text| !text.is_empty()).unwrap_or_else(|| " ".to_owned());
             writeln!(cases, "                '{position}:{text}:{}' \\", zsh_action(argument)).unwrap();
         }
         cases.truncate(cases.trim_end_matches([' ', '\\', '\n']).len());
