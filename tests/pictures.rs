@@ -10,8 +10,6 @@ mod page;
 use std::fmt::Write as _;
 use std::process::Command;
 
-/// Columns of the terminal.
-const COLUMNS: usize = 100;
 /// Hundred characters in units of the picture, for a monospaced font of 14.
 const CHARACTERS: usize = 843;
 const LINE: usize = 19;
@@ -25,18 +23,20 @@ struct Span {
     text: String,
 }
 
-/// What a command prints on a terminal, with its colours; `None` without script(1), which makes the terminal.
-fn on_a_terminal(command: &str) -> Option<String> {
+/// What a command prints on a terminal when a shell runs it, with its colours; `None` without the shell or script(1), which makes the
+/// terminal.
+fn on_a_terminal(shell: &str, columns: usize, command: &str) -> Option<String> {
     // The pictures show a fresh machine; the one that runs the test may have a configuration.
     let command = command.replacen("viommu", env!("CARGO_BIN_EXE_viommu"), 1);
     let command = if command.contains(" plan ") { command + " --config /dev/null" } else { command };
-    let command = format!("stty rows 40 cols {COLUMNS}; {command}");
+    let command = format!("stty rows 40 cols {columns}; {command}");
     let mut script = Command::new("script");
-    script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
-    let Ok(output) = script.output() else {
-        println!("SKIPPED: script(1) is not installed");
+    script.args(["-qec", &format!("{shell} -c '{command}'"), "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
+    if ["script", shell].iter().any(|tool| Command::new(tool).arg("--version").output().is_err()) {
+        println!("SKIPPED: script(1) or {shell} is not installed");
         return None;
-    };
+    }
+    let output = script.output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n");
     assert!(output.status.success(), "{command}: {text}");
     Some(text)
@@ -55,10 +55,10 @@ fn class(code: &str) -> &'static str {
     }
 }
 
-/// The colours of a line of the terminal.
-fn spans(line: &str) -> Vec<Span> {
-    let mut spans = Vec::new();
-    let mut width = 0;
+/// The colours of a line of output, which the terminal breaks at its width.
+fn rows(line: &str, columns: usize) -> Vec<Vec<Span>> {
+    let mut rows = vec![Vec::new()];
+    let mut free = columns;
     for (number, part) in line.split("\x1b[").enumerate() {
         let (class, text) = if number == 0 {
             ("", part)
@@ -66,20 +66,27 @@ fn spans(line: &str) -> Vec<Span> {
             let (code, text) = part.split_once('m').unwrap();
             (class(code), text)
         };
-        width += text.chars().count();
-        if !text.is_empty() {
-            spans.push(Span { class, text: text.to_owned() });
+        let mut text: Vec<char> = text.chars().collect();
+        while !text.is_empty() {
+            if free == 0 {
+                rows.push(Vec::new());
+                free = columns;
+            }
+            let rest = text.split_off(free.min(text.len()));
+            free -= text.len();
+            rows.last_mut().unwrap().push(Span { class, text: text.into_iter().collect() });
+            text = rest;
         }
     }
-    assert!(width <= COLUMNS, "{line}");
-    spans
+    rows
 }
 
-fn picture(command: &str, output: &str) -> String {
+fn picture(command: &str, columns: usize, output: &str) -> String {
     let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let mut text = vec![vec![Span { class: "p", text: "$ ".into() }, Span { class: "b", text: command.into() }]];
-    text.extend(output.trim_end().lines().map(spans));
-    let width = COLUMNS * CHARACTERS / 100 + 2 * MARGIN;
+    let mut text = rows(&format!("$ \x1b[1m{command}\x1b[0m"), columns);
+    text[0][0].class = "p";
+    text.extend(output.trim_end().lines().flat_map(|line| rows(line, columns)));
+    let width = columns * CHARACTERS / 100 + 2 * MARGIN;
     let height = TOP + text.len() * LINE + MARGIN / 2;
     let mut svg = format!(
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">
@@ -121,7 +128,15 @@ fn pictures_show_what_is_printed() {
         ("plan", "viommu plan examples/domains/gpu-workstation.xml --host examples/hosts/workstation.json"),
         ("explain", "viommu explain examples/logs/group-split.log"),
     ] {
-        let Some(output) = on_a_terminal(command) else { return };
-        page::whole(&format!("docs/pictures/{name}.svg"), "pictures", &picture(command, &output));
+        for (columns, path) in
+            [(80, format!("docs/pictures/{name}.svg")), (120, format!("docs/pictures/{name}-120.svg"))]
+        {
+            let Some(output) = on_a_terminal("bash", columns, command) else { return };
+            for shell in ["zsh", "fish"] {
+                let Some(same) = on_a_terminal(shell, columns, command) else { continue };
+                assert_eq!(same, output, "{shell}");
+            }
+            page::whole(&path, "pictures", &picture(command, columns, &output));
+        }
     }
 }

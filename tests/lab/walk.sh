@@ -123,7 +123,7 @@ walk_block "$first" ''
 commands='' text='' kind=''
 while IFS= read -r line; do
     case $kind,$line in
-        ,'```sh host')
+        ,'```sh walk')
             [ -z "$commands" ] || walk_block "${commands%$'\n'}" "${text%$'\n'}"
             commands='' text='' kind=commands
             ;;
