@@ -73,7 +73,7 @@ fn every_line_of_a_page_is_printed_by_somebody() {
 }
 
 /// Each line alone: at least 95 of 100 are explained, none by another page, and nothing but harmless is said of other lines.
-fn are_explained(lines: &str) {
+fn are_explained(lines: &str, at_least: (usize, usize)) {
     let (mut known, mut unknown, mut others, mut wrong) = (0, Vec::new(), 0, Vec::new());
     for line in lines.split_once("\n\n").unwrap().1.lines() {
         let [line, _source, page] = line.split('\t').collect::<Vec<_>>().try_into().unwrap();
@@ -88,17 +88,22 @@ fn are_explained(lines: &str) {
     }
     println!("{known} lines explained, {others} others, not explained: {unknown:#?}");
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(known >= 120 && others >= 60 && unknown.len() * 20 <= known + unknown.len(), "{unknown:#?}");
+    assert!(known >= at_least.0 && others >= at_least.1 && unknown.len() * 20 <= known + unknown.len(), "{unknown:#?}");
 }
 
 #[test]
 fn lines_of_the_field() {
-    are_explained(include_str!("data/lines.txt"));
+    are_explained(include_str!("data/lines.txt"), (120, 60));
 }
 
 #[test]
 fn later_lines_of_the_field() {
-    are_explained(include_str!("data/later_lines.txt"));
+    are_explained(include_str!("data/later_lines.txt"), (120, 60));
+}
+
+#[test]
+fn lines_that_were_kept_back() {
+    are_explained(include_str!("data/kept_lines.txt"), (38, 0));
 }
 
 #[test]
