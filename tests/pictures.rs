@@ -84,7 +84,7 @@ fn rows(line: &str, columns: usize) -> Vec<Vec<Span>> {
 fn picture(command: &str, columns: usize, output: &str) -> String {
     let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let mut text = rows(&format!("$ \x1b[1m{command}\x1b[0m"), columns);
-    text[0][0].class = "p";
+    text.iter_mut().flatten().next().unwrap().class = "p";
     text.extend(output.trim_end().lines().flat_map(|line| rows(line, columns)));
     let width = columns * CHARACTERS / 100 + 2 * MARGIN;
     let height = TOP + text.len() * LINE + MARGIN / 2;

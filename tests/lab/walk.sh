@@ -116,7 +116,7 @@ toolchain=$(sed -n "s/^| ${name}[^|]* | [^|]*\`\(apt-get install [^\`]*\)\`.*/\1
 [ "$toolchain" ] || fail "README has no toolchain for $name"
 first=$(awk '/^## /{here = /^## Try it/} here && /^```/{inside = $0 == "```sh" && !done++; next} here && inside' "$readme")
 printf '| seconds | command | last line |\n|---|---|---|\n'
-walk_block "$toolchain" ''
+walk_block $'apt-get update\n'"$toolchain" ''
 walk_block "$first" ''
 
 # The blocks of the guide, each with the text shown right after it.
