@@ -370,7 +370,7 @@ fn rules_serve_a_nova_that_writes_no_extra_specs(suite: Suite) {
 fn records_of_guests_that_are_gone_are_cleaned(suite: Suite) {
     let Some(lab) = host(suite) else { return };
     route_on(&lab);
-    let record = format!("/var/lib/viommu/{UUID}.json");
+    let record = format!("/var/lib/viommu/6a/{UUID}.json");
     let guest = lab.guest(&instance(&[("viommu:model", "virtio")]));
     guest.virsh("start", &[]).ok();
     lab.run(&format!("test -e {record}; mkdir -p /var/lib/viommu/backup; touch /var/lib/viommu/backup/x.xml")).ok();

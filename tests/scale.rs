@@ -153,6 +153,18 @@ fn twice_the_arguments_take_twice_the_time() {
     }
 }
 
+/// Of other guests.
+fn two_thousand_states_and_records() {
+    let uuid = |number: u32| format!("{:02x}{number:06x}-3b0a-4f7e-9a51-2f6f0c1d7e93", number % 256);
+    for number in 0..2000 {
+        let uuid = uuid(number);
+        for directory in ["/run/viommu", &format!("/var/lib/viommu/{uuid:.2}")] {
+            fs::create_dir_all(directory).unwrap();
+            fs::write(format!("{directory}/{uuid}.json"), "{}").unwrap();
+        }
+    }
+}
+
 /// Other guests' state files are nothing to look at.
 #[test]
 fn two_thousand_guests_cost_nothing() {
@@ -165,12 +177,7 @@ fn two_thousand_guests_cost_nothing() {
     let events = [PREPARE, ["g", "start", "begin", "-"], ["g", "started", "begin", "-"], ["g", "stopped", "end", "-"]];
     let all = || events.map(|event| instructions(&hook, &event, guest.as_bytes()));
     let alone = all();
-    for directory in ["/run/viommu", "/var/lib/viommu"] {
-        fs::create_dir_all(directory).unwrap();
-        for number in 0..2000 {
-            fs::write(format!("{directory}/{number:08x}-3b0a-4f7e-9a51-2f6f0c1d7e93.json"), "{}").unwrap();
-        }
-    }
+    two_thousand_states_and_records();
     for (event, ((before, status), (after, same))) in events.iter().zip(alone.into_iter().zip(all())) {
         println!("{event:?}: {before} alone, {after} among two thousand");
         assert_eq!((status, same), (0, 0), "{event:?}");

@@ -63,9 +63,9 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
 /// Removes states and records of guests that libvirt does not know. The files are listed first: those of a guest that comes
 /// meanwhile are not among them.
 fn clean() -> Result<(), Failure> {
-    let kept = store::guests();
+    let kept = store::files();
     let known = Connection::system().virsh().map_err(Failure::Usage)?.list(&["--all"])?;
-    for uuid in kept.into_iter().filter(|uuid| !known.contains(uuid)) {
+    for (uuid, _) in kept.into_iter().filter(|(uuid, _)| !known.contains(uuid)) {
         store::remove_state(uuid)?;
         store::remove_record(uuid)?;
     }

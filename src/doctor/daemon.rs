@@ -113,11 +113,7 @@ fn confinement(pid: Pid) -> Option<String> {
 
 /// When the hook last wrote the state or the record of a guest, seconds since the epoch.
 fn hook_wrote() -> Option<u64> {
-    let written = [store::STATES, store::RECORDS].into_iter().flat_map(|directory| {
-        let names = fs::names(Path::new(directory)).into_iter().filter(|name| name.strip_suffix(".json").is_some());
-        names.filter_map(move |name| fs::entry(&Path::new(directory).join(name)))
-    });
-    written.map(|file| file.changed).max()
+    store::files().iter().filter_map(|(_, path)| fs::entry(path)).map(|file| file.changed).max()
 }
 
 /// Checks whether the daemon has looked for hooks since the hook was installed.

@@ -17,6 +17,9 @@ pub const STATES: &str = "/run/viommu";
 /// The directory of the records. It outlives a reboot.
 pub const RECORDS: &str = "/var/lib/viommu";
 
+/// The most records whose UUIDs begin with the same two digits, each two digits in a directory of their own: 16,384 in all.
+const MOST_RECORDS: usize = 64;
+
 /// The extension of the record of a guest's process, beside its state.
 pub const PROCESS: &str = "process";
 
@@ -27,6 +30,15 @@ const MAX_BYTES: u64 = 64 * 1024;
 #[must_use]
 pub fn state_file(uuid: Uuid) -> PathBuf {
     file(STATES, uuid)
+}
+
+/// The directory of the records that are counted together with this guest's.
+fn records_with(uuid: Uuid) -> String {
+    format!("{RECORDS}/{:.2}", uuid.to_string())
+}
+
+fn record_file(uuid: Uuid) -> PathBuf {
+    file(&records_with(uuid), uuid)
 }
 
 fn file(directory: &str, uuid: impl Display) -> PathBuf {
@@ -98,20 +110,40 @@ pub fn write_process(uuid: Uuid, pid: Pid, started: u64) -> io::Result<()> {
 /// Reads the record of a guest; `None` where there is none that can be trusted.
 #[must_use]
 pub fn record(uuid: Uuid) -> Option<Record> {
-    serde_json::from_str(&read(RECORDS, uuid).ok()?).ok()
+    fs::check_trusted_directory(Path::new(RECORDS)).ok()?;
+    serde_json::from_str(&read(&records_with(uuid), uuid).ok()?).ok()
 }
 
-/// Writes the record of a guest.
+/// Writes the record of a guest, and removes the oldest ones that are too many.
 ///
 /// # Errors
 /// `state-unwritable`, as a warning. The old record is then gone: a restore reports a missing record, and would use an old
 /// one.
 pub fn write_record(uuid: Uuid, record: &Record) -> Result<(), Note> {
     let json = serde_json::to_string(record).unwrap_or_default();
-    write(RECORDS, uuid, &json, 0o600).map_err(|error| {
-        let _ = fs::remove(&file(RECORDS, uuid));
+    let directory = records_with(uuid);
+    let written = fs::trusted_directory(Path::new(RECORDS)).and_then(|()| write(&directory, uuid, &json, 0o600));
+    written.map_err(|error| {
+        let _ = fs::remove(&record_file(uuid));
         Note::warning(Code::StateUnwritable, format!("the guest's vIOMMU cannot be recorded in {RECORDS}: {error}"))
-    })
+    })?;
+    remove_oldest(&directory);
+    Ok(())
+}
+
+/// Keeps the number of records in a directory. A guest that runs has a state, and may yet be saved: its record stays.
+fn remove_oldest(directory: &str) {
+    let records = files_in(directory);
+    let excess = records.len().saturating_sub(MOST_RECORDS);
+    if excess == 0 {
+        return;
+    }
+    let ended = records.into_iter().filter(|(uuid, _)| !state_file(*uuid).exists());
+    let mut ended: Vec<_> = ended.filter_map(|(_, path)| Some((fs::entry(&path)?.changed, path))).collect();
+    ended.sort();
+    for (_, path) in ended.into_iter().take(excess) {
+        let _ = fs::remove(&path);
+    }
 }
 
 /// Removes the record of a guest, if there is one.
@@ -119,14 +151,20 @@ pub fn write_record(uuid: Uuid, record: &Record) -> Result<(), Note> {
 /// # Errors
 /// `state-unwritable`, as a warning.
 pub fn remove_record(uuid: Uuid) -> Result<(), Note> {
-    remove(&file(RECORDS, uuid))
+    remove(&record_file(uuid))
 }
 
-/// The guests of all states and records.
+/// The files of all states and records, each with its guest.
 #[must_use]
-pub fn guests() -> Vec<Uuid> {
-    let names = [STATES, RECORDS].into_iter().flat_map(|directory| fs::names(Path::new(directory)));
-    names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect()
+pub fn files() -> Vec<(Uuid, PathBuf)> {
+    let records = fs::names(Path::new(RECORDS)).into_iter().map(|directory| format!("{RECORDS}/{directory}"));
+    records.chain([STATES.to_owned()]).flat_map(|directory| files_in(&directory)).collect()
+}
+
+fn files_in(directory: &str) -> Vec<(Uuid, PathBuf)> {
+    let guests = fs::names(Path::new(directory)).into_iter();
+    let guests = guests.filter_map(|name| name.strip_suffix(".json")?.parse::<Uuid>().ok());
+    guests.map(|uuid| (uuid, file(directory, uuid))).collect()
 }
 
 fn read(directory: &str, uuid: Uuid) -> io::Result<String> {

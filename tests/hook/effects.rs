@@ -57,7 +57,7 @@ fn a_start_leaves_a_state_and_an_end_takes_it_away() {
     let guests = guests();
     let wrapper = guests.wrapper.replace(UUID, OWN);
     let [state_file, record_file] =
-        ["/run/viommu", "/var/lib/viommu"].map(|directory| Path::new(directory).join(OWN).with_extension("json"));
+        ["/run/viommu", "/var/lib/viommu/8d"].map(|directory| Path::new(directory).join(OWN).with_extension("json"));
     let before = listing();
     for event in [PREPARE, STARTED].into_iter().chain(OTHERS) {
         hook(event, &wrapper);
@@ -90,7 +90,7 @@ fn a_start_leaves_a_state_and_an_end_takes_it_away() {
 
     // What it runs with is recorded once it runs.
     assert_event("started", &hook(STARTED, &wrapper), None);
-    assert_eq!((mode(&record_file), names("/var/lib/viommu")), ((0, 0o600), 1));
+    assert_eq!((mode(&record_file), names("/var/lib/viommu/8d")), ((0, 0o600), 1));
     assert_event("stopped", &hook(STOPPED, &wrapper), None);
     assert!(!state_file.exists() && record_file.exists());
     assert_event("start", &hook(START, &wrapper), None);
@@ -99,6 +99,35 @@ fn a_start_leaves_a_state_and_an_end_takes_it_away() {
     assert_event("migrated", &hook(["release", "end", "migrated"], &wrapper), None);
     assert!(!record_file.exists());
     assert_event("release again", &hook(RELEASE, &wrapper), None);
+}
+
+/// Sixty-four records whose UUIDs begin alike, and one more guest. The guest of the oldest one runs.
+#[test]
+fn the_oldest_record_of_a_guest_that_has_ended_goes() {
+    // `started` sees the processes of other tests.
+    const OWN: &str = "8d6f2c4e-3b0a-4f7e-9a51-000000000003";
+    if !sandbox::inside("effects::the_oldest_record_of_a_guest_that_has_ended_goes") {
+        return;
+    }
+    let wrapper = guests().wrapper.replace(UUID, OWN);
+    let record = |number: u32| format!("/var/lib/viommu/8d/8d000000-3b0a-4f7e-9a51-{number:012x}.json");
+    let write = |path: &str| fs::write(path, "{}").unwrap();
+    fs::create_dir_all("/var/lib/viommu/8d").unwrap();
+    fs::create_dir("/var/lib/viommu/8e").unwrap();
+    assert_event("start", &hook(START, &wrapper), None);
+    write(&record(0).replace("/var/lib/viommu/8d", "/run/viommu"));
+    (0..2).for_each(|number| write(&record(number)));
+    // The times of files are compared to the second.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    (2..64).for_each(|number| write(&record(number)));
+    write("/var/lib/viommu/8e/8e000000-3b0a-4f7e-9a51-000000000000.json");
+    let names = |directory: &str| fs::read_dir(directory).unwrap().count();
+    for _ in 0..2 {
+        assert_event("started", &hook(STARTED, &wrapper), None);
+        assert!(Path::new(&format!("/var/lib/viommu/8d/{OWN}.json")).exists());
+        assert_eq!((names("/var/lib/viommu/8d"), names("/var/lib/viommu/8e")), (64, 1));
+        assert!(!Path::new(&record(1)).exists() && Path::new(&record(0)).exists());
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub(crate) const UUID: &str = "6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913";
 pub(crate) const STATE: &str = "/run/viommu/6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913.json";
 
 /// What the guest ran with, kept for the day when it is restored.
-pub(crate) const RECORD: &str = "/var/lib/viommu/6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913.json";
+pub(crate) const RECORD: &str = "/var/lib/viommu/6a/6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913.json";
 
 /// Every model with the architecture it runs on here.
 pub(crate) const MODELS: [(Arch, &str); 4] =

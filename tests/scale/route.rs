@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::sized::{UUID, silent};
-use crate::{host, kernel, release, sandbox};
+use crate::{host, kernel, release, sandbox, two_thousand_states_and_records};
 
 const HOOK: &str = "/run/test/hooks/qemu";
 const LINK: &str = "/run/test/libvirt-host-route/qemu-system-x86_64";
@@ -38,11 +38,11 @@ fn the_host_route_costs_a_plain_guest_the_same_among_two_thousand() {
     let routed = plain.replace("/usr/bin/qemu-system-x86_64", LINK);
     println!("| | without the route | with it | |\n|---|---:|---:|---|");
     let alone = costs(&plain, &routed, "alone");
-    for directory in ["/run/viommu", "/var/lib/viommu", "/etc/libvirt/qemu", "/run/libvirt/qemu"] {
+    two_thousand_states_and_records();
+    for directory in ["/etc/libvirt/qemu", "/run/libvirt/qemu"] {
         fs::create_dir_all(directory).unwrap();
         for number in 0..2000 {
-            let name = format!("{directory}/{number:08x}-3b0a-4f7e-9a51-2f6f0c1d7e93");
-            fs::write(name + if directory.ends_with("qemu") { ".xml" } else { ".json" }, "{}").unwrap();
+            fs::write(format!("{directory}/{number}.xml"), "{}").unwrap();
         }
     }
     assert_eq!(costs(&plain, &routed, "among two thousand"), alone);

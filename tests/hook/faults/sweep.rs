@@ -150,7 +150,7 @@ fn state() -> Option<State> {
 
 /// A file that is not whole, or should not be there.
 fn half_done() -> Option<String> {
-    for directory in ["/run/viommu", "/var/lib/viommu"] {
+    for directory in ["/run/viommu", "/var/lib/viommu/8d"] {
         for entry in fs::read_dir(directory).into_iter().flatten() {
             let path = entry.unwrap().path();
             let whole = path.file_name().unwrap() == format!("{UUID}.json").as_str()

@@ -16,7 +16,7 @@ examined() {
 define asks emulator="$WRAPPER" request=intel
 
 # As after the installation: what the hook has written since would tell that the daemon knows it.
-rm -f "$STATE"/*.json /var/lib/viommu/*.json
+rm -f "$STATE"/*.json /var/lib/viommu/*/*.json
 examined doctor-installed
 without_rules examined doctor-unprepared
 

@@ -19,7 +19,7 @@ said viommu doctor
 echo "RESULT se-doctor status=$status message=$message"
 start se
 echo "RESULT se status=$status seconds=$seconds $(figures se)" \
-    "label=$(confinement "$(pid_of se)" | cut -d: -f3) state=$(label "$(state_file se)") record=$(label /var/lib/viommu/*.json)" \
+    "label=$(confinement "$(pid_of se)" | cut -d: -f3) state=$(label "$(state_file se)") record=$(label /var/lib/viommu/*/*.json)" \
     "message=$message"
 hostdev "${DEVICES[2]}" >/tmp/hostdev.xml
 said virsh -q attach-device se /tmp/hostdev.xml
