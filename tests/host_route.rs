@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+#[path = "host_route/migration.rs"]
+mod migration;
 #[path = "support/sandbox.rs"]
 mod sandbox;
 mod support;
@@ -23,7 +25,6 @@ on_both_suites! {
     the_path_can_be_taken_out_of_a_stored_domain
     rules_serve_a_nova_that_writes_no_extra_specs
     records_of_guests_that_are_gone_are_cleaned
-    live_migration_between_hosts_with_and_without_the_route
 }
 
 const ROUTE: &str = "/usr/lib/libvirt-host-route";
@@ -241,6 +242,7 @@ fn removal_leaves_what_stored_guests_need(suite: Suite) {
     guest.virsh("start", &[]).ok();
     let says = lab.run("viommu host-route off");
     assert!(says.stderr.contains("/etc/libvirt/qemu/instance-00000007.xml names an emulator in"), "{says:?}");
+    assert!(says.stderr.contains("/run/libvirt/qemu/instance-00000007.xml names an emulator in"), "{says:?}");
     guest.virsh("managedsave", &[]).ok();
     restart_with(&lab, "");
     // As a package does.
@@ -381,78 +383,4 @@ fn records_of_guests_that_are_gone_are_cleaned(suite: Suite) {
     assert_eq!(lab.run(&format!("{clean} {record}")).ok().lines().count(), 1, "it is defined");
     drop(guest);
     assert_eq!(lab.run(&format!("{clean} {record} /var/lib/viommu/backup/*")).stdout, "/var/lib/viommu/backup/x.xml\n");
-}
-
-/// A second libvirtd in the same machine: files of its own where libvirt and viommu write, another host name and UUID.
-const SECOND_HOST: &str = r#"set -e
-cat >/run/second.inner <<'INNER'
-set -e
-mount --make-rprivate /
-mkdir -p /run/second
-mount --bind / /run/second
-cd /run/second
-own() {
-    mkdir -p "/tmp/own$1" "$1"
-    mount -t tmpfs own "/tmp/own$1"
-    [ "$2" = empty ] || cp -a "/$1/." "/tmp/own$1"
-    mount --move "/tmp/own$1" "/run/second/$1"
-}
-mkdir -p /var/lib/viommu
-own etc/libvirt full; own var/lib/libvirt full; own var/lib/viommu empty; own run empty; own tmp empty
-mount --rbind /dev dev; mount --rbind /sys sys; mount -t proc proc proc
-hostname second
-rm -rf etc/libvirt/qemu/*.xml var/lib/libvirt/qemu/domain-* var/lib/libvirt/qemu/save/*
-sed -i '/^host_uuid/d' etc/libvirt/libvirtd.conf
-echo 'host_uuid = "11111111-2222-4333-8444-555555555555"' >>etc/libvirt/libvirtd.conf
-echo 'namespaces = []' >>etc/libvirt/qemu.conf
-chroot . virtlogd -d
-# Process 1 has to reap QEMUs, which libvirtd does not.
-chroot . env "PATH=$1$PATH" libvirtd &
-wait
-INNER
-setsid unshare --mount --uts --pid --fork --kill-child=KILL bash /run/second.inner "$1" </dev/null >/share/second.log 2>&1 &
-unshare=$!
-for try in {1..200}; do
-    socket=/proc/$(pgrep -P $unshare | head -1)/root/run/second/run/libvirt/libvirt-sock
-    [ "$(virsh -q -c "qemu+unix:///system?socket=$socket" hostname 2>/dev/null)" = second ] && break
-    sleep 0.1
-done
-echo "qemu+unix:///system?socket=$socket" >/run/second.uri
-echo $unshare >/run/second.pid
-[ "$(virsh -q -c "$(cat /run/second.uri)" hostname)" = second ]
-"#;
-
-fn live_migration_between_hosts_with_and_without_the_route(suite: Suite) {
-    let Some(lab) = host(suite) else { return };
-    // The first host with the route and the second without, and the other way round.
-    for (here, there) in [(true, false), (false, true)] {
-        let path = |on: bool| if on { format!("{ROUTE}:") } else { String::new() };
-        restart_with(&lab, &path(here));
-        lab.run(&format!("set -- '{}'\n{SECOND_HOST}", path(there))).ok();
-        let second = lab.get("/run/second.uri").trim().to_owned();
-        let to = |model: Option<&str>| {
-            let specs: Vec<_> = model.map(|model| ("viommu:model", model)).into_iter().collect();
-            // Without the route, as a guest that was defined while it was on.
-            let named = format!("<devices><emulator>{ROUTE}/qemu-system-x86_64</emulator>");
-            let as_defined =
-                |text: String| if here || model.is_none() { text } else { text.replace("<devices>", &named) };
-            let guest = lab.guest(&as_defined(instance(&specs)));
-            guest.virsh("start", &[]).ok();
-            let sent = guest.virsh("migrate", &["--live", &second, "--migrateuri", "tcp://127.0.0.1"]);
-            let arrived = "pid=$(pgrep -f 'instance-00000007,.*-incoming') && tr '\\0' ' ' </proc/$pid/cmdline";
-            let line = lab.run(arrived).stdout;
-            lab.virsh(&["-c", &second, "destroy", "instance-00000007"]);
-            (sent, line)
-        };
-        let (sent, line) = to(None);
-        sent.ok();
-        assert!(line.contains("-uuid") && !line.contains("iommu"), "{line}");
-        let (sent, line) = to(Some("virtio"));
-        sent.ok();
-        assert!(line.contains("virtio-iommu"), "{line}");
-        let (sent, line) = to(Some("auto"));
-        assert!(sent.stderr.contains("error[migration-mismatch]"), "{sent:?}");
-        assert_eq!(line, "");
-        lab.run("kill -KILL $(cat /run/second.pid)").ok();
-    }
 }

@@ -76,6 +76,12 @@ fn novas_driver_passes_each_domain_through_the_filter() {
     );
     let repaired = passed(&of_nova, path);
     assert!(repaired.contains("<iommu model='virtio'") && !repaired.contains("<driver"), "{repaired}");
+    let arm =
+        of_nova.replace("arch='x86_64' machine='q35'", "arch='aarch64' machine='virt'").replace("'virtio'", "'smmuv3'");
+    let arm = arm.replace(">virtio<", ">smmuv3<").replace("<features>", "<features><ioapic driver='qemu'/>");
+    let repaired = passed(&arm, path);
+    assert!(repaired.contains("<iommu model='smmuv3'"), "{repaired}");
+    assert!(!repaired.contains("<driver") && !repaired.contains("<ioapic"), "{repaired}");
     let own = passed(&instance("<n:extraSpec name='viommu:model'>intel</n:extraSpec>", ""), path);
     assert!(own.contains("<iommu model='intel'>"), "{own}");
     let misspelt = passed(&instance("<n:extraSpec name='viommu:modle'>intel</n:extraSpec>", ""), path);
