@@ -53,7 +53,7 @@ pub(super) struct HookFile {
 /// A link that is the emulator wrapper.
 #[derive(Debug)]
 pub(super) struct Wrapper {
-    path: String,
+    pub(super) path: String,
     /// The architecture in its name.
     arch: String,
     is_viommu: bool,

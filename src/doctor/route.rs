@@ -32,6 +32,11 @@ pub(super) fn route(known: &Known) -> Check {
         let message = "it is on and viommu is not libvirt's hook: guests with the default emulator do not start";
         return Check::broken(NAME, Code::HookUnusable, message, "viommu host-route on, or viommu host-route off");
     }
+    let link = format!("{}/qemu-system-{}", install::HOST_ROUTE, known.host.arch.as_deref().unwrap_or("x86_64"));
+    if known.wrappers.iter().all(|wrapper| wrapper.path != link) {
+        let message = format!("it is on, and {link} does not exist: libvirt's default emulator is QEMU itself");
+        return Check::broken(NAME, Code::EmulatorMissing, message, format!("ln -s {} {link}", install::BINARY));
+    }
     // Without systemd there is no drop-in.
     if switched == runs || !Path::new("/run/systemd/system").exists() {
         return Check::ok(NAME, format!("on: libvirt's default emulator is in {}", install::HOST_ROUTE));

@@ -97,6 +97,15 @@ fn the_host_route() {
         routed(host);
         host.daemon("environ", "PATH=/usr/bin\0");
     });
+    let link = "usr/lib/libvirt-host-route/qemu-system-x86_64";
+    fault("route-no-link", MISSING_QEMU, "does not exist: libvirt's default emulator is QEMU itself", |host| {
+        routed(host);
+        host.remove(link);
+    });
+    fault("route-wrong-link", ("warning", "emulator-missing"), "does not lead to viommu", |host| {
+        routed(host);
+        host.link(link, "/usr/bin/false");
+    });
     fault("route-off", ("warning", "hook-not-loaded"), "started before it was switched off", |host| {
         routed(host);
         host.remove("etc/systemd/system/libvirtd.service.d");
