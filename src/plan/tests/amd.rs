@@ -42,6 +42,10 @@ fn the_wrapper_makes_it_translate() {
     assert_eq!(case.clone().libvirt("7.0.0").model(), "amd", "libvirt sees nothing of it");
     let message = case.clone().qemu("10.1.0").refused(Code::ModelUnsupportedByQemu);
     assert!(message.contains("Property 'amd-iommu.dma-remap' not found"), "{message}");
+    // A named model of an unknown QEMU is not refused, like virtio. A QEMU before 10.2 refuses the property, and so the start.
+    let unknown = case.clone().qemu_unknown().plan();
+    assert_eq!(unknown.qemu.devices, plan.qemu.devices);
+    assert!(unknown.notes.iter().any(|note| (note.level, note.code) == (Level::Warning, Code::HostFactAssumed)));
     case.clone().host_aw_bits(39).refused(Code::AwBitsExceedHost);
     assert_eq!(case.clone().host_aw_bits(48).refusal(), None);
     assert_eq!(new().wrapped().asks("amd").host_aw_bits(39).refusal(), None, "no device behind it needs the host");
