@@ -22,6 +22,7 @@ on_both_suites! {
     removal_leaves_what_stored_guests_need
     the_drop_ins_keep_the_path_of_the_unit
     rhels_qemu_is_found_behind_a_link
+    the_libvirt_of_a_user_keeps_its_emulator
     the_path_can_be_taken_out_of_a_stored_domain
     rules_serve_a_nova_that_writes_no_extra_specs
     records_of_guests_that_are_gone_are_cleaned
@@ -261,6 +262,12 @@ fn removal_leaves_what_stored_guests_need(suite: Suite) {
         guest.virsh("destroy", &[]).ok();
     }
     drop(guest);
+    // A snapshot alone keeps the link, too.
+    let snapshot = "/var/lib/libvirt/qemu/snapshot/gone";
+    lab.run(&format!("mkdir -p {snapshot}")).ok();
+    lab.put(&format!("{snapshot}/s.xml"), format!("<emulator>{ROUTE}/qemu-system-x86_64</emulator>"));
+    assert!(lab.run("sh /share/keep-links").ok().ends_with(&format!("\n{snapshot}/s.xml\n")));
+    lab.run(&format!("test -x {ROUTE}/qemu-system-x86_64; rm -r {snapshot}")).ok();
     lab.run("sh /share/keep-links").ok();
     assert_eq!(lab.run(&format!("ls -d {ROUTE}")).stdout, "");
     let guest = lab.guest(&instance(&[]));
@@ -328,6 +335,21 @@ fn the_path_can_be_taken_out_of_a_stored_domain(suite: Suite) {
     assert_eq!(emulator(&asks), "/usr/bin/qemu-system-x86_64</emulator>");
     asks.virsh("start", &[]).ok();
     assert!(command_line(&lab, &asks).contains("intel-iommu"));
+}
+
+fn the_libvirt_of_a_user_keeps_its_emulator(suite: Suite) {
+    const USER: &str =
+        "mkdir /tmp/user; chown nobody /tmp/user; runuser -u nobody -- env HOME=/tmp/user XDG_RUNTIME_DIR=/tmp/user";
+    let Some(lab) = host(suite) else { return };
+    route_on(&lab);
+    for (user, uri, emulator) in [
+        ("", "qemu:///system", format!("{ROUTE}/qemu-system-x86_64")),
+        (USER, "qemu:///session", "/usr/bin/qemu-system-x86_64".to_owned()),
+    ] {
+        let capabilities =
+            lab.run(&format!("{user} virsh -q -c {uri} domcapabilities --virttype qemu --arch x86_64")).ok();
+        assert!(capabilities.contains(&format!("<path>{emulator}</path>")), "{capabilities}");
+    }
 }
 
 fn rhels_qemu_is_found_behind_a_link(suite: Suite) {
