@@ -186,10 +186,14 @@ fn the_page_of_the_real_nova_is_complete() {
     let list = lab.split_once("\nREQUESTS = [\n").unwrap().1.split_once("\n]\n").unwrap().0;
     let requests = list.lines().map(|line| line.split_once("(\"").unwrap().1.split_once("\", {").unwrap().0);
     let requests: Vec<_> = requests.map(|request| request.replace("\\\"", "\"")).collect();
-    let table = page.split_once("\n## What becomes of an instance\n").unwrap().1.split_once("\n## ").unwrap().0;
-    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
-    assert_eq!(rows.len(), requests.len());
-    for (row, request) in rows.iter().zip(&requests) {
+    let rows = |heading: &str| {
+        let table = page.split_once(&format!("\n## {heading}\n")).unwrap().1.split_once("\n## ").unwrap().0;
+        let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+        assert_eq!(rows.len(), requests.len());
+        rows
+    };
+    let rows = [rows("What becomes of an instance"), rows("A Nova that writes no extra specs")].concat();
+    for (row, request) in rows.iter().zip(requests.iter().cycle()) {
         let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
         assert_eq!((cells.len(), cells[0]), (4, request.as_str()), "{row}");
         for cell in &cells[1..] {

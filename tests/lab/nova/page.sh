@@ -1,15 +1,26 @@
 #!/bin/bash
-# Writes docs/proof/nova.md anew, with a real Nova of Debian unstable. 11 minutes on two busy cores the first time, then 9.
+# Writes one suite's part of docs/proof/nova.md anew, with the real Nova of that Debian suite. 11 minutes on two busy cores the first
+# time, then 9.
 #
-#   tests/lab/nova/page.sh
+#   tests/lab/nova/page.sh sid         Nova 34: the table, what refusals say, and the life of three instances
+#   tests/lab/nova/page.sh trixie      Nova 31: the table
 #
 # Needs root, mmdebstrap, 2 GB below $VIOMMU_LAB/roots and 4 GB of memory. The root is kept; all else ends with the script. The
 # logs of the services are in $VIOMMU_LAB/nova.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+case ${1:-} in
+sid) debian=unstable lives=lives ;;
+trixie) debian=13 lives= ;;
+*)
+    echo "usage: page.sh sid|trixie" >&2
+    exit 2
+    ;;
+esac
+suite=$1
 cd "$here/../../.."
 export VIOMMU_LAB=${VIOMMU_LAB:-$PWD/target/lab}
-"$here/root.sh" "$VIOMMU_LAB/roots/nova"
+"$here/root.sh" "$suite" "$VIOMMU_LAB/roots/nova-$suite"
 cargo build --quiet --locked
 share=$VIOMMU_LAB/nova
 rm -rf "$share"
@@ -36,14 +47,18 @@ nova-project = "telco"
 model = "intel"
 RULES
 SCRIPT
-echo "$table stock /share/results" >"$share/stock/script"
+echo "$table stock /share/results $lives" >"$share/stock/script"
 cat >"$share/route/script" <<SCRIPT
 set -e
 source /run/lab.sh
+source /share/nova/services.sh
 viommu host-route on
 stop_libvirtd
 PATH=/usr/lib/libvirt-host-route:\$PATH start_libvirtd
-$table route /share/results
+# It may notice late that libvirtd was restarted, and disables its host then.
+stop_compute
+start_compute libvirt.LibvirtDriver
+$table route /share/results $lives
 SCRIPT
 cat >"$share/native/script" <<SCRIPT
 set -e
@@ -55,11 +70,11 @@ start_libvirtd
 cp /share/viommu.py /usr/lib/python3/dist-packages/nova/virt/viommu.py
 stop_compute
 start_compute viommu.Driver
-$table native /share/results
+$table native /share/results $lives
 SCRIPT
-echo "$table page /share/results" >"$share/page/script"
+echo "$table page /share/results 'Debian $debian'" >"$share/page/script"
 
-printf '%s\n' services stock route native page | tests/lab/libvirtd.sh nova "$share" | while read -r step status; do
+printf '%s\n' services stock route native page | tests/lab/libvirtd.sh "nova-$suite" "$share" | while read -r step status; do
     echo "$(date +%T) $step $status"
     [ "$step" = ready ] || [ "$status" = 0 ] || {
         cat "$share/$step/stderr" >&2
@@ -67,8 +82,8 @@ printf '%s\n' services stock route native page | tests/lab/libvirtd.sh nova "$sh
     }
 done
 page=docs/proof/nova.md
-awk -v part="$share/page/stdout" '
-    /<!-- generated: / { print; print ""; while ((getline line < part) > 0) print line; skipped = 1 }
+awk -v part="$share/page/stdout" -v marker="<!-- generated: tests/lab/nova/page.sh $suite -->" '
+    $0 == marker { print; print ""; while ((getline line < part) > 0) print line; skipped = 1 }
     /<!-- end of the generated part -->/ { if (skipped) print ""; skipped = 0 }
     !skipped' "$page" >"$page.new"
 mv "$page.new" "$page"

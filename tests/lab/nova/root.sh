@@ -1,7 +1,7 @@
 #!/bin/bash
-# A Debian unstable root directory with Nova, placement, their database and message queue, libvirt and QEMU.
+# A Debian root directory of one suite with Nova, placement, their database and message queue, libvirt and QEMU.
 #
-#   tests/lab/nova/root.sh DIR
+#   tests/lab/nova/root.sh SUITE DIR      trixie (Nova 31)   sid (34)
 #
 # DIR is left alone when it is complete. MIRROR in the environment names another package mirror than mmdebstrap's own choice.
 # The packages are unpacked only: their scripts would set up services for a whole machine, and compile Python for minutes.
@@ -41,12 +41,12 @@ if [ "${1:-}" = --unpack ]; then
         done'
     exit
 fi
-dir=$1
+suite=$1 dir=$2
 [ -e "$dir/.complete" ] && exit 0
 rm -rf "$dir"
 mkdir -p "$(dirname "$dir")"
 mmdebstrap --variant=minbase --mode=root --quiet --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
     --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Check-Valid-Until "false"' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
-    --include=procps,iproute2,socat,ca-certificates --customize-hook="bash '$(realpath "$0")' --unpack \"\$1\"" sid "$dir" ${MIRROR:+"$MIRROR"}
+    --include=procps,iproute2,socat,ca-certificates --customize-hook="bash '$(realpath "$0")' --unpack \"\$1\"" "$suite" "$dir" ${MIRROR:+"$MIRROR"}
 touch "$dir/.complete"

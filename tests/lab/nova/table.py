@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""Inside the lab: what becomes of instances, for each request and each door, as the generated part of docs/proof/nova.md.
+"""Inside the lab: what becomes of instances, for each request and each door, as a generated part of docs/proof/nova.md.
 
-    table.py DOOR FILE      stock, route or native, which is set up already; adds its results to FILE
-    table.py page FILE      prints the page's part
+    table.py DOOR FILE [lives]      stock, route or native, which is set up already; adds its results to FILE
+    table.py page FILE DEBIAN       prints the page's part, with the name of the release
 """
 import json
 import re
@@ -152,7 +152,7 @@ def life(identifier, other):
 
 
 def wait_for_host():
-    """nova-compute disables its host while libvirtd restarts, and notices both late."""
+    """nova-compute was restarted with libvirtd."""
     good = 0
     while good < 10:
         [service] = call("GET", "/os-services?binary=nova-compute")["services"]
@@ -160,7 +160,7 @@ def wait_for_host():
         time.sleep(2)
 
 
-def run(door):
+def run(door, lives):
     wait_for_host()
     make_flavors()
     results = {"boots": [], "lives": []}
@@ -176,7 +176,7 @@ def run(door):
         print(json.dumps(result), file=sys.stderr)
         results["boots"].append(result)
     for where, request, other in LIVES:
-        if where == door:
+        if lives and where == door:
             steps = list(life(booted[request], other))
             print(json.dumps(steps), file=sys.stderr)
             results["lives"].append({"door": door, "request": request, "resize": other, "steps": steps})
@@ -187,7 +187,7 @@ def run(door):
     return results
 
 
-def page(results):
+def page(results, debian):
     boots = [result for part in results for result in part["boots"]]
 
     def cell(request, door):
@@ -199,24 +199,32 @@ def page(results):
 
     versions = dict(line.split() for line in open("/packages"))
     shown = [("Nova", "nova-compute"), ("placement", "placement-api"), ("libvirt", "libvirt-daemon"), ("QEMU", "qemu-system-x86")]
-    print("Made with " + ", ".join(f"{name} {versions[package]}" for name, package in shown) + " of Debian unstable.\n")
-    print("## What becomes of an instance\n")
+    print("Made with " + ", ".join(f"{name} {versions[package]}" for name, package in shown) + f" of {debian}.\n")
     print("| request | " + " | ".join(DOORS.values()) + " |\n|---|" + "---|" * len(DOORS))
     for request in REQUESTS:
         print(f"| {request[0]} | " + " | ".join(cell(request[0], door) for door in DOORS) + " |")
+    lives = [life for part in results for life in part["lives"]]
+    if lives:
+        refusals(boots)
+        life_table(lives)
+
+
+def refusals(boots):
     print("\n## What a refusal says\n")
     print("The first line is the sentence in nova-compute's log, and the second the fault that `openstack server show` prints.\n")
-    refusals = {}
+    said = {}
     for result in boots:
         if "sentence" in result:
             fault = result["fault"].replace(str(result.get("id")), "UUID")
             fault = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID", fault)
             key = (re.sub(r"instance-[0-9a-f]{8}", "instance-N", result["sentence"]), fault)
-            refusals.setdefault(key, []).append(f"{result['request']}, {DOORS[result['door']]}")
-    for (text, fault), whose in refusals.items():
+            said.setdefault(key, []).append(f"{result['request']}, {DOORS[result['door']]}")
+    for (text, fault), whose in said.items():
         print("- " + "; ".join(whose) + f"\n\n  ```text\n  {text}\n  {fault}\n  ```\n")
+
+
+def life_table(lives):
     print("## The life of an instance\n")
-    lives = [life for part in results for life in part["lives"]]
     print("| step | " + " | ".join(f"{life['request']}, {DOORS[life['door']]}" for life in lives) + " |")
     print("|---|" + "---|" * len(lives))
     for number, step in enumerate(["boot"] + [step[0] for step in STEPS]):
@@ -230,7 +238,7 @@ def page(results):
 
 if __name__ == "__main__":
     if sys.argv[1] == "page":
-        page([json.loads(line) for line in open(sys.argv[2])])
+        page([json.loads(line) for line in open(sys.argv[2])], sys.argv[3])
     else:
         with open(sys.argv[2], "a") as file:
-            print(json.dumps(run(sys.argv[1])), file=file)
+            print(json.dumps(run(sys.argv[1], sys.argv[3:] == ["lives"])), file=file)
