@@ -106,9 +106,7 @@ fn apply(arguments: &Arguments, virsh: &Virsh, stored: &Stored, out: &mut impl W
     };
     // libvirt stores the XML in its own form.
     backup.keep(Snapshot::Applied, &virsh.stored(&stored.uuid.to_string())?.xml)?;
-    let kept = backup.path(Snapshot::Before);
-    writeln!(out, "{}: changed; the previous definition is in {}", printable(&stored.name), kept.display())?;
-    Ok(redefine::say_when(&known, &stored.name, out)?)
+    Ok(redefine::say_changed(&known, &stored.name, &backup.path(Snapshot::Before), out)?)
 }
 
 /// Says why a domain needs no change, and how to request a vIOMMU if it has no request.
@@ -134,11 +132,7 @@ fn unchanged(plan: &Plan, stored: &Stored, out: &mut impl Write) -> Result<(), F
 /// The plan, and the new XML of the domain; `None` if it needs no change.
 fn changed(arguments: &Arguments, stored: &Stored, config: &Config) -> Result<(Plan, Option<String>), Failure> {
     let document = xml::parse(stored.xml.as_bytes())?;
-    let route = arguments.route.map(Route::from);
-    let switched = match route {
-        Some(route) => switched(&document, route, config)?,
-        None => None,
-    };
+    let switched = arguments.route.map(|route| switched(&document, route.into(), config)).transpose()?.flatten();
     // Decided for the domain with its new emulator: libvirt does not count a vIOMMU that the wrapper adds.
     let text = switched.as_deref().unwrap_or(document.text());
     let Decided { document: target, plan, .. } = input::decide(text.as_bytes(), &arguments.request, &arguments.host)?;

@@ -61,24 +61,21 @@ impl TypedValueParser for Known {
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> u8 {
+    let Arguments { name, extra, .. } = arguments;
     let event = Event::of(&arguments.operation, &arguments.sub_operation);
     if let Some(wrong) = wrong(arguments) {
         complain(&wrong);
         return 2;
     }
-    if arguments.dry_run {
-        let outcome = match arguments.host.facts() {
-            Ok(host) => decide(&arguments.name, event, &arguments.extra, &host),
-            Err(failure) => return failure.report(),
-        };
-        let _ = describe(&outcome, out);
-        let _ = out.flush();
-        return end(&outcome);
+    if !arguments.dry_run {
+        return answer(name, event, extra, out);
     }
-    let host = |domain: &Domain| Places::default().host_for(domain);
-    let mut outcome = decide(&arguments.name, event, &arguments.extra, &host);
-    hook::perform(&mut outcome);
-    print(&outcome, out);
+    let outcome = match arguments.host.facts() {
+        Ok(host) => decide(name, event, extra, &host),
+        Err(failure) => return failure.report(),
+    };
+    let _ = describe(&outcome, out);
+    let _ = out.flush();
     end(&outcome)
 }
 
@@ -100,10 +97,18 @@ fn wrong(arguments: &Arguments) -> Option<String> {
 pub fn from_libvirt(arguments: impl Iterator<Item = OsString>) -> u8 {
     let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
     let [name, operation, sub_operation, extra, ..] = arguments.as_slice() else { return 0 };
+    answer(name, Event::of(operation, sub_operation), extra, &mut io::stdout().lock())
+}
+
+/// Decides about an event of a domain, and does what it calls for.
+fn answer(name: &str, event: Event, extra: &str, out: &mut impl Write) -> u8 {
     let host = |domain: &Domain| Places::default().host_for(domain);
-    let mut outcome = decide(name, Event::of(operation, sub_operation), extra, &host);
+    let mut outcome = decide(name, event, extra, &host);
     hook::perform(&mut outcome);
-    print(&outcome, &mut io::stdout().lock());
+    if let Some(text) = &outcome.print {
+        // libvirt ignores it or has closed the pipe; that does not refuse a start.
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
     end(&outcome)
 }
 
@@ -123,13 +128,6 @@ fn decide(name: &str, event: Event, extra: &str, host: &dyn Fn(&Domain) -> Host)
     match missing {
         Some(why) => hook::decide_without_document(event, name, &why, config),
         None => hook::decide(event, extra, &bytes, config, host),
-    }
-}
-
-fn print(outcome: &Outcome, out: &mut impl Write) {
-    if let Some(text) = &outcome.print {
-        // libvirt ignores it or has closed the pipe; that does not refuse a start.
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 }
 

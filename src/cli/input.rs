@@ -110,7 +110,11 @@ pub(super) fn name(source: Option<&str>) -> &str {
 
 /// Reads a domain from a file, or from stdin for `-` or `None`.
 pub(super) fn file(source: Option<&str>) -> Result<Vec<u8>, Failure> {
-    limited(open(source)?, name(source))
+    let mut bytes = Vec::new();
+    // A little more than the limit, so that the XML parser refuses larger input.
+    let read = fs::read_past(open(source)?, xml::MAX_BYTES, &mut bytes);
+    read.map_err(|error| unreadable(name(source), &error))?;
+    Ok(bytes)
 }
 
 /// Reads a domain as [`file()`] does, or from virsh by its name or UUID.
@@ -123,13 +127,6 @@ pub(super) fn domain_xml(source: Option<&str>, connection: &Connection) -> Resul
         }
         source => file(source),
     }
-}
-
-/// Reads a little more than the limit, so that the XML parser refuses larger input.
-fn limited(input: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    fs::read_past(input, xml::MAX_BYTES, &mut bytes).map_err(|error| unreadable(name, &error))?;
-    Ok(bytes)
 }
 
 pub(super) fn unreadable(name: &str, error: &io::Error) -> Failure {

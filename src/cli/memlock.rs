@@ -14,10 +14,11 @@ use crate::plan::{self, Plan};
 use crate::qemu::{self, Invocation};
 use crate::sys::pinned::Pinned;
 use crate::sys::process::LockLimit;
-use crate::text::{bytes, printable, shell_name};
+use crate::text::{bytes, printable};
 
 use super::Failure;
 use super::input::{self, HostOptions, RequestOptions};
+use super::report;
 use super::virsh::Connection;
 
 /// Show, and raise, the locked-memory limit of a running guest
@@ -57,15 +58,13 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
         // A process can have any command line.
         return Err(Failure::Usage(format!("process {} is not the QEMU of {name}", arguments.pid.unwrap_or_default())));
     }
-    let found = process.lock_limit().map_err(|error| gone(&name, &error))?;
+    let gone = |error| Failure::Usage(format!("the limit of the process of {name} cannot be read: {error}"));
+    let found = process.lock_limit().map_err(gone)?;
 
     let spaces = &plan.memlock.address_spaces;
     // Without a vIOMMU all devices share one address space.
     let after = if plan.iommu.is_some() || spaces.is_empty() { spaces.len() + 1 } else { spaces.len() };
-    let one_more = match plan.memlock.required_bytes {
-        Some(Limit::Unlimited) => Limit::Unlimited,
-        _ => Limit::Bytes(plan::needed_bytes(&domain, after).unwrap_or(0)),
-    };
+    let one_more = needed(&domain, plan, after).unwrap_or(Limit::Bytes(0));
     let mut limit = found;
     if arguments.raise {
         limit = process.raise_lock_limit(one_more).map_err(|error| {
@@ -90,33 +89,30 @@ fn show(
     writeln!(out, "{}: pid {}", printable(&domain.name), process.pid().as_raw_nonzero())?;
     let changed = if limit == found { String::new() } else { format!(", raised from {:#}", found.soft) };
     writeln!(out, "  limit           {:#}{changed}", limit.soft)?;
-    writeln!(
-        out,
-        "  locked now      {}",
-        locked(process).map_or_else(|| "not known".to_owned(), |locked| format!("{locked:#}"))
-    )?;
+    let locked = locked(process).map_or_else(|| "not known".to_owned(), |locked| format!("{locked:#}"));
+    writeln!(out, "  locked now      {locked}")?;
     for (index, space) in spaces.iter().enumerate() {
-        let devices = space.devices.iter().map(|device| printable(device)).collect::<Vec<_>>().join(" ");
-        writeln!(out, "  address space {} {} for {devices}", index + 1, bytes(plan::accounted_memory(domain)))?;
+        let (memory, devices) = (bytes(plan::accounted_memory(domain)), report::devices(space));
+        writeln!(out, "  address space {} {memory} for {devices}", index + 1)?;
     }
-    let needed = match plan.memlock.required_bytes {
-        Some(Limit::Unlimited) => Some(Limit::Unlimited),
-        _ => plan::needed_bytes(domain, spaces.len()).map(Limit::Bytes),
-    };
-    writeln!(out, "  needed          {}", needed.map_or_else(|| "nothing".to_owned(), |needed| format!("{needed:#}")))?;
+    let needed = needed(domain, plan, spaces.len());
+    writeln!(out, "  needed          {}", report::limit(needed))?;
     let room = if limit.soft >= one_more { "yes" } else { "no: run with --raise before the hot-plug" };
     writeln!(out, "  room for one    {room} ({one_more:#})")?;
     if let Some(needed) = needed.filter(|needed| limit.soft < *needed) {
-        let name = shell_name(&domain.name, domain.uuid);
-        let message =
-            format!("the limit is {}, and {needed} are needed: run viommu memlock {name} --raise", limit.soft);
+        let (limit, name) = (limit.soft, domain.shell_name());
+        let message = format!("the limit is {limit}, and {needed} are needed: run viommu memlock {name} --raise");
         return Err(Failure::Refused(Note::error(Code::MemlockTooLow, message)));
     }
     Ok(0)
 }
 
-fn gone(name: &str, error: &std::io::Error) -> Failure {
-    Failure::Usage(format!("the limit of the process of {name} cannot be read: {error}"))
+/// What the guest needs with so many address spaces.
+fn needed(domain: &Domain, plan: &Plan, spaces: usize) -> Option<Limit> {
+    match plan.memlock.required_bytes {
+        Some(Limit::Unlimited) => Some(Limit::Unlimited),
+        _ => plan::needed_bytes(domain, spaces).map(Limit::Bytes),
+    }
 }
 
 /// The domain of a QEMU process, by the `-uuid` that libvirt gave it.

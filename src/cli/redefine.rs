@@ -2,6 +2,7 @@
 //! concurrent edit.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 use clap::Args;
 
@@ -144,9 +145,10 @@ pub(super) fn original(stored: &Stored, backup: &Backup, config: &Config) -> Res
     Ok(text.unwrap_or_else(|| stored.xml.clone()))
 }
 
-/// Prints when the change takes effect.
-pub(super) fn say_when(known: &Known, name: &str, out: &mut impl Write) -> io::Result<()> {
+/// Prints where the previous definition is, and when the change takes effect.
+pub(super) fn say_changed(known: &Known, name: &str, previous: &Path, out: &mut impl Write) -> io::Result<()> {
     let name = printable(name);
+    writeln!(out, "{name}: changed; the previous definition is in {}", previous.display())?;
     if known.running {
         let what = "is running: the change takes effect when it is shut down and started again";
         writeln!(out, "{name}: {what} (a reboot of the guest is not enough)")?;

@@ -57,6 +57,5 @@ fn remove(
     let keep = || backup.keep(Snapshot::Removed, &stored.xml);
     let Some(known) = targets.redefine(virsh, stored, &text, out, keep)? else { return Ok(()) };
     backup.forget(Snapshot::Applied);
-    writeln!(out, "{shown}: changed; the previous definition is in {}", backup.path(Snapshot::Removed).display())?;
-    Ok(redefine::say_when(&known, &stored.name, out)?)
+    Ok(redefine::say_changed(&known, &stored.name, &backup.path(Snapshot::Removed), out)?)
 }

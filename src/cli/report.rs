@@ -8,9 +8,9 @@ use similar::{ChangeTag, TextDiff};
 use crate::domain::Domain;
 use crate::limit::Limit;
 use crate::note::{Code, Level, Note};
-use crate::plan::{self, Memlock, Origin, Plan, Refusal, Route};
+use crate::plan::{self, AddressSpace, Memlock, Origin, Plan, Refusal, Route};
 use crate::request::Source;
-use crate::text::{bytes, printable, shell_name};
+use crate::text::{bytes, printable};
 
 use super::terminal::Paint;
 
@@ -111,12 +111,10 @@ fn decision(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> i
     }
     match &plan.iommu {
         Some(iommu) => {
-            let model = paint.bold(&printable(&iommu.name));
-            let line = format!("{:LABEL$}{model} ({}){}", "vIOMMU", described(iommu.origin), attributes(&iommu.driver));
-            paint.line(&line, LABEL, out)?;
-            for other in &plan.further_iommus {
-                let model = paint.bold(&printable(&other.name));
-                let line = format!("{:LABEL$}{model} ({}){}", "", described(other.origin), attributes(&other.driver));
+            let labels = ["vIOMMU"].into_iter().chain(std::iter::repeat(""));
+            for (label, iommu) in labels.zip([iommu].into_iter().chain(&plan.further_iommus)) {
+                let model = paint.bold(&printable(&iommu.name));
+                let line = format!("{label:LABEL$}{model} ({}){}", described(iommu.origin), attributes(&iommu.driver));
                 paint.line(&line, LABEL, out)?;
             }
         }
@@ -209,8 +207,14 @@ fn command_line(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<(
     Ok(())
 }
 
-fn limit(limit: Option<Limit>) -> String {
+/// A limit, with its exact number.
+pub(super) fn limit(limit: Option<Limit>) -> String {
     limit.map_or_else(|| "nothing".to_owned(), |limit| format!("{limit:#}"))
+}
+
+/// The devices of an address space.
+pub(super) fn devices(space: &AddressSpace) -> String {
+    space.devices.iter().map(|device| printable(device)).collect::<Vec<_>>().join(" ")
 }
 
 fn locked_memory(domain: &Domain, memlock: &Memlock, paint: Paint, out: &mut impl Write) -> io::Result<()> {
@@ -222,7 +226,7 @@ fn locked_memory(domain: &Domain, memlock: &Memlock, paint: Paint, out: &mut imp
     for (index, space) in memlock.address_spaces.iter().enumerate() {
         let groups = space.iommu_groups.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
         let groups = if groups.is_empty() { "not known" } else { &groups };
-        let mut devices = space.devices.iter().map(|device| printable(device)).collect::<Vec<_>>().join(" ");
+        let mut devices = devices(space);
         if space.backend == Some(plan::Backend::Iommufd) {
             devices += " (iommufd, one IOAS)";
         }
@@ -270,7 +274,7 @@ fn next(plan: &Plan, refused: Option<Code>, paint: Paint, out: &mut impl Write) 
     } else if plan.route == Route::Wrapper {
         "start the guest: the wrapper adds the vIOMMU".to_owned()
     } else {
-        let name = shell_name(&plan.domain.name, plan.domain.uuid.as_deref());
+        let name = plan.domain.shell_name();
         format!(
             "viommu apply {name} (or viommu rewrite FILE > new.xml && virsh define new.xml), then shut the guest down and start it"
         )

@@ -22,6 +22,7 @@ pub use uuid::Uuid;
 pub use virtio::{VirtioBackend, VirtioDevice};
 
 use crate::model::WrittenModel;
+use crate::text;
 
 /// The namespace of the request that a user writes into `<metadata>`.
 pub const METADATA_NAMESPACE: &str = "urn:libvirt-viommu:1";
@@ -104,6 +105,12 @@ pub struct Domain {
 }
 
 impl Domain {
+    /// The domain's name for a command, see [`text::shell_name`].
+    #[must_use]
+    pub fn shell_name(&self) -> String {
+        text::shell_name(&self.name, self.uuid)
+    }
+
     /// The number of vDPA devices, for each of which QEMU maps the guest's memory.
     #[must_use]
     pub fn vdpa(&self) -> u32 {
