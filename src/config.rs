@@ -169,16 +169,13 @@ impl Rule {
             self.criteria.push((criterion, text));
             return Ok(());
         }
-        match key {
-            "model" if RequestedModel::parse(&text).is_none() => {
-                return Err(format!("unknown model '{text}'; accepted values are {}", RequestedModel::names()));
-            }
-            key => self.keys.set(key, &text).map_err(|wanted| match wanted {
-                Some(wanted) => format!("invalid value {key} = '{text}': use {wanted}"),
-                None => format!("unknown key '{key}': use {}, {}", Criterion::names(), alternatives(Keys::NAMES)),
-            })?,
+        if key == "model" && RequestedModel::parse(&text).is_none() {
+            return Err(format!("unknown model '{text}'; accepted values are {}", RequestedModel::names()));
         }
-        Ok(())
+        self.keys.set(key, &text).map_err(|wanted| match wanted {
+            Some(wanted) => format!("invalid value {key} = '{text}': use {wanted}"),
+            None => format!("unknown key '{key}': use {}, {}", Criterion::names(), alternatives(Keys::NAMES)),
+        })
     }
 
     /// The UUID that it is for.

@@ -42,7 +42,7 @@ pub(super) struct RequestOptions {
 }
 
 fn models() -> PossibleValuesParser {
-    [RequestedModel::None].into_iter().chain(RequestedModel::models()).map(RequestedModel::as_str).into()
+    RequestedModel::all().map(RequestedModel::as_str).into()
 }
 
 /// The host on which the domain will run.

@@ -7,7 +7,7 @@ use rustix::process::Pid;
 
 use crate::decide::Decided;
 use crate::domain::Domain;
-use crate::host::guest_process::Identity;
+use crate::host::guest_process::{Identity, MISSING};
 use crate::limit::Limit;
 use crate::note::{Code, Note};
 use crate::plan::{self, Plan};
@@ -50,9 +50,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     let plan = plan::kept(&plan);
     let not_running = || Failure::Usage(format!("{name} is not running"));
     let guest = Identity::of(&domain).filter(|_| domain.id.is_some()).ok_or_else(not_running)?;
-    let process = guest
-        .process()
-        .ok_or_else(|| Failure::Usage(format!("the QEMU of {name} is not known: {}", guest.missing())))?;
+    let unknown = || Failure::Usage(format!("the QEMU of {name} is not known: {MISSING}"));
+    let process = guest.process().ok_or_else(unknown)?;
     let pid = process.pid();
     if arguments.pid.is_some_and(|named| named != pid.as_raw_nonzero().get()) {
         // A process can have any command line.

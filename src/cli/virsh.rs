@@ -133,7 +133,7 @@ impl Virsh {
     /// Domains, by these options of `virsh list`.
     pub(super) fn list(&self, which: &[&str]) -> Result<Vec<Uuid>, Failure> {
         let listed = self.run(&[&["list", "--uuid"], which].concat(), "").map_err(Failure::Usage)?;
-        Ok(uuids(&String::from_utf8_lossy(&listed)).collect())
+        Ok(String::from_utf8_lossy(&listed).lines().filter_map(|line| line.trim().parse().ok()).collect())
     }
 
     /// The state of a domain, from lists of UUIDs: those cannot be confused with names.
@@ -158,17 +158,10 @@ impl Virsh {
     /// # Errors
     /// `define-refused` with libvirt's error.
     pub(super) fn define(&self, xml: &str) -> Result<(), Note> {
-        match self.run(&["define", "--validate", "--file", "/dev/stdin"], xml) {
-            Ok(_) => Ok(()),
-            Err(reason) => {
-                let message =
-                    format!("libvirt rejects the changed domain, and its definition stays as it was: {reason}");
-                Err(Note::error(Code::DefineRefused, message))
-            }
-        }
+        let defined = self.run(&["define", "--validate", "--file", "/dev/stdin"], xml);
+        defined.map(drop).map_err(|reason| {
+            let message = format!("libvirt rejects the changed domain, and its definition stays as it was: {reason}");
+            Note::error(Code::DefineRefused, message)
+        })
     }
-}
-
-fn uuids(list: &str) -> impl Iterator<Item = Uuid> {
-    list.lines().filter_map(|line| line.trim().parse().ok())
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use crate::config::Config;
 use crate::decide::{self, Decided, Undecided};
-use crate::domain::{Domain, Uuid};
+use crate::domain::Domain;
 use crate::guard;
 use crate::host::Host;
 use crate::host::guest_process::Identity;
@@ -168,7 +168,7 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
         return refuse_or_log(decided, Note::error(Code::MemlockNoPrivilege, message), outcome);
     }
     let boot = if wrapper { plan.qemu.clone() } else { Edits::default() };
-    let recorded = recorded(&decided.domain, uuid);
+    let recorded = store::record(uuid).and_then(|record| record.edits_for(&decided.domain));
     outcome.log.extend(recorded.as_ref().and_then(|before| model_changed(before, &boot)));
     let incoming = recorded.or_else(|| plan.reproducible.then(|| boot.clone()));
     // Without a state the wrapper would refuse the guest later, and without the reason.
@@ -284,8 +284,4 @@ fn ended(xml: &[u8], forget: bool) -> Outcome {
         Err(note) => outcome.log.push(note),
     }
     outcome
-}
-
-fn recorded(domain: &Domain, uuid: Uuid) -> Option<Edits> {
-    store::record(uuid)?.edits_for(domain)
 }

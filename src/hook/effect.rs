@@ -2,7 +2,7 @@
 
 use crate::domain::Uuid;
 use crate::guard;
-use crate::host::guest_process::Identity;
+use crate::host::guest_process::{Identity, MISSING};
 use crate::limit::Limit;
 use crate::note::{Code, Level, Note};
 use crate::state::{Record, State, store};
@@ -90,7 +90,7 @@ impl Effect {
 fn verify(guest: &Identity, limit: Limit) -> Result<(), Note> {
     let warning = |message: String| Err(Note::warning(Code::MemlockTooLow, message));
     let Some(process) = guest.process() else {
-        return warning(format!("the guest's locked-memory limit is not known: {}", guest.missing()));
+        return warning(format!("the guest's locked-memory limit is not known: {MISSING}"));
     };
     if process.lock_limit().is_ok_and(|found| found.soft >= limit) {
         return Ok(());

@@ -23,6 +23,9 @@ const PIDFILES: &str = "/run/libvirt/qemu";
 /// Where a host has its cgroups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
+/// What is missing where no process is the guest's.
+pub const MISSING: &str = "no guard has recorded its process, and no process is in libvirt's cgroup for it on a host whose pidfiles are root's";
+
 /// What tells a guest's process from all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -103,13 +106,6 @@ impl Identity {
                 up_to_the_root.all(|above| fs::check_trusted_directory(above).is_ok())
             })
         })
-    }
-
-    /// What is missing where no process is the guest's.
-    #[must_use]
-    pub fn missing(&self) -> String {
-        "no guard has recorded its process, and no process is in libvirt's cgroup for it on a host whose pidfiles are root's"
-            .to_owned()
     }
 
     /// Where this guest's cgroup would be, of a line of `/proc/PID/cgroup`: the places where its hierarchy may be mounted,

@@ -23,6 +23,11 @@ pub enum RequestedModel {
 }
 
 impl RequestedModel {
+    /// Every accepted value.
+    pub fn all() -> impl Iterator<Item = RequestedModel> {
+        [RequestedModel::None].into_iter().chain(RequestedModel::models())
+    }
+
     /// What a guest can ask for besides nothing.
     pub fn models() -> impl Iterator<Item = RequestedModel> {
         Model::ALL.iter().map(|model| RequestedModel::Model(*model)).chain([RequestedModel::Auto])
@@ -31,14 +36,13 @@ impl RequestedModel {
     /// The accepted values, for messages and help.
     #[must_use]
     pub fn names() -> String {
-        let names = [RequestedModel::None].into_iter().chain(RequestedModel::models());
-        names.map(RequestedModel::as_str).collect::<Vec<_>>().join(", ")
+        RequestedModel::all().map(RequestedModel::as_str).collect::<Vec<_>>().join(", ")
     }
 
     /// Reads a value; case counts, as in Nova and libvirt. None for any other value.
     #[must_use]
     pub fn parse(text: &str) -> Option<RequestedModel> {
-        [RequestedModel::None].into_iter().chain(RequestedModel::models()).find(|model| model.as_str() == text)
+        RequestedModel::all().find(|model| model.as_str() == text)
     }
 
     /// The value as users write it.
