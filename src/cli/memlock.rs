@@ -53,7 +53,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     let unknown = || Failure::Usage(format!("the QEMU of {name} is not known: {MISSING}"));
     let process = guest.process().ok_or_else(unknown)?;
     let pid = process.pid();
-    if arguments.pid.is_some_and(|named| named != pid.as_raw_nonzero().get()) {
+    if arguments.pid.is_some_and(|named| named != pid.as_raw_pid()) {
         // A process can have any command line.
         return Err(Failure::Usage(format!("process {} is not the QEMU of {name}", arguments.pid.unwrap_or_default())));
     }
@@ -85,7 +85,7 @@ fn show(
     out: &mut impl Write,
 ) -> Result<u8, Failure> {
     let spaces = &plan.memlock.address_spaces;
-    writeln!(out, "{}: pid {}", printable(&domain.name), process.pid().as_raw_nonzero())?;
+    writeln!(out, "{}: pid {}", printable(&domain.name), process.pid())?;
     let changed = if limit == found { String::new() } else { format!(", raised from {:#}", found.soft) };
     writeln!(out, "  limit           {:#}{changed}", limit.soft)?;
     let locked = locked(process).map_or_else(|| "not known".to_owned(), |locked| format!("{locked:#}"));

@@ -21,7 +21,7 @@ pub(super) fn checks(known: &Known, image: bool) -> Vec<Check> {
 /// libvirt's daemon has another root directory: its hooks and its configuration are not those of this host.
 fn elsewhere(known: &Known) -> Option<Check> {
     let daemon = known.daemon.as_ref()?;
-    let its_root = process::file_id(Path::new(&format!("/proc/{}/root", daemon.pid))).ok()?;
+    let its_root = process::file_id(&process::file(daemon.pid, "root")).ok()?;
     if process::file_id(Path::new("/")).is_ok_and(|root| root == its_root) {
         return None;
     }

@@ -14,7 +14,7 @@ use crate::sys::pinned::Pinned;
 use crate::sys::{fs, process};
 
 use super::guests::Guest;
-use super::{Check, Known, install, text};
+use super::{Check, Known, install};
 
 /// Kernel numbers of the capabilities that raising a limit needs (linux/capability.h).
 const NEEDED: [(&str, u32); 2] = [("CAP_SYS_RESOURCE", 24), ("CAP_SYS_PTRACE", 19)];
@@ -27,9 +27,7 @@ const INEXACT: u64 = 2;
 #[derive(Debug)]
 pub(super) struct Daemon {
     pub(super) name: &'static str,
-    pub(super) pid: i32,
-    /// The host route is in its PATH.
-    pub(super) route: bool,
+    pub(super) pid: Pid,
     /// When it was started, seconds since the epoch.
     started: Option<u64>,
     /// When systemd last started or reloaded it, seconds since the epoch.
@@ -45,30 +43,25 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// The daemon that holds the lock of its pidfile. Daemons of other containers and of users have other pidfiles.
-    ///
-    /// In an image systemctl is not started: it would be the image's program, with root's privileges.
+    /// The running daemon. In an image systemctl is not started: it would be the image's program, with root's privileges.
     pub(super) fn read(image: bool) -> Option<Daemon> {
-        ["virtqemud", "libvirtd"].into_iter().find_map(|name| {
-            let pid = libvirt::locked_pid(Path::new(&format!("/run/{name}.pid")))?;
-            let unit = unit(&of_process(pid, "cgroup")).filter(|_| !image);
-            Some(Daemon {
-                name,
-                pid: pid.as_raw_nonzero().get(),
-                route: libvirt::has_host_route(pid),
-                started: process::started(pid),
-                reloaded: unit.and_then(|unit| state_changed(&unit)),
-                limit: Pinned::open(pid).and_then(|daemon| daemon.lock_limit()).ok().map(|limit| limit.hard),
-                capabilities: capabilities(&of_process(pid, "status")),
-                user_namespace: !of_process(pid, "uid_map").split_whitespace().eq(["0", "0", "4294967295"]),
-                confinement: confinement(pid),
-            })
+        let (name, pid) = libvirt::running()?;
+        let unit = unit(&of_process(pid, "cgroup")).filter(|_| !image);
+        Some(Daemon {
+            name,
+            pid,
+            started: process::started(pid),
+            reloaded: unit.and_then(|unit| state_changed(&unit)),
+            limit: Pinned::open(pid).and_then(|daemon| daemon.lock_limit()).ok().map(|limit| limit.hard),
+            capabilities: capabilities(&of_process(pid, "status")),
+            user_namespace: !of_process(pid, "uid_map").split_whitespace().eq(["0", "0", "4294967295"]),
+            confinement: confinement(pid),
         })
     }
 }
 
 fn of_process(pid: Pid, file: &str) -> String {
-    text(&format!("/proc/{}/{file}", pid.as_raw_nonzero()))
+    fs::head_of_configuration(&process::file(pid, file), 1 << 20).unwrap_or_default()
 }
 
 /// The unit in `0::/system.slice/libvirtd.service`, or in the line of systemd's own hierarchy.

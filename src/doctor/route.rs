@@ -22,7 +22,7 @@ pub(super) fn route(known: &Known) -> Check {
     const NAME: &str = "host-route";
     let switched = |daemon: &str| fs::entry(Path::new(&drop_in(daemon))).is_some();
     let (daemon, switched, runs) = match &known.daemon {
-        Some(daemon) => (daemon.name, switched(daemon.name), daemon.route),
+        Some(daemon) => (daemon.name, switched(daemon.name), known.host.host_route == Some(true)),
         None => ("libvirtd", switched("libvirtd"), switched("libvirtd")),
     };
     if !switched && !runs {

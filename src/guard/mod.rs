@@ -13,7 +13,7 @@ mod search;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use caps::{CapSet, Capability, CapsHashSet};
@@ -48,8 +48,6 @@ const DEADLINE: u32 = 16 * 60;
 /// What a guard has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
-    /// The guest's state file; when it goes, the start is over.
-    pub state: PathBuf,
     /// What tells the guest's process from all others.
     pub guest: Identity,
     /// What the guest needs.
@@ -61,6 +59,7 @@ pub struct Order {
 /// Everything that has to be looked up while the hook still runs, because the daemon may be gone later.
 struct Watch {
     order: Order,
+    /// The guest's state file; when it goes, the start is over.
     state: File,
     daemon: Daemon,
     /// The number that the kernel gave out last.
@@ -77,7 +76,7 @@ pub fn start(order: Order) -> Result<(), Note> {
         Note::error(Code::MemlockNoPrivilege, message)
     };
     let watch = Watch {
-        state: fs::open(&order.state).map_err(|error| failed("state file", &error))?,
+        state: fs::open(&store::state_file(order.guest.uuid)).map_err(|error| failed("state file", &error))?,
         daemon: Daemon::of_this_hook().map_err(|error| failed("daemon", &error))?,
         last: process::last_number(),
         order,
@@ -138,7 +137,7 @@ impl Watch {
     fn remove_state(&self) {
         // Not that of a next start, which has replaced it.
         if !self.state_is_gone() {
-            let _ = fs::remove(&self.order.state);
+            let _ = fs::remove(&store::state_file(self.order.guest.uuid));
         }
     }
 

@@ -143,9 +143,8 @@ impl<'a> Search<'a> {
                 let known = self.daemon.has_layout();
                 let layout = if known { "" } else { " (its memory layout is not random, or cannot be read)" };
                 format!(
-                    "process {} names the guest, but it was not seen as a child of the daemon{layout} right before, and libvirt has \
-                     not put it into the guest's cgroup on a host whose pidfiles are root's",
-                    pid.as_raw_nonzero()
+                    "process {pid} names the guest, but it was not seen as a child of the daemon{layout} right before, and libvirt has \
+                     not put it into the guest's cgroup on a host whose pidfiles are root's"
                 )
             }
             None => "no child of the daemon was seen that executed the guest's emulator".to_owned(),
@@ -164,7 +163,7 @@ impl<'a> Search<'a> {
             }
             Some((old, new)) => {
                 let given_out = |pid: &Pid| {
-                    let (above, below) = (pid.as_raw_nonzero().get() > old, pid.as_raw_nonzero().get() <= new);
+                    let (above, below) = (pid.as_raw_pid() > old, pid.as_raw_pid() <= new);
                     // The numbers began again where the new one is lower.
                     if new < old { above || below } else { above && below }
                 };

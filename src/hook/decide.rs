@@ -177,7 +177,7 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     state.memlock = limit;
     outcome.effects.push(Effect::WriteState(Box::new(state)));
     if let Some((limit, guest)) = limit.zip(Identity::of(&decided.domain)) {
-        let order = guard::Order { state: store::state_file(uuid), guest, limit, urgent: !wrapper };
+        let order = guard::Order { guest, limit, urgent: !wrapper };
         outcome.effects.push(Effect::Guard(order));
     }
 }

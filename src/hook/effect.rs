@@ -72,7 +72,7 @@ impl Effect {
             Effect::WriteState(state) => store::write_state(&state),
             Effect::Record(uuid, record) => store::write_record(uuid, &record),
             Effect::Guard(order) => {
-                let state = order.state.clone();
+                let state = store::state_file(order.guest.uuid);
                 guard::start(order).inspect_err(|_| {
                     // The start is refused. If the daemon has ended, no later event removes the state file.
                     let _ = fs::remove(&state);

@@ -34,11 +34,18 @@ pub fn locked_pid(pidfile: &Path) -> Option<Pid> {
     held.then(|| Pid::from_raw(written)).flatten()
 }
 
+/// The running daemon of the system that runs QEMU, by its pidfile. Daemons of other containers and of users have other
+/// pidfiles.
+#[must_use]
+pub fn running() -> Option<(&'static str, Pid)> {
+    let pid = |name: &str| locked_pid(Path::new(&format!("/run/{name}.pid")));
+    ["virtqemud", "libvirtd"].into_iter().find_map(|name| Some((name, pid(name)?)))
+}
+
 /// Whether a process finds the links of the host route before every other program.
 #[must_use]
 pub fn has_host_route(pid: Pid) -> bool {
-    let environment =
-        fs::head(Path::new(&format!("/proc/{}/environ", pid.as_raw_nonzero())), 1 << 20).unwrap_or_default();
+    let environment = fs::head(&process::file(pid, "environ"), 1 << 20).unwrap_or_default();
     let path = environment.split('\0').find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or_default();
     path.split(':').next().is_some_and(|first| first.rsplit('/').next() == Some(HOST_ROUTE))
 }
@@ -111,7 +118,7 @@ impl Daemon {
 fn ancestor() -> Option<Pid> {
     let mut pid = rustix::process::getppid()?;
     for _ in 0..8 {
-        let link = fs::link_name(Path::new(&format!("/proc/{}/exe", pid.as_raw_nonzero())))?;
+        let link = fs::link_name(&process::file(pid, "exe"))?;
         if matches!(link.trim_end_matches(" (deleted)"), "libvirtd" | "virtqemud") {
             return Some(pid);
         }

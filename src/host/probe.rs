@@ -91,8 +91,7 @@ impl Places {
         for address in fs::names(&self.functions()) {
             host.iommu_groups.extend(self.iommu_group(&address).map(|group| (address, group)));
         }
-        let pidfiles = ["/run/virtqemud.pid", "/run/libvirtd.pid"].map(Path::new);
-        host.host_route = pidfiles.into_iter().find_map(libvirt::locked_pid).map(libvirt::has_host_route);
+        host.host_route = libvirt::running().map(|(_, pid)| libvirt::has_host_route(pid));
         host
     }
 

@@ -104,7 +104,7 @@ pub fn process(uuid: Uuid) -> Option<(Pid, u64)> {
 /// # Errors
 /// What the kernel says.
 pub fn write_process(uuid: Uuid, pid: Pid, started: u64) -> io::Result<()> {
-    fs::replace(&process_file(uuid), &format!("{} {started}\n", pid.as_raw_nonzero()), 0o600)
+    fs::replace(&process_file(uuid), &format!("{pid} {started}\n"), 0o600)
 }
 
 /// Reads the record of a guest; `None` where there is none that can be trusted.

@@ -4,7 +4,6 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -88,7 +87,7 @@ impl Pinned {
     }
 
     fn bytes(&self, name: &str, limit: usize) -> Option<Vec<u8>> {
-        let bytes = fs::bytes(&self.file(name), limit);
+        let bytes = fs::bytes(&process::file(self.pid, name), limit);
         if self.has_ended() { None } else { bytes }
     }
 
@@ -130,10 +129,6 @@ impl Pinned {
             return Err(io::ErrorKind::NotFound.into());
         }
         Ok(new)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/{name}", self.pid.as_raw_nonzero()))
     }
 }
 

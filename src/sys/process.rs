@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
@@ -122,8 +122,14 @@ pub fn start_ticks(pid: Pid) -> Option<u64> {
     stat_field(&stat(pid)?, 22)?.parse().ok()
 }
 
+/// A file in `/proc/PID`.
+#[must_use]
+pub fn file(pid: Pid, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/{name}"))
+}
+
 fn stat(pid: Pid) -> Option<String> {
-    let stat = super::fs::bytes(Path::new(&format!("/proc/{}/stat", pid.as_raw_nonzero())), 1024)?;
+    let stat = super::fs::bytes(&file(pid, "stat"), 1024)?;
     Some(String::from_utf8_lossy(&stat).into_owned())
 }
 
