@@ -9,12 +9,11 @@ use crate::host::Host;
 use crate::host::guest_process::{Guests, Identity};
 use crate::limit::Limit;
 use crate::note::{Code, Note};
-use crate::plan::{Plan, Refusal, Route, kept};
+use crate::plan::{Memlock, Plan, Refusal, Route, kept};
 use crate::qemu;
 use crate::request::{Keys, Request};
 use crate::sys::pinned::Pinned;
 use crate::sys::{fs, process};
-use crate::text::shell_name;
 use crate::xml;
 
 use super::{Check, Known, State};
@@ -171,70 +170,56 @@ impl Guest {
         lacks.then(|| "QEMU's command line has none".to_owned())
     }
 
-    /// What is wrong with a running guest.
-    fn check_running(&self) -> Option<Check> {
-        let (domain, decided) = match &self.domain {
-            Ok(domain) => domain,
-            Err(note) => return Some(self.unreadable(note)),
-        };
+    /// What is wrong with it: with the one that runs, or with the next start of the one that is defined.
+    fn check(&self) -> Option<Check> {
+        match (&self.domain, &self.running) {
+            (Ok((domain, decided)), Some(running)) => self.check_running(domain, &kept(decided).memlock, running),
+            (Ok((domain, decided)), None) => check_defined(domain, decided),
+            (Err(note), _) => {
+                let message = format!("{}: {}", self.file, note.message);
+                Some(Check::warning(NAME, note.code, message, "compare it with the output of virsh dumpxml"))
+            }
+        }
+    }
+
+    fn check_running(&self, domain: &Domain, memlock: &Memlock, running: &Running) -> Option<Check> {
         if let Some(why) = self.unmet() {
             let message = format!("{} runs without the vIOMMU that it asks for: {why}", domain.name);
             let remedy = "shut it down and start it again; a reboot keeps the old QEMU";
             return Some(Check::broken(NAME, Code::RequestUnmet, message, remedy));
         }
-        let memlock = &kept(decided).memlock;
         let needed = memlock.required_bytes.filter(|_| memlock.managed)?;
-        let limit = self.running.as_ref()?.limit.filter(|limit| *limit < needed)?;
+        let limit = running.limit.filter(|limit| *limit < needed)?;
         let message = format!("{} may lock {limit} and needs {needed}", domain.name);
-        let remedy =
-            format!("viommu memlock {} --raise, before a device is plugged", shell_name(&domain.name, domain.uuid));
+        let remedy = format!("viommu memlock {} --raise, before a device is plugged", domain.shell_name());
         Some(Check::broken(NAME, Code::MemlockTooLow, message, remedy))
-    }
-
-    /// Why the hook would refuse a defined guest.
-    fn check_defined(&self) -> Option<Check> {
-        let (domain, decided) = match &self.domain {
-            Ok(domain) => domain,
-            Err(note) => return Some(self.unreadable(note)),
-        };
-        let refusal = match decided {
-            Ok(plan) => match plan.refusal_unless_rewritten() {
-                Some(refusal) => refusal,
-                None => return flaw(domain, plan),
-            },
-            Err(refusal) => refusal.note.clone(),
-        };
-        let message = format!("{} will be refused: {}", domain.name, refusal.message);
-        Some(Check::broken(
-            NAME,
-            refusal.code,
-            message,
-            format!("viommu plan {} says more", shell_name(&domain.name, domain.uuid)),
-        ))
-    }
-
-    fn unreadable(&self, note: &Note) -> Check {
-        let message = format!("{}: {}", self.file, note.message);
-        Check::warning(NAME, note.code, message, "compare it with the output of virsh dumpxml")
     }
 }
 
-/// Why a guest that would not be refused will not start, or not work.
-fn flaw(domain: &Domain, plan: &Plan) -> Option<Check> {
+/// Why the hook would refuse a defined guest, or why the guest will not start or not work.
+fn check_defined(domain: &Domain, decided: &Result<Plan, Refusal>) -> Option<Check> {
+    let remedy = format!("viommu plan {} says more", domain.shell_name());
+    let refusal = match decided {
+        Ok(plan) => plan.refusal_unless_rewritten(),
+        Err(refusal) => Some(refusal.note.clone()),
+    };
+    if let Some(refusal) = refusal {
+        let message = format!("{} will be refused: {}", domain.name, refusal.message);
+        return Some(Check::broken(NAME, refusal.code, message, remedy));
+    }
+    let plan = kept(decided);
     let ignored = || plan.notes.iter().find(|note| note.code == Code::RequestIgnored);
     let flaw = plan.flaw.as_ref().or_else(ignored)?;
-    let message = format!("{}: {}", domain.name, flaw.message);
-    let remedy = format!("viommu plan {} says more", shell_name(&domain.name, domain.uuid));
-    Some(Check::warning(NAME, flaw.code, message, remedy))
+    Some(Check::warning(NAME, flaw.code, format!("{}: {}", domain.name, flaw.message), remedy))
 }
 
 pub(super) fn checks(known: &Known) -> Vec<Check> {
     let (running, defined): (Vec<&Guest>, Vec<&Guest>) = known.guests.iter().partition(|guest| guest.running.is_some());
-    let troubled = running.iter().filter_map(|guest| Some((guest.name(), guest.check_running()?)));
+    let troubled = running.iter().filter_map(|guest| Some((guest.name(), guest.check()?)));
     let (troubled, mut checks): (Vec<&str>, Vec<Check>) = troubled.unzip();
     // A guest that runs badly and would not start again has one check.
     let others = defined.iter().filter(|guest| !troubled.contains(&guest.name()));
-    checks.extend(others.filter_map(|guest| guest.check_defined()));
+    checks.extend(others.filter_map(|guest| guest.check()));
     if checks.iter().all(|check| check.state != State::Broken) {
         checks.push(if known.root {
             let message =

@@ -64,8 +64,7 @@ pub(super) struct Wrapper {
 }
 
 pub(super) fn hooks() -> Vec<HookFile> {
-    let directory = Path::new(OWN).parent().unwrap_or(Path::new(OWN));
-    let others = fs::names(directory).into_iter().map(|name| directory.join(name));
+    let others = fs::names(Path::new(OWN_DIRECTORY)).into_iter().map(|name| Path::new(OWN_DIRECTORY).join(name));
     [Path::new(MAIN).to_owned()].into_iter().chain(others).filter_map(|path| HookFile::read(&path)).collect()
 }
 
