@@ -80,7 +80,7 @@ fn enter(root: &PathBuf) -> io::Result<()> {
 
 fn text(report: &Report<'_>, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     for check in report.checks {
-        let state = format!("{:<7}", check.state.as_str());
+        let state = format!("{:<7}", check.state);
         let state = match check.state {
             State::Broken => paint.level(Level::Error, &state),
             State::Warning => paint.level(Level::Warning, &state),

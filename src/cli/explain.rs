@@ -57,8 +57,7 @@ fn plain(markdown: &str, paint: Paint) -> String {
 
 /// The name in `error[CODE]`, as messages have it; else the subject itself.
 fn name_of(subject: &str) -> &str {
-    let levels = [Level::Error, Level::Warning, Level::Info].map(Level::as_str);
-    let bracketed = levels.iter().find_map(|level| subject.trim().strip_prefix(level)?.strip_prefix('['));
+    let bracketed = Level::ALL.iter().find_map(|level| subject.trim().strip_prefix(level.as_str())?.strip_prefix('['));
     bracketed.map_or(subject, |rest| rest.split(']').next().unwrap_or_default())
 }
 

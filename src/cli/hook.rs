@@ -143,7 +143,7 @@ fn end(outcome: &Outcome) -> u8 {
 
 fn describe(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
     for note in &outcome.log {
-        writeln!(out, "would log: {}[{}]: {}", note.level.as_str(), note.code, printable(&note.message))?;
+        writeln!(out, "would log: {}[{}]: {}", note.level, note.code, printable(&note.message))?;
     }
     for effect in &outcome.effects {
         match effect {

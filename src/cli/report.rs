@@ -73,7 +73,7 @@ pub(super) fn headline(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::R
 
 fn changes(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
     for change in &plan.changes {
-        let line = format!("  {} {}: {}", change.action.as_str(), change.path, printable(&change.reason));
+        let line = format!("  {} {}: {}", change.action, change.path, printable(&change.reason));
         paint.line(&line, 6, out)?;
     }
     Ok(())
@@ -260,7 +260,7 @@ fn notes(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
 }
 
 pub(super) fn noted(note: &Note, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    let head = paint.level(note.level, &format!("{}[{}]", note.level.as_str(), note.code));
+    let head = paint.level(note.level, &format!("{}[{}]", note.level, note.code));
     paint.line(&format!("  {head} {}", printable(&note.message)), 6, out)
 }
 

@@ -23,35 +23,23 @@ use crate::host::Host;
 use crate::host::probe::Places;
 use crate::note::{Code, Note};
 use crate::sys::fs;
+use crate::text::words;
 
 use daemon::Daemon;
 use guests::Guest;
 use install::{HookFile, Wrapper};
 
-/// The verdict of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// In place.
-    Ok,
-    /// The facts cannot be read.
-    Unknown,
-    /// It works, but may surprise a user, or concerns no guest yet.
-    Warning,
-    /// A guest does not get what it asks for.
-    Broken,
-}
-
-impl State {
-    /// The word in the text and in JSON.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            State::Ok => "ok",
-            State::Unknown => "unknown",
-            State::Warning => "warning",
-            State::Broken => "broken",
-        }
+words! {
+    /// The verdict of a check.
+    pub enum State {
+        /// In place.
+        Ok = "ok",
+        /// The facts cannot be read.
+        Unknown = "unknown",
+        /// It works, but may surprise a user, or concerns no guest yet.
+        Warning = "warning",
+        /// A guest does not get what it asks for.
+        Broken = "broken",
     }
 }
 

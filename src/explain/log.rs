@@ -148,7 +148,7 @@ fn codes(line: &str) -> Vec<Code> {
     let mut pieces = line.split('[');
     let mut before = pieces.next().unwrap_or_default();
     for piece in pieces {
-        let level = [Level::Error, Level::Warning, Level::Info].iter().any(|level| before.ends_with(level.as_str()));
+        let level = Level::ALL.iter().any(|level| before.ends_with(level.as_str()));
         let code = piece.split_once(']').filter(|_| level).and_then(|(name, _)| Code::from_name(name));
         found.extend(code.filter(|code| !found.contains(code)));
         before = piece;

@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::qemu;
 use crate::request::Request;
-use crate::text;
+use crate::text::{self, words};
 
 /// The decision about a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -183,27 +183,15 @@ pub struct Change {
     pub essential: bool,
 }
 
-/// What kind of change it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// An element is added.
-    Add,
-    /// Attributes of an element are set.
-    Set,
-    /// An element is removed.
-    Remove,
-}
-
-impl Action {
-    /// The word in JSON and in the text output.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Action::Add => "add",
-            Action::Set => "set",
-            Action::Remove => "remove",
-        }
+words! {
+    /// What kind of change it is.
+    pub enum Action {
+        /// An element is added.
+        Add = "add",
+        /// Attributes of an element are set.
+        Set = "set",
+        /// An element is removed.
+        Remove = "remove",
     }
 }
 

@@ -8,7 +8,7 @@ use crate::text::printable;
 /// A note with its level and its code, as a line.
 #[must_use]
 pub fn line_of(note: &Note) -> String {
-    format!("viommu: {}[{}]: {}", note.level.as_str(), note.code, printable(&note.message))
+    format!("viommu: {}[{}]: {}", note.level, note.code, printable(&note.message))
 }
 
 /// An error that has no code, as a line: wrong usage, unreadable input, unwritable output.
