@@ -20,10 +20,10 @@ mod sandbox;
 mod sized;
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use callgrind::instructions;
+use kernel::{HOOK, begin};
 use sized::{UUID, asking, silent, wrapped};
 
 /// One way to start the binary, and what it may cost, in thousands of instructions.
@@ -42,34 +42,30 @@ fn nothing_costs_more_than_it_did() {
     if !sandbox::inside("nothing_costs_more_than_it_did") {
         return;
     }
-    host::write(9_000_000);
-    for (directory, name) in [("hooks", "qemu"), ("bin", "viommu-qemu-system-x86_64"), ("bin", "viommu")] {
-        let directory = Path::new("/run/test").join(directory);
-        fs::create_dir_all(&directory).unwrap();
-        symlink(&binary, directory.join(name)).unwrap();
-    }
+    let (hook, wrapper, cli) = (HOOK, "/run/test/bin/viommu-qemu-system-x86_64", "/run/test/bin/viommu");
+    kernel::host(&binary, &[hook, wrapper, cli]);
     // The wrapper becomes what stands there; a real QEMU is none of ours to count.
     fs::write("/etc/viommu.toml", "[emulators]\nx86_64 = '/nonexistent/qemu'\n").unwrap();
-    let (hook, wrapper, cli) =
-        ("/run/test/hooks/qemu", "/run/test/bin/viommu-qemu-system-x86_64", "/run/test/bin/viommu");
     let (asks, silent, inside, large) = (asking(20_000), silent(20_000), wrapped(20_000), asking(1_000_000));
     let case =
         |what, program, arguments, stdin, status, budget| Case { what, program, arguments, stdin, status, budget };
     let guest = guest();
+    let [prepare, start, started, migrate, reconnect] =
+        ["prepare", "start", "started", "migrate", "reconnect"].map(begin);
     let cases = [
-        case("prepare, who asks", hook, &["g", "prepare", "begin", "-"][..], asks.as_str(), 1, 2180),
-        case("prepare, who asks by the wrapper", hook, &["g", "prepare", "begin", "-"], &inside, 0, 2104),
-        case("prepare, who does not ask", hook, &["g", "prepare", "begin", "-"], &silent, 0, 263),
-        case("start, who asks by the wrapper", hook, &["g", "start", "begin", "-"], &inside, 0, 2124),
+        case("prepare, who asks", hook, &prepare[..], asks.as_str(), 1, 2180),
+        case("prepare, who asks by the wrapper", hook, &prepare, &inside, 0, 2104),
+        case("prepare, who does not ask", hook, &prepare, &silent, 0, 263),
+        case("start, who asks by the wrapper", hook, &start, &inside, 0, 2124),
         // libvirt's arguments, thirty devices more, and the state that the start above has left.
         case("wrapper, a guest", wrapper, &guest, "", 1, 1062),
         case("wrapper, a probe", wrapper, &["-S", "-machine", "none", "-qmp", "unix:/x", "-daemonize"], "", 1, 158),
         // It looks at every process of the machine.
-        case("started, who asks by the wrapper", hook, &["g", "started", "begin", "-"], &inside, 0, 2975),
-        case("migrate, who asks by the wrapper", hook, &["g", "migrate", "begin", "-"], &inside, 0, 2099),
+        case("started, who asks by the wrapper", hook, &started, &inside, 0, 2975),
+        case("migrate, who asks by the wrapper", hook, &migrate, &inside, 0, 2099),
         case("stopped", hook, &["g", "stopped", "end", "-"], &inside, 0, 165),
         case("release", hook, &["g", "release", "end", "-"], &inside, 0, 165),
-        case("reconnect", hook, &["g", "reconnect", "begin", "-"], &asks, 0, 133),
+        case("reconnect", hook, &reconnect, &asks, 0, 133),
         case("viommu rewrite, 20 KB", cli, &["rewrite"], &asks, 0, 2356),
         case("viommu rewrite, 1 MB", cli, &["rewrite"], &large, 0, 91_130),
     ];
@@ -93,16 +89,13 @@ fn the_kernel_is_not_asked_for_more() {
     if !sandbox::inside("the_kernel_is_not_asked_for_more") {
         return;
     }
-    host::write(9_000_000);
-    let hook = Path::new("/run/test/hooks/qemu");
-    fs::create_dir_all("/run/test/hooks").unwrap();
-    symlink(&binary, hook).unwrap();
+    kernel::host(&binary, &[HOOK]);
     let (asks, silent) = (asking(20_000), silent(20_000));
     let mut over = Vec::new();
     for (event, xml, most) in
         [("prepare", &asks, (145, 79)), ("prepare", &silent, (89, 42)), ("reconnect", &asks, (73, 37))]
     {
-        let found = (kernel::page_faults(hook, event, xml), kernel::system_calls(hook, event, xml));
+        let found = (kernel::page_faults(event, xml), kernel::system_calls(event, xml));
         println!("{event:10} {found:?} of {most:?}");
         if found.0 > most.0 || found.1 > most.1 {
             over.push((event, found, most));

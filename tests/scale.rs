@@ -30,22 +30,12 @@ mod sized;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use callgrind::instructions;
+use kernel::{HOOK, begin};
 use shapes::{SHAPES, Shape};
-
-const PREPARE: [&str; 4] = ["g", "prepare", "begin", "-"];
-
-/// The release binary as libvirt's hook, on a host of which everything is known.
-fn hook(binary: &Path) -> PathBuf {
-    host::write(9_000_000);
-    fs::create_dir_all("/run/test/hooks").unwrap();
-    symlink(binary, "/run/test/hooks/qemu").unwrap();
-    "/run/test/hooks/qemu".into()
-}
 
 #[test]
 fn twice_the_input_takes_twice_the_time() {
@@ -53,8 +43,8 @@ fn twice_the_input_takes_twice_the_time() {
     if !sandbox::inside("twice_the_input_takes_twice_the_time") {
         return;
     }
-    let hook = hook(&binary);
-    let count = |text: &str| instructions(&hook, &PREPARE, text.as_bytes());
+    kernel::host(&binary, &[HOOK]);
+    let count = |text: &str| instructions(Path::new(HOOK), &begin("prepare"), text.as_bytes());
     let (least, _) = count("<domain/>");
     let mut worse = Vec::new();
     println!(
@@ -123,16 +113,15 @@ fn twice_the_arguments_take_twice_the_time() {
     if !sandbox::inside("twice_the_arguments_take_twice_the_time") {
         return;
     }
-    let hook = hook(&binary);
+    let wrapper = "/run/test/hooks/viommu-qemu-system-x86_64";
+    kernel::host(&binary, &[HOOK, wrapper]);
     fs::write("/etc/viommu.toml", "[emulators]\nx86_64 = '/nonexistent/qemu'\n").unwrap();
-    let wrapper = Path::new("/run/test/hooks/viommu-qemu-system-x86_64");
-    symlink(&binary, wrapper).unwrap();
-    let (_, status) = instructions(&hook, &["g", "start", "begin", "-"], sized::wrapped(20_000).as_bytes());
+    let (_, status) = instructions(Path::new(HOOK), &begin("start"), sized::wrapped(20_000).as_bytes());
     assert_eq!(status, 0);
     let count = |number: usize, more: &[&str]| {
         let guest = ["-name", "guest=g", "-machine", "pc-q35-7.2", "-uuid", sized::UUID];
         let guest = [&guest, more.repeat(number).as_slice()].concat();
-        let (count, status) = instructions(wrapper, &guest, b"");
+        let (count, status) = instructions(Path::new(wrapper), &guest, b"");
         assert_eq!(status, 1, "it was about to become what is not there");
         count
     };
@@ -172,10 +161,10 @@ fn two_thousand_guests_cost_nothing() {
     if !sandbox::inside("two_thousand_guests_cost_nothing") {
         return;
     }
-    let hook = hook(&binary);
+    kernel::host(&binary, &[HOOK]);
     let guest = sized::wrapped(20_000);
-    let events = [PREPARE, ["g", "start", "begin", "-"], ["g", "started", "begin", "-"], ["g", "stopped", "end", "-"]];
-    let all = || events.map(|event| instructions(&hook, &event, guest.as_bytes()));
+    let events = [begin("prepare"), begin("start"), begin("started"), ["g", "stopped", "end", "-"]];
+    let all = || events.map(|event| instructions(Path::new(HOOK), &event, guest.as_bytes()));
     let alone = all();
     two_thousand_states_and_records();
     for (event, ((before, status), (after, same))) in events.iter().zip(alone.into_iter().zip(all())) {
@@ -191,11 +180,11 @@ fn five_hundred_at_once() {
     if !sandbox::inside("five_hundred_at_once") {
         return;
     }
-    let hook = hook(&binary);
+    kernel::host(&binary, &[HOOK]);
     let guest = sized::wrapped(20_000);
     let start = |number: usize| {
-        let mut command = Command::new(&hook);
-        command.args(["g", "start", "begin", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = Command::new(HOOK);
+        command.args(begin("start")).stdin(Stdio::piped()).stderr(Stdio::piped());
         let guest = guest.replace("8d6f2c4e", &format!("{number:08x}"));
         (command.spawn().unwrap(), guest)
     };

@@ -8,19 +8,16 @@
 )]
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::kernel::{HOOK, begin, command};
 use crate::sized::{UUID, silent};
-use crate::{host, kernel, release, sandbox, two_thousand_states_and_records};
+use crate::{kernel, release, sandbox, two_thousand_states_and_records};
 
-const HOOK: &str = "/run/test/hooks/qemu";
 const LINK: &str = "/run/test/libvirt-host-route/qemu-system-x86_64";
 /// In place of QEMU.
 const REAL: &str = "/usr/bin/true";
-const TRACE: &str = "/run/test/trace";
 
 #[test]
 fn the_host_route_costs_a_plain_guest_the_same_among_two_thousand() {
@@ -28,11 +25,7 @@ fn the_host_route_costs_a_plain_guest_the_same_among_two_thousand() {
     if !sandbox::inside("route::the_host_route_costs_a_plain_guest_the_same_among_two_thousand") {
         return;
     }
-    host::write(9_000_000);
-    for path in [HOOK, LINK].map(Path::new) {
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        symlink(&binary, path).unwrap();
-    }
+    kernel::host(&binary, &[HOOK, LINK]);
     fs::write("/etc/viommu.toml", format!("[emulators]\nx86_64 = '{REAL}'\n")).unwrap();
     let plain = silent(20_000);
     let routed = plain.replace("/usr/bin/qemu-system-x86_64", LINK);
@@ -52,12 +45,8 @@ fn the_host_route_costs_a_plain_guest_the_same_among_two_thousand() {
 fn costs(plain: &str, routed: &str, among: &str) -> Vec<(usize, usize)> {
     let mut counts = Vec::new();
     for event in ["prepare", "start"] {
-        let [without, with] = [plain, routed].map(|xml| {
-            (
-                kernel::system_calls(Path::new(HOOK), event, xml),
-                shortest(|| command(HOOK, &["g", event, "begin", "-"], xml)),
-            )
-        });
+        let [without, with] = [plain, routed]
+            .map(|xml| (kernel::system_calls(event, xml), shortest(|| command(HOOK, &begin(event), xml))));
         println!("| hook, {event} | {} calls, {:?} | {} calls, {:?} | {among} |", without.0, without.1, with.0, with.1);
         counts.push((without.0, with.0));
     }
@@ -67,14 +56,6 @@ fn costs(plain: &str, routed: &str, among: &str) -> Vec<(usize, usize)> {
     println!("| emulator | {} calls, {:?} | {} calls, {:?} | {among} |", without.0, without.1, with.0, with.1);
     counts.push((without.0, with.0));
     counts
-}
-
-fn command(program: &str, arguments: &[&str], stdin: &str) -> Command {
-    fs::write("/run/test/input.xml", stdin).unwrap();
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().stdin(fs::File::open("/run/test/input.xml").unwrap());
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command
 }
 
 /// The shortest time of a process, from its spawn to its end.
@@ -90,8 +71,6 @@ fn shortest(make: impl Fn() -> Command) -> Duration {
 
 /// The system calls up to the execution of QEMU, which is one of them.
 fn until_qemu(program: &str, arguments: &[&str]) -> usize {
-    let traced = [&["-o", TRACE, program], arguments].concat();
-    assert!(command("/usr/bin/strace", &traced, "").status().unwrap().success());
-    let trace = fs::read_to_string(TRACE).unwrap();
-    1 + trace.lines().position(|line| line.starts_with(&format!("execve(\"{REAL}\""))).unwrap()
+    let trace = kernel::trace(program, arguments, "");
+    1 + trace.iter().position(|line| line.starts_with(&format!("execve(\"{REAL}\""))).unwrap()
 }

@@ -1,4 +1,4 @@
-//! What a hook's process asks of the kernel.
+//! The release binary as libvirt's hook in the sandbox, and what a process asks of the kernel.
 
 #![allow(dead_code, reason = "no test program uses everything")]
 #![expect(
@@ -9,27 +9,44 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-const INPUT: &str = "/run/test/input.xml";
+/// Where libvirt's hook is.
+pub(crate) const HOOK: &str = "/run/test/hooks/qemu";
 
-/// A program that runs the hook at the beginning of an event, or with it as an argument.
-fn command(program: &Path, before: &[&str], event: &str, xml: &str) -> Command {
-    fs::write(INPUT, xml).unwrap();
+/// A host of which everything is known, with the binary under these names, which select its personality.
+pub(crate) fn host(binary: &Path, names: &[&str]) {
+    crate::host::write(9_000_000);
+    for name in names.iter().map(Path::new) {
+        fs::create_dir_all(name.parent().unwrap()).unwrap();
+        symlink(binary, name).unwrap();
+    }
+}
+
+/// The hook's arguments at the beginning of an event.
+pub(crate) fn begin(event: &str) -> [&str; 4] {
+    ["g", event, "begin", "-"]
+}
+
+/// A program with this text on its stdin, of which nothing is heard.
+pub(crate) fn command(program: &str, arguments: &[&str], stdin: &str) -> Command {
+    const INPUT: &str = "/run/test/input";
+    fs::write(INPUT, stdin).unwrap();
     let mut command = Command::new(program);
-    command.args(before).args(["g", event, "begin", "-"]).env_clear();
-    command.stdin(fs::File::open(INPUT).unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(arguments).env_clear().stdin(fs::File::open(INPUT).unwrap());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
 
-/// Page faults that need no disk, the fewest of some runs: the first ones read the binary.
-pub(crate) fn page_faults(hook: &Path, event: &str, xml: &str) -> u64 {
+/// Page faults of the hook that need no disk, the fewest of some runs: the first ones read the binary.
+pub(crate) fn page_faults(event: &str, xml: &str) -> u64 {
     let once = || {
-        let mut child = command(hook, &[], event, xml).spawn().unwrap();
+        let mut child = command(HOOK, &begin(event), xml).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
         // Ended, and not forgotten yet.
         waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
@@ -41,14 +58,21 @@ pub(crate) fn page_faults(hook: &Path, event: &str, xml: &str) -> u64 {
     (0..10).map(|_| once()).min().unwrap()
 }
 
-/// System calls; none where there is no strace.
-pub(crate) fn system_calls(hook: &Path, event: &str, xml: &str) -> usize {
+/// System calls of the hook; none where there is no strace.
+pub(crate) fn system_calls(event: &str, xml: &str) -> usize {
+    trace(HOOK, &begin(event), xml).len()
+}
+
+/// The system calls of a program, a line for each; none where there is no strace.
+pub(crate) fn trace(program: &str, arguments: &[&str], stdin: &str) -> Vec<String> {
     const TRACE: &str = "/run/test/trace";
-    let before = ["-o", TRACE, hook.to_str().unwrap()];
-    if command(Path::new("/usr/bin/strace"), &before, event, xml).status().is_err() {
+    let traced = [&["-o", TRACE, program], arguments].concat();
+    if command("/usr/bin/strace", &traced, stdin).status().is_err() {
         println!("SKIPPED: system calls, for want of strace");
-        return 0;
+        return Vec::new();
     }
-    // The last line says how it ended.
-    fs::read_to_string(TRACE).unwrap().lines().count() - 1
+    let mut lines: Vec<String> = fs::read_to_string(TRACE).unwrap().lines().map(str::to_owned).collect();
+    // It says how the program ended.
+    lines.pop();
+    lines
 }
