@@ -86,10 +86,9 @@ fn judge(
     let request = Request { model, source: Source::Cli, ..Request::default() };
     let outcome = plan::plan(&domain, &request, host);
     // Before the emulator: no emulator at all would give it.
-    if let Err(refusal) = outcome.as_ref().map_err(|refusal| &refusal.note) {
-        if refusal.code == Code::ModelArchMismatch {
-            return Err(refusal.clone());
-        }
+    let refusal = outcome.as_ref().err().map(|refusal| &refusal.note);
+    if let Some(refusal) = refusal.filter(|refusal| refusal.code == Code::ModelArchMismatch) {
+        return Err(refusal.clone());
     }
     if emulator.is_none() {
         return Err(missing(host, arch));

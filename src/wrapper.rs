@@ -11,13 +11,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::config::{self, Config};
-use crate::domain::Uuid;
 use crate::host;
 use crate::limit::Limit;
 use crate::note::{Code, Note};
 use crate::plan::wrapped_emulator;
 use crate::qemu::{self, Invocation};
-use crate::state::{State, store};
+use crate::state::store;
 use crate::sys::{process, stderr};
 
 /// How long the wrapper waits for its limit. The guard needs a millisecond; a starved host was seen to need three seconds.
@@ -67,7 +66,8 @@ fn prepare(real: &str, arguments: Vec<OsString>) -> Result<(String, Vec<OsString
             Ok((config.emulator_behind(real), arguments))
         }
         Invocation::Guest { uuid, incoming, .. } => {
-            let state = state(&uuid)?;
+            let invalid = |_| Note::error(Code::StateMissing, "the guest's -uuid is not a UUID");
+            let state = store::state(uuid.parse().map_err(invalid)?)?;
             let edits = if incoming { state.incoming.as_ref().ok_or_else(unreproducible)? } else { &state.boot };
             let arguments = if edits.is_empty() { arguments } else { qemu::rewrite(&arguments, edits)? };
             if let Some(limit) = state.memlock {
@@ -76,13 +76,6 @@ fn prepare(real: &str, arguments: Vec<OsString>) -> Result<(String, Vec<OsString
             Ok((state.emulator, arguments))
         }
     }
-}
-
-fn state(uuid: &str) -> Result<State, Note> {
-    let Ok(uuid) = uuid.parse::<Uuid>() else {
-        return Err(Note::error(Code::StateMissing, "the guest's -uuid is not a UUID"));
-    };
-    store::state(uuid)
 }
 
 fn unreproducible() -> Note {

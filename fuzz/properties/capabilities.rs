@@ -1,6 +1,6 @@
 //! libvirt's capability cache: nothing is made up, and what follows the facts has no say.
 
-use viommu::host::parse_capability_cache;
+use viommu::host::capcache::parse;
 
 pub(crate) fn check(data: &[u8]) {
     // As the file is read: what is cut within a character is dropped.
@@ -8,7 +8,7 @@ pub(crate) fn check(data: &[u8]) {
         Ok(text) => text,
         Err(error) => std::str::from_utf8(&data[..error.valid_up_to()]).unwrap(),
     };
-    let Some((emulator, libvirt)) = parse_capability_cache(text) else { return };
+    let Some((emulator, libvirt)) = parse(text) else { return };
     assert!(!emulator.path.is_empty() && text.contains(&emulator.path));
     assert!(emulator.arch.as_ref().is_none_or(|arch| text.contains(arch)));
     assert!(libvirt.is_none() || text.contains("<selfvers>"));
@@ -17,6 +17,6 @@ pub(crate) fn check(data: &[u8]) {
     }
     if emulator.arch.is_some() {
         let longer = format!("{text}\n<flag name='intel-iommu.later'/>\n<emulator>/other</emulator>\n");
-        assert_eq!(parse_capability_cache(&longer), Some((emulator, libvirt)));
+        assert_eq!(parse(&longer), Some((emulator, libvirt)));
     }
 }

@@ -11,8 +11,6 @@ use crate::sys::fs;
 
 use super::{Check, Known, install};
 
-const CACHE: &str = "/var/cache/libvirt/qemu/capabilities";
-
 /// The file by which `viommu host-route on` sets the daemon's PATH.
 fn drop_in(daemon: &str) -> String {
     format!("/etc/systemd/system/{daemon}.service.d/zz-viommu-host-route.conf")
@@ -51,8 +49,8 @@ pub(super) fn route(known: &Known) -> Check {
 /// changes (`virQEMUCapsIsValid`), and that file is viommu.
 pub(super) fn probed(known: &Known) -> Vec<Check> {
     let config = known.config.as_ref().ok();
-    let stale = fs::names(Path::new(CACHE)).into_iter().filter_map(|name| {
-        let file = Path::new(CACHE).join(name);
+    let stale = fs::names(Path::new(capcache::DIRECTORY)).into_iter().filter_map(|name| {
+        let file = Path::new(capcache::DIRECTORY).join(name);
         let (emulator, _) = capcache::parse(&fs::head(&file, capcache::CACHE_HEAD)?)?;
         let real = config.unwrap_or(&Config::default()).emulator_behind(wrapped_emulator(&emulator.path)?);
         let (probed, installed) = (fs::entry(&file)?.changed, fs::entry(Path::new(&real))?.changed);

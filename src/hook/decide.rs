@@ -114,11 +114,11 @@ fn at_start(
         }
         Err(Undecided { note, asks }) => {
             let copy = (note.code == Code::XmlMalformed).then(|| xml::with_declared_prefixes(xml)).flatten();
-            match copy {
-                Some(copy) => return at_start(copy.as_bytes(), config, host, then),
-                None if asks => outcome.refusal = Some(note),
-                None => outcome.log.push(note),
+            if let Some(copy) = copy {
+                return at_start(copy.as_bytes(), config, host, then);
             }
+            outcome.asks = asks;
+            outcome.fail(note);
         }
     }
     outcome
@@ -154,7 +154,7 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     let Some(uuid) = decided.domain.uuid else {
         if wrapper || limit.is_some() {
             let note = Note::error(Code::StateUnwritable, "the domain has no UUID, so nothing can be prepared for it");
-            refuse_or_log(decided, note, outcome);
+            outcome.fail(note);
         }
         return;
     };
@@ -165,7 +165,7 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     if limit.is_some() && !process::may_raise_limits() {
         let message = "the guest needs a higher locked-memory limit, and the daemon may not raise it: give libvirtd \
                        CAP_SYS_RESOURCE and CAP_SYS_PTRACE, or set <memtune><hard_limit>";
-        return refuse_or_log(decided, Note::error(Code::MemlockNoPrivilege, message), outcome);
+        return outcome.fail(Note::error(Code::MemlockNoPrivilege, message));
     }
     let boot = if wrapper { plan.qemu.clone() } else { Edits::default() };
     let recorded = store::record(uuid).and_then(|record| record.edits_for(&decided.domain));
@@ -189,14 +189,6 @@ fn model_changed(before: &Edits, now: &Edits) -> Option<Note> {
         "the guest ran with {old}, and a start that is not a restore gives it {new} now: name the model in its request to keep one"
     );
     (old != new).then(|| Note::warning(Code::ModelChanged, message))
-}
-
-fn refuse_or_log(decided: &Decided<'_>, note: Note, outcome: &mut Outcome) {
-    if decided.asks() {
-        outcome.refusal = Some(note);
-    } else {
-        outcome.log.push(note);
-    }
 }
 
 /// The real QEMU behind the wrapper's name.

@@ -46,19 +46,26 @@ pub struct Outcome {
     pub asks: bool,
 }
 
+impl Outcome {
+    /// Refuses the start of a guest that asks, and otherwise only logs what is wrong.
+    pub(super) fn fail(&mut self, note: Note) {
+        if self.asks {
+            self.refusal = Some(note);
+        } else {
+            self.log.push(note);
+        }
+    }
+}
+
 /// Performs the effects. A failed effect that the guest needs refuses a guest that asks; other failures are logged.
 pub fn perform(outcome: &mut Outcome) {
     for effect in std::mem::take(&mut outcome.effects) {
         let Err(note) = effect.perform() else { continue };
-        let needed = note.level == Level::Error;
-        if needed && outcome.asks {
-            outcome.refusal = Some(note);
-        } else {
-            outcome.log.push(note);
-        }
-        if needed {
+        if note.level == Level::Error {
+            outcome.fail(note);
             break;
         }
+        outcome.log.push(note);
     }
     for note in &outcome.log {
         let priority = if note.level == Level::Error { Priority::Error } else { Priority::Warning };

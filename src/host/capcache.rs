@@ -6,6 +6,9 @@
 use super::Emulator;
 use crate::version::Version;
 
+/// The directory of the cache.
+pub const DIRECTORY: &str = "/var/cache/libvirt/qemu/capabilities";
+
 /// How much of a file holds every fact, bytes.
 pub const CACHE_HEAD: usize = 32 * 1024;
 
@@ -15,14 +18,12 @@ pub fn parse(head: &str) -> Option<(Emulator, Option<Version>)> {
     if !head.trim_start().starts_with("<qemuCaps>") {
         return None;
     }
-    let mut emulator = Emulator { flags: Some(Vec::new()), ..Emulator::default() };
-    let mut libvirt = None;
+    let mut emulator = Emulator::default();
+    let (mut libvirt, mut flags) = (None, Vec::new());
     for line in head.lines() {
         let line = line.trim();
         if let Some(name) = line.strip_prefix("<flag name='").and_then(|rest| rest.strip_suffix("'/>")) {
-            if name.contains("iommu") {
-                emulator.flags.get_or_insert_default().push(name.to_owned());
-            }
+            flags.extend(name.contains("iommu").then(|| name.to_owned()));
         } else if let Some(path) = content(line, "emulator") {
             path.clone_into(&mut emulator.path);
         } else if let Some(number) = content(line, "selfvers") {
@@ -35,10 +36,8 @@ pub fn parse(head: &str) -> Option<(Emulator, Option<Version>)> {
             break;
         }
     }
-    if emulator.version.is_none() {
-        // The head ended among the flags: that some are missing here does not mean that QEMU lacks them.
-        emulator.flags = None;
-    }
+    // A head that ended among the flags lacks the version: that flags are missing here does not mean that QEMU lacks them.
+    emulator.flags = emulator.version.is_some().then_some(flags);
     (!emulator.path.is_empty()).then_some((emulator, libvirt))
 }
 

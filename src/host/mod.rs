@@ -19,8 +19,6 @@ use crate::domain::Domain;
 use crate::model::Model;
 use crate::version::Version;
 
-pub use capcache::{CACHE_HEAD, parse as parse_capability_cache};
-
 /// What is known about a host. Printed by `viommu capabilities --format json`, read back by `--host FILE`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -4,9 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CACHE_HEAD, Host, bars, libvirt, parse_capability_cache};
+use super::{Emulator, Host, bars, capcache, libvirt};
 use crate::domain::Domain;
 use crate::sys::{fs, process};
+use crate::version::Version;
 use crate::xml;
 
 /// More emulators than any host has; libvirt probes a dozen.
@@ -32,7 +33,7 @@ impl Default for Places {
     fn default() -> Places {
         Places {
             sysfs: "/sys".into(),
-            capabilities: "/var/cache/libvirt/qemu/capabilities".into(),
+            capabilities: capcache::DIRECTORY.into(),
             networks: ["/run/libvirt/network".into(), "/etc/libvirt/qemu/networks".into()],
             memory: process::memory_bytes,
         }
@@ -118,7 +119,7 @@ impl Places {
 
     /// Several files are there when several emulators were probed. The newest libvirt wins: files of an older one are
     /// leftovers that the next probe replaces (`virQEMUCapsIsValid` compares the libvirt version too).
-    fn emulators(&self) -> (Vec<super::Emulator>, Option<crate::version::Version>) {
+    fn emulators(&self) -> (Vec<Emulator>, Option<Version>) {
         let mut emulators = Vec::new();
         let mut newest = None;
         // The directory above belongs to QEMU's user on some hosts (Debian 11): that user can put another directory in its
@@ -126,8 +127,8 @@ impl Places {
         let trusted = fs::check_trusted_directory(&self.capabilities).is_ok();
         let names = if trusted { fs::names(&self.capabilities) } else { Vec::new() };
         for name in names.into_iter().take(MOST_EMULATORS) {
-            let cache = fs::head_trusted(&self.capabilities.join(name), CACHE_HEAD);
-            if let Some((emulator, libvirt)) = cache.as_deref().and_then(parse_capability_cache) {
+            let cache = fs::head_trusted(&self.capabilities.join(name), capcache::CACHE_HEAD);
+            if let Some((emulator, libvirt)) = cache.as_deref().and_then(capcache::parse) {
                 newest = newest.max(libvirt);
                 emulators.push((emulator, libvirt));
             }
