@@ -6,8 +6,10 @@
 use serde::Serialize;
 
 use crate::domain::Domain;
+use crate::host::Host;
 use crate::limit::Limit;
 use crate::note::{Code, Note};
+use crate::text::bytes;
 use crate::version::{NEWEST_LIBVIRT, Version};
 
 use super::guest::Guest;
@@ -134,6 +136,16 @@ pub(super) fn hard_limit_holds(guest: &Guest<'_>, plan: &Plan) -> Result<(), Not
         needed_bytes(domain, spaces).unwrap_or(pinned)
     );
     Err(Note::error(Code::HardLimitTooLow, message))
+}
+
+/// What is wrong with a host that has less memory than the guest pins. Pinned memory cannot be overcommitted; every container
+/// pins the same pages, so guest memory counts once.
+pub(super) fn exceeds_host(domain: &Domain, plan: &Plan, host: &Host) -> Option<String> {
+    let (memory, own) = (domain.memory.total, host.memory_bytes?);
+    let locks = plan.locked(domain) != Presence::Absent;
+    let pinned = locks || needed_bytes(domain, plan.memlock.address_spaces.len()).is_some();
+    let message = || format!("all of the guest's {} are pinned, and the host has {}", bytes(memory), bytes(own));
+    (pinned && memory > own).then(message)
 }
 
 fn required(domain: &Domain, shape: Shape, address_spaces: usize) -> Option<Limit> {

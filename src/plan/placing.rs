@@ -3,7 +3,6 @@
 use crate::domain::Domain;
 use crate::host::Host;
 use crate::note::{Code, Note};
-use crate::text::bytes;
 
 use super::{Plan, memlock};
 
@@ -12,7 +11,7 @@ use super::{Plan, memlock};
 pub fn unsuitable(domain: &Domain, plan: &Plan, host: &Host) -> Option<Note> {
     let lacks = wrong_architecture(domain, host)
         .or_else(|| missing_device(domain, host))
-        .or_else(|| too_little_memory(domain, plan, host));
+        .or_else(|| memlock::exceeds_host(domain, plan, host));
     lacks.map(|message| Note::error(Code::HostUnsuitable, message))
 }
 
@@ -36,14 +35,6 @@ fn missing_device(domain: &Domain, host: &Host) -> Option<String> {
     let mut functions = domain.vfio.iter().filter_map(|device| device.source.pci());
     let missing = functions.find(|address| known && !host.iommu_groups.contains_key(*address));
     missing.map(|address| format!("the host has no PCI function {address} in an IOMMU group"))
-}
-
-/// Memory that is pinned cannot be overcommitted; the same pages are pinned in every container.
-fn too_little_memory(domain: &Domain, plan: &Plan, host: &Host) -> Option<String> {
-    let (memory, own) = (domain.memory.total, host.memory_bytes?);
-    let pinned = domain.memory.locked || memlock::needed_bytes(domain, plan.memlock.address_spaces.len()).is_some();
-    let message = || format!("all of the guest's {} are pinned, and the host has {}", bytes(memory), bytes(own));
-    (pinned && memory > own).then(message)
 }
 
 #[cfg(test)]
@@ -85,7 +76,12 @@ mod tests {
 
     #[track_caller]
     fn says(domain: &Domain, host: &Host, words: Option<&str>) {
-        let plan = plan::plan(domain, &Request::default(), host).unwrap();
+        says_for(&Request::default(), domain, host, words);
+    }
+
+    #[track_caller]
+    fn says_for(request: &Request, domain: &Domain, host: &Host, words: Option<&str>) {
+        let plan = plan::plan(domain, request, host).unwrap();
         let note = unsuitable(domain, &plan, host);
         match (words, note) {
             (None, None) => {}
@@ -104,6 +100,15 @@ mod tests {
         says(&domain(), &Host { arch: Some("aarch64".to_owned()), ..host() }, Some("host is aarch64"));
         let emulated = Domain { virt_type: "qemu".to_owned(), arch: Some("aarch64".to_owned()), ..domain() };
         says(&emulated, &host(), Some("no QEMU for aarch64"));
+    }
+
+    #[test]
+    fn memory_that_the_request_locks_must_fit() {
+        let small = Host { memory_bytes: Some(4 << 30), ..host() };
+        let domain = Domain { vfio: Vec::new(), ..domain() };
+        says(&domain, &small, None);
+        let request = Request { locked_memory: true, ..Request::default() };
+        says_for(&request, &domain, &small, Some("8 GiB are pinned"));
     }
 
     #[test]

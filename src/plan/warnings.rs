@@ -110,16 +110,9 @@ fn ignored_request(guest: &Guest<'_>) -> Option<Note> {
     (!ignored.is_empty()).then(|| Note::warning(Code::RequestIgnored, message))
 }
 
-/// The same pages are pinned in every container, so guest memory counts once here.
 fn pinned_exceeds_memory(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
-    let host = guest.host.memory_bytes?;
-    let memory = guest.domain.memory.total;
-    let locks = plan.locked(guest.domain) != Presence::Absent;
-    let pinned = locks || memlock::needed_bytes(guest.domain, plan.memlock.address_spaces.len()).is_some();
-    let (guests, hosts) = (bytes(memory), bytes(host));
-    let message =
-        format!("all of the guest's {guests} are pinned, and the host has {hosts}: give the guest less memory");
-    (pinned && memory > host).then(|| Note::warning(Code::PinnedExceedsHostMemory, message))
+    let message = memlock::exceeds_host(guest.domain, plan, guest.host)?;
+    Some(Note::warning(Code::PinnedExceedsHostMemory, format!("{message}: give the guest less memory")))
 }
 
 fn hard_limit_too_low(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
