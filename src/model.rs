@@ -28,6 +28,15 @@ impl Machine {
             Machine::ArmVirt => ("aarch64", "virt"),
         }
     }
+
+    /// QEMU's message for a second vIOMMU (`x86-iommu.c`, `hw/arm/virt.c`).
+    #[must_use]
+    pub fn one_viommu(self) -> &'static str {
+        match self {
+            Machine::Q35 => "QEMU does not support multiple vIOMMUs for x86 yet.",
+            Machine::ArmVirt => "virt machine does not support multiple IOMMUs",
+        }
+    }
 }
 
 /// What is known of a model.

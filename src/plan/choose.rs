@@ -88,11 +88,8 @@ fn one_viommu(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
     if names.len() < 2 || models.iter().all(|model| *model == Some(Model::Smmuv3)) {
         return Ok(());
     }
-    let late = match machine {
-        Machine::Q35 => "QEMU does not support multiple vIOMMUs for x86 yet.",
-        Machine::ArmVirt => "virt machine does not support multiple IOMMUs",
-    };
-    let message = format!("the domain has several vIOMMUs ({}): keep one of them (QEMU: \"{late}\")", names.join(", "));
+    let (names, late) = (names.join(", "), machine.one_viommu());
+    let message = format!("the domain has several vIOMMUs ({names}): keep one of them (QEMU: \"{late}\")");
     Err(Note::error(Code::IommuConflict, message))
 }
 

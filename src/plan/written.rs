@@ -1,7 +1,7 @@
 //! The vIOMMU that a guest has, as it is written: the attributes of `<driver>` or the properties in `<qemu:commandline>`.
 
 use crate::note::{Code, Note};
-use crate::qemu::{self, FoundIommu};
+use crate::qemu::{self, FoundIommu, KERNEL_IRQCHIP};
 use crate::version::Version;
 
 use super::guest::Guest;
@@ -51,7 +51,6 @@ impl<'a> Written<'a> {
 
     /// Refuses interrupt remapping with the kernel's irqchip. `<qemu:commandline>` overrides `<ioapic>`.
     pub(super) fn fits_irqchip(&self, guest: &Guest<'_>) -> Result<(), Note> {
-        const LATE: &str = "Interrupt Remapping cannot work with kernel-irqchip=on, please use 'split|off'.";
         let domain = guest.domain;
         let set = qemu::irqchip(&domain.commandline);
         let remedy = match (set.as_deref(), domain.ioapic.as_deref()) {
@@ -66,7 +65,7 @@ impl<'a> Written<'a> {
         if !self.will_be_on("intremap") {
             return Ok(());
         }
-        let message = format!("interrupt remapping needs the split irqchip, {remedy} (QEMU: \"{LATE}\")");
+        let message = format!("interrupt remapping needs the split irqchip, {remedy} (QEMU: \"{KERNEL_IRQCHIP}\")");
         Err(Note::error(Code::IrqchipConflict, message))
     }
 }

@@ -14,6 +14,9 @@ const TYPE: &str = "type";
 /// The one property that `-accel` also has, where it overrides `-machine`.
 const IRQCHIP: &str = "kernel-irqchip";
 
+/// QEMU's message for interrupt remapping with the kernel's irqchip (`x86-iommu.c`).
+pub const KERNEL_IRQCHIP: &str = "Interrupt Remapping cannot work with kernel-irqchip=on, please use 'split|off'.";
+
 /// The value of a property in all `-machine` options, of which the last counts. The key may have dashes or underscores.
 #[must_use]
 pub fn get<S: AsRef<OsStr>>(arguments: &[S], key: &str) -> Option<String> {
@@ -113,7 +116,7 @@ fn check_irqchip(key: &str, present: &str, wanted: &str) -> Result<(), Note> {
         format!(
             "QEMU's command line has {key}=on, and interrupt remapping needs {key}={wanted}: remove \
              <ioapic driver='kvm'/> from the domain's features, or the option from <qemu:commandline>. QEMU itself would say: \
-             Interrupt Remapping cannot work with kernel-irqchip=on, please use 'split|off'."
+             {KERNEL_IRQCHIP}"
         ),
     ))
 }

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use device::{global, is_on};
 pub use iommu::{FoundIommu, Spelling, find_iommu};
-pub use machine::{get as machine_property, irqchip};
+pub use machine::{KERNEL_IRQCHIP, get as machine_property, irqchip};
 pub use memory::{device_memory, own as own_memory};
 pub use rewrite::rewrite;
 pub use vfio::{FoundVfio, count_vdpa, find_vfio, opens_iommufd};

@@ -9,7 +9,7 @@ use super::device::Device;
 use super::iommu::{self, FoundIommu};
 use super::slots::{self, ROOT_BUS};
 use super::{Edits, arguments, device, machine, option, virtio};
-use crate::model::Model;
+use crate::model::{Machine, Model};
 use crate::note::{Code, Note};
 
 /// Writes `edits` into `arguments` (without `argv[0]`).
@@ -106,14 +106,10 @@ fn lock_memory(rewritten: &mut Vec<OsString>) -> Result<(), Note> {
     Ok(())
 }
 
-/// Refuses a second vIOMMU, and quotes QEMU's own message (`x86-iommu.c`, `hw/arm/virt.c`).
+/// Refuses a second vIOMMU, and quotes QEMU's own message.
 fn conflict(arguments: &[OsString], found: &FoundIommu) -> Note {
     let is_virt = machine::machine_type(arguments).is_some_and(|machine| machine.starts_with("virt"));
-    let late = if is_virt {
-        "virt machine does not support multiple IOMMUs"
-    } else {
-        "QEMU does not support multiple vIOMMUs for x86 yet."
-    };
+    let late = if is_virt { Machine::ArmVirt } else { Machine::Q35 }.one_viommu();
     Note::error(
         Code::IommuConflict,
         format!(
