@@ -25,6 +25,11 @@ pub(super) fn first_attribute<'d>(
     firsts.find_map(|element| element.attr(name)).filter(|value| !value.is_empty())
 }
 
+/// The children of every `<devices>`, in document order.
+pub(crate) fn devices<'d, 'a>(domain: Element<'d, 'a>) -> impl Iterator<Item = Element<'d, 'a>> {
+    domain.children("devices").flat_map(Element::elements)
+}
+
 /// The properties in `<qemu:override><qemu:device alias=…><qemu:frontend>`: the alias, the name, and the value, which
 /// type='remove' lacks.
 pub(super) fn overrides<'d>(domain: Element<'d, '_>) -> Vec<(&'d str, &'d str, Option<&'d str>)> {

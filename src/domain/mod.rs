@@ -17,6 +17,7 @@ mod uuid;
 mod vfio;
 mod virtio;
 
+pub(crate) use lookup::devices;
 pub use system::{Driver, System};
 pub use uuid::Uuid;
 pub use virtio::{VirtioBackend, VirtioDevice};

@@ -4,7 +4,7 @@
 
 use super::number::number_of;
 use super::pci::{Buses, PciAddress, host_address};
-use super::{IommufdOpener, Requester, Uuid, VfioDevice, VfioSource};
+use super::{IommufdOpener, Requester, Uuid, VfioDevice, VfioSource, devices};
 use crate::qemu::{find_vfio, opens_iommufd};
 use crate::xml::Element;
 
@@ -23,7 +23,7 @@ impl Passthrough {
         let mut found = Passthrough::default();
         // <iommufd enabled='yes'/> speaks for every PCI device that says nothing itself (libvirt 12.2).
         let iommufd = domain.child_prop("iommufd", "enabled") == Some("yes");
-        for device in domain.children("devices").flat_map(Element::elements) {
+        for device in devices(domain) {
             let Some(source) = vfio_source(device) else { continue };
             if device.child_prop("address", "type") == Some("unassigned") {
                 found.unassigned = found.unassigned.saturating_add(1);
@@ -148,7 +148,7 @@ pub(super) fn count(domain: Element<'_, '_>, name: &str, kind: &str) -> u32 {
 
 /// Whether a virtio device, of whatever kind, has `<driver ats='on'/>`.
 pub(super) fn virtio_ats(domain: Element<'_, '_>) -> bool {
-    domain.children("devices").flat_map(Element::elements).any(|device| {
+    devices(domain).any(|device| {
         // An SMMUv3 has an attribute of that name too, and it is no virtio device.
         !device.is("iommu") && device.child_prop("driver", "ats") == Some("on")
     })

@@ -39,8 +39,7 @@ pub enum VirtioBackend {
 
 /// Every virtio device of a domain, in document order.
 pub(super) fn devices(domain: Element<'_, '_>, buses: &Buses) -> Vec<VirtioDevice> {
-    let devices = domain.children("devices").flat_map(Element::elements).enumerate();
-    devices.filter_map(|(at, device)| read(at, device, buses)).collect()
+    super::devices(domain).enumerate().filter_map(|(at, device)| read(at, device, buses)).collect()
 }
 
 fn read(at: usize, device: Element<'_, '_>, buses: &Buses) -> Option<VirtioDevice> {

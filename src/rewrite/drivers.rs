@@ -1,5 +1,6 @@
 //! The `<driver>` of virtio devices: what a plan adds to it, and the way back.
 
+use crate::domain::devices;
 use crate::plan::VirtioEdit;
 use crate::xml::{Edit, Element};
 
@@ -9,11 +10,11 @@ use super::set_driver;
 const ADDED: [&str; 2] = ["iommu", "ats"];
 
 /// Sets what the devices lack.
-pub(super) fn translate<'d, 'a>(domain: Element<'d, 'a>, devices: &[VirtioEdit], edits: &mut Vec<Edit<'d, 'a>>) {
-    let elements = devices_of(domain);
-    for device in devices {
-        let Some(element) = elements.get(device.at) else { continue };
-        let wanted = ADDED.into_iter().zip([device.iommu, device.ats]).filter(|(_, wanted)| *wanted);
+pub(super) fn translate<'d, 'a>(domain: Element<'d, 'a>, changes: &[VirtioEdit], edits: &mut Vec<Edit<'d, 'a>>) {
+    let elements: Vec<_> = devices(domain).collect();
+    for change in changes {
+        let Some(element) = elements.get(change.at) else { continue };
+        let wanted = ADDED.into_iter().zip([change.iommu, change.ats]).filter(|(_, wanted)| *wanted);
         let driver: Vec<_> = wanted.map(|(name, _)| (name, "on".to_owned())).collect();
         set_driver(*element, &driver, edits);
     }
@@ -37,15 +38,11 @@ pub(super) fn undo<'d, 'a>(domain: Element<'d, 'a>, before: Element<'_, '_>, edi
     }
 }
 
-fn devices_of<'d, 'a>(domain: Element<'d, 'a>) -> Vec<Element<'d, 'a>> {
-    domain.children("devices").flat_map(Element::elements).collect()
-}
-
 /// Every virtio device, by what names it and a number among those of the same name. libvirt moves devices, but never past one of
 /// their own kind.
 fn numbered<'d, 'a>(domain: Element<'d, 'a>) -> Vec<((String, usize), Element<'d, 'a>)> {
     let mut found: Vec<((String, usize), Element<'d, 'a>)> = Vec::new();
-    for device in devices_of(domain) {
+    for device in devices(domain) {
         let part = |child, name| device.child(child).and_then(|child| child.attr(name)).unwrap_or_default();
         let name = match device.name() {
             "interface" => part("mac", "address").to_ascii_lowercase(),
