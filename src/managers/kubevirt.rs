@@ -74,7 +74,7 @@ fn annotations(vmi: &[u8]) -> serde_json::Result<Result<Keys, Note>> {
     let annotations = vmi.pointer("/metadata/annotations").and_then(Value::as_object);
     let own = annotations.into_iter().flatten().filter(|(name, _)| name.starts_with(Source::Kubevirt.prefix()));
     // Kubernetes has string annotations only.
-    let own = own.map(|(name, value)| (name.as_str(), value.as_str().unwrap_or("not a string")));
+    let own = own.map(|(name, value)| (name, value.as_str().unwrap_or("not a string")));
     Ok(Keys::read(Source::Kubevirt, own))
 }
 

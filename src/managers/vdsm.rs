@@ -47,9 +47,7 @@ pub fn run(point: Point) -> u8 {
         let value = env::var_os(&name)?.to_string_lossy().into_owned();
         Some((name, value))
     });
-    let properties: Vec<(String, String)> = properties.collect();
-    let keys = Keys::read(Source::Ovirt, properties.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    edit(&file, keys)
+    edit(&file, Keys::read(Source::Ovirt, properties))
 }
 
 fn edit(file: &Path, keys: Result<Keys, Note>) -> u8 {

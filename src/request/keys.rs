@@ -178,10 +178,14 @@ impl Keys {
     ///
     /// # Errors
     /// `request-conflict` for an unknown key or an invalid value.
-    pub fn read<'a>(source: Source, written: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Keys, Note> {
+    pub fn read(
+        source: Source,
+        written: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>,
+    ) -> Result<Keys, Note> {
         let mut keys = Keys::of(source);
         let mut seen = Vec::new();
         for (written, value) in written {
+            let (written, value) = (written.as_ref(), value.as_ref());
             let name = Keys::NAMES.iter().find(|name| source.spelling(name) == written);
             let name = *name.ok_or_else(|| unknown(source, written))?;
             if value.is_empty() || seen.contains(&name) {

@@ -125,7 +125,7 @@ fn own_metadata(written: &[(String, String)]) -> Result<Keys, Note> {
         [(element, _), ..] if element.starts_with('<') => {
             invalid(format!("unknown element {element} in the domain metadata: use <viommu model='auto'/>"))
         }
-        keys => Keys::read(Source::Metadata, keys.iter().map(|(name, value)| (name.as_str(), value.as_str()))),
+        keys => Keys::read(Source::Metadata, keys.iter().map(|(name, value)| (name, value))),
     }
 }
 

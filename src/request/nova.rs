@@ -14,7 +14,7 @@ const IMAGE_KEYS: [&str; 2] = ["hw_viommu_model", "hw_locked_memory"];
 pub(super) fn flavor(nova: &NovaMetadata) -> Result<Keys, Note> {
     let source = Source::NovaFlavor;
     let own = nova.extra_specs.iter().filter(|(name, _)| name.starts_with(source.prefix()));
-    let own = Keys::read(source, own.map(|(name, value)| (name.as_str(), value.as_str())))?;
+    let own = Keys::read(source, own.map(|(name, value)| (name, value)))?;
     let model = non_empty(nova.extra_spec("hw:viommu_model")).map(str::to_owned);
     let locked_memory = non_empty(nova.extra_spec("hw:locked_memory")).map(is_true);
     Ok(own.or(&Keys { model, locked_memory, ..Keys::of(source) }))
