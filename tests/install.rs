@@ -18,6 +18,7 @@ on_both_suites! {
     a_hook_of_the_users_runs_first
     the_main_place_of_the_hook_is_the_users_by_every_way_to_write_it
     the_main_place_of_the_hook_on_request
+    a_dispatcher_of_the_users_hides_no_request
 }
 
 /// Debian unstable, where what the next Debian does to an installation is seen first.
@@ -338,6 +339,11 @@ fn the_main_place_of_the_hook_is_the_users_by_every_way_to_write_it(suite: Suite
         ] {
             for end in [format!("{upgrade}; {remove}"), remove.to_owned()] {
                 lab.run(&format!("{install} && {earlier} && {write}")).ok();
+                // The installed binary may be the user's script now.
+                let doctor = lab.run("/tmp/old/viommu doctor").stdout;
+                let whole = lab.run("cmp /tmp/mine /usr/bin/viommu").status != 0;
+                let message = if whole { "no hook is viommu" } else { "/usr/bin/viommu is another program" };
+                assert!(doctor.contains(message) && doctor.contains("[hook-unusable]"), "{write}: {doctor}");
                 let says = lab.run(&end);
                 let written = lab.run(&format!("cmp /tmp/mine {MAIN} && [ ! -L {MAIN} ] && [ -x {MAIN} ]"));
                 assert_eq!(written.status, 0, "{install}, {write}, {end}: {written:?}\n{says:?}");
@@ -372,4 +378,59 @@ fn the_main_place_of_the_hook_on_request(suite: Suite) {
     assert_eq!(lab.get(MAIN), "mine");
     lab.run(&format!("[ -L {OWN} ]; rm {MAIN}; /tmp/old/install.sh --purge")).ok();
     assert_same_files(&lab, &before);
+}
+
+/// The dispatcher of VFIO-Tools, shortened: it runs the programs in qemu.d/GUEST/OPERATION/SUB-OPERATION.
+const VFIO_TOOLS: &str = r#"#!/bin/bash
+set -e
+HOOKPATH="$(dirname $0)/qemu.d/$1/$2/$3"
+if [ -d "$HOOKPATH" ]; then
+    while read file; do
+        if [ ! -z "$file" ]; then eval \""$file"\" "$@"; fi
+    done <<< "$(find -L "$HOOKPATH" -maxdepth 1 -type f -executable -print;)"
+fi
+"#;
+
+/// A dispatcher that consumes its input and calls viommu at its end, as viommu's own documentation once said.
+const DRAINS: &str = "#!/bin/bash\ncat - >/dev/null\necho \"$2\" >>/run/mine.log\nexec viommu hook \"$@\"\n";
+
+fn a_dispatcher_of_the_users_hides_no_request(suite: Suite) {
+    let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
+    bring(&lab, packages);
+    let page = fs::read_to_string("docs/install.md").unwrap();
+    let lines = page.split_once("```bash\n").unwrap().1.split_once("```").unwrap().0;
+    let first = format!("#!/bin/bash\n{lines}echo \"$2\" >>/run/mine.log\n");
+    for (dispatcher, says, wrapped_starts) in [
+        (VFIO_TOOLS, "50-viommu is viommu", true),
+        (DRAINS, "which may consume the XML", false),
+        (&first, "hooks/qemu is viommu", true),
+    ] {
+        lab.put(MAIN, dispatcher);
+        if dispatcher == VFIO_TOOLS {
+            let mine = "#!/bin/sh\necho \"$2\" >>/run/mine.log\n";
+            lab.put("/etc/libvirt/hooks/qemu.d/guest/prepare/begin/mine.sh", mine);
+        }
+        for install in ["/tmp/old/install.sh", "/tmp/new/install.sh"] {
+            lab.run(&format!("{install}; rm -f /run/mine.log")).ok();
+            let doctor = lab.run("viommu doctor").stdout;
+            assert!(doctor.contains(says), "{doctor}");
+            let guest = lab.guest(&domain(REAL, true));
+            lab.wait_for("! virsh -q start guest 2>/run/refusal || { virsh -q destroy guest; false; }");
+            drop(guest);
+            assert!(lab.get("/run/refusal").contains("viommu: error["), "{}", lab.get("/run/refusal"));
+            // viommu has decided before the rest of the script acts.
+            let acted = lab.run("grep -q prepare /run/mine.log").status == 0;
+            assert!(!acted || dispatcher != first, "{dispatcher}");
+            let guest = lab.guest(&domain(WRAPPER, true));
+            assert_eq!(guest.virsh("start", &[]).status == 0, wrapped_starts);
+            drop(guest);
+            assert!(!wrapped_starts || start(&lab, &domain(WRAPPER, true)));
+            assert!(!start(&lab, &domain(REAL, false)));
+            assert!(lab.get("/run/mine.log").contains("prepare"));
+            assert_eq!(lab.get(MAIN), dispatcher);
+        }
+        lab.run("/tmp/new/install.sh --purge").ok();
+        assert_eq!(lab.get(MAIN), dispatcher);
+        lab.run(&format!("[ -x {MAIN} ]; rm -r /etc/libvirt/hooks/qemu*")).ok();
+    }
 }
