@@ -60,7 +60,7 @@ printf '127.0.0.1 localhost %s\n' "$suite" >etc/hosts
 as_user() {
     # shellcheck disable=SC2016 # the inner shell expands it
     printf 'y\n' | chroot . env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 TERM=dumb \
-        DEBIAN_FRONTEND=noninteractive COMMAND="$1" script -qefc 'cd /root/viommu && stty -echo cols 200 && bash -c "$COMMAND"' /dev/null | tr -d '\r'
+        DEBIAN_FRONTEND=noninteractive COMMAND="$1" script -qefc 'cd /root/viommu && stty -echo cols 200 && bash -c "$COMMAND"' /dev/null | sed 's/\r*$//; s/.*\r//'
 }
 
 start_daemons() {
