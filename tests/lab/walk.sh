@@ -6,6 +6,8 @@
 # Prints a row of a table for each command: the seconds that it took, the command, and what it printed last. Fails where a command
 # does, or where what it prints is not what the guide shows. Where a command asks, the answer is yes.
 #
+# CAINFO in the environment names a file of certificates that the new Debian trusts, for a network that inspects TLS.
+#
 # Debian is what `mmdebstrap --variant=important` installs, with a kernel, in $VIOMMU_LAB/roots/fresh-SUITE; what the walk changes is
 # gone afterwards. It has namespaces of its own, but the machine's network for apt and cargo. There is no systemd: once libvirt is
 # installed, its daemons are started as systemd would, in a network of their own. The guest runs without KVM.
@@ -50,6 +52,7 @@ mount -t tmpfs -o mode=755 run run
 source "$here/dev.sh"
 make_dev
 cp /etc/resolv.conf etc/resolv.conf
+[ -z "${CAINFO:-}" ] || install -D -m 644 "$CAINFO" root/cainfo.pem
 # Packages start no daemon in the machine's network.
 printf '#!/bin/sh\nexit 101\n' >usr/sbin/policy-rc.d
 chmod 755 usr/sbin/policy-rc.d
@@ -60,7 +63,7 @@ printf '127.0.0.1 localhost %s\n' "$suite" >etc/hosts
 as_user() {
     # shellcheck disable=SC2016 # the inner shell expands it
     printf 'y\n' | chroot . env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 TERM=dumb \
-        DEBIAN_FRONTEND=noninteractive COMMAND="$1" script -qefc 'cd /root/viommu && stty -echo cols 200 && bash -c "$COMMAND"' /dev/null | sed 's/\r*$//; s/.*\r//'
+        DEBIAN_FRONTEND=noninteractive ${CAINFO:+CARGO_HTTP_CAINFO=/root/cainfo.pem} COMMAND="$1" script -qefc 'cd /root/viommu && stty -echo cols 200 && bash -c "$COMMAND"' /dev/null | sed 's/\r*$//; s/.*\r//'
 }
 
 start_daemons() {
