@@ -397,7 +397,7 @@ const DRAINS: &str = "#!/bin/bash\ncat - >/dev/null\necho \"$2\" >>/run/mine.log
 fn a_dispatcher_of_the_users_hides_no_request(suite: Suite) {
     let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
     bring(&lab, packages);
-    let page = fs::read_to_string("docs/install.md").unwrap();
+    let page = include_str!("../docs/install.md");
     let lines = page.split_once("```bash\n").unwrap().1.split_once("```").unwrap().0;
     let first = format!("#!/bin/bash\n{lines}echo \"$2\" >>/run/mine.log\n");
     for (dispatcher, says, wrapped_starts) in [
