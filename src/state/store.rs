@@ -133,12 +133,11 @@ pub fn write_record(uuid: Uuid, record: &Record) -> Result<(), Note> {
 
 /// Keeps the number of records in a directory. A guest that runs has a state, and may yet be saved: its record stays.
 fn remove_oldest(directory: &str) {
-    let records = files_in(directory);
-    let excess = records.len().saturating_sub(MOST_RECORDS);
+    let excess = fs::names(Path::new(directory)).len().saturating_sub(MOST_RECORDS);
     if excess == 0 {
         return;
     }
-    let ended = records.into_iter().filter(|(uuid, _)| !state_file(*uuid).exists());
+    let ended = files_in(directory).into_iter().filter(|(uuid, _)| !state_file(*uuid).exists());
     let mut ended: Vec<_> = ended.filter_map(|(_, path)| Some((fs::entry(&path)?.changed, path))).collect();
     ended.sort();
     for (_, path) in ended.into_iter().take(excess) {
