@@ -151,8 +151,7 @@ fn changed(arguments: &Arguments, stored: &Stored, config: &Config) -> Result<(P
 /// `emulator-missing` where the wrapper would start another QEMU than the domain has.
 fn switched(document: &Document<'_>, route: Route, config: &Config) -> Result<Option<String>, Note> {
     let domain = Domain::read(document)?;
-    let virtual_machine = matches!(domain.virt_type.as_str(), "kvm" | "qemu");
-    if plan::route(&domain) == route || !virtual_machine {
+    if plan::route(&domain) == route || !domain.runs_in_qemu() {
         return Ok(None);
     }
     let emulator = domain.emulator.as_deref().unwrap_or_default();

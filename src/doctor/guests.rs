@@ -137,7 +137,7 @@ impl Guest {
     }
 
     pub(super) fn uses_kvm(&self) -> bool {
-        self.domain().is_some_and(|domain| domain.virt_type == "kvm")
+        self.domain().is_some_and(Domain::uses_kvm)
     }
 
     pub(super) fn emulator(&self) -> Option<&str> {

@@ -106,6 +106,18 @@ pub struct Domain {
 }
 
 impl Domain {
+    /// Whether its processor is not emulated.
+    #[must_use]
+    pub fn uses_kvm(&self) -> bool {
+        self.virt_type == "kvm"
+    }
+
+    /// Whether QEMU runs it.
+    #[must_use]
+    pub fn runs_in_qemu(&self) -> bool {
+        self.uses_kvm() || self.virt_type == "qemu"
+    }
+
     /// The domain's name for a command, see [`text::shell_name`].
     #[must_use]
     pub fn shell_name(&self) -> String {

@@ -74,7 +74,7 @@ fn serves_vfio(guest: &Guest<'_>, written: &Written<'_>, dma_remap: bool) -> Res
             guest.qemu
         )
     } else if !dma_remap {
-        let remedy = if written.in_xml() {
+        let remedy = if written.in_xml {
             "use the model intel, or the wrapper as <emulator> with a request for amd and without an <iommu>"
         } else {
             "set it there, or use the model intel"
@@ -103,7 +103,7 @@ fn no_passthrough(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> 
     let message = format!(
         "the {} has {}, and QEMU {} has no such property: remove it (QEMU: \"Property 'amd-iommu.pt' not found\")",
         written.place,
-        if written.in_xml() { "the attribute passthrough" } else { "the property pt" },
+        if written.in_xml { "the attribute passthrough" } else { "the property pt" },
         guest.qemu
     );
     Err(Note::error(Code::IommuConflict, message))

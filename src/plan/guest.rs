@@ -77,6 +77,11 @@ impl<'a> Guest<'a> {
         arch(self.domain, self.host).unwrap_or(DEFAULT_ARCH)
     }
 
+    /// Else it is x86, where libvirt has a vIOMMU for it.
+    pub(super) fn is_arm(&self) -> bool {
+        self.arch() == "aarch64"
+    }
+
     pub(super) fn is_windows(&self) -> bool {
         self.domain.system.as_ref().is_some_and(|system| system.windows)
     }
@@ -138,7 +143,7 @@ impl<'a> Guest<'a> {
     /// destination ids of 15 bits (`kvm_arch_fixup_msi_route`; kvm-msi-ext-dest-id, off for machine types before 5.2).
     pub(super) fn has_extended_destinations(&self) -> bool {
         let domain = self.domain;
-        domain.virt_type == "kvm"
+        domain.uses_kvm()
             && domain.ioapic.as_deref() != Some("kvm")
             && self.q35_version().is_none_or(|version| version >= Version::new(5, 2))
             && (domain.vcpus.maximum <= 255 || self.libvirt >= IOAPIC_FOR_MANY_VCPUS)
@@ -180,7 +185,7 @@ impl<'a> Guest<'a> {
 
     /// On AArch64 libvirt gives ACPI to UEFI guests only ("ACPI requires UEFI on this architecture").
     pub(super) fn has_acpi(&self) -> bool {
-        self.domain.acpi && (self.domain.uefi || self.arch() != "aarch64")
+        self.domain.acpi && (self.domain.uefi || !self.is_arm())
     }
 
     /// Two VFIO devices that the vIOMMU sees under one requester id.

@@ -34,7 +34,7 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
 /// Whether every host decides alike: the width depends on the host's IOMMU, and without KVM eim depends on QEMU's version.
 fn is_reproducible(guest: &Guest<'_>) -> bool {
     let width = guest.request.aw_bits.is_some() || (!guest.request.hotplug && guest.domain.vfio.is_empty());
-    width && guest.domain.virt_type == "kvm" && purpose::is_reproducible(guest)
+    width && guest.domain.uses_kvm() && purpose::is_reproducible(guest)
 }
 
 /// Refuses a vIOMMU in `<qemu:commandline>` that does not work.
@@ -64,7 +64,7 @@ fn check(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
             "the {} has no caching mode, and the guest has or expects VFIO or vDPA devices: set {} (QEMU: \"We need to set \
              caching-mode=on for intel-iommu to enable device assignment with IOMMU protection.\")",
             written.place,
-            if written.in_xml() { "caching_mode='on'" } else { "caching-mode=on" }
+            if written.in_xml { "caching_mode='on'" } else { "caching-mode=on" }
         );
         return Err(Note::error(Code::IommuConflict, message));
     }
@@ -74,7 +74,7 @@ fn check(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
 /// Extended interrupt mode costs nothing, so it is on wherever QEMU can: with KVM always, under TCG from 9.0 on (before:
 /// "eim=on requires accel=kvm,kernel-irqchip=split").
 fn has_eim(guest: &Guest<'_>) -> bool {
-    guest.domain.virt_type == "kvm" || guest.qemu >= Version::new(9, 0)
+    guest.domain.uses_kvm() || guest.qemu >= Version::new(9, 0)
 }
 
 fn eim_impossible(guest: &Guest<'_>) -> Note {

@@ -200,7 +200,7 @@ fn libvirt_limit(domain: &Domain, shape: Shape, libvirt: Option<Version>) -> Opt
 }
 
 fn is_pseries(domain: &Domain) -> bool {
-    domain.virt_type == "kvm" && matches!(domain.arch.as_deref(), Some("ppc64" | "ppc64le"))
+    domain.uses_kvm() && matches!(domain.arch.as_deref(), Some("ppc64" | "ppc64le"))
 }
 
 /// `getPPC64MemLockLimitBytes`, explained there: page tables, TCE tables, and memory itself for VFIO.

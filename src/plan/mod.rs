@@ -53,7 +53,7 @@ pub fn plan(domain: &Domain, request: &Request, host: &Host) -> Result<Plan, Ref
     let repaired = nova::repaired(domain, guest::arch(domain, host).unwrap_or(guest::DEFAULT_ARCH));
     let (domain, repairs) = repaired.as_ref().map_or((domain, &[][..]), |(domain, changes)| (domain, changes));
     let guest = Guest::new(domain, request, host);
-    if !matches!(domain.virt_type.as_str(), "kvm" | "qemu") {
+    if !domain.runs_in_qemu() {
         return Ok(Plan::empty(&guest));
     }
     let repaired = Plan { changes: repairs.to_vec(), ..Plan::empty(&guest) };

@@ -19,7 +19,7 @@ fn wrong_architecture(domain: &Domain, host: &Host) -> Option<String> {
     let (wanted, own) = (domain.arch.as_deref()?, host.arch.as_deref()?);
     // A 64-bit x86 processor runs 32-bit guests too.
     let native = wanted == own || (wanted, own) == ("i686", "x86_64");
-    if domain.virt_type == "kvm" && !native {
+    if domain.uses_kvm() && !native {
         return Some(format!("the guest is {wanted} with KVM, and the host is {own}"));
     }
     let emulated = host.emulators.is_empty() || host.emulator_of(domain).is_some();

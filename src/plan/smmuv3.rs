@@ -63,7 +63,7 @@ fn acceleration(guest: &Guest<'_>, iommu: &Iommu) -> Result<(), Note> {
         "libvirt ignores accel='on' of an <iommu model='smmuv3'> without pciBus: add the pciBus of its pcie-expander-bus".to_owned()
     } else if guest.qemu < Version::new(11, 0) {
         format!("QEMU {} cannot accelerate an SMMUv3: use QEMU 11.0, or the model virtio", guest.qemu)
-    } else if guest.domain.virt_type != "kvm" {
+    } else if !guest.domain.uses_kvm() {
         "an accelerated SMMUv3 needs KVM: use type='kvm', or leave accel out (QEMU: \"SMMUv3 accel=on requires KVM with \
          kernel-irqchip=on support\")"
             .to_owned()

@@ -29,7 +29,7 @@ fn fits(device: &VirtioDevice, vdpa: bool) -> bool {
 /// QEMU before 8.1 maps guest memory into a vDPA device whatever the vIOMMU does (hw/virtio/vhost-vdpa.c), and an SMMUv3 does
 /// not tell it what the guest maps.
 fn can_be_vdpa(guest: &Guest<'_>) -> bool {
-    guest.arch() != "aarch64" && guest.qemu >= Version::new(8, 1)
+    !guest.is_arm() && guest.qemu >= Version::new(8, 1)
 }
 
 /// Whether a device with a vhost backend is put behind an intel vIOMMU, the only one with a device IOTLB

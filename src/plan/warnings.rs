@@ -242,9 +242,7 @@ fn unsafe_interrupts(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
             "the host's vfio_iommu_type1.allow_unsafe_interrupts is on: a guest can send any interrupt to the host";
         return Some(Note::warning(Code::UnsafeInterrupts, message));
     }
-    let virtio = is(plan, Model::Virtio);
-    let x86 = guest.arch() != "aarch64";
-    (virtio && x86).then(|| {
+    (is(plan, Model::Virtio) && !guest.is_arm()).then(|| {
         let message =
             "virtio-iommu does not remap interrupts: VFIO inside the guest needs allow_unsafe_interrupts there";
         Note::info(Code::UnsafeInterrupts, message)
@@ -272,7 +270,7 @@ fn extended_destinations(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
          extended destination ids, which Linux has from 5.11 on: for another guest use the model intel",
         guest.domain.vcpus.highest_apic_id()
     );
-    let relies = is(plan, Model::Virtio) && guest.arch() != "aarch64" && guest.needs_eim();
+    let relies = is(plan, Model::Virtio) && !guest.is_arm() && guest.needs_eim();
     relies.then(|| Note::warning(Code::VcpusNeedEim, message))
 }
 

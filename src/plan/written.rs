@@ -9,13 +9,13 @@ use super::guest::Guest;
 /// The attributes of a vIOMMU that is there, and what becomes of those that are not.
 pub(super) struct Written<'a> {
     attributes: Vec<(&'a str, &'a str)>,
+    /// Where it is, for messages.
     pub(super) place: &'static str,
+    /// It is an `<iommu>`, which libvirt knows.
+    pub(super) in_xml: bool,
     /// Missing attributes are added.
     completed: bool,
 }
-
-/// The place of a vIOMMU that libvirt knows.
-const IN_XML: &str = "<iommu>";
 
 impl<'a> Written<'a> {
     /// Those of the `<iommu>`, if there is one.
@@ -23,7 +23,8 @@ impl<'a> Written<'a> {
         let driver = guest.domain.iommus.first().into_iter().flat_map(|iommu| &iommu.driver);
         Written {
             attributes: driver.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
-            place: IN_XML,
+            place: "<iommu>",
+            in_xml: true,
             completed: !guest.as_it_is,
         }
     }
@@ -32,12 +33,7 @@ impl<'a> Written<'a> {
     pub(super) fn hidden(hidden: &'a FoundIommu, place: &'static str) -> Written<'a> {
         let attributes = hidden.properties.iter();
         let attributes = attributes.map(|(name, value)| (hidden.model.attribute(name), value.as_str())).collect();
-        Written { attributes, place, completed: false }
-    }
-
-    /// libvirt knows it.
-    pub(super) fn in_xml(&self) -> bool {
-        self.place == IN_XML
+        Written { attributes, place, in_xml: false, completed: false }
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&'a str> {
@@ -57,7 +53,7 @@ impl<'a> Written<'a> {
             (Some("on"), _) => "but <qemu:commandline> has kernel_irqchip=on: remove it",
             (None, Some("kvm")) => "but the domain has <ioapic driver='kvm'/>: set driver='qemu' or remove it",
             // q35's own default with KVM.
-            (None, None) if !self.completed && domain.virt_type == "kvm" && !adds_ioapic(guest) => {
+            (None, None) if !self.completed && domain.uses_kvm() && !adds_ioapic(guest) => {
                 "and the domain has none: add <ioapic driver='qemu'/> to <features>"
             }
             _ => return Ok(()),
