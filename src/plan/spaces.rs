@@ -88,31 +88,27 @@ pub(super) fn mixed_backends(guest: &Guest<'_>, spaces: &[AddressSpace]) -> Opti
     (guest.qemu >= Version::new(11, 1)).then_some(message)
 }
 
-/// Devices that share something on the host, and whether they also share one guest address space.
-struct Together<'a> {
-    names: Vec<&'a str>,
-    split: bool,
-}
-
-/// The VFIO devices, put together by what they have in common on the host.
-fn together<'a, K: Ord>(guest: &Guest<'a>, of: impl Fn(&VfioDevice) -> Option<K>) -> BTreeMap<K, Together<'a>> {
-    let mut found: BTreeMap<K, (Together<'a>, Result<Requester, &'a str>)> = BTreeMap::new();
+/// The VFIO devices that have something in common on the host and do not share one guest address space; the first such group.
+fn split<'a, K: Ord>(guest: &Guest<'a>, common: impl Fn(&VfioDevice) -> Option<K>) -> Option<(K, Vec<&'a str>)> {
+    let mut groups: BTreeMap<K, Vec<&VfioDevice>> = BTreeMap::new();
     for device in &guest.domain.vfio {
-        let (name, Some(key)) = (device.source.name(), of(device)) else { continue };
-        // A device without an address gets a root port, hence a requester id, of its own.
-        let space = address_space_of(device).ok_or(name);
-        let (together, first) =
-            found.entry(key).or_insert_with(|| (Together { names: Vec::new(), split: false }, space.clone()));
-        together.split |= *first != space;
-        together.names.push(name);
+        if let Some(key) = common(device) {
+            groups.entry(key).or_default().push(device);
+        }
     }
-    found.into_iter().map(|(key, (together, _))| (key, together)).collect()
+    let is_split = |devices: &[&VfioDevice]| {
+        let mut spaces = devices.iter().map(|device| address_space_of(device));
+        let first = spaces.next().flatten();
+        // A device without an address gets a root port, hence a requester id, of its own.
+        spaces.any(|space| space.is_none() || space != first)
+    };
+    let (key, devices) = groups.into_iter().find(|(_, devices)| is_split(devices))?;
+    Some((key, devices.into_iter().map(|device| device.source.name()).collect()))
 }
 
 /// All devices of one host IOMMU group must share one guest address space (hw/vfio/container.c).
 pub(super) fn groups_are_whole(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
-    let groups = together(guest, |device| group_of(device, guest.host));
-    let Some((group, devices)) = groups.into_iter().find(|(_, devices)| devices.split) else { return Ok(()) };
+    let Some((group, devices)) = split(guest, |device| group_of(device, guest.host)) else { return Ok(()) };
     let bridge = match machine {
         Machine::Q35 => "put all behind one pcie-to-pci-bridge, as conventional PCI devices and with the model intel, ",
         Machine::ArmVirt => "",
@@ -121,7 +117,7 @@ pub(super) fn groups_are_whole(guest: &Guest<'_>, machine: Machine) -> Result<()
         "{} are in the host's IOMMU group {group}, but the vIOMMU would see them under different requester ids: pass only one \
          through and keep the others bound to vfio-pci, {bridge}or put all behind a pcie-expander-bus with bypass_iommu, where the \
          guest has no vIOMMU for them (QEMU: \"group {group} used in multiple address spaces\")",
-        all_of(&devices.names)
+        all_of(&devices)
     );
     Err(Note::error(Code::IommuGroupSplit, message))
 }
@@ -129,16 +125,15 @@ pub(super) fn groups_are_whole(guest: &Guest<'_>, machine: Machine) -> Result<()
 /// Functions of one host slot on different guest addresses, where their groups are not known: without ACS between them, as in
 /// most graphics cards, they are one group. VFs are not.
 pub(super) fn slot_split(guest: &Guest<'_>) -> Option<Note> {
-    let slots = together(guest, |device| {
+    let (_, devices) = split(guest, |device| {
         let address = device.source.pci().filter(|_| group_of(device, guest.host).is_none())?;
         address.rsplit_once('.').map(|(slot, _)| slot.to_owned())
-    });
-    let devices = slots.into_values().find(|devices| devices.split)?;
+    })?;
     let message = format!(
         "{} are functions of one device on the host, and the vIOMMU sees them under different requester ids: if they are in one IOMMU \
          group there, QEMU refuses them (\"used in multiple address spaces\"); run `viommu plan` on that host, or with its facts \
          (--host)",
-        all_of(&devices.names)
+        all_of(&devices)
     );
     Some(Note::warning(Code::IommuGroupUnknown, message))
 }
