@@ -1,9 +1,9 @@
 //! `viommu` gives libvirt/QEMU guests a virtual IOMMU and the locked-memory limit that PCI passthrough behind it needs.
 //!
-//! Data flows in one direction: bytes → facts → plan → bytes. The core (`xml`, `domain`, `request`, `plan`, `capability`,
-//! `rewrite`, `qemu`, `state`, `explain`) does no I/O and reads no clock or environment; `hook`, `wrapper`, `managers`,
-//! `guard`, `host::probe`, `doctor`, `sys` and `cli` are the thin shell around it. Every route and every verb runs
-//! the one decision function, [`plan::plan`].
+//! Data flows in one direction: bytes → facts → plan → bytes. The core (`xml`, `domain`, `model`, `config`, `request`, `plan`,
+//! `decide`, `capability`, `rewrite`, `qemu`, `state`, `explain`) does no I/O and reads no clock or environment; `hook`,
+//! `wrapper`, `managers`, `guard`, `host`, `state::store`, `doctor`, `sys` and `cli` are the thin shell around it. Every route and
+//! every verb runs the one decision function, [`plan::plan`].
 
 pub mod capability;
 pub mod cli;
