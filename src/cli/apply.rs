@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use crate::config::Config;
 use crate::decide::Decided;
 use crate::domain::{Domain, METADATA_NAMESPACE};
-use crate::note::{Code, Level, Note};
+use crate::note::{Code, Note};
 use crate::plan::{self, Plan, Route, wrapped_emulator};
 use crate::rewrite::{rewrite, with_emulator};
 use crate::sys::process;
@@ -113,7 +113,7 @@ fn apply(arguments: &Arguments, virsh: &Virsh, stored: &Stored, out: &mut impl W
 fn unchanged(plan: &Plan, stored: &Stored, out: &mut impl Write) -> Result<(), Failure> {
     let paint = Paint::stdout();
     let name = printable(&stored.name);
-    for note in plan.notes.iter().filter(|note| note.level == Level::Warning) {
+    for note in plan.warnings() {
         report::noted(note, paint, out)?;
     }
     if plan.request.asks() || plan.iommu.is_some() {

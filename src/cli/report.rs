@@ -65,7 +65,7 @@ pub(super) fn headline(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::R
         Route::Native => changes(plan, paint, out)?,
         Route::Wrapper => writeln!(out, "  set /domain/devices/emulator: the wrapper adds to QEMU's command line")?,
     }
-    for note in plan.notes.iter().filter(|note| note.level == Level::Warning) {
+    for note in plan.warnings() {
         noted(note, paint, out)?;
     }
     Ok(())

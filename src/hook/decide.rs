@@ -8,7 +8,7 @@ use crate::domain::Domain;
 use crate::guard;
 use crate::host::Host;
 use crate::host::guest_process::Identity;
-use crate::note::{Code, Level, Note};
+use crate::note::{Code, Note};
 use crate::plan::{self, Plan, Route, wrapped_emulator};
 use crate::qemu::{self, Edits, Invocation};
 use crate::request::{Keys, Request, RequestedModel};
@@ -105,8 +105,7 @@ fn at_start(
     match decide::decide(xml, &Keys::default(), config.clone(), facts, &mut outcome.log) {
         Ok(decided) => {
             outcome.asks = decided.asks();
-            let notes = plan::kept(&decided.plan).notes.iter().filter(|note| note.level == Level::Warning);
-            outcome.log.extend(notes.cloned());
+            outcome.log.extend(plan::kept(&decided.plan).warnings().cloned());
             match &decided.plan {
                 Ok(plan) => then(&decided, plan, &mut outcome),
                 Err(refusal) => outcome.refusal = Some(refusal.note.clone()),

@@ -5,8 +5,9 @@ use crate::note::{Code, Note};
 use crate::qemu::Edits;
 use crate::request::RequestedModel;
 
+use super::Route;
 use super::guest::Guest;
-use super::result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Route};
+use super::result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan};
 
 /// What was decided about the vIOMMU.
 pub(super) struct Decision {

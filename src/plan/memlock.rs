@@ -12,8 +12,9 @@ use crate::note::{Code, Note};
 use crate::text::bytes;
 use crate::version::{NEWEST_LIBVIRT, Version};
 
+use super::Route;
 use super::guest::Guest;
-use super::result::{Edit, Origin, Plan, Route};
+use super::result::{Edit, Origin, Plan};
 use super::spaces::{AddressSpace, address_spaces};
 
 const KIB: u64 = 1024;

@@ -15,6 +15,7 @@ mod nova;
 mod placing;
 mod purpose;
 mod result;
+mod route;
 mod smmuv3;
 mod spaces;
 mod virtio;
@@ -34,16 +35,9 @@ use decision::Decision;
 use guest::Guest;
 pub use memlock::{Memlock, accounted_memory, needed_bytes};
 pub use placing::unsuitable;
-pub use result::{
-    Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Refusal, Route, Summary, VirtioEdit, kept, wrapper_for,
-};
+pub use result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan, Refusal, Summary, VirtioEdit, kept};
+pub use route::{HOST_ROUTE, Route, chose_wrapper, is_host_route, route, wrapped_emulator, wrapper_for};
 pub use spaces::{AddressSpace, Backend};
-
-/// What the wrapper's name begins with; the rest is the name of the real QEMU.
-const WRAPPER_PREFIX: &str = "viommu-";
-/// The directory of the links that are libvirt's default emulators on a host with the host route. The hook's prefilter looks for
-/// no part of its name.
-pub const HOST_ROUTE: &str = "libvirt-host-route";
 
 /// Decides about a domain.
 ///
@@ -100,33 +94,6 @@ pub fn refused(domain: &Domain, note: Note, host: &Host) -> Refusal {
 #[must_use]
 pub fn has_viommu(domain: &Domain) -> bool {
     !domain.iommus.is_empty() || qemu::find_iommu(&domain.commandline).is_some()
-}
-
-/// How a vIOMMU reaches this domain's QEMU.
-#[must_use]
-pub fn route(domain: &Domain) -> Route {
-    if domain.emulator.as_deref().and_then(wrapped_emulator).is_some() { Route::Wrapper } else { Route::Native }
-}
-
-/// Whether a path is a link of the host route: libvirt's default emulator, which no domain has chosen.
-#[must_use]
-pub fn is_host_route(path: &str) -> bool {
-    let mut parts = path.rsplit('/');
-    parts.next().is_some_and(|name| name.starts_with("qemu-system-")) && parts.next() == Some(HOST_ROUTE)
-}
-
-/// Whether the domain names the wrapper itself as its emulator. That is a request.
-#[must_use]
-pub fn chose_wrapper(domain: &Domain) -> bool {
-    route(domain) == Route::Wrapper && !domain.emulator.as_deref().is_some_and(is_host_route)
-}
-
-/// The file name of the real QEMU, where a path is that of a wrapper.
-#[must_use]
-pub fn wrapped_emulator(path: &str) -> Option<&str> {
-    let name = path.rsplit('/').next()?;
-    let real = name.strip_prefix(WRAPPER_PREFIX).or_else(|| is_host_route(path).then_some(name))?;
-    real.starts_with("qemu-system-").then_some(real)
 }
 
 /// Chooses the model, checks that this guest can have it, and completes it. What is wrong with the model itself comes before

@@ -6,9 +6,9 @@ use serde::{Serialize, Serializer};
 
 use super::guest::{self, Guest};
 use super::memlock::guest_memory;
-use super::{Memlock, WRAPPER_PREFIX, route};
+use super::{Memlock, Route, route, wrapper_for};
 use crate::model::Model;
-use crate::note::{Code, Note};
+use crate::note::{Code, Level, Note};
 use crate::qemu;
 use crate::request::Request;
 use crate::text::{self, words};
@@ -103,16 +103,6 @@ impl Summary {
     pub fn shell_name(&self) -> String {
         text::shell_name(&self.name, self.uuid.as_deref())
     }
-}
-
-/// How a vIOMMU reaches QEMU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Route {
-    /// The domain XML says it.
-    Native,
-    /// The emulator is the wrapper, which edits QEMU's command line.
-    Wrapper,
 }
 
 /// Where a part of the guest comes from.
@@ -238,6 +228,11 @@ pub struct VirtioEdit {
 }
 
 impl Plan {
+    /// What the host's log and the user must see.
+    pub fn warnings(&self) -> impl Iterator<Item = &Note> {
+        self.notes.iter().filter(|note| note.level == Level::Warning)
+    }
+
     /// A plan without a vIOMMU that changes nothing.
     pub(super) fn empty(guest: &Guest<'_>) -> Plan {
         let domain = guest.domain;
@@ -291,14 +286,6 @@ impl Plan {
         };
         Some(Note::error(Code::WrapperMissing, format!("{}{lack}: {remedy}", missing.reason)))
     }
-}
-
-/// The wrapper for guests of an architecture, by its path. A 32-bit x86 guest runs in the 64-bit QEMU too
-/// (`virQEMUCapsIsArchSupported`).
-#[must_use]
-pub fn wrapper_for(arch: Option<&str>) -> String {
-    let arch = if arch == Some("aarch64") { "aarch64" } else { "x86_64" };
-    format!("/usr/bin/{WRAPPER_PREFIX}qemu-system-{arch}")
 }
 
 fn as_map<S: Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {

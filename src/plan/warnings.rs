@@ -11,8 +11,8 @@ use crate::version::{self, NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_Q
 use super::amd::DMA_REMAP;
 use super::guest::Guest;
 use super::memlock::{self, Presence};
-use super::result::{Plan, Route};
-use super::{purpose, spaces, virtio_devices};
+use super::result::Plan;
+use super::{Route, purpose, spaces, virtio_devices};
 
 /// What makes a guest boot behind a virtio-iommu.
 const INTO_INITRAMFS: &str = "add virtio_iommu to /etc/initramfs-tools/modules in the guest and run update-initramfs -u (dracut: add_drivers+=\" virtio_iommu \" \
