@@ -33,7 +33,7 @@ impl Vcpus {
     #[must_use]
     pub fn highest_apic_id(&self) -> u32 {
         // Without a topology libvirt passes sockets=N,cores=1,threads=1 (qemuBuildSmpCommandLine).
-        let flat = Topology { sockets: self.maximum, dies: 1, clusters: 1, cores: 1, threads: 1 };
+        let flat = Topology { dies: 1, clusters: 1, cores: 1, threads: 1 };
         let topology = self.topology.unwrap_or(flat);
         let mut index = self.maximum.saturating_sub(1);
         let mut id = 0_u128;
@@ -65,13 +65,7 @@ fn field(number: u32, offset: u32) -> u128 {
 impl Topology {
     fn read(topology: Element<'_, '_>) -> Topology {
         let count = |name| topology.prop(name).and_then(decimal32).filter(|&count| count > 0).unwrap_or(1);
-        Topology {
-            sockets: count("sockets"),
-            dies: count("dies"),
-            clusters: count("clusters"),
-            cores: count("cores"),
-            threads: count("threads"),
-        }
+        Topology { dies: count("dies"), clusters: count("clusters"), cores: count("cores"), threads: count("threads") }
     }
 }
 
@@ -88,8 +82,8 @@ mod tests {
     use super::super::read::{from_text, refused};
     use super::*;
 
-    fn vcpus(maximum: u32, [sockets, dies, clusters, cores, threads]: [u32; 5]) -> Vcpus {
-        Vcpus { maximum, topology: Some(Topology { sockets, dies, clusters, cores, threads }) }
+    fn vcpus(maximum: u32, [_sockets, dies, clusters, cores, threads]: [u32; 5]) -> Vcpus {
+        Vcpus { maximum, topology: Some(Topology { dies, clusters, cores, threads }) }
     }
 
     #[test]

@@ -140,11 +140,9 @@ pub struct Vcpus {
     pub topology: Option<Topology>,
 }
 
-/// `<cpu><topology>`; what is not written is 1.
+/// The levels of `<cpu><topology>` below the sockets; what is not written is 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Topology {
-    /// Sockets.
-    pub sockets: u32,
     /// Dies in a socket.
     pub dies: u32,
     /// Clusters in a die.
