@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     #[arg(value_parser = Known(&OPERATIONS))]
     operation: String,
     /// begin or end
-    #[arg(value_parser = Known(&["begin", "end"]))]
+    #[arg(value_parser = Known(&SUB_OPERATIONS))]
     sub_operation: String,
     /// libvirt's fourth argument
     #[arg(allow_hyphen_values = true, default_value = "-")]
@@ -42,6 +42,8 @@ pub(super) struct Arguments {
 /// The operations of libvirt's documentation (docs/hooks.rst).
 const OPERATIONS: [&str; 9] =
     ["prepare", "start", "started", "stopped", "release", "migrate", "restore", "reconnect", "attach"];
+
+const SUB_OPERATIONS: [&str; 2] = ["begin", "end"];
 
 /// Words for help and completions. Another word is accepted, too: a later libvirt may have more operations, and a failure for
 /// one of those would harm a guest.
@@ -89,7 +91,7 @@ fn wrong(arguments: &Arguments) -> Option<String> {
         let host = "facts about the host are for --dry-run";
         return (arguments.host != FactOptions::default()).then(|| host.to_owned());
     }
-    word(&arguments.operation, &OPERATIONS).or_else(|| word(&arguments.sub_operation, &["begin", "end"]))
+    word(&arguments.operation, &OPERATIONS).or_else(|| word(&arguments.sub_operation, &SUB_OPERATIONS))
 }
 
 /// Runs as libvirt's hook: `PROGRAM NAME OPERATION SUB-OPERATION EXTRA`. Other calls are ignored, because a failure would

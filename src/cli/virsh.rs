@@ -69,9 +69,7 @@ impl Connection {
 fn find() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
     let directories = env::split_paths(&path).filter(|directory| directory.is_absolute());
-    directories
-        .map(|directory| directory.join("virsh"))
-        .find(|file| fs::entry(file).is_some_and(|entry| entry.executable))
+    directories.map(|directory| directory.join("virsh")).find(|file| fs::is_executable(file))
 }
 
 impl Virsh {

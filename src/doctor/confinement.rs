@@ -144,8 +144,9 @@ pub(super) fn selinux(known: &Known) -> Option<Check> {
     }
     let broken = |message: String, remedy: &str| Check::broken(NAME, Code::Confined, message, remedy);
     // The daemon may not execute a file with the label of its configuration, and then no guest of the host starts.
-    let configured =
-        |hook: &&HookFile| !hook.link && kind(hook.label.as_deref()).is_some_and(|kind| kind.ends_with("etc_rw_t"));
+    let configured = |hook: &&HookFile| {
+        !hook.entry.link && kind(hook.label.as_deref()).is_some_and(|kind| kind.ends_with("etc_rw_t"))
+    };
     if let Some(hook) = hooks_of_viommu(known).find(configured) {
         let message = format!("the label of {} prevents every guest from starting", hook.path);
         return Some(broken(message, "chcon -t qemu_exec_t on it, or make it a link to /usr/bin/viommu"));

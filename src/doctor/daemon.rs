@@ -125,13 +125,13 @@ pub(super) fn loaded(known: &Known) -> Option<Check> {
         return Some(Check::unknown(NAME, message, "run it as root"));
     };
     let loaded = |message: &str| Some(Check::ok(NAME, format!("{} (pid {}) {message}", daemon.name, daemon.pid)));
-    if known.hooks.iter().any(|hook| hook.is_run(known) && hook.changed <= started + INEXACT) {
+    if known.hooks.iter().any(|hook| hook.is_run(known) && hook.entry.changed <= started + INEXACT) {
         return loaded("was started after the hook was installed");
     }
     if hook_wrote().is_some_and(|written| written > started) {
         return loaded("has called the hook");
     }
-    if daemon.reloaded.is_some_and(|reloaded| reloaded + INEXACT >= ours.changed) {
+    if daemon.reloaded.is_some_and(|reloaded| reloaded + INEXACT >= ours.entry.changed) {
         return loaded("was reloaded after the hook was installed");
     }
     let broken = |message: String| {
@@ -139,7 +139,7 @@ pub(super) fn loaded(known: &Known) -> Option<Check> {
         Check::broken(NAME, Code::HookNotLoaded, message, remedy)
     };
     let older = format!("{} (pid {}) was started before {} was installed", daemon.name, daemon.pid, ours.path);
-    if let Some(guest) = known.guests.iter().find(|guest| guest.started_without(ours.changed + INEXACT)) {
+    if let Some(guest) = known.guests.iter().find(|guest| guest.started_without(ours.entry.changed + INEXACT)) {
         return Some(broken(format!("{older}, and did not call it for guest {}", guest.name())));
     }
     Some(if daemon.reloaded.is_some() {

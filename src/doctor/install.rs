@@ -8,7 +8,8 @@ use crate::host::config::in_place_of;
 use crate::note::Code;
 use crate::plan::wrapped_emulator;
 use crate::state::store;
-use crate::sys::{fs, process};
+use crate::sys::fs::{self, Entry};
+use crate::sys::process;
 use crate::version::Version;
 
 use super::guests::Guest;
@@ -42,10 +43,7 @@ pub(super) struct HookFile {
     /// The file behind all links.
     pub(super) target: Option<String>,
     pub(super) program: Program,
-    pub(super) link: bool,
-    executable: bool,
-    /// When the name itself was last changed, seconds since the epoch.
-    pub(super) changed: u64,
+    pub(super) entry: Entry,
     /// The SELinux label.
     pub(super) label: Option<String>,
 }
@@ -70,27 +68,18 @@ pub(super) fn hooks() -> Vec<HookFile> {
 
 impl HookFile {
     fn read(path: &Path) -> Option<HookFile> {
-        let entry = fs::entry(path)?;
-        let target = fs::target(path);
+        let (entry, target) = (fs::entry(path)?, fs::target(path));
         let program = match &target {
             None => Program::Dangling,
             Some(_) if is_viommu(path) || fs::contains(path, b"viommu hook") => Program::Viommu,
             Some(_) => Program::Other,
         };
-        Some(HookFile {
-            path: path.to_str()?.to_owned(),
-            target,
-            program,
-            link: entry.link,
-            executable: entry.executable,
-            changed: entry.changed,
-            label: fs::label(path),
-        })
+        Some(HookFile { path: path.to_str()?.to_owned(), target, program, entry, label: fs::label(path) })
     }
 
     /// Whether libvirt runs this file.
     pub(super) fn is_run(&self, known: &Known) -> bool {
-        self.executable && (self.path == MAIN || reads_directory(known))
+        self.entry.executable && (self.path == MAIN || reads_directory(known))
     }
 }
 
@@ -148,7 +137,7 @@ pub(super) fn hook(known: &Known) -> Vec<Check> {
     };
     let of = |program| known.hooks.iter().find(|hook| hook.program == program);
     checks.push(if let Some(hook) = of(Program::Viommu) {
-        if hook.executable {
+        if hook.entry.executable {
             let message = format!("{} is viommu, and libvirt before {READS_DIRECTORY} does not run it", hook.path);
             broken(message, by_hand())
         } else {
@@ -175,7 +164,7 @@ pub(super) fn wrappers(config: &Config) -> Vec<Wrapper> {
         let real = config.emulator_behind(real);
         let other = in_place_of(&real).filter(|other| !Path::new(&real).exists() && Path::new(other).exists());
         let real = other.map_or(real, str::to_owned);
-        let executable = fs::entry(Path::new(&real)).is_some_and(|file| file.executable);
+        let executable = fs::is_executable(Path::new(&real));
         let real_works =
             executable && process::file_id(Path::new(&real)).ok() != process::file_id(Path::new(BINARY)).ok();
         Some(Wrapper { is_viommu: is_viommu(Path::new(&path)), path, arch, real, real_works })

@@ -103,7 +103,7 @@ impl Known {
     fn read(image: bool) -> Known {
         let mut host = Places::default().whole_host();
         // libvirt's cache also has emulators that were removed.
-        host.emulators.retain(|emulator| fs::entry(Path::new(&emulator.path)).is_some_and(|file| file.executable));
+        host.emulators.retain(|emulator| fs::is_executable(Path::new(&emulator.path)));
         let config = crate::host::config::load();
         let default = Config::default();
         let usable = config.as_ref().unwrap_or(&default);

@@ -94,7 +94,7 @@ pub struct Entry {
     pub link: bool,
     /// When the name itself was last changed, seconds since the epoch: for a link not what it leads to (st_ctime).
     pub changed: u64,
-    /// The target is a regular file with an execute bit, which is what libvirt checks (`virFileIsExecutable`).
+    /// See [`is_executable`].
     pub executable: bool,
 }
 
@@ -102,8 +102,14 @@ pub struct Entry {
 #[must_use]
 pub fn entry(path: &Path) -> Option<Entry> {
     let own = std::fs::symlink_metadata(path).ok()?;
-    let executable = std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0);
-    Some(Entry { link: own.is_symlink(), changed: u64::try_from(own.ctime()).unwrap_or(0), executable })
+    let changed = u64::try_from(own.ctime()).unwrap_or(0);
+    Some(Entry { link: own.is_symlink(), changed, executable: is_executable(path) })
+}
+
+/// Whether a path leads to a regular file with an execute bit, which is what libvirt checks (`virFileIsExecutable`).
+#[must_use]
+pub fn is_executable(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0)
 }
 
 /// Whether every user may read a file; true where there is none.
