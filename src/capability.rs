@@ -9,6 +9,7 @@ use crate::model::Machine;
 use crate::note::{Code, Note};
 use crate::plan::{self, wrapped_emulator};
 use crate::request::{Request, RequestedModel, Source};
+use crate::version::Version;
 
 /// Whether an emulator gives each model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,23 @@ pub fn gives(host: &Host, offers: &[Offer<'_>], model: RequestedModel) -> Result
         |(arch, note): &&(&str, &Note)| (note.code == Code::ModelArchMismatch, host.arch.as_deref() != Some(*arch));
     let refusal = refusals.iter().min_by_key(of_the_model);
     Err(refusal.map_or_else(|| missing(host, "x86_64"), |(_, note)| (*note).clone()))
+}
+
+/// Whether guests can have `<driver iommufd='yes'/>`; none where the kernel or libvirt is not known.
+///
+/// # Errors
+/// Why not.
+#[must_use]
+pub fn iommufd(host: &Host) -> Option<Result<(), String>> {
+    const DRIVER: Version = Version::new(12, 1);
+    match (host.iommufd, host.libvirt) {
+        (Some(false), _) => Some(Err("the kernel has no /dev/iommu (CONFIG_IOMMUFD)".to_owned())),
+        (_, Some(libvirt)) if libvirt < DRIVER => {
+            Some(Err(format!("libvirt {libvirt} ignores <driver iommufd='yes'/>, which came with {DRIVER}")))
+        }
+        (Some(true), Some(_)) => Some(Ok(())),
+        _ => None,
+    }
 }
 
 /// Why an architecture has no emulator: none is installed, or that is unknown.
@@ -119,7 +137,6 @@ fn minimal_domain(host: &Host, arch: &str, machine: &str, emulator: Option<&Emul
 mod tests {
     use super::*;
     use crate::model::Model;
-    use crate::version::Version;
 
     fn emulator(path: &str, arch: &str, qemu: (u32, u32)) -> Emulator {
         let version = Some(Version::new(qemu.0, qemu.1));
@@ -192,6 +209,20 @@ mod tests {
         assert_eq!(of(&x86_only, RequestedModel::Model(Model::Virtio)), Err(Code::ModelUnsupportedByLibvirt));
         assert_eq!(of(&x86_only, RequestedModel::Model(Model::Smmuv3)), Err(Code::ModelUnsupportedByQemu));
         assert_eq!(of(&x86_only, RequestedModel::Auto), Ok(()));
+    }
+
+    #[test]
+    fn iommufd_takes_a_kernel_and_a_libvirt() {
+        let of = |kernel, libvirt: Option<(u32, u32)>| {
+            let libvirt = libvirt.map(|(major, minor)| Version::new(major, minor));
+            iommufd(&Host { iommufd: kernel, libvirt, ..Host::default() })
+                .map(|can| can.map_err(|why| why[..10].to_owned()))
+        };
+        assert_eq!(of(Some(true), Some((12, 1))), Some(Ok(())));
+        assert_eq!(of(Some(true), Some((12, 0))), Some(Err("libvirt 12".to_owned())));
+        assert_eq!(of(None, Some((11, 3))), Some(Err("libvirt 11".to_owned())));
+        assert_eq!(of(Some(false), None), Some(Err("the kernel".to_owned())));
+        assert_eq!((of(None, Some((12, 9))), of(Some(true), None)), (None, None));
     }
 
     #[test]

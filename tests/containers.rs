@@ -49,6 +49,7 @@ fn host(fake: &Fake, suite: Suite, domain: &Domain) -> Host {
     let nowhere = || path::PathBuf::from("/nonexistent");
     let places = Places {
         sysfs: fake.sysfs.clone(),
+        devices: nowhere(),
         capabilities: nowhere(),
         networks: [nowhere(), nowhere()],
         memory: || None,

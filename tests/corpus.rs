@@ -44,6 +44,7 @@ fn nowhere() -> Places {
     let nowhere = PathBuf::from("/nonexistent");
     Places {
         sysfs: nowhere.clone(),
+        devices: nowhere.clone(),
         capabilities: nowhere.clone(),
         networks: [nowhere.clone(), nowhere],
         memory: || None,

@@ -51,8 +51,13 @@ pub(crate) fn glanced(text: &str, event: Event) {
         text.to_owned() + COMMENT
     };
     let nowhere = || "/nonexistent".into();
-    let places =
-        Places { sysfs: nowhere(), capabilities: nowhere(), networks: [nowhere(), nowhere()], memory: || None };
+    let places = Places {
+        sysfs: nowhere(),
+        devices: nowhere(),
+        capabilities: nowhere(),
+        networks: [nowhere(), nowhere()],
+        memory: || None,
+    };
     let [outcome, closer] = [text, &closely].map(|text| {
         let outcome =
             hook::decide(event, "-", text.as_bytes(), Ok(Config::default()), &|domain| places.host_for(domain));

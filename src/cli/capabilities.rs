@@ -56,8 +56,14 @@ fn text(host: &Host, offers: &[Offer<'_>], paint: Paint, out: &mut impl Write) -
         }
         None => "not known",
     };
+    let iommufd = match capability::iommufd(host) {
+        Some(Ok(())) => "yes".to_owned(),
+        Some(Err(why)) => format!("no: {why}"),
+        None => unknown(),
+    };
     facts.extend([
         ("host IOMMU", iommu.to_owned()),
+        ("iommufd", iommufd),
         ("width", host.aw_bits.map_or_else(unknown, |bits| format!("{bits} bits"))),
         ("groups", format!("{} PCI functions in IOMMU groups", host.iommu_groups.len())),
         ("memory", host.memory_bytes.map_or_else(unknown, text::bytes)),

@@ -136,6 +136,11 @@ impl Guest {
         self.domain().is_some_and(|domain| !domain.vfio.is_empty() || domain.nvme_disks > 0)
     }
 
+    /// Whether libvirt opens an iommufd for it.
+    pub(super) fn uses_iommufd(&self) -> bool {
+        self.domain().is_some_and(|domain| domain.vfio.iter().any(|device| device.iommufd && !device.hidden))
+    }
+
     pub(super) fn uses_kvm(&self) -> bool {
         self.domain().is_some_and(Domain::uses_kvm)
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::capability;
 use crate::note::Code;
 use crate::sys::fs;
 use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU, Version, unsupported};
@@ -83,8 +84,17 @@ fn iommu(known: &Known) -> Check {
 }
 
 fn vfio(known: &Known, release: &str) -> Check {
+    let iommufd = capability::iommufd(&known.host);
     match missing_modules(release).as_slice() {
-        [] => Check::ok("vfio", "the kernel has the modules"),
+        [] => match iommufd {
+            Some(Err(why)) if known.guests.iter().any(Guest::uses_iommufd) => {
+                let message = format!("a guest has <driver iommufd='yes'/>, and {why}");
+                Check::broken("vfio", Code::VfioMissing, message, "remove iommufd='yes' from its devices")
+            }
+            Some(Err(why)) => Check::ok("vfio", format!("the kernel has the modules; no iommufd: {why}")),
+            Some(Ok(())) => Check::ok("vfio", "the kernel has the modules, and iommufd"),
+            None => Check::ok("vfio", "the kernel has the modules"),
+        },
         missing => {
             let message = format!("this kernel has no {}", missing.join(", "));
             let remedy = "boot the installed kernel, or install its modules (modprobe vfio-pci)";

@@ -45,6 +45,8 @@ pub struct Host {
     pub memory_bytes: Option<u64>,
     /// The kernel's page size, bytes: 4096 on x86; 4096, 16384 or 65536 on AArch64.
     pub page_bytes: Option<u64>,
+    /// Whether the kernel has `/dev/iommu`.
+    pub iommufd: Option<bool>,
     /// `vfio_iommu_type1.allow_unsafe_interrupts`.
     pub allow_unsafe_interrupts: Option<bool>,
     /// Whether the running daemon of libvirt finds the links of the host route first.

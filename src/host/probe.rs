@@ -21,6 +21,8 @@ const LARGEST_NETWORK: usize = 1 << 20;
 pub struct Places {
     /// The sysfs mount point.
     pub sysfs: PathBuf,
+    /// Device nodes.
+    pub devices: PathBuf,
     /// libvirt's capability cache.
     pub capabilities: PathBuf,
     /// Where libvirt's networks are described, those that are active first.
@@ -33,6 +35,7 @@ impl Default for Places {
     fn default() -> Places {
         Places {
             sysfs: "/sys".into(),
+            devices: "/dev".into(),
             capabilities: capcache::DIRECTORY.into(),
             networks: ["/run/libvirt/network".into(), "/etc/libvirt/qemu/networks".into()],
             memory: process::memory_bytes,
@@ -92,6 +95,7 @@ impl Places {
         for address in fs::names(&self.functions()) {
             host.iommu_groups.extend(self.iommu_group(&address).map(|group| (address, group)));
         }
+        host.iommufd = self.devices.is_dir().then(|| self.devices.join("iommu").exists());
         host.host_route = libvirt::running().map(|(_, pid)| libvirt::has_host_route(pid));
         host
     }

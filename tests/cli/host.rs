@@ -99,6 +99,14 @@ fn a_plan_for_another_host_is_the_plan_there() {
     assert_unusable(&run(VIOMMU, &["plan", "--host", "./missing.json", EXAMPLE], b""), "missing.json");
     let text = run(VIOMMU, &["capabilities", "--sysfs", sysfs], b"");
     assert!(text.status == 0 && text.stdout.contains("39 bits"), "{text:?}");
+    fs::write(&file, r#"{"libvirt": "12.9.0", "iommufd": true}"#).unwrap();
+    let iommufd = |arguments: &[&str]| {
+        let host = ["capabilities", "--host", file.to_str().unwrap()];
+        let text = run(VIOMMU, &[&host[..], arguments].concat(), b"").stdout;
+        text.lines().find_map(|line| line.strip_prefix("iommufd      ")).unwrap_or_default().to_owned()
+    };
+    assert_eq!(iommufd(&[]), "yes");
+    assert!(iommufd(&["--libvirt-version", "11.3.0"]).starts_with("no: libvirt 11.3.0"));
 }
 
 /// A virsh that prints its arguments where it was asked to, and the example for a domain that it knows.

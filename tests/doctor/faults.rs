@@ -351,6 +351,25 @@ fn a_kernel_without_vfio() {
 }
 
 #[test]
+fn devices_by_iommufd() {
+    let by_iommufd = |host: &Host| {
+        let device = SECOND_DEVICE.replace("<source>", "<driver iommufd='yes'/><source>");
+        host.define("by-iommufd", "viommu-qemu-system-x86_64", &device);
+    };
+    let missing = ("broken", "vfio-missing");
+    fault("no-iommufd", missing, "no /dev/iommu", by_iommufd);
+    fault("iommufd-unknown-to-libvirt", missing, "libvirt 11.3.0 ignores", |host| {
+        by_iommufd(host);
+        host.file("dev/iommu", "");
+    });
+    fine("iommufd", |host| {
+        by_iommufd(host);
+        host.file("dev/iommu", "");
+        host.versions(12_009_000, 11_001_003);
+    });
+}
+
+#[test]
 fn interrupts_that_are_not_isolated() {
     let parameter = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
     fault("interrupts", ("warning", "unsafe-interrupts"), "any interrupt", |host| host.file(parameter, "Y\n"));

@@ -34,6 +34,7 @@ impl Tree {
     fn places(&self) -> Places {
         Places {
             sysfs: self.0.join("sys"),
+            devices: self.0.join("dev"),
             capabilities: self.0.join("cache"),
             networks: ["run", "etc"].map(|place| self.0.join(place)),
             memory: || Some(24 << 30),
@@ -73,7 +74,8 @@ fn reads_a_whole_host() {
         .file("sys/bus/pci/devices/0000:02:00.0/vendor", "0x8086\n")
         .file("cache/b.xml", &cache("/usr/bin/qemu-system-x86_64", 11_003_000, "x86_64"))
         .file("cache/a.xml", &cache("/usr/bin/viommu-qemu-system-x86_64", 11_003_000, "x86_64"))
-        .file("cache/c.xml", "not a cache");
+        .file("cache/c.xml", "not a cache")
+        .file("dev/null", "");
     let host = tree.places().whole_host();
     assert_eq!(host.arch.as_deref(), Some(std::env::consts::ARCH));
     assert_eq!(host.libvirt, Some(Version::new(11, 3)));
@@ -83,7 +85,9 @@ fn reads_a_whole_host() {
     let groups: Vec<_> = host.iommu_groups.iter().map(|(address, group)| (address.as_str(), *group)).collect();
     assert_eq!(groups, [("0000:01:00.0", 11), ("0000:01:00.1", 11)]);
     assert_eq!(host.memory_bytes, Some(24 << 30));
-    assert_eq!(host.allow_unsafe_interrupts, Some(true));
+    assert_eq!((host.allow_unsafe_interrupts, host.iommufd), (Some(true), Some(false)));
+    tree.file("dev/iommu", "");
+    assert_eq!(tree.places().whole_host().iommufd, Some(true));
     // The smallest that a Linux has, and they grow by powers of two.
     assert!(host.page_bytes.is_some_and(|bytes| bytes >= 4096 && bytes.is_power_of_two()), "{:?}", host.page_bytes);
 }
