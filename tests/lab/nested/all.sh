@@ -1,7 +1,7 @@
 #!/bin/bash
 # Boots an L1 of any suite, runs scenarios in it and prints what they say; judging is up to the reader, or to tests/nested.rs.
 #
-#   tests/lab/nested/all.sh SUITE [SCENARIO…]      default: all s… and w…, in the order of their numbers
+#   tests/lab/nested/all.sh SUITE [SCENARIO…]      default: all s… and w…, on backports also f…, in the order of their numbers
 #
 #   SETTINGS='NAME=VALUE…'   for scenarios that read some, e.g. 'IDLE=100 LOAD=50'
 #   VIOMMU_BIN=FILE   the viommu binary (default: the one that cargo built last, unless there is a VIOMMU_DEB)
@@ -15,8 +15,10 @@ if [ -z "${VIOMMU_BIN:-}${VIOMMU_DEB:-}" ]; then
     VIOMMU_BIN=$(ls -t "$here"/../../../target/*/{debug,release}/viommu 2>/dev/null | head -n 1 || true)
     export VIOMMU_BIN
 fi
+kinds=sw
+[ "$suite" != backports ] || kinds=fsw
 # shellcheck disable=SC2046 # no blanks in these names
-[ $# -gt 0 ] || set -- $(basename -s .sh "$here"/l1/scenarios/[sw][0-9]*.sh | sort -V)
+[ $# -gt 0 ] || set -- $(basename -s .sh "$here"/l1/scenarios/[$kinds][0-9]*.sh | sort -V)
 instance=all-$suite
 trap '"$here/stop.sh" "$instance"' EXIT
 "$here/boot.sh" "$suite" "$instance"

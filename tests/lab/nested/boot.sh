@@ -64,6 +64,9 @@ cmdline+=" mitigations=off nokaslr no_timer_check loglevel=4 panic=-1 sysctl.ker
 [ "${INIT:-}" != systemd ] || cmdline+=" LAB_INIT=/lib/systemd/systemd"
 case " ${CMDLINE:-} " in *' apparmor='*) ;; *) cmdline+=" apparmor=0" ;; esac
 cmdline+=" ${CMDLINE:-}"
+# The newest libvirt and QEMU get a kernel with IOMMUFD.
+vmlinuz=$kernel/vmlinuz
+[ "$suite" != backports ] || vmlinuz=iommufd/vmlinuz
 # shellcheck disable=SC2054 # the commas are QEMU's
 qemu=(
     "${machine[@]}" -name "$instance,debug-threads=on" -nodefaults -display none -no-reboot
@@ -74,7 +77,7 @@ qemu=(
     -virtfs "local,path=$inside/share,mount_tag=lab,security_model=none"
     -object rng-random,id=random,filename=/dev/urandom -device virtio-rng-pci,rng=random
     "${devices[@]}"
-    -kernel "/mnt/$kernel/vmlinuz" -initrd "/mnt/$kernel/initrd" -append "$cmdline"
+    -kernel "/mnt/$vmlinuz" -initrd "/mnt/$kernel/initrd" -append "$cmdline"
     -daemonize -pidfile "$inside/pid"
 )
 # The mounts are seen by this QEMU alone and go with it: the root, which is not ours, stays as it is. /proc, because QEMU's

@@ -119,6 +119,10 @@ impl Suite {
         Self::new("trixie-selinux", "11.3.", "10.0.", Security::SeLinux, Arch::X86)
     }
 
+    pub(super) const fn backports() -> Self {
+        Self::new("backports", "12.9.", "11.1.", Security::None, Arch::X86)
+    }
+
     pub(super) const fn trixie_on_aarch64() -> Self {
         Self::new("trixie", "11.3.", "10.0.", Security::None, Arch::Arm)
     }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# L1's root disk for one suite.
+# L1's root disk for one suite, and the kernel with IOMMUFD that backports boots with.
 #
 #   tests/lab/nested/image.sh SUITE[-selinux]        -> $VIOMMU_LAB/nested/SUITE[-selinux]/root.img
 #
@@ -11,6 +11,7 @@ suite=${1:?usage: image.sh SUITE}
 root=$lab/roots/$suite
 "$here/kit.sh"
 make_root "$suite"
+[ "$suite" != backports ] || "$here/kernel.sh"
 lock "image-$suite"
 out=$nested/$suite
 stamp=$(stamp_of "$kit/stamp" "$here/image.sh" "$here"/l1/init "$here"/l1/{lab.service,selinux.cil} <(stat -c %Y "$root/.complete"))

@@ -1,7 +1,7 @@
-//! `docs/proof/real-vfio.md`: what each scenario comes to on each suite.
+//! `docs/proof/real-vfio.md` and `docs/proof/iommufd.md`: what each scenario comes to on each suite.
 //!
-//! `page.sh` runs the scenarios and has the page written from what they said. In between, the page must have every scenario as
-//! its script describes it, and no other.
+//! `page.sh` runs the scenarios and has the pages written from what they said. In between, a page must have each of its scenarios
+//! as the script describes it, and no other.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -10,19 +10,52 @@ use std::{env, fs};
 
 use super::results::{Results, Values};
 
-const SUITES: [&str; 4] = ["bullseye", "bookworm", "trixie", "sid"];
+/// A page.
+struct Page {
+    file: &'static str,
+    /// Its columns.
+    suites: &'static [&'static str],
+    /// The first letters of its scenarios.
+    kinds: &'static str,
+    head: &'static str,
+}
 
-/// What differs from run to run, or is the same everywhere.
-const OMITTED: [&str; 7] = ["status", "seconds", "pid", "saved_pid", "attempts", "uid", "capeff"];
-
-const HEAD: &str = "# Real VFIO on four Debians
+const PAGES: [Page; 2] = [
+    Page {
+        file: "docs/proof/real-vfio.md",
+        suites: &["bullseye", "bookworm", "trixie", "sid"],
+        kinds: "sw",
+        head: "# Real VFIO on four Debians
 
 Written by `tests/lab/nested/page.sh`, which boots hosts with an emulated VT-d and five NICs bound to vfio-pci, and runs the
 scenarios of `tests/lab/nested/l1/scenarios/` in them. libvirt starts each guest as `libvirt-qemu`, without capabilities, and
 the kernel enforces the limit of locked memory. Two of the columns, bookworm and trixie, are also checked by
-`cargo test --test nested`, as is that this page has every scenario.
+`cargo test --test nested`, as is that this page has every scenario. The newest libvirt has [a page of its own](iommufd.md).
+",
+    },
+    Page {
+        file: "docs/proof/iommufd.md",
+        suites: &["backports"],
+        kinds: "fsw",
+        head: "# Real VFIO and iommufd with libvirt 12.9 and QEMU 11.1
 
-- *limit*: the hard limit of QEMU's process, bytes; *VmLck*: what it has locked. A guest has 384 MiB where nothing else is said.
+Written by `tests/lab/nested/page.sh backports`, which boots a host with Debian 13's libvirt and QEMU of trixie-backports, an emulated
+VT-d and five NICs bound to vfio-pci. Debian's kernels have no IOMMUFD: `tests/lab/nested/kernel.sh` builds the host's from Debian's
+kernel source (Linux 6.12 with the options of `tests/lab/nested/kernel.config`). The scenarios `f…` of `tests/lab/nested/l1/scenarios/`
+use iommufd and are also checked by `cargo test --test iommufd -- --ignored`; `s…` and `w…` are those of [the other
+releases](real-vfio.md). libvirt starts each guest as `libvirt-qemu`, without capabilities, and the kernel enforces the limit of
+locked memory.
+",
+    },
+];
+
+/// What differs from run to run, or is the same everywhere.
+const OMITTED: [&str; 7] = ["status", "seconds", "pid", "saved_pid", "attempts", "uid", "capeff"];
+
+/// Below the head of every page.
+const LEGEND: &str = "
+- *limit*: the hard limit of QEMU's process, bytes; *VmLck*: what it has locked; *VmPin*: what an iommufd has pinned. A guest has
+  384 MiB where nothing else is said.
 - *guards*, *files*: processes and state files that viommu has left behind; *holders*: processes with the guest's limit.
 - A number in brackets is a message, at the end of the page. Where a command succeeded it has none.
 
@@ -41,17 +74,25 @@ impl Scenario {
 }
 
 #[test]
-fn page_has_every_scenario() {
-    let path = root().join("docs/proof/real-vfio.md");
-    let scenarios = scenarios();
-    if let Some(results) = env::var_os("VIOMMU_RESULTS") {
-        fs::write(&path, page(&scenarios, Path::new(&results))).unwrap();
-    }
-    let page = fs::read_to_string(&path).unwrap();
-    let sections: Vec<_> = page.split_inclusive('\n').filter(|line| line.starts_with("## ")).collect();
-    assert_eq!(sections.len(), scenarios.len() + 1, "a section each, and the messages: {sections:?}");
-    for scenario in scenarios {
-        assert!(page.contains(&scenario.section()), "tests/lab/nested/page.sh: {} has changed", scenario.name);
+fn pages_have_every_scenario() {
+    for page in PAGES {
+        let path = root().join(page.file);
+        let scenarios = scenarios(page.kinds);
+        let results = env::var_os("VIOMMU_RESULTS").map(PathBuf::from);
+        if let Some(results) = results.filter(|results| page.suites.iter().all(|suite| results.join(suite).exists())) {
+            fs::write(&path, page.written(&scenarios, &results)).unwrap();
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let sections: Vec<_> = text.split_inclusive('\n').filter(|line| line.starts_with("## ")).collect();
+        assert_eq!(sections.len(), scenarios.len() + 1, "a section each, and the messages: {sections:?}");
+        for scenario in scenarios {
+            let name = &scenario.name;
+            assert!(
+                text.contains(&scenario.section()),
+                "tests/lab/nested/page.sh: {name} has changed in {}",
+                page.file
+            );
+        }
     }
 }
 
@@ -59,15 +100,15 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// `s…` and `w…`, in the order of their numbers.
-fn scenarios() -> Vec<Scenario> {
+/// Those of these first letters, in the order of their numbers.
+fn scenarios(kinds: &str) -> Vec<Scenario> {
     let directory = root().join("tests/lab/nested/l1/scenarios");
     let mut found: Vec<_> = fs::read_dir(directory)
         .unwrap()
         .filter_map(|entry| {
             let path = entry.unwrap().path();
             let name = path.file_stem()?.to_str()?.to_owned();
-            let number: u32 = name.get(1..)?.parse().ok()?;
+            let number: u32 = name.strip_prefix(|kind| kinds.contains(kind))?.parse().ok()?;
             let script = fs::read_to_string(&path).unwrap();
             let comment = script.lines().skip(1).map_while(|line| line.strip_prefix("# "));
             let text = comment.collect::<Vec<_>>().join(" ");
@@ -78,31 +119,35 @@ fn scenarios() -> Vec<Scenario> {
     found.into_iter().map(|(_, _, scenario)| scenario).collect()
 }
 
-/// The page from what `all.sh` has said about each suite, in files of that name.
-fn page(scenarios: &[Scenario], directory: &Path) -> String {
-    let results = SUITES.map(|suite| Results::parse(&fs::read_to_string(directory.join(suite)).unwrap()));
-    let mut messages = Messages::default();
-    let mut page = HEAD.to_owned();
-    for scenario in scenarios {
-        page.push_str(&scenario.section());
-        let columns = results.each_ref().map(|found| {
+impl Page {
+    /// Its text, from what `all.sh` has said about each suite, in files of that name.
+    fn written(&self, scenarios: &[Scenario], directory: &Path) -> String {
+        let read = |suite| Results::parse(&fs::read_to_string(directory.join(suite)).unwrap());
+        let results: Vec<Results> = self.suites.iter().map(read).collect();
+        let columns = results.iter().map(|found| {
             let host = found.of("prepare");
             format!("libvirt {}, QEMU {}", host.get("libvirt"), host.get("qemu"))
         });
-        writeln!(page, "| | {} |\n|---|---|---|---|---|", columns.join(" | ")).unwrap();
-        let rows = results[0].names(&scenario.name);
-        assert!(!rows.is_empty(), "no results of {}", scenario.name);
-        for row in rows {
-            let cells = results.each_ref().map(|found| cell(found.of(row), &mut messages));
-            writeln!(page, "| {row} | {} |", cells.join(" | ")).unwrap();
+        let columns = columns.collect::<Vec<_>>().join(" | ");
+        let mut messages = Messages::default();
+        let mut page = format!("{}{LEGEND}", self.head);
+        for scenario in scenarios {
+            page.push_str(&scenario.section());
+            writeln!(page, "| | {columns} |\n|---|{}", "---|".repeat(results.len())).unwrap();
+            let rows = results.first().map(|found| found.names(&scenario.name)).unwrap_or_default();
+            assert!(!rows.is_empty(), "no results of {}", scenario.name);
+            for row in rows {
+                let cells = results.iter().map(|found| cell(found.of(row), &mut messages));
+                writeln!(page, "| {row} | {} |", cells.collect::<Vec<_>>().join(" | ")).unwrap();
+            }
+            page.push('\n');
         }
-        page.push('\n');
+        page.push_str("## Messages\n\n");
+        for (index, message) in messages.known.iter().enumerate() {
+            writeln!(page, "[{}] {}  ", index + 1, message.replace('<', "\\<")).unwrap();
+        }
+        page
     }
-    page.push_str("## Messages\n\n");
-    for (index, message) in messages.known.iter().enumerate() {
-        writeln!(page, "[{}] {}  ", index + 1, message.replace('<', "\\<")).unwrap();
-    }
-    page
 }
 
 fn cell(values: &Values, messages: &mut Messages) -> String {
@@ -119,6 +164,8 @@ fn cell(values: &Values, messages: &mut Messages) -> String {
     for (key, value) in pairs.into_iter().filter(|(key, value)| !OMITTED.contains(key) && !value.is_empty()) {
         parts.push(match key {
             "vmlck_kb" => format!("VmLck {value} kB"),
+            "vmpin_kb" if value == "0" => continue,
+            "vmpin_kb" => format!("VmPin {value} kB"),
             "exceeded" => format!("limit of {value} exceeded"),
             key => format!("{key} {value}"),
         });
@@ -148,7 +195,7 @@ impl Messages {
 /// words only the last sentence.
 fn stable(message: &str) -> String {
     let last = message.rfind("error[").map_or(message, |start| &message[start..]);
-    let is_time = |word: &str| word.ends_with('Z') && word.contains("T2");
+    let is_time = |word: &str| word.ends_with('Z') && word.starts_with("20") && word.contains('T');
     let words = last.split_whitespace().filter(|word| !is_time(word));
     let words = words.map(|word| if word.starts_with('{') { "…:".to_owned() } else { without_address(word) });
     words.collect::<Vec<_>>().join(" ")

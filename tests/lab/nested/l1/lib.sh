@@ -86,21 +86,21 @@ without_rules() {
 
 # ---- domains
 
-hostdev() { # DEVICE [ADDRESS-IN-THE-GUEST]
+hostdev() { # DEVICE [ADDRESS-IN-THE-GUEST [ATTRIBUTES-OF-ITS-DRIVER]]
     local domain bus slot function
     IFS=:. read -r domain bus slot function <<<"$1"
-    echo "<hostdev mode='subsystem' type='pci' managed='no'><driver name='vfio'/><source>"
+    echo "<hostdev mode='subsystem' type='pci' managed='no'><driver name='vfio' ${3:-}/><source>"
     echo "<address domain='0x$domain' bus='0x$bus' slot='0x$slot' function='0x$function'/></source>${2:-}</hostdev>"
 }
 
 # domain_xml NAME [key=value…]: the domain's XML
-#   ram=MiB  devices=N (the first N NICs)  emulator=FILE
+#   ram=MiB  devices=N (the first N NICs)  iommufd=N (that many of them by iommufd)  emulator=FILE
 #   request=MODEL        the request to viommu, as metadata
 #   native=1             a vIOMMU in the XML
 #   hidden=1             a vIOMMU in <qemu:commandline>, which libvirt does not know of
 #   inside=XML           more devices        os=XML   more in <os>      arguments='…'  more for QEMU
 domain_xml() {
-    local name=$1 ram=384 devices=0 emulator=$QEMU request='' native='' hidden='' inside='' os='' arguments='' device
+    local name=$1 ram=384 devices=0 iommufd=0 emulator=$QEMU request='' native='' hidden='' inside='' os='' arguments='' device
     shift
     [ $# -eq 0 ] || local "$@"
     echo "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>"
@@ -109,7 +109,8 @@ domain_xml() {
     echo "<os><type arch='x86_64' machine='q35'>hvm</type>$os</os>"
     echo "<features><acpi/><apic/>${native:+<ioapic driver='qemu'/>}</features>"
     echo "<devices><emulator>$emulator</emulator><controller type='usb' model='none'/><memballoon model='none'/>"
-    for device in "${DEVICES[@]:0:$devices}"; do hostdev "$device"; done
+    for device in "${DEVICES[@]:0:$iommufd}"; do hostdev "$device" '' "iommufd='yes'"; done
+    for device in "${DEVICES[@]:$iommufd:$((devices - iommufd))}"; do hostdev "$device"; done
     [ -z "$native" ] || echo "<iommu model='intel'><driver intremap='on' caching_mode='on' aw_bits='48'/></iommu>"
     echo "$inside</devices>"
     # Else libvirt asks QEMU for each of 460 CPU features in turn, which under two emulators takes longer than all the rest of a start.
@@ -152,13 +153,15 @@ state_file() { echo "$STATE/$(virsh -q domuuid "$1").json"; }
 # How many vIOMMUs stand on QEMU's command line, whichever way they are spelt.
 viommus_of() { grep -czE '^(\{"driver":")?(intel-iommu|virtio-iommu)' "/proc/$(pid_of "$1")/cmdline"; }
 
-# What a running QEMU is bound to: hard limit in bytes, locked kB, effective user id, capabilities, vIOMMUs. Nothing where none runs.
+# What a running QEMU is bound to: hard limit in bytes, locked and pinned kB, effective user id, capabilities, vIOMMUs. Nothing where
+# none runs.
 figures() {
     local pid
     pid=$(pid_of "$1")
     [ -n "$pid" ] || return
     awk '/^Max locked memory/ { printf "limit=%s ", $5 }
         /^VmLck:/ { printf "vmlck_kb=%s ", $2 }
+        /^VmPin:/ { printf "vmpin_kb=%s ", $2 }
         /^Uid:/ { printf "uid=%s ", $3 }
         /^CapEff:/ { printf "capeff=%s ", $2 }' "/proc/$pid/limits" "/proc/$pid/status"
     echo "viommus=$(viommus_of "$1")"

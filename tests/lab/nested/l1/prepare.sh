@@ -6,7 +6,8 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-modprobe -a vfio_pci vfio_iommu_type1
+# The kernel of ../kernel.sh has them built in.
+[ -e /sys/module/vfio_pci ] || modprobe -a vfio_pci vfio_iommu_type1
 for device in "${DEVICES[@]}"; do
     echo vfio-pci >"/sys/bus/pci/devices/$device/driver_override"
     echo "$device" >/sys/bus/pci/drivers_probe

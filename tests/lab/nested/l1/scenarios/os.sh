@@ -1,15 +1,21 @@
 #!/bin/bash
-# A Linux in L2 with two NICs behind the wrapper's vIOMMU: it finds the vIOMMU, remaps interrupts, has each NIC in an
+# A Linux in L2 with two NICs behind the wrapper's vIOMMU (MODEL: intel, amd): it finds the vIOMMU, remaps interrupts, has each NIC in an
 # IOMMU group of its own, and gets a DHCP lease on both.
 # Locked memory is at its peak before the guest takes the vIOMMU over, and next to nothing afterwards.
 . "$(dirname "$0")/../lib.sh"
+model=${MODEL:-intel}
+# What the guest's kernel says of its vIOMMU; of AMD's only with its other lines.
+case $model in
+    intel) found='DMAR: IOMMU enabled' remapping='DMAR-IR: Enabled IRQ remapping' words='quiet intel_iommu=on' ;;
+    amd) found='AMD-Vi: Found IOMMU' remapping='AMD-Vi: Interrupt remapping enabled' words='loglevel=7' ;;
+esac
 cp /lab/vmlinuz /lab/l2-initrd /var/lib/libvirt/images/
 # Twice emulated, each line on the serial console and each self-test is felt.
 fast='mitigations=off nokaslr apparmor=0 audit=0 cryptomgr.notests ipv6.disable=1'
 console=/var/log/libvirt/qemu/os-console.log
-define os ram=512 devices=2 emulator="$WRAPPER" request=intel \
+define os ram=512 devices=2 emulator="$WRAPPER" request="$model" \
     os="<kernel>/var/lib/libvirt/images/vmlinuz</kernel><initrd>/var/lib/libvirt/images/l2-initrd</initrd>
-        <cmdline>console=ttyS0 quiet $fast intel_iommu=on panic=-1</cmdline>" \
+        <cmdline>console=ttyS0 $fast $words panic=-1</cmdline>" \
     inside="<serial type='file'><source path='$console'/></serial>" arguments='-icount shift=4'
 begin=$(now)
 start os
@@ -22,7 +28,7 @@ count() { grep -c "$1" $console; }
 leases() { sed -n 's/^L2: \(eth[0-9]*\) .*lease of 10.0.2.15 obtained.*/\1/p' $console; }
 nic_groups() { sed -n 's|^L2: group .*/iommu_groups/\([0-9]*\)/.* class 0x020000.*|\1|p' $console; }
 echo "RESULT os status=$status seconds=$(since "$begin") peak_kb=$peak vmlck_kb=$(locked_of os)" \
-    "dmar=$(count 'DMAR: IOMMU enabled') remapping=$(count 'DMAR-IR: Enabled IRQ remapping')" \
+    "dmar=$(count "$found") remapping=$(count "$remapping")" \
     "leases=$(leases | sort -u | wc -l) nic_groups=$(nic_groups | sort -u | wc -l) done=$(count 'L2: done') message=$message"
 virsh -q destroy os
 echo "RESULT os-end $(leftovers)"
