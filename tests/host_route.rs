@@ -8,6 +8,8 @@ mod migration;
 #[path = "support/sandbox.rs"]
 mod sandbox;
 mod support;
+#[path = "host_route/switch.rs"]
+mod switch;
 
 use std::fs;
 
@@ -20,7 +22,6 @@ on_both_suites! {
     a_plain_guest_is_parsed_by_nothing_and_recorded_nowhere
     a_full_run_stops_a_plain_guest_with_a_reason_as_libvirt_would
     removal_leaves_what_stored_guests_need
-    the_drop_ins_keep_the_path_of_the_unit
     rhels_qemu_is_found_behind_a_link
     the_libvirt_of_a_user_keeps_its_emulator
     the_path_can_be_taken_out_of_a_stored_domain
@@ -273,46 +274,6 @@ fn removal_leaves_what_stored_guests_need(suite: Suite) {
     let guest = lab.guest(&instance(&[]));
     guest.virsh("start", &[]).ok();
     command_line(&lab, &guest);
-}
-
-/// systemd as far as the script asks it: a unit with a PATH of its own, and one without.
-const SYSTEMCTL: &str = r#"#!/bin/sh
-echo "$*" >>/run/systemctl.log
-case $* in
-show-environment) printf 'LANG=C\nPATH=/usr/bin:/sbin\n' ;;
-"show --property Environment --value libvirtd.service") echo 'A=1 PATH=/opt/bin:/usr/bin B=2' ;;
-esac
-"#;
-
-fn the_drop_ins_keep_the_path_of_the_unit(suite: Suite) {
-    let Some(lab) = host(suite) else { return };
-    lab.put("/usr/local/bin/systemctl", SYSTEMCTL);
-    lab.run("mkdir -p /run/systemd/system").ok();
-    let files = "cd /etc/systemd/system; grep -r PATH . | sort";
-    let before = lab.run(files).stdout;
-    lab.run("viommu host-route on --dry-run").ok();
-    assert_eq!(lab.run(files).stdout, before);
-    let on = format!(
-        "./libvirtd.service.d/zz-viommu-host-route.conf:Environment=PATH={ROUTE}:/opt/bin:/usr/bin\n\
-         ./virtqemud.service.d/zz-viommu-host-route.conf:Environment=PATH={ROUTE}:/usr/bin:/sbin\n"
-    );
-    for _ in 0..2 {
-        let says = lab.run("viommu host-route on").ok();
-        assert!(says.contains("until: systemctl restart libvirtd"), "{says}");
-        assert_eq!(lab.run(files).ok(), on);
-    }
-    assert_eq!(lab.run("grep -c daemon-reload /run/systemctl.log").ok(), "2\n");
-    let says = lab.run("viommu host-route status").ok();
-    assert!(says.contains("libvirtd.service: on") && says.contains(": off\n"), "{says}");
-    // Whatever removes the hook switches the route off.
-    lab.run("/usr/lib/libvirt-viommu/attach --undo").ok();
-    assert_eq!(lab.run(files).stdout, before);
-    assert_eq!(lab.run("viommu host-route on; viommu host-route off").status, 0);
-    assert_eq!(lab.run(files).stdout, before);
-    assert_eq!(lab.run(&format!("readlink {HOOK}")).ok(), "/usr/bin/viommu\n");
-    // Only root may.
-    let says = lab.run("setpriv --reuid 65534 --clear-groups viommu host-route on");
-    assert_eq!(says.status, 2, "{says:?}");
 }
 
 fn the_path_can_be_taken_out_of_a_stored_domain(suite: Suite) {
