@@ -101,3 +101,20 @@ fn viommu_says_what_the_host_can_do() {
     results.of("f7-capabilities").assert_value("iommufd", "yes");
     results.of("f7-plan").assert_value("ioas", "2");
 }
+
+#[test]
+#[ignore = "two guests boot, 4 to 12 minutes: cargo test --test iommufd -- --ignored"]
+fn linux_guest_uses_the_viommu() {
+    for name in ["f8", "f9"] {
+        let Some(results) = run(name, 200) else { return };
+        let guest = results.of(name);
+        guest.assert_value("status", "0");
+        guest.assert_value("done", "1");
+        guest.assert_value("dmar", "1");
+        guest.assert_value("remapping", "1");
+        guest.assert_value("leases", "2");
+        guest.assert_value("nic_groups", "2");
+        assert!(guest.number("peak_kb") > 1023 * 1024, "two address spaces of 512 MiB: {}", guest.line);
+        results.of(&format!("{name}-end")).assert_clean();
+    }
+}

@@ -42,8 +42,8 @@ the kernel enforces the limit of locked memory. Two of the columns, bookworm and
 Written by `tests/lab/nested/page.sh backports`, which boots a host with Debian 13's libvirt and QEMU of trixie-backports, an emulated
 VT-d and five NICs bound to vfio-pci. Debian's kernels have no IOMMUFD: `tests/lab/nested/kernel.sh` builds the host's from Debian's
 kernel source (Linux 6.12 with the options of `tests/lab/nested/kernel.config`). The scenarios `f…` of `tests/lab/nested/l1/scenarios/`
-use iommufd and are also checked by `cargo test --test iommufd -- --ignored`; `s…` and `w…` are those of [the other
-releases](real-vfio.md). libvirt starts each guest as `libvirt-qemu`, without capabilities, and the kernel enforces the limit of
+are about iommufd, and the last one about AMD's vIOMMU; `cargo test --test iommufd -- --ignored` also checks them. `s…` and `w…` are those of
+[the other releases](real-vfio.md). libvirt starts each guest as `libvirt-qemu`, without capabilities, and the kernel enforces the limit of
 locked memory.
 ",
     },

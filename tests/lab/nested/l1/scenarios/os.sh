@@ -1,8 +1,11 @@
 #!/bin/bash
-# A Linux in L2 with two NICs behind the wrapper's vIOMMU (MODEL: intel, amd): it finds the vIOMMU, remaps interrupts, has each NIC in an
+# A Linux in L2 with two NICs behind the wrapper's vIOMMU: it finds the vIOMMU, remaps interrupts, has each NIC in an
 # IOMMU group of its own, and gets a DHCP lease on both.
 # Locked memory is at its peak before the guest takes the vIOMMU over, and next to nothing afterwards.
+#
+# Its RESULT has the name LABEL (os). MODEL: intel, amd; IOMMUFD: how many of the NICs are passed through by iommufd (0).
 . "$(dirname "$0")/../lib.sh"
+label=${LABEL:-os}
 model=${MODEL:-intel}
 # What the guest's kernel says of its vIOMMU; of AMD's only with its other lines.
 case $model in
@@ -13,7 +16,7 @@ cp /lab/vmlinuz /lab/l2-initrd /var/lib/libvirt/images/
 # Twice emulated, each line on the serial console and each self-test is felt.
 fast='mitigations=off nokaslr apparmor=0 audit=0 cryptomgr.notests ipv6.disable=1'
 console=/var/log/libvirt/qemu/os-console.log
-define os ram=512 devices=2 emulator="$WRAPPER" request="$model" \
+define os ram=512 devices=2 iommufd="${IOMMUFD:-0}" emulator="$WRAPPER" request="$model" \
     os="<kernel>/var/lib/libvirt/images/vmlinuz</kernel><initrd>/var/lib/libvirt/images/l2-initrd</initrd>
         <cmdline>console=ttyS0 $fast $words panic=-1</cmdline>" \
     inside="<serial type='file'><source path='$console'/></serial>" arguments='-icount shift=4'
@@ -27,8 +30,8 @@ tr -d '\r' <$console | grep '^L2:'
 count() { grep -c "$1" $console; }
 leases() { sed -n 's/^L2: \(eth[0-9]*\) .*lease of 10.0.2.15 obtained.*/\1/p' $console; }
 nic_groups() { sed -n 's|^L2: group .*/iommu_groups/\([0-9]*\)/.* class 0x020000.*|\1|p' $console; }
-echo "RESULT os status=$status seconds=$(since "$begin") peak_kb=$peak vmlck_kb=$(locked_of os)" \
+echo "RESULT $label status=$status seconds=$(since "$begin") peak_kb=$peak vmlck_kb=$(locked_of os)" \
     "dmar=$(count "$found") remapping=$(count "$remapping")" \
     "leases=$(leases | sort -u | wc -l) nic_groups=$(nic_groups | sort -u | wc -l) done=$(count 'L2: done') message=$message"
 virsh -q destroy os
-echo "RESULT os-end $(leftovers)"
+echo "RESULT $label-end $(leftovers)"
