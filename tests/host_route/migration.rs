@@ -68,7 +68,10 @@ struct Sent {
 fn send(lab: &Libvirt, second: &str, xml: &str) -> Sent {
     let guest = lab.guest(xml);
     guest.virsh("start", &[]).ok();
-    let output = guest.virsh("migrate", &["--live", second, "--migrateuri", "tcp://127.0.0.1"]);
+    // A guest on a starved machine may write faster than its memory is sent.
+    let slow = ["--timeout", "20", "--timeout-suspend"];
+    let migrate = [&["--live", second, "--migrateuri", "tcp://127.0.0.1"], &slow[..]].concat();
+    let output = guest.virsh("migrate", &migrate);
     let arrived = "pid=$(pgrep -f 'instance-00000007,.*-incoming') && tr '\\0' ' ' </proc/$pid/cmdline";
     let line = lab.run(arrived).stdout;
     let runs_here = guest.virsh("domstate", &[]).ok().trim() == "running";
