@@ -58,17 +58,28 @@ printf '#!/bin/sh\nexit 101\n' >usr/sbin/policy-rc.d
 chmod 755 usr/sbin/policy-rc.d
 hostname "$suite"
 printf '127.0.0.1 localhost %s\n' "$suite" >etc/hosts
+# Not chroot: the /dev that libvirt makes for a guest needs a root of its own.
+mkdir .old
+pivot_root . .old
+cd /root/viommu
+umount -l /.old
+rmdir /.old
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+hash -r
+scratch=/run
+environment=(env -i HOME=/root PATH="$PATH" LANG=C.UTF-8 TERM=dumb DEBIAN_FRONTEND=noninteractive)
+[ ! -e /root/cainfo.pem ] || environment+=(CARGO_HTTP_CAINFO=/root/cainfo.pem)
 
 # Runs a command as root of the new Debian, on a terminal, where the answer to a question is yes.
 as_user() {
     # shellcheck disable=SC2016 # the inner shell expands it
-    printf 'y\n' | chroot . env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 TERM=dumb \
-        DEBIAN_FRONTEND=noninteractive ${CAINFO:+CARGO_HTTP_CAINFO=/root/cainfo.pem} COMMAND="$1" script -qefc 'cd /root/viommu && stty -echo cols 200 && bash -c "$COMMAND"' /dev/null | sed 's/\r*$//; s/.*\r//'
+    printf 'y\n' | "${environment[@]}" COMMAND="$1" script -qefc 'stty -echo cols 200 && bash -c "$COMMAND"' /dev/null |
+        sed 's/\r*$//; s/.*\r//'
 }
 
 start_daemons() {
     # shellcheck disable=SC2016 # the inner shell expands it
-    chroot . /bin/sh -c 'setsid virtlogd </dev/null >/run/virtlogd.log 2>&1 &
+    "${environment[@]}" /bin/sh -c 'setsid virtlogd </dev/null >/run/virtlogd.log 2>&1 &
         setsid unshare --net sh -c "ip link set lo up; exec libvirtd" </dev/null >/run/libvirtd.log 2>&1 &
         for try in $(seq 600); do virsh -q uri >/dev/null 2>&1 && exit 0; sleep 0.1; done; exit 1'
 }
@@ -117,7 +128,7 @@ walk_block() { # COMMANDS TEXT
     [ -z "$2" ] || is_shown "$2" || fail "shown is: $2"
 }
 
-readme=root/viommu/README.md guide=root/viommu/docs/guides/first-guest.md
+readme=README.md guide=docs/guides/first-guest.md
 toolchain=$(sed -n "s/^| ${name}[^|]* | [^|]*\`\(apt-get install [^\`]*\)\`.*/\1/p" "$readme")
 [ "$toolchain" ] || fail "README has no toolchain for $name"
 first=$(awk '/^## /{here = /^## Try it/} here && /^```/{inside = $0 == "```sh" && !done++; next} here && inside' "$readme")
