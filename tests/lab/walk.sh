@@ -20,7 +20,7 @@ fresh=$lab/roots/fresh-$suite
 case $suite in
     bookworm) name='Debian 12' ;;
     trixie) name='Debian 13' ;;
-    sid) name='Debian unstable' ;;
+    sid) name='Debian [0-9]*, unstable' ;;
     *) echo "walk.sh: no suite '$suite'" >&2 && exit 2 ;;
 esac
 
@@ -108,7 +108,7 @@ is_shown() {
 
 fail() {
     echo "walk.sh: $*:" >&2
-    cat "$scratch/output" >&2
+    [ ! -e "$scratch/output" ] || cat "$scratch/output" >&2
     exit 1
 }
 
