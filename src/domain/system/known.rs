@@ -39,7 +39,7 @@ pub(super) const KNOWN: &[Releases] = &[
     // linux-image-6.12.118+deb13-amd64, -cloud-amd64, -arm64 6.12.118-1: CONFIG_VIRTIO_IOMMU=m, CONFIG_ACPI_VIOT=y;
     // initramfs-tools-core 0.148.4, hook-functions: no virtio_iommu.
     releases(DEBIAN, &["13"], Driver::Module),
-    // linux-base-7.2.13+deb14-amd64 7.2.13-1: CONFIG_VIRTIO_IOMMU=m, CONFIG_ACPI_VIOT=y; initramfs-tools-core 0.151 and
+    // linux-base-7.2.13+deb14-amd64, -arm64 7.2.13-1: CONFIG_VIRTIO_IOMMU=m, CONFIG_ACPI_VIOT=y; initramfs-tools-core 0.151 and
     // dracut-core 112-7: no virtio_iommu.
     releases(DEBIAN, &["14", "testing", "unstable"], Driver::Module),
     // linux-modules-4.15.0-213-generic and -5.4.0-216-generic (amd64): kernels before 5.14, see above.
