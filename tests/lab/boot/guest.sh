@@ -1,20 +1,22 @@
 #!/bin/bash
 # A stock guest of one distribution: its own kernel, and the initramfs that its own tool makes.
 #
-#   tests/lab/boot/guest.sh GUEST      debian-12, debian-13, debian-unstable, ubuntu-24.04
+#   tests/lab/boot/guest.sh GUEST      debian-12, debian-13, debian-unstable, ubuntu-24.04, debian-13-arm64 (needs
+#                                      $VIOMMU_LAB/roots/trixie)
 #
 # $VIOMMU_LAB/boot/GUEST then holds vmlinuz, initrd (untouched), initrd-module (with virtio_iommu), config (of the kernel),
 # modules (what the initramfs contains of the driver) and root.img (ext4). A complete one is left alone.
 set -euo pipefail
 guest=${1:?usage: guest.sh GUEST}
-lab=$(realpath -m "${VIOMMU_LAB:-$(dirname "$0")/../../../target/lab}")
+here=$(cd "$(dirname "$0")" && pwd)
+lab=$(realpath -m "${VIOMMU_LAB:-$here/../../../target/lab}")
 dir=$lab/boot/$guest
 [ -e "$dir/.complete" ] && exit 0
 kernel=linux-image-amd64
 mirror=${MIRROR:-}
 case $guest in
     debian-12) suite=bookworm ;;
-    debian-13) suite=trixie ;;
+    debian-13 | debian-13-arm64) suite=trixie ;;
     debian-unstable) suite=sid ;;
     # Debian has no key of Ubuntu's archive by default; the guest is booted without a network.
     ubuntu-24.04) suite=noble kernel=linux-image-generic,initramfs-tools mirror='deb [trusted=yes] http://archive.ubuntu.com/ubuntu noble main' ;;
@@ -25,36 +27,18 @@ mkdir -p "$dir"
 work=$(mktemp -d "$dir/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 root=$work/root
-mmdebstrap --variant=minbase --mode=root --quiet --include="$kernel" \
-    --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Check-Valid-Until "false"' \
-    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/lib/firmware/*' \
-    "$suite" "$root" ${mirror:+"$mirror"}
-
-version=$(basename "$root"/usr/lib/modules/*)
-initrd=$root/boot/initrd.img-$version
-cp "$root/boot/vmlinuz-$version" "$dir/vmlinuz"
-cp "$initrd" "$dir/initrd"
-config=$root/boot/config-$version
-[ -e "$config" ] || config=$root/usr/lib/modules/$version/config
-grep -E '^(# )?CONFIG_(VIRTIO_IOMMU|ACPI_VIOT|INTEL_IOMMU|IRQ_REMAP)[ =]' "$config" >"$dir/config"
-
-list() { # names of the driver's files in the initramfs
-    chroot "$root" sh -c "if command -v lsinitramfs >/dev/null; then lsinitramfs $1; else lsinitrd $1; fi" | grep -E 'virtio[-_]iommu' || true
-}
-list "/boot/initrd.img-$version" >"$dir/modules"
-
-# As the warning virtio-driver says.
-if [ -d "$root/etc/initramfs-tools" ]; then
-    echo virtio_iommu >>"$root/etc/initramfs-tools/modules"
-    chroot "$root" update-initramfs -u -k "$version"
+if [[ $guest = *-arm64 ]]; then
+    "$here/unpacked.sh" "$suite" "$root"
 else
-    echo 'add_drivers+=" virtio_iommu "' >"$root/etc/dracut.conf.d/virtio-iommu.conf"
-    chroot "$root" dracut --force --kver "$version" "/boot/initrd.img-$version"
+    mmdebstrap --variant=minbase --mode=root --quiet --include="$kernel" \
+        --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Check-Valid-Until "false"' \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/lib/firmware/*' \
+        "$suite" "$root" ${mirror:+"$mirror"}
+    chroot "$root" sh -s <"$here/initramfs"
 fi
-cp "$initrd" "$dir/initrd-module"
-
-install -m755 "$(dirname "$0")/report" "$root/usr/sbin/lab-report"
-rm -rf "${root:?}"/boot "$root"/var/cache/apt "$root"/var/lib/apt/lists
+mv "$root"/lab/{vmlinuz,initrd,initrd-module,config,modules} "$dir/"
+install -m755 "$here/report" "$root/usr/sbin/lab-report"
+rm -rf "${root:?}"/{boot,lab} "$root"/var/cache/apt "$root"/var/lib/apt/lists
 truncate -s 3G "$dir/root.img"
 mke2fs -q -t ext4 -U 3b6d1f6e-3f5c-4f0a-8a43-5d2f6d8f2b10 -d "$root" "$dir/root.img"
 touch "$dir/.complete"
