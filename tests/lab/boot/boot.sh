@@ -7,8 +7,8 @@
 #   DISK     blk (behind a root port), ahci, net (none: the initramfs asks for an address over e1000e)
 #
 # Prints one line, `root` with what the guest sees, or `deferred`, `alert` or `timeout`, for `net` `lease` or `no lease`; the log is
-# GUEST/VIOMMU-DISK.log. QEMU comes from the Debian root $VIOMMU_LAB/roots/$SUITE (trixie). LIMIT: seconds until `timeout` (300, on
-# arm64 900). VCPUS: virtual CPUs (1), of which the guest uses four.
+# GUEST/VIOMMU-DISK.log. QEMU comes from the Debian root $VIOMMU_LAB/roots/$SUITE (trixie). LIMIT: seconds until `timeout` (300).
+# VCPUS: virtual CPUs (1), of which the guest uses four.
 set -euo pipefail
 guest=${1:?usage: boot.sh GUEST VIOMMU DISK} viommu=${2:?} disk=${3:?}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -21,11 +21,11 @@ devices=()
 if [[ $guest = *-arm64 ]]; then
     # UEFI takes the kernel and its initramfs from QEMU, and gives the kernel the ACPI tables of QEMU: IORT, VIOT.
     board=(qemu-system-aarch64 -bios /usr/share/qemu-efi-aarch64/QEMU_EFI.fd -cpu neoverse-n1)
-    machine=virt,gic-version=3 console=ttyAMA0 limit=900
+    machine=virt,gic-version=3 console=ttyAMA0
     sata=(-device 'ich9-ahci,id=ide,bus=pcie.0,addr=0x6')
 else
     board=(qemu-system-x86_64 -cpu max)
-    machine=q35 console=ttyS0 limit=300
+    machine=q35 console=ttyS0
     sata=()
 fi
 case $viommu in
@@ -64,7 +64,7 @@ qemu=(
     -kernel /mnt/vmlinuz -initrd "$initrd"
     -append "$root ro console=$console init=/usr/sbin/lab-report mitigations=off no_timer_check panic=-1 maxcpus=4"
 )
-LIMIT=${LIMIT:-$limit} "$here/qemu.sh" "$dir" "${qemu[@]}" >"$log" 2>&1 &
+"$here/qemu.sh" "$dir" "${qemu[@]}" >"$log" 2>&1 &
 pid=$!
 end='LAB mounted [a-z0-9= ]*|ALERT!.*does not exist|IP-Config: .* complete|IP-Config: no response after [6-9]'
 # An initramfs with the driver can be slower here than the kernel's patience of ten seconds: the kernel says so, and goes on.
