@@ -7,6 +7,8 @@
 #![expect(clippy::disallowed_methods, reason = "a test harness starts programs and reads the environment")]
 #![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of the tests are tests, too")]
 
+#[path = "lab/nested/dpdk.rs"]
+mod dpdk;
 #[path = "lab/nested/host.rs"]
 #[allow(dead_code, reason = "tests/arm64.rs has another host")]
 mod host;

@@ -25,6 +25,6 @@ trap '"$here/stop.sh" "$instance"' EXIT
 "$here/run.sh" "$instance" 'bash /lab/prepare.sh'
 for scenario; do
     begin=$SECONDS
-    LIMIT=${LIMIT:-900} "$here/run.sh" "$instance" "${SETTINGS:-} bash /lab/scenarios/$scenario.sh" || echo "$scenario: exit status $?"
+    LIMIT=${LIMIT:-900} "$here/scenario.sh" "$instance" "$scenario" || echo "$scenario: exit status $?"
     echo "-- $scenario: $((SECONDS - begin)) s"
 done

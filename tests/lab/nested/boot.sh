@@ -38,7 +38,7 @@ make_root "$outer_suite"
 "$here/stop.sh" "$instance"
 rm -rf "$dir"
 mkdir -p "$dir"/share/{in,out}
-cp -r "$here"/l1/{prepare.sh,lib.sh,attack.pl} "$source/l1/scenarios" "$dir/share/"
+cp -r "$here"/l1/{prepare.sh,lib.sh,attack.pl} "$here/../dpdk/pump.pl" "$source/l1/scenarios" "$dir/share/"
 [ ! -e "$source/l1/arch.sh" ] || cp "$source/l1/arch.sh" "$dir/share/"
 cp "$nested/$kernel"/{vmlinuz,l2-initrd} "$dir/share/"
 [ -z "${VIOMMU_BIN:-}" ] || install -m755 "$VIOMMU_BIN" "$dir/share/viommu"
@@ -52,10 +52,20 @@ inside=/mnt/instances/$instance
 devices=()
 for number in 1 2 3 4 5; do
     # A root port each: QEMU's have ACS, so each NIC is an IOMMU group of its own. igb can be reset by itself (FLR), which
-    # makes starts quick. restrict=on: DHCP and nothing beyond.
+    # makes starts quick. restrict=on: DHCP and nothing beyond. The last two are wired to interfaces of L1 itself, see dpdk.sh.
+    case $number in
+        [45])
+            netdev="hubport,id=net$number,hubid=$number"
+            devices+=(
+                -netdev "hubport,id=far$number,hubid=$number"
+                -device "virtio-net-pci,netdev=far$number,mac=52:54:00:bb:00:0$number,bus=pcie.0,addr=0x$number"
+            )
+            ;;
+        *) netdev="user,id=net$number,restrict=on" ;;
+    esac
     devices+=(
         -device "pcie-root-port,id=port$number,chassis=$number,slot=$number,bus=pcie.0,addr=0x1$number.0"
-        -netdev "user,id=net$number,restrict=on"
+        -netdev "$netdev"
         -device "igb,bus=port$number,netdev=net$number,mac=52:54:00:aa:00:0$number"
     )
 done

@@ -148,7 +148,7 @@ impl Suite {
                 Ok(instance) => instance?,
                 Err(why) => panic!("no L1 of {}: {why}", self.name),
             };
-            let run = lab_command("nested/run.sh", &[instance, &format!("bash /lab/scenarios/{scenario}.sh")])
+            let run = lab_command("nested/scenario.sh", &[instance, scenario])
                 .env("LIMIT", (4 * measured_seconds).to_string())
                 .output();
             let run = Ran::from(run);
