@@ -70,11 +70,22 @@ scratch=/run
 environment=(env -i HOME=/root PATH="$PATH" LANG=C.UTF-8 TERM=dumb DEBIAN_FRONTEND=noninteractive)
 [ ! -e /root/cainfo.pem ] || environment+=(CARGO_HTTP_CAINFO=/root/cainfo.pem)
 
-# Runs a command as root of the new Debian, on a terminal, where the answer to a question is yes.
+# Runs a command as root of the new Debian, on a terminal, where the answer to a question is yes. apt 3.3 drops what was typed before
+# it asks, so the answer comes again and again until the command has ended.
 as_user() {
+    touch "$scratch/runs"
     # shellcheck disable=SC2016 # the inner shell expands it
-    printf 'y\n' | "${environment[@]}" COMMAND="$1" script -qefc 'stty -echo cols 200 && bash -c "$COMMAND"' /dev/null |
-        sed 's/\r*$//; s/.*\r//'
+    answers | "${environment[@]}" COMMAND="$1" script -qefc 'stty -echo cols 200
+        bash -c "$COMMAND" || status=$?
+        rm /run/runs
+        exit ${status:-0}' /dev/null | sed 's/\r*$//; s/.*\r//'
+}
+
+answers() {
+    local second=0
+    while sleep 1 && [ -e "$scratch/runs" ]; do
+        ((second++ % 3)) || echo y
+    done
 }
 
 start_daemons() {
