@@ -107,6 +107,11 @@ fn lines_that_were_kept_back() {
 }
 
 #[test]
+fn last_lines_of_the_field() {
+    are_explained(include_str!("data/last_lines.txt"), (45, 15));
+}
+
+#[test]
 fn other_lines_are_not_explained() {
     for line in [
         "",

@@ -1,5 +1,6 @@
-//! Every text of the newest packaged QEMUs and libvirts that speaks of IOMMUs, VFIO, iommufd, PASID, ATS or locked memory is
-//! explained by `viommu explain`, or is listed in `tests/data/strings.txt`, which says why it has no page.
+//! Every text of the packaged QEMUs and libvirts, and every message of the kernels that the tests boot, that speaks of IOMMUs, VFIO,
+//! iommufd, PASID, ATS or locked memory is explained by `viommu explain`, or is listed in `tests/data/strings.txt`, which says why
+//! it has no page.
 //!
 //! `VIOMMU_REGENERATE=1` writes the unknown ones to the end of that list, for a person to sort.
 
@@ -10,6 +11,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::libvirt::Suite;
@@ -43,8 +45,49 @@ const WORDS: [&str; 15] = [
     "eim=",
 ];
 
-mod newest {
+/// Words of the subject that only libvirt has, for the driver of a device; in the kernel they have other subjects.
+const WORDS_OF_LIBVIRT: [&str; 3] = ["pci driver", "stub driver", "driver_override"];
+
+/// Words of the subject that only the kernel has: its tables, and the queues of SMMUs.
+const WORDS_OF_THE_KERNEL: [&str; 14] = [
+    "dmar",
+    "amd-vi",
+    "ivrs",
+    "viot",
+    "rmrr",
+    "irq remapping",
+    "x2apic mode",
+    "deferred probe",
+    "fault from ep",
+    "granule",
+    "evtq",
+    "cmdq",
+    "context fault",
+    "global fault",
+];
+
+/// What the kernel's device messages begin with; the format does not have it.
+const DEVICES: [&str; 6] = [
+    "",
+    "vfio-pci 0000:01:00.0: ",
+    "pci 0000:01:00.0: ",
+    "virtio_iommu virtio0: ",
+    "arm-smmu-v3 arm-smmu-v3.0.auto: ",
+    "arm-smmu 5000000.smmu: ",
+];
+
+mod release {
     use super::*;
+
+    #[test]
+    fn bookworm() {
+        texts_are_known(Suite::Bookworm);
+    }
+
+    #[test]
+    fn trixie() {
+        texts_are_known(Suite::Trixie);
+    }
 
     #[test]
     fn sid() {
@@ -54,6 +97,30 @@ mod newest {
     #[test]
     fn backports() {
         texts_are_known(Suite::Backports);
+    }
+}
+
+mod kernel {
+    use super::*;
+
+    #[test]
+    fn debian_13() {
+        messages_are_known("boot/debian-13", 330);
+    }
+
+    #[test]
+    fn debian_13_arm64() {
+        messages_are_known("boot/debian-13-arm64", 60);
+    }
+
+    #[test]
+    fn debian_12_with_its_vfio_modules() {
+        messages_are_known("nested/kit", 330);
+    }
+
+    #[test]
+    fn debian_unstable() {
+        messages_are_known("boot/debian-unstable", 330);
     }
 }
 
@@ -69,27 +136,116 @@ fn texts_are_known(suite: Suite) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let about: BTreeSet<&str> = text.lines().map(str::trim).filter(|line| is_about(line)).collect();
-    assert!(about.len() > 300, "{}", about.len());
-    let listed = fs::read_to_string(LIST).unwrap();
-    let listed: BTreeSet<&str> = listed.lines().filter(|line| !line.starts_with('#')).collect();
-    let unknown: Vec<&str> =
-        about.iter().copied().filter(|line| !listed.contains(line) && !is_explained(line)).collect();
-    println!("{}: {} texts, {} unknown", suite.name(), about.len(), unknown.len());
-    if std::env::var_os("VIOMMU_REGENERATE").is_some_and(|value| value == "1") {
-        let old = fs::read_to_string(LIST).unwrap();
-        fs::write(LIST, old + &unknown.join("\n") + "\n").unwrap();
-    } else {
-        suite.judge(&unknown.iter().map(|line| format!("not in docs/messages.md: {line}")).collect::<Vec<_>>());
+    assert!(about.len() > 200, "{}", about.len());
+    let unknown = unknown(suite.name(), &about, &[""]);
+    suite.judge(&unknown.iter().map(|line| format!("not in docs/messages.md: {line}")).collect::<Vec<_>>());
+}
+
+/// Looks at a kernel of the lab, and at the VFIO modules beside it.
+fn messages_are_known(place: &str, at_least: usize) {
+    let lab = std::env::var_os("VIOMMU_LAB").map_or_else(|| PathBuf::from("target/lab"), PathBuf::from).join(place);
+    let Ok(image) = fs::read(lab.join("vmlinuz")) else {
+        println!(
+            "SKIPPED: no kernel in {}; tests/lab/boot/guest.sh and tests/lab/nested/kit.sh make them",
+            lab.display()
+        );
+        return;
+    };
+    let image = uncompressed(image, &place.replace('/', "-"));
+    let mut about: BTreeSet<&str> = messages(&image).filter(|line| is_about_iommus(line)).collect();
+    let modules: Vec<Vec<u8>> = modules(&lab.join("lib/modules")).iter().map(|file| fs::read(file).unwrap()).collect();
+    about.extend(modules.iter().flat_map(|module| messages(module)));
+    assert!(about.len() >= at_least, "{}", about.len());
+    let unknown = unknown(place, &about, &DEVICES);
+    for text in &unknown {
+        println!("DIFFERS in {place}: not in docs/messages.md: {text}");
     }
+    assert!(unknown.is_empty() || place.ends_with("unstable"), "{unknown:#?}");
+}
+
+/// The texts that no page and no list has, each after one of these beginnings.
+fn unknown<'a>(whose: &str, texts: &BTreeSet<&'a str>, beginnings: &[&str]) -> Vec<&'a str> {
+    let listed = fs::read_to_string(LIST).unwrap();
+    let known: BTreeSet<&str> = listed.lines().filter(|line| !line.starts_with('#')).collect();
+    let explained = |text: &str| beginnings.iter().any(|beginning| is_explained(&format!("{beginning}{text}")));
+    let unknown: Vec<&str> = texts.iter().copied().filter(|text| !known.contains(text) && !explained(text)).collect();
+    println!("{whose}: {} texts, {} unknown", texts.len(), unknown.len());
+    if std::env::var_os("VIOMMU_REGENERATE").is_some_and(|value| value == "1") {
+        fs::write(LIST, listed + &unknown.join("\n") + "\n").unwrap();
+        return Vec::new();
+    }
+    unknown
+}
+
+/// The kernel in an image: of x86 where the boot protocol's header says, of `AArch64` as it is.
+fn uncompressed(image: Vec<u8>, name: &str) -> Vec<u8> {
+    if image.get(0x202..0x206) != Some(b"HdrS") {
+        return image;
+    }
+    let number = |at: usize| u32::from_le_bytes(image.get(at..at + 4).unwrap().try_into().unwrap()) as usize;
+    let begin = (usize::from(*image.get(0x1f1).unwrap()) + 1) * 512 + number(0x248);
+    // The last four bytes are the size of what is compressed.
+    let kernel = image.get(begin..begin + number(0x24c) - 4).unwrap();
+    let program = if kernel.starts_with(b"\xfd7zXZ") { "xz" } else { "zstd" };
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{program}"));
+    fs::write(&file, kernel).unwrap();
+    let output = Command::new(program).arg("-dc").arg(&file).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::remove_file(file).unwrap();
+    output.stdout
+}
+
+/// VFIO's modules below this directory.
+fn modules(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut found = Vec::new();
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            found.extend(modules(&path));
+        } else if path.extension().is_some_and(|end| end == "ko") && path.iter().any(|part| part == "vfio") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The lines of the messages in a kernel or module: strings that begin with a level (byte 1 and a digit), or that end with a line,
+/// as those of devices do.
+fn messages(image: &[u8]) -> impl Iterator<Item = &str> {
+    image
+        .split(|byte| *byte == 0)
+        .filter_map(message)
+        .flat_map(str::lines)
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+}
+
+fn message(string: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(string).ok().filter(|text| text.len() > 8)?;
+    let text = match text.strip_prefix('\u{1}') {
+        Some(message) => message.get(1..)?,
+        None => Some(text).filter(|text| text.ends_with('\n'))?,
+    };
+    Some(text).filter(|text| text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\t')))
 }
 
 /// Whether a string is a sentence about the subject, and not the format of a trace point (`event_name arguments`).
 fn is_about(text: &str) -> bool {
-    let lower = text.to_lowercase();
     let first = text.split(' ').next().unwrap_or_default();
-    let is_event =
-        first.contains('_') && first.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
-    text.contains(' ') && !is_event && WORDS.iter().any(|word| lower.contains(word))
+    // QEMU before 10.1 has them with the time.
+    let is_event = first.starts_with("%d@%zu.%06zu:")
+        || first.contains('_') && first.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    text.contains(' ') && !is_event && (has(text, &WORDS) || has(text, &WORDS_OF_LIBVIRT))
+}
+
+fn is_about_iommus(text: &str) -> bool {
+    text.contains(' ') && (has(text, &WORDS) || has(text, &WORDS_OF_THE_KERNEL))
+}
+
+fn has(text: &str, words: &[&str]) -> bool {
+    let lower = text.to_lowercase();
+    words.iter().any(|word| lower.contains(word))
 }
 
 /// Whether a page explains the line that a format gives with some value in it.
@@ -105,7 +261,7 @@ fn printed(format: &str) -> String {
     let mut pieces = format.split('%');
     let mut line = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
-        let flags = |c: char| c.is_ascii_digit() || matches!(c, '$' | '-' | '#' | '.' | '*' | 'l' | 'z' | 'h');
+        let flags = |c: char| c.is_ascii_digit() || matches!(c, '$' | '-' | '#' | '.' | '*' | 'l' | 'L' | 'z' | 'h');
         let rest = piece.trim_start_matches(flags);
         line.push('7');
         line.extend(rest.chars().skip(1));
@@ -117,4 +273,11 @@ fn printed(format: &str) -> String {
 fn formats_become_lines() {
     assert_eq!(printed("vfio_dma_map(%p, 0x%lx) = %d (%1$s)"), "vfio_dma_map(7, 0x7) = 7 (7)");
     assert!(is_about("Property 'x' needs an IOMMU") && !is_about("vfio_msi_disable (%s)") && !is_about("vfio"));
+    assert!(!is_about("%d@%zu.%06zu:vfio_msi_disable  (%s)"));
+}
+
+#[test]
+fn messages_are_told_from_other_strings() {
+    let image = b"\0\x013DMAR: a\nb\0DMAR: a name\0DMAR: of a device\n\0\xff\n\0\x016\x02\0";
+    assert_eq!(messages(image).collect::<Vec<_>>(), ["DMAR: a", "b", "DMAR: of a device"]);
 }
