@@ -14,14 +14,7 @@ mod results;
 mod support;
 
 use host::Suite;
-use results::Results;
-
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-/// RAM of a scenario's guest: the least with which four times as much does not fit under a limit for one (`arch.sh`).
-const RAM: u64 = 384 * MIB;
-/// The user `libvirt-qemu` of every Debian.
-const LIBVIRT_QEMU: &str = "64055";
+use results::{GIB, RAM, Results};
 
 static HOST: Suite = Suite::trixie_on_aarch64();
 

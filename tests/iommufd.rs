@@ -14,14 +14,7 @@ mod results;
 mod support;
 
 use host::Suite;
-use results::{Results, Values};
-
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-/// RAM of a scenario's guest (`lib.sh`).
-const RAM: u64 = 384 * MIB;
-/// The user `libvirt-qemu` of every Debian.
-const LIBVIRT_QEMU: &str = "64055";
+use results::{GIB, MIB, RAM, Results, Values};
 
 static HOST: Suite = Suite::backports();
 
@@ -107,14 +100,6 @@ fn viommu_says_what_the_host_can_do() {
 fn linux_guest_uses_the_viommu() {
     for name in ["f8", "f9"] {
         let Some(results) = run(name, 200) else { return };
-        let guest = results.of(name);
-        guest.assert_value("status", "0");
-        guest.assert_value("done", "1");
-        guest.assert_value("dmar", "1");
-        guest.assert_value("remapping", "1");
-        guest.assert_value("leases", "2");
-        guest.assert_value("nic_groups", "2");
-        assert!(guest.number("peak_kb") > 1023 * 1024, "two address spaces of 512 MiB: {}", guest.line);
-        results.of(&format!("{name}-end")).assert_clean();
+        results.assert_linux_guest(name);
     }
 }

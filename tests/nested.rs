@@ -19,13 +19,7 @@ mod results;
 mod support;
 
 use host::{Security, Suite};
-
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-/// RAM of a scenario's guest: the least with which four times as much does not fit under a limit for one (`lib.sh`).
-const RAM: u64 = 384 * MIB;
-/// The user `libvirt-qemu` of every Debian.
-const LIBVIRT_QEMU: &str = "64055";
+use results::{GIB, MIB, RAM};
 
 static BOOKWORM: Suite = Suite::bookworm(Security::None);
 static TRIXIE: Suite = Suite::trixie(Security::None);
@@ -246,16 +240,7 @@ fn what_cannot_be_met_is_refused(suite: &Suite) {
 
 fn linux_guest_uses_the_viommu(suite: &Suite) {
     let Some(results) = suite.run("os", 200) else { return };
-    let os = results.of("os");
-    os.assert_value("status", "0");
-    os.assert_value("done", "1");
-    os.assert_value("dmar", "1");
-    os.assert_value("remapping", "1");
-    os.assert_value("leases", "2");
-    os.assert_value("nic_groups", "2");
-    assert!(os.number("peak_kb") > 1023 * 1024, "two address spaces of 512 MiB: {}", os.line);
-    assert!(os.number("vmlck_kb") < 64 * 1024, "the guest maps what it needs and no more: {}", os.line);
-    results.of("os-end").assert_clean();
+    results.assert_linux_guest("os");
 }
 
 /// The same with more starts: `docs/proof/guard.md`.

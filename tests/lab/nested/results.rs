@@ -2,7 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::{LIBVIRT_QEMU, MIB};
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
+/// RAM of a scenario's guest: the least with which four times as much does not fit under a limit for one (`lib.sh`, `arch.sh`).
+pub(super) const RAM: u64 = 384 * MIB;
+/// The user `libvirt-qemu` of every Debian.
+const LIBVIRT_QEMU: &str = "64055";
 
 /// The `RESULT` lines of one scenario.
 #[derive(Debug)]
@@ -45,6 +50,21 @@ impl Results {
     #[track_caller]
     pub(super) fn of(&self, name: &str) -> &Values {
         self.find(name).unwrap_or_else(|| panic!("no RESULT of {name} in:\n{}", self.output))
+    }
+
+    /// A Linux of 512 MiB with two NICs (`os.sh`) has used the vIOMMU for its NICs, and has unlocked what it does not map.
+    #[track_caller]
+    pub(super) fn assert_linux_guest(&self, name: &str) {
+        let guest = self.of(name);
+        guest.assert_value("status", "0");
+        guest.assert_value("done", "1");
+        guest.assert_value("dmar", "1");
+        guest.assert_value("remapping", "1");
+        guest.assert_value("leases", "2");
+        guest.assert_value("nic_groups", "2");
+        assert!(guest.number("peak_kb") > 1023 * 1024, "two address spaces of 512 MiB: {}", guest.line);
+        assert!(guest.number("vmlck_kb") < 64 * 1024, "the guest maps what it needs and no more: {}", guest.line);
+        self.of(&format!("{name}-end")).assert_clean();
     }
 }
 
