@@ -3,12 +3,10 @@
 # both get a DHCP lease. Locked memory is at its peak before the guest takes the vIOMMU over, and next to nothing afterwards.
 . "$(dirname "$0")/../lib.sh"
 cp /lab/vmlinuz /lab/l2-initrd /var/lib/libvirt/images/
-# Twice emulated, each line on the serial console and each self-test is felt.
-fast='mitigations=off nokaslr kpti=off apparmor=0 audit=0 cryptomgr.notests ipv6.disable=1'
 console=/var/log/libvirt/qemu/os-console.log
 define os ram=256 devices=2 emulator="$WRAPPER" request=virtio \
     os="<kernel>/var/lib/libvirt/images/vmlinuz</kernel><initrd>/var/lib/libvirt/images/l2-initrd</initrd>
-        <cmdline>console=ttyAMA0 quiet $fast panic=-1</cmdline>" \
+        <cmdline>console=ttyAMA0 quiet $FAST kpti=off panic=-1</cmdline>" \
     inside="<serial type='file'><source path='$console'/></serial>"
 begin=$(now)
 start os

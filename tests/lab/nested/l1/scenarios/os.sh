@@ -13,12 +13,10 @@ case $model in
     amd) found='AMD-Vi: Found IOMMU' remapping='AMD-Vi: Interrupt remapping enabled' words='loglevel=7' ;;
 esac
 cp /lab/vmlinuz /lab/l2-initrd /var/lib/libvirt/images/
-# Twice emulated, each line on the serial console and each self-test is felt.
-fast='mitigations=off nokaslr apparmor=0 audit=0 cryptomgr.notests ipv6.disable=1'
 console=/var/log/libvirt/qemu/os-console.log
 define os ram=512 devices=2 iommufd="${IOMMUFD:-0}" emulator="$WRAPPER" request="$model" \
     os="<kernel>/var/lib/libvirt/images/vmlinuz</kernel><initrd>/var/lib/libvirt/images/l2-initrd</initrd>
-        <cmdline>console=ttyS0 $fast $words panic=-1</cmdline>" \
+        <cmdline>console=ttyS0 $FAST $words panic=-1</cmdline>" \
     inside="<serial type='file'><source path='$console'/></serial>" arguments='-icount shift=4'
 begin=$(now)
 start os
