@@ -1,5 +1,5 @@
 #!/bin/bash
-# Follows README.md and docs/guides/first-guest.md on a fresh Debian, as a new user would: each command as it stands there.
+# Follows README.md and docs/guides/first-guest.md on a fresh Debian, as a new user would: each command as these pages have it.
 #
 #   tests/lab/walk.sh SUITE      bookworm, trixie, sid
 #
