@@ -8,7 +8,7 @@ use crate::text;
 
 /// A limit on locked memory. Ordered: no limit is the largest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(from = "Written", into = "Written")]
+#[serde(from = "JsonLimit", into = "JsonLimit")]
 pub enum Limit {
     /// A number of bytes.
     Bytes(u64),
@@ -19,7 +19,7 @@ pub enum Limit {
 /// A limit in JSON: a number of bytes, or the word `unlimited`.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Written {
+enum JsonLimit {
     Bytes(u64),
     Word(Word),
 }
@@ -58,18 +58,18 @@ impl fmt::Display for Limit {
     }
 }
 
-impl From<Written> for Limit {
-    fn from(written: Written) -> Limit {
+impl From<JsonLimit> for Limit {
+    fn from(written: JsonLimit) -> Limit {
         match written {
-            Written::Bytes(bytes) => Limit::Bytes(bytes),
-            Written::Word(Word::Unlimited) => Limit::Unlimited,
+            JsonLimit::Bytes(bytes) => Limit::Bytes(bytes),
+            JsonLimit::Word(Word::Unlimited) => Limit::Unlimited,
         }
     }
 }
 
-impl From<Limit> for Written {
-    fn from(limit: Limit) -> Written {
-        limit.for_kernel().map_or(Written::Word(Word::Unlimited), Written::Bytes)
+impl From<Limit> for JsonLimit {
+    fn from(limit: Limit) -> JsonLimit {
+        limit.for_kernel().map_or(JsonLimit::Word(Word::Unlimited), JsonLimit::Bytes)
     }
 }
 

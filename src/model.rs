@@ -41,7 +41,7 @@ impl Machine {
 
 /// What is known of a model.
 #[derive(Debug)]
-pub struct Facts {
+pub struct ModelFacts {
     /// libvirt's name; also the value in a request.
     pub name: &'static str,
     /// The machine types that can have it.
@@ -55,7 +55,7 @@ pub struct Facts {
     /// QEMU's type names and aliases.
     pub drivers: &'static [&'static str],
     /// How a new one is written on QEMU's command line. The id differs from libvirt's `iommu0`.
-    pub new: New,
+    pub new: NewIommu,
     /// The attributes of libvirt's `<driver>`, each with its property in QEMU.
     pub attributes: &'static [(&'static str, &'static str)],
     /// Properties that libvirt does not write, and the wrapper does.
@@ -66,7 +66,7 @@ pub struct Facts {
 
 /// A new vIOMMU on QEMU's command line.
 #[derive(Debug, Clone, Copy)]
-pub enum New {
+pub enum NewIommu {
     /// The values of `-device`, the last without the properties of `<driver>`.
     Devices(&'static [&'static str]),
     /// A key of `-machine` and its value.
@@ -85,7 +85,7 @@ macro_rules! models {
 
             /// Its row of the table.
             #[must_use]
-            pub fn facts(self) -> &'static Facts {
+            pub fn facts(self) -> &'static ModelFacts {
                 match self { $(Model::$model => const { &$facts },)+ }
             }
         }
@@ -94,14 +94,14 @@ macro_rules! models {
 
 models! {
     /// VT-d.
-    Intel = Facts {
+    Intel = ModelFacts {
         name: "intel",
         machines: &[Machine::Q35],
         libvirt: Version::new(2, 1),
         qemu: Version::new(2, 4),
         flags: &["intel-iommu"],
         drivers: &["intel-iommu"],
-        new: New::Devices(&["intel-iommu,id=ua-viommu0"]),
+        new: NewIommu::Devices(&["intel-iommu,id=ua-viommu0"]),
         attributes: &[
             ("intremap", "intremap"),
             ("caching_mode", "caching-mode"),
@@ -114,20 +114,20 @@ models! {
         remaps_interrupts: true,
     },
     /// Arm SMMUv3.
-    Smmuv3 = Facts {
+    Smmuv3 = ModelFacts {
         name: "smmuv3",
         machines: &[Machine::ArmVirt],
         libvirt: Version::new(5, 5),
         qemu: Version::new(2, 12),
         flags: &["machine.virt.iommu"],
         drivers: &["arm-smmuv3"],
-        new: New::Machine("iommu", "smmuv3"),
+        new: NewIommu::Machine("iommu", "smmuv3"),
         attributes: &[],
         of_wrapper: &[],
         remaps_interrupts: false,
     },
     /// virtio-iommu. libvirt wants QEMU's property boot-bypass, hence QEMU 7.0, and takes `aw_bits` from 12.2 on.
-    Virtio = Facts {
+    Virtio = ModelFacts {
         name: "virtio",
         machines: &[Machine::Q35, Machine::ArmVirt],
         libvirt: Version::new(8, 3),
@@ -135,20 +135,20 @@ models! {
         flags: &["virtio-iommu-pci", "virtio-iommu.boot-bypass"],
         drivers: &["virtio-iommu-pci", "virtio-iommu"],
         // Without a slot: only the command line tells which one is free.
-        new: New::Devices(&["virtio-iommu,id=ua-viommu0,bus=pcie.0"]),
+        new: NewIommu::Devices(&["virtio-iommu,id=ua-viommu0,bus=pcie.0"]),
         attributes: &[("aw_bits", "aw-bits")],
         of_wrapper: &[],
         remaps_interrupts: false,
     },
     /// AMD-Vi. libvirt wants QEMU's property pci-id. It does not write dma-remap (QEMU 10.2).
-    Amd = Facts {
+    Amd = ModelFacts {
         name: "amd",
         machines: &[Machine::Q35],
         libvirt: Version::new(11, 5),
         qemu: Version::new(10, 1),
         flags: &["amd-iommu", "amd-iommu.pci-id"],
         drivers: &["amd-iommu"],
-        new: New::Devices(&["AMDVI-PCI,id=ua-viommu0,bus=pcie.0", "amd-iommu,pci-id=ua-viommu0"]),
+        new: NewIommu::Devices(&["AMDVI-PCI,id=ua-viommu0,bus=pcie.0", "amd-iommu,pci-id=ua-viommu0"]),
         attributes: &[
             ("intremap", "intremap"),
             ("passthrough", "pt"),

@@ -6,8 +6,8 @@ mod drivers;
 mod undo;
 
 use crate::note::{Code, Note};
-use crate::plan::{Edit as Change, Plan};
-use crate::xml::{self, Document, Edit, Element, New, PatchError};
+use crate::plan::{DomainEdit, Plan};
+use crate::xml::{self, Document, Edit, Element, NewElement, PatchError};
 
 pub use undo::undo;
 
@@ -24,17 +24,17 @@ pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, N
     let mut backing = Vec::new();
     for change in &plan.changes {
         match &change.edit {
-            Change::AddIommu { model, driver } => {
+            DomainEdit::AddIommu { model, driver } => {
                 let driver = if driver.is_empty() { Vec::new() } else { vec![driver_element(driver)] };
                 add_to(domain, "devices", &[], vec![element("iommu", &[("model", model)], driver)], &mut edits);
             }
-            Change::CompleteIommu { model, driver } => complete_iommu(domain, model, driver, &mut edits),
-            Change::TranslateVirtio(devices) => drivers::translate(domain, devices, &mut edits),
-            Change::RemoveIommuDriver => remove_all(domain, &["devices", "iommu", "driver"], &mut edits),
-            Change::SplitIoapic => split_ioapic(domain, &mut edits),
-            Change::RemoveIoapic => remove_all(domain, &["features", "ioapic"], &mut edits),
-            Change::ForbidPageSharing => backing.push(element("nosharepages", &[], Vec::new())),
-            Change::LockMemory => backing.push(element("locked", &[], Vec::new())),
+            DomainEdit::CompleteIommu { model, driver } => complete_iommu(domain, model, driver, &mut edits),
+            DomainEdit::TranslateVirtio(devices) => drivers::translate(domain, devices, &mut edits),
+            DomainEdit::RemoveIommuDriver => remove_all(domain, &["devices", "iommu", "driver"], &mut edits),
+            DomainEdit::SplitIoapic => split_ioapic(domain, &mut edits),
+            DomainEdit::RemoveIoapic => remove_all(domain, &["features", "ioapic"], &mut edits),
+            DomainEdit::ForbidPageSharing => backing.push(element("nosharepages", &[], Vec::new())),
+            DomainEdit::LockMemory => backing.push(element("locked", &[], Vec::new())),
         }
     }
     if !backing.is_empty() {
@@ -99,7 +99,7 @@ fn add_to<'d, 'a>(
     domain: Element<'d, 'a>,
     name: &'static str,
     neighbours: &[&str],
-    children: Vec<New>,
+    children: Vec<NewElement>,
     edits: &mut Vec<Edit<'d, 'a>>,
 ) {
     if let Some(parent) = domain.child(name) {
@@ -113,13 +113,13 @@ fn add_to<'d, 'a>(
     });
 }
 
-fn driver_element(driver: &[(&'static str, String)]) -> New {
-    New { name: "driver", attributes: driver.to_vec(), children: Vec::new() }
+fn driver_element(driver: &[(&'static str, String)]) -> NewElement {
+    NewElement { name: "driver", attributes: driver.to_vec(), children: Vec::new() }
 }
 
-fn element(name: &'static str, attributes: &[(&'static str, &str)], children: Vec<New>) -> New {
+fn element(name: &'static str, attributes: &[(&'static str, &str)], children: Vec<NewElement>) -> NewElement {
     let attributes = attributes.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-    New { name, attributes, children }
+    NewElement { name, attributes, children }
 }
 
 #[cfg(test)]

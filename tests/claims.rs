@@ -142,6 +142,28 @@ fn documents_name_who_acts() {
     }
 }
 
+/// One name is one type. clap's arguments of each verb are the exception, in the file of the verb.
+#[test]
+fn each_type_has_its_own_name() {
+    let mut paths = vec![];
+    files("src", &mut paths);
+    let mut names = std::collections::BTreeMap::<String, String>::new();
+    for path in paths.iter().filter(|path| Path::new(path).extension().is_some_and(|extension| extension == "rs")) {
+        for line in read(path).lines() {
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            let item = words.find(|word| !["pub", "crate", "super", "in", ""].contains(word));
+            let Some(name) =
+                words.next().filter(|_| item.is_some_and(|item| ["struct", "enum", "trait"].contains(&item)))
+            else {
+                continue;
+            };
+            let other = names.insert(name.to_owned(), path.clone());
+            assert!(other.is_none() || name == "Arguments", "{name} is in {path} and in {other:?}");
+        }
+    }
+    assert!(names.len() > 100, "{names:?}");
+}
+
 /// The files that CONTRIBUTING.md names are there, and its chain of calls is the one of the code, with few ways back.
 #[test]
 fn the_map_of_the_code_is_right() {

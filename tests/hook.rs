@@ -379,8 +379,9 @@ fn who_comes_back_needs_the_same_viommu() {
 /// How many devices the wrapper would add to a guest that comes in.
 fn incoming_devices() -> Option<usize> {
     let text = fs::read_to_string(format!("/run/viommu/{UUID}.json")).unwrap();
-    let state = viommu::state::State::parse(&text, UUID.parse().unwrap(), viommu::sys::process::boot_clock().as_secs())
-        .unwrap();
+    let state =
+        viommu::state::GuestState::parse(&text, UUID.parse().unwrap(), viommu::sys::process::boot_clock().as_secs())
+            .unwrap();
     state.incoming.map(|edits| edits.devices.len())
 }
 

@@ -10,7 +10,7 @@ mod kept;
 
 use corpus::documents;
 use kept::is_kept;
-use viommu::xml::{self, Edit, Element, New};
+use viommu::xml::{self, Edit, Element, NewElement};
 
 /// Names that no test domain uses, so that what was added can be told from what was there.
 const ELEMENT: &str = "added-features";
@@ -39,9 +39,9 @@ fn variants(plain: &str) -> Vec<(&'static str, String)> {
     variants
 }
 
-fn new() -> New {
-    let child = New { name: "added-ioapic", attributes: vec![("driver", VALUE.to_owned())], children: vec![] };
-    New { name: ELEMENT, attributes: vec![], children: vec![child] }
+fn new() -> NewElement {
+    let child = NewElement { name: "added-ioapic", attributes: vec![("driver", VALUE.to_owned())], children: vec![] };
+    NewElement { name: ELEMENT, attributes: vec![], children: vec![child] }
 }
 
 /// Appends to the root and to every child of `<devices>`, follows the first element, sets attributes.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use viommu::domain::Uuid;
 use viommu::qemu::Edits;
-use viommu::state::State;
+use viommu::state::GuestState;
 use viommu::state::store::STATES;
 use viommu::sys::process::boot_clock;
 
@@ -98,7 +98,8 @@ impl Workshop {
             devices: vec![device.to_owned()],
             ..Edits::default()
         };
-        let state = State::new(uuid, boot_clock().as_secs(), self.0.join("noop").display().to_string(), edits, None);
+        let state =
+            GuestState::new(uuid, boot_clock().as_secs(), self.0.join("noop").display().to_string(), edits, None);
         fs::write(Path::new(STATES).join(format!("{UUID}.json")), state.to_json()).unwrap();
     }
 

@@ -10,7 +10,7 @@ use viommu::hook::{self, Event};
 use viommu::host::probe::Places;
 use viommu::host::{Emulator, Host};
 use viommu::note::{Code, Level, Note};
-use viommu::plan::{Edit as Change, Origin, Plan, plan};
+use viommu::plan::{DomainEdit, Origin, Plan, plan};
 use viommu::request::{Keys, Request, Source};
 use viommu::rewrite::rewrite;
 use viommu::version::Version;
@@ -135,9 +135,9 @@ fn assert_removable(what: &str, before: &Document<'_>, after: &Document<'_>, pla
     let mut removals = Vec::new();
     for change in &plan.changes {
         let (parent, name) = match change.edit {
-            Change::AddIommu { .. } => ("devices", "iommu"),
-            Change::SplitIoapic if before.root().path(&["features", "ioapic"]).is_none() => ("features", "ioapic"),
-            Change::LockMemory => ("memoryBacking", "locked"),
+            DomainEdit::AddIommu { .. } => ("devices", "iommu"),
+            DomainEdit::SplitIoapic if before.root().path(&["features", "ioapic"]).is_none() => ("features", "ioapic"),
+            DomainEdit::LockMemory => ("memoryBacking", "locked"),
             // What was added to an existing element does not go with it.
             _ => return,
         };

@@ -2,7 +2,7 @@
 
 use viommu::domain::Uuid;
 use viommu::note::Code;
-use viommu::state::{MAX_AGE, Record, State};
+use viommu::state::{GuestState, MAX_AGE, Record};
 
 /// The guest and the time of the seeds.
 const UUID: &str = "8d6f2c4e-3b0a-4f7e-9a51-2f6f0c1d7e93";
@@ -11,14 +11,14 @@ const NOW: u64 = 1_000;
 pub(crate) fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let uuid: Uuid = UUID.parse().unwrap();
-    match State::parse(text, uuid, NOW) {
+    match GuestState::parse(text, uuid, NOW) {
         Ok(state) => {
             assert_eq!(state.uuid, UUID);
             assert!(state.written <= NOW && NOW - state.written <= MAX_AGE);
-            assert_eq!(State::parse(&state.to_json(), uuid, NOW).unwrap(), state);
-            assert!(State::parse(text, uuid, state.written + MAX_AGE + 1).is_err(), "it never grows old");
+            assert_eq!(GuestState::parse(&state.to_json(), uuid, NOW).unwrap(), state);
+            assert!(GuestState::parse(text, uuid, state.written + MAX_AGE + 1).is_err(), "it never grows old");
             let other = "00000000-3b0a-4f7e-9a51-2f6f0c1d7e93".parse().unwrap();
-            assert!(State::parse(text, other, NOW).is_err(), "it is anybody's");
+            assert!(GuestState::parse(text, other, NOW).is_err(), "it is anybody's");
         }
         Err(note) => assert_eq!(note.code, Code::StateInvalid),
     }

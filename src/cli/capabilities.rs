@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
         Format::Json => json(&host, out)?,
         Format::Placement => schedulers::placement(&host, &offers, out)?,
         Format::Nfd => schedulers::nfd(&host, &offers, out)?,
-        Format::Ansible => json(&schedulers::Facts::new(&host, &offers), out)?,
+        Format::Ansible => json(&schedulers::AnsibleFacts::new(&host, &offers), out)?,
         Format::Text | Format::Diff => text(&host, &offers, Paint::stdout(), out)?,
     }
     Ok(0)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use crate::doctor::{self, Check, State};
+use crate::doctor::{self, Check, CheckState};
 use crate::note::Level;
 use crate::state::store;
 use crate::text::printable;
@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     }
     let checks = doctor::examine(arguments.root.is_some());
     let count = |state| checks.iter().filter(|check| check.state == state).count();
-    let report = Report { broken: count(State::Broken), warnings: count(State::Warning), checks: &checks };
+    let report = Report { broken: count(CheckState::Broken), warnings: count(CheckState::Warning), checks: &checks };
     match arguments.format {
         Format::Json => json(&report, out)?,
         _ => text(&report, Paint::stdout(), out)?,
@@ -82,10 +82,10 @@ fn text(report: &Report<'_>, paint: Paint, out: &mut impl Write) -> io::Result<(
     for check in report.checks {
         let state = format!("{:<7}", check.state);
         let state = match check.state {
-            State::Broken => paint.level(Level::Error, &state),
-            State::Warning => paint.level(Level::Warning, &state),
-            State::Unknown => paint.level(Level::Info, &state),
-            State::Ok => state,
+            CheckState::Broken => paint.level(Level::Error, &state),
+            CheckState::Warning => paint.level(Level::Warning, &state),
+            CheckState::Unknown => paint.level(Level::Info, &state),
+            CheckState::Ok => state,
         };
         let remedy = check.remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
         let code = check.code.map(|code| format!(" [{code}]")).unwrap_or_default();
@@ -93,7 +93,9 @@ fn text(report: &Report<'_>, paint: Paint, out: &mut impl Write) -> io::Result<(
         paint.line(&format!("{state}  {:<13}  {}{code}", check.name, printable(&message)), 24, out)?;
     }
     let verdict = match (report.broken, report.warnings) {
-        (0, 0) if report.checks.iter().all(|check| check.state == State::Ok) => "everything is in place".to_owned(),
+        (0, 0) if report.checks.iter().all(|check| check.state == CheckState::Ok) => {
+            "everything is in place".to_owned()
+        }
         (0, 0) => "nothing is wrong, but not everything is known".to_owned(),
         (broken, warnings) => {
             format!("{broken} broken, {warnings} {}", if warnings == 1 { "warning" } else { "warnings" })

@@ -27,10 +27,10 @@ pub(super) struct Arguments {
     #[arg(allow_hyphen_values = true)]
     name: String,
     /// Operation of libvirt
-    #[arg(value_parser = Known(&OPERATIONS))]
+    #[arg(value_parser = SuggestedWords(&OPERATIONS))]
     operation: String,
     /// begin or end
-    #[arg(value_parser = Known(&SUB_OPERATIONS))]
+    #[arg(value_parser = SuggestedWords(&SUB_OPERATIONS))]
     sub_operation: String,
     /// libvirt's fourth argument
     #[arg(allow_hyphen_values = true, default_value = "-")]
@@ -48,9 +48,9 @@ const SUB_OPERATIONS: [&str; 2] = ["begin", "end"];
 /// Words for help and completions. Another word is accepted, too: a later libvirt may have more operations, and a failure for
 /// one of those would harm a guest.
 #[derive(Clone, Copy)]
-struct Known(&'static [&'static str]);
+struct SuggestedWords(&'static [&'static str]);
 
-impl TypedValueParser for Known {
+impl TypedValueParser for SuggestedWords {
     type Value = String;
 
     fn parse_ref(&self, _: &clap::Command, _: Option<&clap::Arg>, word: &OsStr) -> Result<String, clap::Error> {

@@ -56,7 +56,7 @@ struct Answer {
 }
 
 #[derive(Serialize)]
-struct Outcome<'a>(#[serde(serialize_with = "report::outcome")] &'a Result<Plan, Refusal>);
+struct PlanJson<'a>(#[serde(serialize_with = "report::outcome")] &'a Result<Plan, Refusal>);
 
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
     let source = arguments.source.as_deref();
@@ -77,7 +77,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     }
     let paint = Paint::stdout();
     match arguments.format {
-        Format::Json => json(&Outcome(&plan), out)?,
+        Format::Json => json(&PlanJson(&plan), out)?,
         Format::Diff => report::diff(document.text(), rewritten.as_deref(), paint, "", out)?,
         _ => report::plan(&domain, &plan, document.text(), rewritten.as_deref(), paint, out)?,
     }

@@ -16,7 +16,7 @@ use super::Failure;
 use super::backup::{Backup, Snapshot};
 use super::report;
 use super::terminal::Paint;
-use super::virsh::{Connection, Known, Stored, Virsh};
+use super::virsh::{Connection, DomainState, Stored, Virsh};
 
 /// The domains, and how to change them.
 #[derive(Debug, Args)]
@@ -83,7 +83,7 @@ impl Targets {
         xml: &str,
         out: &mut impl Write,
         backup: impl FnOnce() -> Result<(), Note>,
-    ) -> Result<Option<Known>, Failure> {
+    ) -> Result<Option<DomainState>, Failure> {
         let paint = Paint::stdout();
         report::diff(&without_secrets(&stored.xml), Some(&without_secrets(xml)), paint, "  ", out)?;
         let known = virsh.known(stored.uuid)?;
@@ -146,7 +146,7 @@ pub(super) fn original(stored: &Stored, backup: &Backup, config: &Config) -> Res
 }
 
 /// Prints where the previous definition is, and when the change takes effect.
-pub(super) fn say_changed(known: &Known, name: &str, previous: &Path, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn say_changed(known: &DomainState, name: &str, previous: &Path, out: &mut impl Write) -> io::Result<()> {
     let name = printable(name);
     writeln!(out, "{name}: changed; the previous definition is in {}", previous.display())?;
     if known.running {

@@ -95,7 +95,7 @@ fn answer(outcome: &Result<(), Note>) -> String {
 
 /// The Ansible fact `ansible_local.viommu`.
 #[derive(Debug, Serialize)]
-pub(super) struct Facts<'a> {
+pub(super) struct AnsibleFacts<'a> {
     arch: Option<&'a str>,
     libvirt: Option<Version>,
     iommu: Option<bool>,
@@ -121,8 +121,8 @@ struct Fact {
     reason: Option<String>,
 }
 
-impl<'a> Facts<'a> {
-    pub(super) fn new(host: &'a Host, offers: &'a [Offer<'a>]) -> Facts<'a> {
+impl<'a> AnsibleFacts<'a> {
+    pub(super) fn new(host: &'a Host, offers: &'a [Offer<'a>]) -> AnsibleFacts<'a> {
         let emulators = offers.iter().map(|offer| EmulatorFact {
             arch: offer.arch,
             path: offer.emulator.map(|emulator| emulator.path.as_str()),
@@ -133,7 +133,7 @@ impl<'a> Facts<'a> {
                 .map(|(model, outcome)| (model.as_str(), Fact::new(outcome.as_ref().err())))
                 .collect(),
         });
-        Facts {
+        AnsibleFacts {
             arch: host.arch.as_deref(),
             libvirt: host.libvirt,
             iommu: host.iommu,

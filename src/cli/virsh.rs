@@ -40,7 +40,7 @@ pub(super) struct Stored {
 }
 
 /// The state of a domain.
-pub(super) struct Known {
+pub(super) struct DomainState {
     /// libvirt stores it.
     pub(super) persistent: bool,
     pub(super) running: bool,
@@ -135,10 +135,10 @@ impl Virsh {
     }
 
     /// The state of a domain, from lists of UUIDs: those cannot be confused with names.
-    pub(super) fn known(&self, uuid: Uuid) -> Result<Known, Failure> {
+    pub(super) fn known(&self, uuid: Uuid) -> Result<DomainState, Failure> {
         // One call per list: with several commands in one call virsh reports the failure of the last one only.
         let listed = |which: &[&str]| Ok::<bool, Failure>(self.list(which)?.contains(&uuid));
-        Ok(Known {
+        Ok(DomainState {
             persistent: listed(&["--all", "--persistent"])?,
             running: listed(&[])?,
             saved: listed(&["--all", "--with-managed-save"])?,

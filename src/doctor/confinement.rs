@@ -7,13 +7,13 @@ use crate::state::store;
 use crate::sys::fs;
 
 use super::install::{BINARY, HookFile, Program};
-use super::{Check, Known, text};
+use super::{Check, SharedFacts, text};
 
 /// Directories from which libvirtd's own AppArmor profile allows it to execute hooks.
 const EXECUTABLE: [&str; 5] = ["/usr/bin/", "/bin/", "/usr/sbin/", "/sbin/", "/etc/libvirt/hooks/"];
 
 /// Whether a guest is, or can be, started through the wrapper.
-fn wraps(known: &Known) -> bool {
+fn wraps(known: &SharedFacts) -> bool {
     !known.wrappers.is_empty() || known.wrapped()
 }
 
@@ -28,7 +28,7 @@ fn in_use(driver: &str) -> bool {
     security_driver(&text("/etc/libvirt/qemu.conf")).is_none_or(|setting| setting.contains(driver))
 }
 
-fn hooks_of_viommu(known: &Known) -> impl Iterator<Item = &HookFile> {
+fn hooks_of_viommu(known: &SharedFacts) -> impl Iterator<Item = &HookFile> {
     known.hooks.iter().filter(|hook| hook.program == Program::Viommu)
 }
 
@@ -58,7 +58,7 @@ impl AppArmor {
 }
 
 /// `None` where the kernel does not use AppArmor.
-pub(super) fn apparmor(known: &Known) -> Option<Check> {
+pub(super) fn apparmor(known: &SharedFacts) -> Option<Check> {
     const NAME: &str = "apparmor";
     text("/sys/module/apparmor/parameters/enabled").starts_with('Y').then_some(())?;
     let daemon = known.daemon.as_ref().and_then(|daemon| daemon.confinement.as_deref());
@@ -136,7 +136,7 @@ impl AppArmor {
 }
 
 /// `None` where the kernel does not use SELinux.
-pub(super) fn selinux(known: &Known) -> Option<Check> {
+pub(super) fn selinux(known: &SharedFacts) -> Option<Check> {
     const NAME: &str = "selinux";
     let enforce = fs::head(Path::new("/sys/fs/selinux/enforce"), 8)?;
     if !enforce.starts_with('1') || !in_use("selinux") {

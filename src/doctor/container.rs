@@ -8,18 +8,18 @@ use crate::state::store;
 use crate::sys::{fs, process};
 
 use super::install::BINARY;
-use super::{Check, Known, install};
+use super::{Check, SharedFacts, install};
 
 const NAME: &str = "container";
 
 /// Nothing where no container is involved.
-pub(super) fn checks(known: &Known, image: bool) -> Vec<Check> {
+pub(super) fn checks(known: &SharedFacts, image: bool) -> Vec<Check> {
     let elsewhere = elsewhere(known).filter(|_| !image);
     elsewhere.into_iter().chain(lost_with_the_container(known)).collect()
 }
 
 /// libvirt's daemon has another root directory: its hooks and its configuration are not those of this host.
-fn elsewhere(known: &Known) -> Option<Check> {
+fn elsewhere(known: &SharedFacts) -> Option<Check> {
     let daemon = known.daemon.as_ref()?;
     let its_root = process::file_id(&process::file(daemon.pid, "root")).ok()?;
     if process::file_id(Path::new("/")).is_ok_and(|root| root == its_root) {
@@ -32,7 +32,7 @@ fn elsewhere(known: &Known) -> Option<Check> {
     Some(Check::unknown(NAME, message, "run viommu doctor in it; for kolla: docker exec nova_libvirt viommu doctor"))
 }
 
-fn lost_with_the_container(known: &Known) -> Option<Check> {
+fn lost_with_the_container(known: &SharedFacts) -> Option<Check> {
     if ["/.dockerenv", "/run/.containerenv"].iter().all(|mark| fs::entry(Path::new(mark)).is_none()) {
         return None;
     }

@@ -13,8 +13,8 @@ use crate::state::store;
 use crate::sys::pinned::Pinned;
 use crate::sys::{fs, process};
 
-use super::guests::Guest;
-use super::{Check, Known, install};
+use super::guests::FoundGuest;
+use super::{Check, SharedFacts, install};
 
 /// Kernel numbers of the capabilities that raising a limit needs (linux/capability.h).
 const NEEDED: [(&str, u32); 2] = [("CAP_SYS_RESOURCE", 24), ("CAP_SYS_PTRACE", 19)];
@@ -25,7 +25,7 @@ const INEXACT: u64 = 2;
 
 /// A running libvirtd or virtqemud.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(super) struct DaemonFacts {
     pub(super) name: &'static str,
     pub(super) pid: Pid,
     /// When it was started, seconds since the epoch.
@@ -42,12 +42,12 @@ pub(super) struct Daemon {
     pub(super) confinement: Option<String>,
 }
 
-impl Daemon {
+impl DaemonFacts {
     /// The running daemon. In an image systemctl is not started: it would be the image's program, with root's privileges.
-    pub(super) fn read(image: bool) -> Option<Daemon> {
+    pub(super) fn read(image: bool) -> Option<DaemonFacts> {
         let (name, pid) = libvirt::running()?;
         let unit = unit(&of_process(pid, "cgroup")).filter(|_| !image);
-        Some(Daemon {
+        Some(DaemonFacts {
             name,
             pid,
             started: process::started(pid),
@@ -114,7 +114,7 @@ fn hook_wrote() -> Option<u64> {
 /// libvirt records at its start and at each reload whether there is any hook, and looks for the files at each call
 /// (`virHookInitialize`, `virHookCall`). systemd keeps the time of a reload. Without systemd, files that the hook wrote, or a
 /// guest that it should have refused, may tell.
-pub(super) fn loaded(known: &Known) -> Option<Check> {
+pub(super) fn loaded(known: &SharedFacts) -> Option<Check> {
     const NAME: &str = "daemon";
     let ours = install::ours(known)?;
     let Some(daemon) = &known.daemon else {
@@ -149,7 +149,7 @@ pub(super) fn loaded(known: &Known) -> Option<Check> {
     })
 }
 
-impl Daemon {
+impl DaemonFacts {
     /// The command that reloads it.
     fn reload(&self) -> String {
         if Path::new("/run/systemd/system").exists() {
@@ -161,7 +161,7 @@ impl Daemon {
 }
 
 /// Checks whether the daemon, and so its hook, may raise limits.
-pub(super) fn privileges(known: &Known) -> Check {
+pub(super) fn privileges(known: &SharedFacts) -> Check {
     const NAME: &str = "privileges";
     let Some(daemon) = &known.daemon else { return Check::ok(NAME, "no daemon runs") };
     let broken = |message: String| {
@@ -169,7 +169,7 @@ pub(super) fn privileges(known: &Known) -> Check {
             "add it to the unit or the container of {}, or set <memtune><hard_limit> for each guest with VFIO devices",
             daemon.name
         );
-        let raise = !known.root || known.guests.iter().any(Guest::needs_raise);
+        let raise = !known.root || known.guests.iter().any(FoundGuest::needs_raise);
         Check::broken(NAME, Code::MemlockNoPrivilege, message, remedy).concerning(raise)
     };
     let Some(capabilities) = daemon.capabilities else {
@@ -188,7 +188,7 @@ pub(super) fn privileges(known: &Known) -> Check {
 
 /// The daemon's own limit. Only guests without VFIO devices inherit it: libvirt sets another limit for each guest with VFIO
 /// devices (`qemuDomainGetMemLockLimitBytes`), so raising the daemon's limit for those has no effect.
-pub(super) fn limit(known: &Known) -> Check {
+pub(super) fn limit(known: &SharedFacts) -> Check {
     const NAME: &str = "memlock";
     let limit = known.daemon.as_ref().and_then(|daemon| Some((daemon.name, daemon.limit?)));
     let Some((name, limit)) = limit else { return Check::ok(NAME, "no daemon runs whose limit guests could inherit") };

@@ -16,7 +16,7 @@ use crate::sys::pinned::Pinned;
 use crate::sys::{fs, process};
 use crate::xml;
 
-use super::{Check, Known, State};
+use super::{Check, CheckState, SharedFacts};
 
 const NAME: &str = "guest";
 const RUNNING: &str = "/run/libvirt/qemu";
@@ -24,7 +24,7 @@ const DEFINED: &str = "/etc/libvirt/qemu";
 
 /// A defined or running guest.
 #[derive(Debug)]
-pub(super) struct Guest {
+pub(super) struct FoundGuest {
     /// The file that describes it.
     file: String,
     domain: Result<(Domain, Result<Plan, Refusal>), Note>,
@@ -46,7 +46,7 @@ struct Running {
 }
 
 /// Running guests by libvirt's status files, and defined ones.
-pub(super) fn read(config: &Config, host: &Host) -> Vec<Guest> {
+pub(super) fn read(config: &Config, host: &Host) -> Vec<FoundGuest> {
     let decide = |domain: Domain| {
         let plan = plan_for(&domain, Request::of(&domain, &Keys::default(), config), host);
         (domain, plan)
@@ -55,18 +55,18 @@ pub(super) fn read(config: &Config, host: &Host) -> Vec<Guest> {
     let running = xml_files(RUNNING).filter_map(|(file, text)| {
         let domain = match live(&text) {
             Ok(domain) => domain,
-            Err(note) => return Some(Guest { file, domain: Err(note), running: None }),
+            Err(note) => return Some(FoundGuest { file, domain: Err(note), running: None }),
         };
         let processes = processes.get_or_insert_with(Guests::look);
         let guest = Identity::of(&domain)?;
         let proven = guest.process();
         let is_proven = proven.is_some();
         let running = Running::read(&proven.or_else(|| processes.unproven(&guest))?, is_proven);
-        Some(Guest { file, domain: Ok(decide(domain)), running: Some(running) })
+        Some(FoundGuest { file, domain: Ok(decide(domain)), running: Some(running) })
     });
     let defined = xml_files(DEFINED).map(|(file, text)| {
         let domain = xml::parse(text.as_bytes()).and_then(|document| Domain::read(&document));
-        Guest { file, domain: domain.map(decide), running: None }
+        FoundGuest { file, domain: domain.map(decide), running: None }
     });
     running.chain(defined).collect()
 }
@@ -102,7 +102,7 @@ impl Running {
     }
 }
 
-impl Guest {
+impl FoundGuest {
     fn decided(&self) -> Option<&Result<Plan, Refusal>> {
         self.domain.as_ref().ok().map(|(_, decided)| decided)
     }
@@ -218,14 +218,15 @@ fn check_defined(domain: &Domain, decided: &Result<Plan, Refusal>) -> Option<Che
     Some(Check::warning(NAME, flaw.code, format!("{}: {}", domain.name, flaw.message), remedy))
 }
 
-pub(super) fn checks(known: &Known) -> Vec<Check> {
-    let (running, defined): (Vec<&Guest>, Vec<&Guest>) = known.guests.iter().partition(|guest| guest.running.is_some());
+pub(super) fn checks(known: &SharedFacts) -> Vec<Check> {
+    let (running, defined): (Vec<&FoundGuest>, Vec<&FoundGuest>) =
+        known.guests.iter().partition(|guest| guest.running.is_some());
     let troubled = running.iter().filter_map(|guest| Some((guest.name(), guest.check()?)));
     let (troubled, mut checks): (Vec<&str>, Vec<Check>) = troubled.unzip();
     // A guest that runs badly and would not start again has one check.
     let others = defined.iter().filter(|guest| !troubled.contains(&guest.name()));
     checks.extend(others.filter_map(|guest| guest.check()));
-    if checks.iter().all(|check| check.state != State::Broken) {
+    if checks.iter().all(|check| check.state != CheckState::Broken) {
         checks.push(if known.root {
             let message =
                 format!("{} running and {} defined, each with what it asks for", running.len(), defined.len());
@@ -234,7 +235,7 @@ pub(super) fn checks(known: &Known) -> Vec<Check> {
             Check::unknown("guests", "the guests of the system's libvirt were not read", "run it as root")
         });
     }
-    let is_unproven = |guest: &&&Guest| guest.running.as_ref().is_some_and(|running| !running.proven);
+    let is_unproven = |guest: &&&FoundGuest| guest.running.as_ref().is_some_and(|running| !running.proven);
     if let Some(guest) = running.iter().find(is_unproven) {
         let message = format!(
             "libvirt has not put the process of {} into a cgroup; it was found by its command line, which any process of \

@@ -7,15 +7,15 @@ use crate::note::Code;
 use crate::sys::fs;
 use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU, Version, unsupported};
 
-use super::guests::Guest;
-use super::{Check, Known, State};
+use super::guests::FoundGuest;
+use super::{Check, CheckState, SharedFacts};
 
 /// The first kernel with KVM_CAP_SPLIT_IRQCHIP. A query to KVM itself is an ioctl, which needs unsafe code; every x86 kernel
 /// from this one on supports it, with any configuration and processor (`kvm_vm_ioctl_check_extension`).
 const SPLIT_IRQCHIP: Version = Version::new(4, 4);
 
 /// libvirt, and each QEMU that a guest uses; without guests those of the host's architecture.
-pub(super) fn versions(known: &Known) -> Vec<Check> {
+pub(super) fn versions(known: &SharedFacts) -> Vec<Check> {
     let host = &known.host;
     let libvirt = match host.libvirt {
         Some(version) => supported("libvirt", "libvirt", version, OLDEST_LIBVIRT, NEWEST_LIBVIRT),
@@ -25,7 +25,7 @@ pub(super) fn versions(known: &Known) -> Vec<Check> {
             "run 'virsh capabilities' and then 'viommu doctor' as root",
         ),
     };
-    let used: Vec<&str> = known.guests.iter().filter_map(Guest::emulator).collect();
+    let used: Vec<&str> = known.guests.iter().filter_map(FoundGuest::emulator).collect();
     let native = || host.emulators.iter().filter(|emulator| emulator.arch == host.arch);
     let (named, native): (Vec<_>, Vec<_>) =
         (host.emulators.iter().filter(|emulator| used.contains(&emulator.path.as_str())).collect(), native().collect());
@@ -43,22 +43,22 @@ fn supported(name: &'static str, what: &str, version: Version, oldest: Version, 
     match unsupported(version, oldest, newest) {
         Some((why, remedy)) => {
             let check = Check::warning(name, Code::VersionUnsupported, format!("{what} {why}"), remedy);
-            Check { state: if version < oldest { State::Broken } else { State::Warning }, ..check }
+            Check { state: if version < oldest { CheckState::Broken } else { CheckState::Warning }, ..check }
         }
         None => Check::ok(name, what),
     }
 }
 
 /// IOMMU, VFIO, interrupts and KVM.
-pub(super) fn checks(known: &Known) -> Vec<Check> {
+pub(super) fn checks(known: &SharedFacts) -> Vec<Check> {
     let release = fs::head(Path::new("/proc/sys/kernel/osrelease"), 128).unwrap_or_default();
     let release = release.trim();
     vec![iommu(known), vfio(known, release), interrupts(known), kvm(known, release)]
 }
 
 /// A problem of passthrough: broken for guests with VFIO devices, else in order.
-fn passthrough(known: &Known, name: &'static str, code: Code, message: String, remedy: &str) -> Check {
-    if known.guests.iter().any(Guest::has_vfio) {
+fn passthrough(known: &SharedFacts, name: &'static str, code: Code, message: String, remedy: &str) -> Check {
+    if known.guests.iter().any(FoundGuest::has_vfio) {
         Check::broken(name, code, message, remedy)
     } else if known.root {
         Check::ok(name, format!("{message}; no guest has passed-through devices"))
@@ -67,7 +67,7 @@ fn passthrough(known: &Known, name: &'static str, code: Code, message: String, r
     }
 }
 
-fn iommu(known: &Known) -> Check {
+fn iommu(known: &SharedFacts) -> Check {
     const NAME: &str = "iommu";
     let groups = fs::names(Path::new("/sys/kernel/iommu_groups")).len();
     let remedy = "turn it on in the firmware (VT-d, AMD-Vi, SMMU), and on Intel boot with intel_iommu=on";
@@ -83,11 +83,11 @@ fn iommu(known: &Known) -> Check {
     }
 }
 
-fn vfio(known: &Known, release: &str) -> Check {
+fn vfio(known: &SharedFacts, release: &str) -> Check {
     let iommufd = capability::iommufd(&known.host);
     match missing_modules(release).as_slice() {
         [] => match iommufd {
-            Some(Err(why)) if known.guests.iter().any(Guest::uses_iommufd) => {
+            Some(Err(why)) if known.guests.iter().any(FoundGuest::uses_iommufd) => {
                 let message = format!("a guest has <driver iommufd='yes'/>, and {why}");
                 Check::broken("vfio", Code::VfioMissing, message, "remove iommufd='yes' from its devices")
             }
@@ -117,7 +117,7 @@ fn missing_modules(release: &str) -> Vec<&'static str> {
     ["vfio_pci"].into_iter().chain(container).filter(|module| !available(module)).collect()
 }
 
-fn interrupts(known: &Known) -> Check {
+fn interrupts(known: &SharedFacts) -> Check {
     if known.host.allow_unsafe_interrupts == Some(true) {
         let message = "vfio_iommu_type1.allow_unsafe_interrupts is on: a guest can send any interrupt to the host";
         let remedy = "remove it from /etc/modprobe.d and the kernel's arguments, unless the hardware requires it";
@@ -127,9 +127,9 @@ fn interrupts(known: &Known) -> Check {
     }
 }
 
-fn kvm(known: &Known, release: &str) -> Check {
+fn kvm(known: &SharedFacts, release: &str) -> Check {
     const NAME: &str = "kvm";
-    let used = !known.root || known.guests.iter().any(Guest::uses_kvm);
+    let used = !known.root || known.guests.iter().any(FoundGuest::uses_kvm);
     let old = version(release).filter(|kernel| *kernel < SPLIT_IRQCHIP);
     if let Some(kernel) = old.filter(|_| known.host.arch.as_deref() == Some("x86_64")) {
         let message = format!("KVM of Linux {kernel} has no split irqchip, which interrupt remapping needs");

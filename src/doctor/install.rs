@@ -12,8 +12,8 @@ use crate::sys::fs::{self, Entry};
 use crate::sys::process;
 use crate::version::Version;
 
-use super::guests::Guest;
-use super::{Check, Known};
+use super::guests::FoundGuest;
+use super::{Check, SharedFacts};
 
 /// The first libvirt that runs the programs in `qemu.d` (`virHookCall`).
 const READS_DIRECTORY: Version = Version::new(6, 5);
@@ -78,7 +78,7 @@ impl HookFile {
     }
 
     /// Whether libvirt runs this file.
-    pub(super) fn is_run(&self, known: &Known) -> bool {
+    pub(super) fn is_run(&self, known: &SharedFacts) -> bool {
         self.entry.executable && (self.path == MAIN || reads_directory(known))
     }
 }
@@ -88,12 +88,12 @@ fn is_viommu(path: &Path) -> bool {
     fs::contains(path, METADATA_NAMESPACE.as_bytes())
 }
 
-fn reads_directory(known: &Known) -> bool {
+fn reads_directory(known: &SharedFacts) -> bool {
     known.host.libvirt.is_none_or(|libvirt| libvirt >= READS_DIRECTORY)
 }
 
 /// The hook that is viommu and that libvirt runs.
-pub(super) fn ours(known: &Known) -> Option<&HookFile> {
+pub(super) fn ours(known: &SharedFacts) -> Option<&HookFile> {
     known.hooks.iter().find(|hook| hook.program == Program::Viommu && hook.is_run(known))
 }
 
@@ -111,7 +111,7 @@ fn is_late(script: &Path) -> bool {
     !early && commands.find_map(call) == Some(false)
 }
 
-pub(super) fn hook(known: &Known) -> Vec<Check> {
+pub(super) fn hook(known: &SharedFacts) -> Vec<Check> {
     const NAME: &str = "hook";
     let broken = |message: String, remedy: String| {
         Check::broken(NAME, Code::HookUnusable, message, remedy).concerning(known.asked())
@@ -177,9 +177,9 @@ pub(super) fn wrappers(config: &Config) -> Vec<Wrapper> {
 
 /// Checks that each wrapper leads to viommu and has its QEMU. The packages have one per architecture, so the QEMU of another
 /// architecture than the host's matters only where a guest or the configuration uses it.
-pub(super) fn wrapper(known: &Known) -> Check {
+pub(super) fn wrapper(known: &SharedFacts) -> Check {
     const NAME: &str = "wrapper";
-    let used: Vec<&str> = known.guests.iter().filter_map(Guest::wrapper).collect();
+    let used: Vec<&str> = known.guests.iter().filter_map(FoundGuest::wrapper).collect();
     if let Some(path) = used.iter().find(|path| known.wrappers.iter().all(|wrapper| wrapper.path != **path)) {
         let message = format!("{path}, the emulator of a guest, does not exist");
         return Check::broken(NAME, Code::EmulatorMissing, message, format!("ln -s {BINARY} {path}"));
@@ -208,7 +208,7 @@ pub(super) fn wrapper(known: &Known) -> Check {
 }
 
 /// `/run/viommu`: whether only root can write there, and whether files of ended guests are left.
-pub(super) fn state(known: &Known) -> Check {
+pub(super) fn state(known: &SharedFacts) -> Check {
     const NAME: &str = "state";
     let directory = Path::new(store::STATES);
     if let Err(error) = fs::check_trusted_directory(directory) {

@@ -1,6 +1,6 @@
 //! Checks whether everything is in place on a host, and says what to do about what is not: `viommu doctor`.
 //!
-//! One file per topic. Each topic reads its facts and judges them; `Known` holds what several topics need. [`examine`]
+//! One file per topic. Each topic reads its facts and judges them; `SharedFacts` holds what several topics need. [`examine`]
 //! returns the checks, the gravest first, and a cause before its consequences.
 //!
 //! `broken` means that a guest does not get what it asks for. A problem that concerns no guest is a warning or no problem,
@@ -25,13 +25,13 @@ use crate::note::{Code, Note};
 use crate::sys::fs;
 use crate::text::words;
 
-use daemon::Daemon;
-use guests::Guest;
+use daemon::DaemonFacts;
+use guests::FoundGuest;
 use install::{HookFile, Wrapper};
 
 words! {
     /// The verdict of a check.
-    pub enum State {
+    pub enum CheckState {
         /// In place.
         Ok = "ok",
         /// The facts cannot be read.
@@ -49,7 +49,7 @@ pub struct Check {
     /// The subject; a stable name.
     pub name: &'static str,
     /// The verdict.
-    pub state: State,
+    pub state: CheckState,
     /// What is wrong, by its stable name.
     pub code: Option<Code>,
     /// The finding. May contain strings from tenants: escape before printing.
@@ -60,32 +60,32 @@ pub struct Check {
 
 impl Check {
     fn ok(name: &'static str, message: impl Into<String>) -> Check {
-        Check { name, state: State::Ok, code: None, message: message.into(), remedy: None }
+        Check { name, state: CheckState::Ok, code: None, message: message.into(), remedy: None }
     }
 
     fn unknown(name: &'static str, message: impl Into<String>, remedy: &str) -> Check {
-        Check { name, state: State::Unknown, code: None, message: message.into(), remedy: Some(remedy.to_owned()) }
+        Check { name, state: CheckState::Unknown, code: None, message: message.into(), remedy: Some(remedy.to_owned()) }
     }
 
     fn warning(name: &'static str, code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Check {
         let (message, remedy) = (message.into(), Some(remedy.into()));
-        Check { name, state: State::Warning, code: Some(code), message, remedy }
+        Check { name, state: CheckState::Warning, code: Some(code), message, remedy }
     }
 
     fn broken(name: &'static str, code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Check {
-        Check { state: State::Broken, ..Check::warning(name, code, message, remedy) }
+        Check { state: CheckState::Broken, ..Check::warning(name, code, message, remedy) }
     }
 
     /// The same check as a warning where no guest is concerned.
     fn concerning(self, guest: bool) -> Check {
-        let state = if self.state == State::Broken && !guest { State::Warning } else { self.state };
+        let state = if self.state == CheckState::Broken && !guest { CheckState::Warning } else { self.state };
         Check { state, ..self }
     }
 }
 
 /// Facts that several topics need.
 #[derive(Debug)]
-struct Known {
+struct SharedFacts {
     /// Files that only root may read were read.
     root: bool,
     host: Host,
@@ -94,24 +94,24 @@ struct Known {
     hooks: Vec<HookFile>,
     wrappers: Vec<Wrapper>,
     /// The daemon that runs QEMU, if one runs.
-    daemon: Option<Daemon>,
+    daemon: Option<DaemonFacts>,
     /// Running and defined guests.
-    guests: Vec<Guest>,
+    guests: Vec<FoundGuest>,
 }
 
-impl Known {
-    fn read(image: bool) -> Known {
+impl SharedFacts {
+    fn read(image: bool) -> SharedFacts {
         let mut host = Places::default().whole_host();
         // libvirt's cache also has emulators that were removed.
         host.emulators.retain(|emulator| fs::is_executable(Path::new(&emulator.path)));
         let config = crate::host::config::load();
         let default = Config::default();
         let usable = config.as_ref().unwrap_or(&default);
-        Known {
+        SharedFacts {
             root: rustix::process::geteuid().is_root(),
             hooks: install::hooks(),
             wrappers: install::wrappers(usable),
-            daemon: Daemon::read(image),
+            daemon: DaemonFacts::read(image),
             guests: guests::read(usable, &host),
             host,
             config,
@@ -125,14 +125,14 @@ impl Known {
 
     /// Whether a guest is known to ask for a vIOMMU.
     fn asked(&self) -> bool {
-        self.guests.iter().any(Guest::asks)
+        self.guests.iter().any(FoundGuest::asks)
     }
 }
 
 /// Examines this host, or the image of a host that is the root directory of this process.
 #[must_use]
 pub fn examine(image: bool) -> Vec<Check> {
-    let known = Known::read(image);
+    let known = SharedFacts::read(image);
     let mut checks = vec![configuration(&known)];
     checks.extend(install::hook(&known));
     checks.extend(container::checks(&known, image));
@@ -154,7 +154,7 @@ pub fn examine(image: bool) -> Vec<Check> {
     checks
 }
 
-fn configuration(known: &Known) -> Check {
+fn configuration(known: &SharedFacts) -> Check {
     match &known.config {
         Ok(config) if !fs::is_public(Path::new(config::PATH)) => {
             let message = format!(

@@ -9,14 +9,14 @@ use crate::note::Code;
 use crate::plan::wrapped_emulator;
 use crate::sys::fs;
 
-use super::{Check, Known, install};
+use super::{Check, SharedFacts, install};
 
 /// The file by which `viommu host-route on` sets the daemon's PATH.
 fn drop_in(daemon: &str) -> String {
     format!("/etc/systemd/system/{daemon}.service.d/zz-viommu-host-route.conf")
 }
 
-pub(super) fn route(known: &Known) -> Check {
+pub(super) fn route(known: &SharedFacts) -> Check {
     const NAME: &str = "host-route";
     let switched = |daemon: &str| fs::entry(Path::new(&drop_in(daemon))).is_some();
     let (daemon, switched, runs) = match &known.daemon {
@@ -47,7 +47,7 @@ pub(super) fn route(known: &Known) -> Check {
 
 /// Checks that libvirt probed each wrapper after the QEMU behind it was installed. libvirt probes again when the emulator's file
 /// changes (`virQEMUCapsIsValid`), and that file is viommu.
-pub(super) fn probed(known: &Known) -> Vec<Check> {
+pub(super) fn probed(known: &SharedFacts) -> Vec<Check> {
     let config = known.config.as_ref().ok();
     let stale = fs::names(Path::new(capcache::DIRECTORY)).into_iter().filter_map(|name| {
         let file = Path::new(capcache::DIRECTORY).join(name);

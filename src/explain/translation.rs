@@ -61,14 +61,14 @@ fn push(pieces: &mut Vec<Piece>, text: &str) {
 
 /// An English format and its translation.
 #[derive(Debug)]
-struct Entry {
+struct Translation {
     english: Vec<Piece>,
     translated: Vec<Piece>,
 }
 
-impl Entry {
-    fn of(english: &str, translated: &str) -> Option<Entry> {
-        Some(Entry { english: pieces(english)?, translated: pieces(translated)? })
+impl Translation {
+    fn of(english: &str, translated: &str) -> Option<Translation> {
+        Some(Translation { english: pieces(english)?, translated: pieces(translated)? })
     }
 
     /// The longest text between two conversions of the translation.
@@ -117,7 +117,7 @@ impl Entry {
 #[derive(Debug)]
 pub(super) struct Translations {
     search: AhoCorasick,
-    entries: Vec<Entry>,
+    entries: Vec<Translation>,
 }
 
 impl Translations {
@@ -126,9 +126,9 @@ impl Translations {
         let pairs = catalogues.iter().flat_map(|catalogue| messages(catalogue));
         let known = pairs
             .filter(|(english, translated)| english != translated && (ERRORS.contains(english) || is_known(english)));
-        let entries = known.filter_map(|(english, translated)| Entry::of(english, translated));
-        let entries: Vec<Entry> = entries.filter(|entry| entry.key().trim().len() >= MIN_LITERAL).collect();
-        Some(Translations { search: AhoCorasick::new(entries.iter().map(Entry::key)).ok()?, entries })
+        let entries = known.filter_map(|(english, translated)| Translation::of(english, translated));
+        let entries: Vec<Translation> = entries.filter(|entry| entry.key().trim().len() >= MIN_LITERAL).collect();
+        Some(Translations { search: AhoCorasick::new(entries.iter().map(Translation::key)).ok()?, entries })
     }
 
     /// The line in English; `None` where it has no known message of another language.
@@ -138,7 +138,8 @@ impl Translations {
             let line = english.as_deref().unwrap_or(line);
             let found = self.search.find_overlapping_iter(line).map(|found| found.pattern().as_usize());
             let distinct: BTreeSet<usize> = found.collect();
-            let mut found: Vec<&Entry> = distinct.into_iter().filter_map(|found| self.entries.get(found)).collect();
+            let mut found: Vec<&Translation> =
+                distinct.into_iter().filter_map(|found| self.entries.get(found)).collect();
             found.sort_by_key(|entry| std::cmp::Reverse(entry.key().len()));
             found.truncate(MAX_CANDIDATES);
             let Some(next) = found.into_iter().find_map(|entry| entry.in_english(line)) else { break };
@@ -199,9 +200,9 @@ mod tests {
 
     #[test]
     fn conversions_are_numbered_or_in_order() {
-        let swapped = Entry::of("%1$s is in %2$04x, 100%%", "in %2$x liegt: %1$s! 100%%").unwrap();
+        let swapped = Translation::of("%1$s is in %2$04x, 100%%", "in %2$x liegt: %1$s! 100%%").unwrap();
         assert_eq!(swapped.in_english("x in 0a liegt: b! 100%").as_deref(), Some("x b is in 0a, 100%"));
-        let in_order = Entry::of("a %s b %lld c", "A %s B %lld C").unwrap();
+        let in_order = Translation::of("a %s b %lld c", "A %s B %lld C").unwrap();
         assert_eq!(in_order.in_english("A 1 B 2 Cd").as_deref(), Some("a 1 b 2 cd"));
         assert_eq!(in_order.in_english("A 1 C 2 B"), None);
         assert!(pieces("50 %").is_none() && pieces("%0$s").is_none() && pieces("%99999999999999999999$s").is_none());

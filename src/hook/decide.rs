@@ -13,7 +13,7 @@ use crate::plan::{self, Plan, Route, wrapped_emulator};
 use crate::qemu::{self, Edits, Invocation};
 use crate::request::{Keys, Request, RequestedModel};
 use crate::rewrite::rewrite;
-use crate::state::{Record, State, store};
+use crate::state::{GuestState, Record, store};
 use crate::sys::process;
 use crate::xml;
 
@@ -83,7 +83,7 @@ pub(super) fn mark(event: Event, xml: &[u8], config: &Result<Config, Note>) -> O
     let emulator = config.as_ref().unwrap_or(&Config::default()).emulator_behind(name);
     let nothing = Edits::default;
     let state =
-        State::new(prefilter::uuid(xml)?, process::boot_clock().as_secs(), emulator, nothing(), Some(nothing()));
+        GuestState::new(prefilter::uuid(xml)?, process::boot_clock().as_secs(), emulator, nothing(), Some(nothing()));
     Some(Effect::WriteState(Box::new(state)))
 }
 
@@ -172,7 +172,7 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     let incoming = recorded.or_else(|| plan.reproducible.then(|| boot.clone()));
     // Without a state the wrapper would refuse the guest later, and without the reason.
     outcome.asks |= wrapper;
-    let mut state = State::new(uuid, process::boot_clock().as_secs(), emulator(decided), boot, incoming);
+    let mut state = GuestState::new(uuid, process::boot_clock().as_secs(), emulator(decided), boot, incoming);
     state.memlock = limit;
     outcome.effects.push(Effect::WriteState(Box::new(state)));
     if let Some((limit, guest)) = limit.zip(Identity::of(&decided.domain)) {

@@ -5,7 +5,7 @@ use crate::guard;
 use crate::host::guest_process::{Identity, MISSING};
 use crate::limit::Limit;
 use crate::note::{Code, Level, Note};
-use crate::state::{Record, State, store};
+use crate::state::{GuestState, Record, store};
 use crate::sys::fs;
 use crate::sys::journal::{self, Priority};
 
@@ -13,7 +13,7 @@ use crate::sys::journal::{self, Priority};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Writes the guest's state file.
-    WriteState(Box<State>),
+    WriteState(Box<GuestState>),
     /// Records what the guest runs with, for a later restore.
     Record(Uuid, Record),
     /// Starts a guard.

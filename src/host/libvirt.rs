@@ -8,7 +8,7 @@ use rustix::process::Pid;
 
 use crate::plan::HOST_ROUTE;
 use crate::sys::fs;
-use crate::sys::pinned::{Layout, Pinned};
+use crate::sys::pinned::{MemoryLayout, Pinned};
 use crate::sys::process;
 use crate::xml;
 
@@ -69,7 +69,7 @@ pub struct Daemon {
     /// The process.
     pub process: Pinned,
     arguments: Vec<OsString>,
-    layout: Option<Layout>,
+    layout: Option<MemoryLayout>,
 }
 
 impl Daemon {

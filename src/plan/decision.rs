@@ -1,17 +1,17 @@
 //! What was decided about the vIOMMU, and the changes that follow from it.
 
-use crate::model::{Model, New};
+use crate::model::{Model, NewIommu};
 use crate::note::{Code, Note};
 use crate::qemu::Edits;
 use crate::request::RequestedModel;
 
 use super::Route;
 use super::guest::Guest;
-use super::result::{Action, Change, Edit, Ioapic, Iommu, Origin, Plan};
+use super::result::{Action, Change, DomainEdit, Ioapic, Origin, Plan, PlannedIommu};
 
 /// What was decided about the vIOMMU.
 pub(super) struct Decision {
-    pub(super) iommu: Option<Iommu>,
+    pub(super) iommu: Option<PlannedIommu>,
     /// `<driver>` attributes that are added.
     pub(super) added: Vec<(&'static str, String)>,
     pub(super) ioapic: Option<Ioapic>,
@@ -24,8 +24,8 @@ pub(super) struct Decision {
 impl Decision {
     /// The guest keeps what it has.
     pub(super) fn unchanged(guest: &Guest<'_>) -> Decision {
-        let existing = guest.domain.iommus.first().map(Iommu::existing);
-        let hidden = guest.hidden.as_ref().map(|hidden| Iommu {
+        let existing = guest.domain.iommus.first().map(PlannedIommu::existing);
+        let hidden = guest.hidden.as_ref().map(|hidden| PlannedIommu {
             name: hidden.driver.clone(),
             model: Some(hidden.model),
             origin: Origin::Commandline,
@@ -47,7 +47,7 @@ impl Decision {
             (Some(_), true) => Origin::Existing,
             (Some(_), false) => Origin::Completed,
         };
-        let iommu = Iommu { name: model.name().to_owned(), model: Some(model), origin, driver };
+        let iommu = PlannedIommu { name: model.name().to_owned(), model: Some(model), origin, driver };
         Decision { iommu: Some(iommu), added, ..Decision::unchanged(guest) }
     }
 
@@ -68,7 +68,7 @@ impl Decision {
         if self.ioapic.as_ref().is_some_and(|ioapic| ioapic.origin == Origin::Added) {
             let reason =
                 "interrupt remapping needs the split irqchip, and libvirt before 10.10 does not add it by itself";
-            plan.change(Action::Add, "/domain/features/ioapic", reason.to_owned(), Edit::SplitIoapic, false);
+            plan.change(Action::Add, "/domain/features/ioapic", reason.to_owned(), DomainEdit::SplitIoapic, false);
             plan.qemu.machine.insert("kernel_irqchip".into(), "split".into());
         }
         plan.reproducible = self.reproducible && guest.request.model != RequestedModel::Auto;
@@ -82,7 +82,7 @@ fn add_iommu(guest: &Guest<'_>, model: Model, driver: Vec<(&'static str, String)
     let (source, asked) = (guest.request.source.describe(), guest.request.model.as_str());
     on_command_line(model, &driver, plan.route, &mut plan.qemu);
     let reason = format!("{source} asks for a vIOMMU ({asked})");
-    let edit = Edit::AddIommu { model: model.name(), driver };
+    let edit = DomainEdit::AddIommu { model: model.name(), driver };
     plan.change(Action::Add, "/domain/devices/iommu", reason, edit, true);
 }
 
@@ -90,7 +90,7 @@ fn complete_iommu(guest: &Guest<'_>, model: Model, driver: Vec<(&'static str, St
     let names = driver.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ");
     let essential = driver.iter().any(|(name, _)| is_essential(guest, name));
     plan.qemu.existing = properties(model, &driver).collect();
-    let edit = Edit::CompleteIommu { model: model.name(), driver };
+    let edit = DomainEdit::CompleteIommu { model: model.name(), driver };
     plan.change(Action::Set, "/domain/devices/iommu/driver", format!("the <iommu> lacks {names}"), edit, essential);
 }
 
@@ -108,10 +108,10 @@ fn is_essential(guest: &Guest<'_>, attribute: &str) -> bool {
 /// What libvirt writes for a new `<iommu>` (`qemuBuildIOMMUCommandLine`), and what the wrapper adds to that.
 fn on_command_line(model: Model, driver: &[(&'static str, String)], route: Route, edits: &mut Edits) {
     match model.facts().new {
-        New::Machine(key, value) => {
+        NewIommu::Machine(key, value) => {
             edits.machine.insert(key.to_owned(), value.to_owned());
         }
-        New::Devices(devices) => {
+        NewIommu::Devices(devices) => {
             edits.devices.extend(devices.iter().map(|device| (*device).to_owned()));
             let of_wrapper = model.facts().of_wrapper.iter().filter(|_| route == Route::Wrapper);
             let of_wrapper = of_wrapper.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -128,7 +128,14 @@ fn properties(model: Model, driver: &[(&'static str, String)]) -> impl Iterator<
 }
 
 impl Plan {
-    pub(super) fn change(&mut self, action: Action, path: &'static str, reason: String, edit: Edit, essential: bool) {
+    pub(super) fn change(
+        &mut self,
+        action: Action,
+        path: &'static str,
+        reason: String,
+        edit: DomainEdit,
+        essential: bool,
+    ) {
         self.changes.push(Change { action, path, reason, edit, essential });
     }
 }
@@ -138,12 +145,12 @@ pub(super) fn lock_memory(guest: &Guest<'_>, plan: &mut Plan) {
     let (request, memory) = (guest.request, &guest.domain.memory);
     if request.nosharepages && !memory.nosharepages {
         let reason = "a real-time guest shares no pages".to_owned();
-        plan.change(Action::Add, "/domain/memoryBacking/nosharepages", reason, Edit::ForbidPageSharing, false);
+        plan.change(Action::Add, "/domain/memoryBacking/nosharepages", reason, DomainEdit::ForbidPageSharing, false);
     }
     if request.locked_memory && !memory.locked {
         let reason = "all of the guest's memory is to be locked".to_owned();
         let asked = request.asks_to_lock();
-        plan.change(Action::Add, "/domain/memoryBacking/locked", reason, Edit::LockMemory, asked);
+        plan.change(Action::Add, "/domain/memoryBacking/locked", reason, DomainEdit::LockMemory, asked);
         plan.qemu.lock_memory = asked;
     }
 }

@@ -14,7 +14,7 @@ use crate::version::{NEWEST_LIBVIRT, Version};
 
 use super::Route;
 use super::guest::Guest;
-use super::result::{Edit, Origin, Plan};
+use super::result::{DomainEdit, Origin, Plan};
 use super::spaces::{AddressSpace, address_spaces};
 
 const KIB: u64 = 1024;
@@ -99,7 +99,7 @@ impl Plan {
     }
 
     pub(super) fn locked(&self, domain: &Domain) -> Presence {
-        let added = self.changes.iter().any(|change| change.edit == Edit::LockMemory);
+        let added = self.changes.iter().any(|change| change.edit == DomainEdit::LockMemory);
         if domain.memory.locked || added && self.route == Route::Native {
             Presence::Known
         } else if self.qemu.lock_memory {

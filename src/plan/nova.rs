@@ -6,7 +6,7 @@
 use crate::domain::{Domain, Iommu};
 use crate::model::Model;
 
-use super::result::{Action, Change, Edit};
+use super::result::{Action, Change, DomainEdit};
 
 /// The domain without what libvirt refuses of it, and the changes that remove it; none for a domain that Nova did not write so.
 pub(super) fn repaired(domain: &Domain, arch: &str) -> Option<(Domain, Vec<Change>)> {
@@ -21,11 +21,11 @@ pub(super) fn repaired(domain: &Domain, arch: &str) -> Option<(Domain, Vec<Chang
         essential: true,
     };
     let driver = format!("the attributes of intel for <iommu model='{model}'>");
-    let mut changes = vec![remove("/domain/devices/iommu/driver", Edit::RemoveIommuDriver, &driver)];
+    let mut changes = vec![remove("/domain/devices/iommu/driver", DomainEdit::RemoveIommuDriver, &driver)];
     let mut domain = Domain { iommus: vec![Iommu { driver: Vec::new(), ..iommu.clone() }], ..domain.clone() };
     if arch == "aarch64" && domain.ioapic.as_deref() == Some("qemu") {
         domain.ioapic = None;
-        changes.push(remove("/domain/features/ioapic", Edit::RemoveIoapic, "<ioapic> on every architecture"));
+        changes.push(remove("/domain/features/ioapic", DomainEdit::RemoveIoapic, "<ioapic> on every architecture"));
     }
     Some((domain, changes))
 }

@@ -8,7 +8,7 @@ use crate::version::Version;
 
 use super::guest::Guest;
 use super::intel::needs_caching_mode;
-use super::result::{Iommu, Origin, Plan};
+use super::result::{Origin, Plan, PlannedIommu};
 use super::written::Written;
 use super::{Route, route};
 
@@ -96,7 +96,7 @@ pub(super) fn note(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     Some(Note::warning(Code::PurposeIgnored, message))
 }
 
-fn is_off(iommu: &Iommu) -> bool {
+fn is_off(iommu: &PlannedIommu) -> bool {
     let named = |name: &str| Model::Intel.attribute(name) == "dma_translation";
     iommu.driver.iter().any(|(name, value)| named(name) && !qemu::is_on(value))
 }

@@ -23,10 +23,10 @@ pub struct Plan {
     /// How the vIOMMU reaches QEMU.
     pub route: Route,
     /// The vIOMMU that the guest will have.
-    pub iommu: Option<Iommu>,
+    pub iommu: Option<PlannedIommu>,
     /// The other `<iommu>`s of the domain: SMMUv3 can be there once for each host bridge.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub further_iommus: Vec<Iommu>,
+    pub further_iommus: Vec<PlannedIommu>,
     /// The I/O APIC that goes with it.
     pub ioapic: Option<Ioapic>,
     /// The locked-memory limit.
@@ -121,7 +121,7 @@ pub enum Origin {
 
 /// The vIOMMU in a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Iommu {
+pub struct PlannedIommu {
     /// libvirt's model name, or QEMU's driver name where it is in `<qemu:commandline>`.
     #[serde(rename = "model")]
     pub name: String,
@@ -135,10 +135,10 @@ pub struct Iommu {
     pub driver: Vec<(String, String)>,
 }
 
-impl Iommu {
+impl PlannedIommu {
     /// An `<iommu>` as the domain has it.
-    pub(super) fn existing(iommu: &crate::domain::Iommu) -> Iommu {
-        Iommu {
+    pub(super) fn existing(iommu: &crate::domain::Iommu) -> PlannedIommu {
+        PlannedIommu {
             name: iommu.model.as_str().to_owned(),
             model: iommu.model.known(),
             origin: Origin::Existing,
@@ -167,7 +167,7 @@ pub struct Change {
     pub reason: String,
     /// What exactly.
     #[serde(skip)]
-    pub edit: Edit,
+    pub edit: DomainEdit,
     /// Whether the guest would not get what it asks for without this change.
     #[serde(skip)]
     pub essential: bool,
@@ -187,7 +187,7 @@ words! {
 
 /// A change of the domain XML, as data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Edit {
+pub enum DomainEdit {
     /// `<devices><iommu model=…><driver …/></iommu>`.
     AddIommu {
         /// libvirt's model name.
@@ -252,7 +252,7 @@ impl Plan {
             request: guest.request.clone(),
             route: route(domain),
             iommu: None,
-            further_iommus: domain.iommus.iter().skip(1).map(Iommu::existing).collect(),
+            further_iommus: domain.iommus.iter().skip(1).map(PlannedIommu::existing).collect(),
             ioapic: None,
             memlock: Memlock::default(),
             qemu: qemu::Edits::default(),
@@ -269,8 +269,8 @@ impl Plan {
     pub fn refusal_unless_rewritten(&self) -> Option<Note> {
         let missing = self.changes.iter().find(|change| change.essential).filter(|_| self.route == Route::Native)?;
         let lack = match &missing.edit {
-            Edit::AddIommu { .. } => ", and the domain has no <iommu>",
-            Edit::LockMemory => ", and the domain has no <memoryBacking><locked/>",
+            DomainEdit::AddIommu { .. } => ", and the domain has no <iommu>",
+            DomainEdit::LockMemory => ", and the domain has no <memoryBacking><locked/>",
             // The reason says what is lacking.
             _ => "",
         };

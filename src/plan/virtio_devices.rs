@@ -8,7 +8,7 @@ use crate::request::{RequestedModel, VirtioScope};
 use crate::version::Version;
 
 use super::guest::Guest;
-use super::result::{Action, Edit, Plan, VirtioEdit};
+use super::result::{Action, DomainEdit, Plan, VirtioEdit};
 
 /// The devices that the request names.
 fn named<'a>(guest: &Guest<'a>) -> impl Iterator<Item = &'a VirtioDevice> {
@@ -50,7 +50,7 @@ pub(super) fn enter(guest: &Guest<'_>, plan: &mut Plan) {
     plan.qemu.virtio = Some(Translated { all, ats, vdpa: can_be_vdpa(guest) });
     let path = if all { "/domain/devices/*/driver" } else { "/domain/devices/interface/driver" };
     let reason = format!("the vIOMMU is to translate DMA of {} too", count(edits.len()));
-    plan.change(Action::Set, path, reason, Edit::TranslateVirtio(edits), true);
+    plan.change(Action::Set, path, reason, DomainEdit::TranslateVirtio(edits), true);
 }
 
 impl VirtioEdit {

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use super::arguments;
 use super::device::{self, Device};
 use super::machine;
-use crate::model::{Model, New};
+use crate::model::{Model, NewIommu};
 
 /// A vIOMMU that was found on a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +66,8 @@ pub fn find_iommu<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
 
 fn of_machine<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
     let set = |model: Model| match model.facts().new {
-        New::Machine(key, value) => machine::get(arguments, key).is_some_and(|found| found == value),
-        New::Devices(_) => false,
+        NewIommu::Machine(key, value) => machine::get(arguments, key).is_some_and(|found| found == value),
+        NewIommu::Devices(_) => false,
     };
     let model = Model::ALL.iter().copied().find(|model| set(*model))?;
     Some(FoundIommu {

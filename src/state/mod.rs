@@ -24,7 +24,7 @@ const FORMAT: u32 = 1;
 /// The state of one guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct State {
+pub struct GuestState {
     format: u32,
     /// The guest.
     pub uuid: String,
@@ -40,11 +40,11 @@ pub struct State {
     pub memlock: Option<Limit>,
 }
 
-impl State {
+impl GuestState {
     /// A new state.
     #[must_use]
-    pub fn new(uuid: Uuid, written: u64, emulator: String, boot: Edits, incoming: Option<Edits>) -> State {
-        State { format: FORMAT, uuid: uuid.to_string(), written, emulator, boot, incoming, memlock: None }
+    pub fn new(uuid: Uuid, written: u64, emulator: String, boot: Edits, incoming: Option<Edits>) -> GuestState {
+        GuestState { format: FORMAT, uuid: uuid.to_string(), written, emulator, boot, incoming, memlock: None }
     }
 
     /// The file's content.
@@ -58,13 +58,13 @@ impl State {
     ///
     /// # Errors
     /// `state-invalid` where the content is not ours, belongs to another guest, or is a leftover.
-    pub fn parse(text: &str, uuid: Uuid, now: u64) -> Result<State, Note> {
+    pub fn parse(text: &str, uuid: Uuid, now: u64) -> Result<GuestState, Note> {
         let invalid = |what: &str| {
             let message =
                 format!("{} {what}: start the guest again through libvirt", store::state_file(uuid).display());
             Note::error(Code::StateInvalid, message)
         };
-        let state: State =
+        let state: GuestState =
             serde_json::from_str(text).map_err(|error| invalid(&format!("cannot be understood ({error})")))?;
         if state.format != FORMAT {
             return Err(invalid("was written by another version of viommu"));
@@ -136,10 +136,10 @@ fn shape(domain: &Domain) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn state() -> (State, Uuid) {
+    fn state() -> (GuestState, Uuid) {
         let uuid: Uuid = "3a21c2ee-5ece-4225-baa4-9a11258f601e".parse().unwrap();
         let boot = Edits { devices: vec!["intel-iommu,id=ua-viommu0".into()], ..Edits::default() };
-        let mut state = State::new(uuid, 100, "/usr/bin/qemu-system-x86_64".into(), boot, None);
+        let mut state = GuestState::new(uuid, 100, "/usr/bin/qemu-system-x86_64".into(), boot, None);
         state.memlock = Some(Limit::Bytes(2_684_354_560));
         (state, uuid)
     }
@@ -147,8 +147,8 @@ mod tests {
     #[test]
     fn comes_back_as_it_was_written() {
         let (state, uuid) = state();
-        assert_eq!(State::parse(&state.to_json(), uuid, 100).unwrap(), state);
-        assert_eq!(State::parse(&state.to_json(), uuid, 100 + MAX_AGE).unwrap(), state);
+        assert_eq!(GuestState::parse(&state.to_json(), uuid, 100).unwrap(), state);
+        assert_eq!(GuestState::parse(&state.to_json(), uuid, 100 + MAX_AGE).unwrap(), state);
     }
 
     #[test]
@@ -175,7 +175,7 @@ mod tests {
             (json.replace("\"boot\"", "\"boots\""), uuid, 100),
             (String::new(), uuid, 100),
         ] {
-            assert_eq!(State::parse(&text, uuid, now).unwrap_err().code, Code::StateInvalid, "{text}");
+            assert_eq!(GuestState::parse(&text, uuid, now).unwrap_err().code, Code::StateInvalid, "{text}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
 
-use super::{Record, State};
+use super::{GuestState, Record};
 use crate::domain::Uuid;
 use crate::note::{Code, Note};
 use crate::sys::{fs, process};
@@ -49,9 +49,9 @@ fn file(directory: &str, uuid: impl Display) -> PathBuf {
 ///
 /// # Errors
 /// `state-missing` where there is no file; `state-invalid` where the file cannot be read or trusted, or is not this guest's.
-pub fn state(uuid: Uuid) -> Result<State, Note> {
+pub fn state(uuid: Uuid) -> Result<GuestState, Note> {
     match read(STATES, uuid) {
-        Ok(text) => State::parse(&text, uuid, process::boot_clock().as_secs()),
+        Ok(text) => GuestState::parse(&text, uuid, process::boot_clock().as_secs()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Note::error(
             Code::StateMissing,
             "the viommu hook did not run for this guest: run 'viommu doctor', or set <emulator> back to QEMU",
@@ -71,7 +71,7 @@ pub fn state(uuid: Uuid) -> Result<State, Note> {
 ///
 /// # Errors
 /// `state-unwritable`.
-pub fn write_state(state: &State) -> Result<(), Note> {
+pub fn write_state(state: &GuestState) -> Result<(), Note> {
     write(STATES, &state.uuid, &state.to_json(), 0o644).map_err(|error| {
         Note::error(Code::StateUnwritable, format!("the guest's state cannot be written to {STATES}: {error}"))
     })

@@ -135,18 +135,18 @@ impl Pinned {
 /// Where the kernel has put a process's code, data, heap, stack, arguments and environment. The kernel chooses most of it at
 /// random in each execve(2), shows it only to processes that may trace this one, and copies it in fork(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout(Vec<u64>);
+pub struct MemoryLayout(Vec<u64>);
 
 impl Pinned {
     /// The layout; none where it may not be read, and where the kernel did not choose it at random: any program can be
     /// executed with `ADDR_NO_RANDOMIZE` (personality(2)), and has this layout then, too.
     #[must_use]
-    pub fn layout(&self) -> Option<Layout> {
+    pub fn layout(&self) -> Option<MemoryLayout> {
         layout(&self.text("stat", 2048)?)
     }
 }
 
-fn layout(stat: &str) -> Option<Layout> {
+fn layout(stat: &str) -> Option<MemoryLayout> {
     /// `startcode`, `endcode`, `startstack`, `start_data`, `end_data`, `start_brk`, `arg_start`, `arg_end`, `env_start`, `env_end`
     /// of proc_pid_stat(5).
     const FIELDS: [usize; 10] = [26, 27, 28, 45, 46, 47, 48, 49, 50, 51];
@@ -154,7 +154,7 @@ fn layout(stat: &str) -> Option<Layout> {
     let fields: Option<Vec<u64>> = fields.into_iter().collect();
     // A reader who may not trace the process gets 0 and 1.
     let readable = fields.filter(|fields| fields.iter().all(|field| *field > 1))?;
-    readable.last().copied().is_some_and(is_random).then_some(Layout(readable))
+    readable.last().copied().is_some_and(is_random).then_some(MemoryLayout(readable))
 }
 
 /// Whether the kernel put the stack at a random place, and with it all else (`PF_RANDOMIZE`, fs/binfmt_elf.c), by the end of
@@ -205,7 +205,7 @@ mod tests {
         let numbers: Vec<String> = (4..=52).map(|number: u64| (number << 40).to_string()).collect();
         let stat = format!("7 (a) b) S {}", numbers.join(" "));
         let found = layout(&stat).unwrap();
-        assert_eq!(found, Layout([26, 27, 28, 45, 46, 47, 48, 49, 50, 51].map(|number| number << 40).to_vec()));
+        assert_eq!(found, MemoryLayout([26, 27, 28, 45, 46, 47, 48, 49, 50, 51].map(|number| number << 40).to_vec()));
         let with = |number: u64, other: &str| stat.replace(&format!(" {} ", number << 40), &format!(" {other} "));
         assert_eq!(layout(&with(28, "0")), None);
         assert_eq!(layout(&with(26, "1")), None);

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::layout::Layout;
 use super::patch::Patch;
-use super::write::{Lines, New, escape, render};
+use super::write::{Lines, NewElement, escape, render};
 use super::{Document, Element};
 
 /// One change of a document.
@@ -18,7 +18,7 @@ pub enum Edit<'d, 'a> {
         /// The element that gets the child; one without content (`<a/>`) is opened.
         parent: Element<'d, 'a>,
         /// The child.
-        new: New,
+        new: NewElement,
     },
     /// Sets an attribute without a namespace: behind the existing ones, or in place of its old value and in its quotes.
     SetAttribute {
@@ -41,7 +41,7 @@ pub enum Edit<'d, 'a> {
         /// The element in front; not the root.
         sibling: Element<'d, 'a>,
         /// The element behind it.
-        new: New,
+        new: NewElement,
     },
     /// Removes an element, and its line if nothing else is on it.
     Remove {
@@ -89,7 +89,7 @@ pub fn apply<'d, 'a>(document: &'d Document<'a>, edits: &[Edit<'d, 'a>]) -> Resu
     let mut work = Work { layout: Layout::of(document), patch: Patch::default() };
     // The start tag and the content of a parent can each be opened once only, so what goes there is gathered first.
     let mut set: Vec<(Element<'_, '_>, &str)> = vec![];
-    let mut appended: Vec<(Element<'_, '_>, Vec<&New>)> = vec![];
+    let mut appended: Vec<(Element<'_, '_>, Vec<&NewElement>)> = vec![];
     for edit in edits {
         own(document, edit)?;
         match edit {
@@ -191,7 +191,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn insert_after(&mut self, sibling: Element<'_, 'a>, new: &New) -> Result<(), PatchError> {
+    fn insert_after(&mut self, sibling: Element<'_, 'a>, new: &NewElement) -> Result<(), PatchError> {
         let parent = parent_of(sibling)?;
         no_default_namespace(parent)?;
         let range = sibling.0.range();
@@ -206,7 +206,7 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn append(&mut self, parent: Element<'_, 'a>, news: &[&New]) -> Result<(), PatchError> {
+    fn append(&mut self, parent: Element<'_, 'a>, news: &[&NewElement]) -> Result<(), PatchError> {
         no_default_namespace(parent)?;
         let range = parent.0.range();
         // The content of an element gets lines of its own only if nothing else is on the element's lines.
@@ -235,14 +235,19 @@ impl<'a> Work<'a> {
     }
 
     /// The content for an element that was empty; on lines of its own if `indent` is given.
-    fn between_tags(&self, parent: Element<'_, 'a>, indent: Option<&str>, news: &[&New]) -> Result<String, PatchError> {
+    fn between_tags(
+        &self,
+        parent: Element<'_, 'a>,
+        indent: Option<&str>,
+        news: &[&NewElement],
+    ) -> Result<String, PatchError> {
         let Some(indent) = indent else { return in_line(news) };
         let child = self.layout.child_indent(parent, indent);
         Ok(self.on_lines(news, &child)? + self.layout.newline() + indent)
     }
 
     /// The elements on lines of their own, with a line end in front of each.
-    fn on_lines(&self, news: &[&New], indent: &str) -> Result<String, PatchError> {
+    fn on_lines(&self, news: &[&NewElement], indent: &str) -> Result<String, PatchError> {
         let lines = Lines { newline: self.layout.newline(), indent };
         let mut out = String::new();
         for new in news {
@@ -255,7 +260,7 @@ impl<'a> Work<'a> {
 }
 
 /// The elements without any white space: where there are no lines, or where white space may be part of a text.
-fn in_line(news: &[&New]) -> Result<String, PatchError> {
+fn in_line(news: &[&NewElement]) -> Result<String, PatchError> {
     news.iter().map(|new| render(new, None)).collect()
 }
 

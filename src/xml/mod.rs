@@ -23,7 +23,7 @@ pub mod write;
 pub use edit::{Edit, PatchError, apply};
 pub use parse::{parse, with_declared_prefixes};
 pub use plain::is_plain;
-pub use write::New;
+pub use write::NewElement;
 
 /// Largest input accepted, bytes: libvirt's own cap for an XML file (`virxml.c`).
 pub const MAX_BYTES: usize = 10 * 1024 * 1024;

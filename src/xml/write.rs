@@ -12,13 +12,13 @@ const STEP: u8 = 2;
 
 /// A new element, without a namespace and without text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct New {
+pub struct NewElement {
     /// The name.
     pub name: &'static str,
     /// The attributes in order, values not escaped. No name twice.
     pub attributes: Vec<(&'static str, String)>,
     /// The child elements in order.
-    pub children: Vec<New>,
+    pub children: Vec<NewElement>,
 }
 
 /// Line end and indentation of a new element.
@@ -55,7 +55,7 @@ pub(super) fn escape(value: &str) -> Result<String, PatchError> {
 }
 
 /// The element as text: over several lines, or in one without any white space between elements.
-pub(super) fn render(new: &New, lines: Option<Lines<'_>>) -> Result<String, PatchError> {
+pub(super) fn render(new: &NewElement, lines: Option<Lines<'_>>) -> Result<String, PatchError> {
     let mut writer = XmlWriter::new(Options {
         use_single_quote: true,
         indent: if lines.is_some() { Indent::Spaces(STEP) } else { Indent::None },
@@ -71,7 +71,7 @@ pub(super) fn render(new: &New, lines: Option<Lines<'_>>) -> Result<String, Patc
     })
 }
 
-fn write(writer: &mut XmlWriter, new: &New) -> Result<(), PatchError> {
+fn write(writer: &mut XmlWriter, new: &NewElement) -> Result<(), PatchError> {
     writer.start_element(new.name);
     for (name, value) in &new.attributes {
         writer.write_attribute(name, &escape(value)?);
@@ -87,8 +87,8 @@ fn write(writer: &mut XmlWriter, new: &New) -> Result<(), PatchError> {
 mod tests {
     use super::*;
 
-    fn leaf(name: &'static str, attributes: Vec<(&'static str, String)>) -> New {
-        New { name, attributes, children: vec![] }
+    fn leaf(name: &'static str, attributes: Vec<(&'static str, String)>) -> NewElement {
+        NewElement { name, attributes, children: vec![] }
     }
 
     #[test]
@@ -108,7 +108,7 @@ mod tests {
         for c in ['\0', '\u{1}', '\u{b}', '\u{1b}', '\u{7f}', '\u{85}', '\u{fffe}', '\u{ffff}'] {
             assert_eq!(escape(&format!("a{c}b")), Err(PatchError::Unwritable(c)));
             let inner = leaf("b", vec![("c", c.to_string())]);
-            let outer = New { name: "a", attributes: vec![], children: vec![inner] };
+            let outer = NewElement { name: "a", attributes: vec![], children: vec![inner] };
             assert_eq!(render(&outer, None), Err(PatchError::Unwritable(c)));
         }
     }
@@ -117,7 +117,8 @@ mod tests {
     fn lines_follow_the_document() {
         let driver = leaf("driver", vec![("intremap", "on".into()), ("eim", "a\tb".into())]);
         let address = leaf("address", vec![]);
-        let new = New { name: "iommu", attributes: vec![("model", "intel".into())], children: vec![driver, address] };
+        let new =
+            NewElement { name: "iommu", attributes: vec![("model", "intel".into())], children: vec![driver, address] };
         assert_eq!(
             render(&new, None).unwrap(),
             "<iommu model='intel'><driver intremap='on' eim='a&#9;b'/><address/></iommu>"

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use viommu::hook::{Effect, Outcome, perform};
 use viommu::note::Code;
 use viommu::qemu::Edits;
-use viommu::state::State;
+use viommu::state::GuestState;
 use viommu::sys::process;
 
 use crate::program::{VIOMMU, feed, run};
@@ -76,7 +76,7 @@ fn a_start_leaves_a_state_and_an_end_takes_it_away() {
     };
     assert_eq!((mode(Path::new("/run/viommu")), mode(&state_file)), ((0, 0o755), (0, 0o644)));
     let text = fs::read_to_string(&state_file).unwrap();
-    let state = State::parse(&text, OWN.parse().unwrap(), process::boot_clock().as_secs()).unwrap();
+    let state = GuestState::parse(&text, OWN.parse().unwrap(), process::boot_clock().as_secs()).unwrap();
     assert_eq!(state.emulator, "/usr/bin/qemu-system-x86_64");
     assert_eq!(state.boot.devices, ["virtio-iommu,id=ua-viommu0,bus=pcie.0"]);
     assert_eq!((state.incoming, state.memlock), (Some(state.boot), None));
@@ -154,8 +154,13 @@ fn a_place_that_is_not_roots_is_not_written_to() {
         assert!(fs::read_dir("/run/elsewhere").unwrap().next().is_none());
 
         // A guest that did not ask starts as it would without us.
-        let state =
-            State::new(UUID.parse().unwrap(), process::boot_clock().as_secs(), String::new(), Edits::default(), None);
+        let state = GuestState::new(
+            UUID.parse().unwrap(),
+            process::boot_clock().as_secs(),
+            String::new(),
+            Edits::default(),
+            None,
+        );
         let written = |asks| {
             let effects = vec![Effect::WriteState(Box::new(state.clone()))];
             let mut outcome = Outcome { effects, asks, ..Outcome::default() };

@@ -17,7 +17,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use viommu::state::State;
+use viommu::state::GuestState;
 use viommu::sys::process;
 
 use crate::program::{VIOMMU, feed, run};
@@ -53,9 +53,9 @@ fn injected(fault: &str, event: [&str; 3], xml: &str) -> Output {
 }
 
 /// The guest's state, if there is one: never a part of it.
-fn state() -> Option<State> {
+fn state() -> Option<GuestState> {
     let text = fs::read_to_string(STATE).ok()?;
-    Some(State::parse(&text, UUID.parse().unwrap(), process::boot_clock().as_secs()).unwrap())
+    Some(GuestState::parse(&text, UUID.parse().unwrap(), process::boot_clock().as_secs()).unwrap())
 }
 
 #[test]

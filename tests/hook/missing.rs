@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
-use viommu::state::State;
+use viommu::state::GuestState;
 use viommu::sys::process::boot_clock;
 
 use super::program::{Ran, VIOMMU, feed, run};
@@ -214,7 +214,7 @@ fn a_forged_command_line_prevents_a_record_and_changes_none() {
         assert_event("saved", &hook(["release", "end", "saved"], xml), None);
         assert_event("restored", &hook(START, &auto), None);
         let state = fs::read_to_string(format!("/run/viommu/{OWN}.json")).unwrap();
-        let state = State::parse(&state, OWN.parse().unwrap(), boot_clock().as_secs()).unwrap();
+        let state = GuestState::parse(&state, OWN.parse().unwrap(), boot_clock().as_secs()).unwrap();
         state.incoming.map(|edits| edits.devices.len())
     };
     for (qemu, honest) in [(&booted, Some(1)), (&came_in, Some(0))] {

@@ -3,13 +3,13 @@
 use super::super::parse;
 use super::*;
 
-fn new(name: &'static str, attributes: &[(&'static str, &str)]) -> New {
+fn new(name: &'static str, attributes: &[(&'static str, &str)]) -> NewElement {
     let attributes = attributes.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-    New { name, attributes, children: vec![] }
+    NewElement { name, attributes, children: vec![] }
 }
 
-fn features() -> New {
-    New { children: vec![new("ioapic", &[("driver", "qemu")])], ..new("features", &[]) }
+fn features() -> NewElement {
+    NewElement { children: vec![new("ioapic", &[("driver", "qemu")])], ..new("features", &[]) }
 }
 
 /// Applies what `edits` makes of the root, and checks that the result is well-formed.

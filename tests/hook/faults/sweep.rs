@@ -10,7 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use viommu::state::State;
+use viommu::state::GuestState;
 use viommu::sys::process;
 
 use super::{STATE, traced};
@@ -143,9 +143,9 @@ fn wrong(
     }
 }
 
-fn state() -> Option<State> {
+fn state() -> Option<GuestState> {
     let text = fs::read_to_string(STATE).ok()?;
-    State::parse(&text, UUID.parse().unwrap(), process::boot_clock().as_secs()).ok()
+    GuestState::parse(&text, UUID.parse().unwrap(), process::boot_clock().as_secs()).ok()
 }
 
 /// A file that is not whole, or should not be there.
