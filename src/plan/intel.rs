@@ -8,7 +8,7 @@ use crate::version::Version;
 use super::decision::Decision;
 use super::guest::Guest;
 use super::written::Written;
-use super::{purpose, virtio_devices};
+use super::{purpose, scalable, virtio_devices};
 
 /// Decides about every attribute, and keeps what the user wrote.
 pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
@@ -41,6 +41,7 @@ fn is_reproducible(guest: &Guest<'_>) -> bool {
 pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
     let written = Written::hidden(hidden, "intel-iommu in <qemu:commandline>");
     check(guest, &written)?;
+    scalable::check(guest, hidden)?;
     if written.get("aw_bits").is_some() { aw_bits(guest, &written).map(|_| ()) } else { super::no_width(guest) }
 }
 

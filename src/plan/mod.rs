@@ -16,6 +16,7 @@ mod placing;
 mod purpose;
 mod result;
 mod route;
+mod scalable;
 mod smmuv3;
 mod spaces;
 mod virtio;

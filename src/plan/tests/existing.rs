@@ -43,6 +43,48 @@ fn hidden_intel_needs_caching_mode_for_vfio() {
     hidden("intel-iommu").hotplug().asks("intel").refused(Code::IommuConflict);
 }
 
+/// Each text is what the named QEMU of Debian said when it was started with the device.
+#[test]
+fn hidden_intel_has_what_scalable_mode_needs() {
+    let newest = |properties: &str| hidden(&format!("intel-iommu,{properties}")).qemu("11.1.3");
+    let stable = |properties: &str| hidden(&format!("intel-iommu,{properties}")).qemu("10.0.13");
+    for (case, text) in [
+        (newest("fsts=on"), "fsts is only available in scalable mode"),
+        (newest("pasid-bits=20"), "Need to set scalable mode for PASID"),
+        (newest("svm=on"), "Need to set device IOTLB for svm"),
+        (newest("svm=on,scalable-mode=on,device-iotlb=on"), "Need to set fsts for svm"),
+        (newest("svm=on,scalable-mode=on,device-iotlb=on,fsts=on"), "Need to set PASID support for svm"),
+        (newest("scalable-mode=on,fsts=on,aw-bits=39"), "supported value for aw-bits is: 48"),
+        (newest("x-scalable-mode=on"), "Property 'intel-iommu.x-scalable-mode' not found"),
+        (newest("scalable-mode=on,x-flts=on"), "Property 'intel-iommu.x-flts' not found"),
+        (newest("x-pasid-mode=on"), "Property 'intel-iommu.x-pasid-mode' not found"),
+        (stable("x-flts=on"), "x-flts is only available in scalable mode"),
+        (stable("x-pasid-mode=on"), "Need to set scalable mode for PASID"),
+        (stable("x-scalable-mode=on,x-flts=on,aw-bits=39"), "supported value for aw-bits is: 48"),
+        (stable("scalable-mode=on"), "Property 'intel-iommu.scalable-mode' not found"),
+        (stable("fsts=on"), "Property 'intel-iommu.fsts' not found"),
+        (stable("pasid-bits=20"), "Property 'intel-iommu.pasid-bits' not found"),
+        (newest("caching-mode=on,scalable-mode=on,fsts=on").vfio(1), "Need IOMMUFD backend when fsts=on"),
+    ] {
+        does_not_work(&case, "intel", Code::IommuConflict, text);
+    }
+    for case in [
+        newest("scalable-mode=on"),
+        newest("scalable-mode=on,fsts=on"),
+        newest("scalable-mode=on,fsts=on,aw-bits=48"),
+        newest("scalable-mode=on,pasid-bits=20"),
+        newest("pasid-bits=0"),
+        newest("scalable-mode=on,fsts=on,svm=on,device-iotlb=on,pasid-bits=20"),
+        newest("scalable-mode=on,caching-mode=on").vfio(1),
+        stable("x-scalable-mode=on,x-flts=on,x-pasid-mode=on"),
+        stable("x-scalable-mode=on").qemu("10.2"),
+        stable("scalable-mode=on").qemu("10.2"),
+        newest("x-scalable-mode=on").qemu_unknown(),
+    ] {
+        works(&case, "intel");
+    }
+}
+
 #[test]
 fn written_intel_needs_caching_mode_for_vfio() {
     let with = |driver: &str| q35().device(&format!("<iommu model='intel'><driver {driver}/></iommu>"));

@@ -29,6 +29,14 @@ fn backends_do_not_mix_in_one_address_space() {
 }
 
 #[test]
+fn first_stage_translation_serves_iommufd_devices() {
+    let nested = q35().qemu("11.1.3").argument("-device", "intel-iommu,caching-mode=on,scalable-mode=on,fsts=on");
+    assert_eq!(nested.clone().iommufd(1).plan().flaw, None);
+    let message = nested.iommufd(1).vfio(2).plan().flaw.unwrap().message;
+    assert!(message.contains("give 0000:02:00.0 <driver iommufd='yes'/>"), "{message}");
+}
+
+#[test]
 fn an_iommufd_has_no_limit_of_mappings() {
     let limited = |case: Case| case.asks("intel").note(Code::DmaEntryLimit).is_some();
     assert!(!limited(q35().iommufd(1).iommufd(2)));
