@@ -235,6 +235,13 @@ pub(super) fn checks(known: &SharedFacts) -> Vec<Check> {
             Check::unknown("guests", "the guests of the system's libvirt were not read", "run it as root")
         });
     }
+    let stays = |guest: &&&FoundGuest| guest.wrapper().is_some() && guest.plan().is_some_and(|plan| !plan.reproducible);
+    let staying: Vec<&str> = running.iter().filter(stays).map(|guest| guest.name()).collect();
+    if !staying.is_empty() {
+        let message =
+            format!("other hosts will refuse a live migration of {} ({})", staying.join(", "), Code::MigrationMismatch);
+        checks.push(Check::ok("migration", message));
+    }
     let is_unproven = |guest: &&&FoundGuest| guest.running.as_ref().is_some_and(|running| !running.proven);
     if let Some(guest) = running.iter().find(is_unproven) {
         let message = format!(
