@@ -7,6 +7,9 @@
 mod migration;
 #[path = "support/sandbox.rs"]
 mod sandbox;
+#[path = "support/second_host.rs"]
+#[allow(dead_code, reason = "tests/upgrade.rs uses the rest")]
+mod second_host;
 mod support;
 #[path = "host_route/switch.rs"]
 mod switch;

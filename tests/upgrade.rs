@@ -1,5 +1,5 @@
 //! A host with an earlier version of viommu, running and saved guests, and a hook of its own gets this version, and the
-//! earlier one again: real libvirt, real QEMU, and the versions' own installation scripts.
+//! earlier one again: real libvirt, real QEMU, and the versions' own installation scripts and packages.
 
 #![expect(
     clippy::disallowed_methods,
@@ -13,13 +13,18 @@
 #[path = "live/guests.rs"]
 #[allow(dead_code, reason = "tests/live uses the rest")]
 mod guests;
+#[path = "support/second_host.rs"]
+mod second_host;
 mod support;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use guests::{Arch, Viommu, domain, viommus, wrapped};
+use guests::{Arch, Viommu, domain, viommus, viommus_in, wrapped};
+use second_host::SecondHost;
 use support::libvirt::{Guest, Libvirt, Suite, bare};
+use support::packages::packages;
 
 /// Its hook is a link in libvirt's main place, its records have no model of `auto`.
 const EARLIER: &str = "957c1dd";
@@ -28,6 +33,12 @@ const MAIN: &str = "/etc/libvirt/hooks/qemu";
 const OWN: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
 /// A hook of the host's own, which libvirt runs before viommu's.
 const USERS: &str = "/etc/libvirt/hooks/qemu.d/20-mine";
+const USERS_TEXT: &str = "#!/bin/sh\necho \"$1 $2\" >>/run/mine.log\n";
+
+/// The second host has the earlier version, as its installation leaves it.
+const SECOND_HAS_EARLIER: &str = "mount --bind /share/earlier/viommu usr/bin/viommu
+    rm -f etc/libvirt/hooks/qemu.d/50-viommu
+    ln -s /usr/bin/viommu etc/libvirt/hooks/qemu";
 
 /// The earlier version, built once; none where this clone does not have it.
 fn earlier() -> Option<PathBuf> {
@@ -107,13 +118,41 @@ fn starts_again(guest: &Guest<'_>, had: &[Viommu]) {
     assert_eq!(viommus(guest), had, "{}", guest.name);
 }
 
-/// doctor's findings about the guests that something would refuse.
-fn broken_guests(lab: &Libvirt) -> Vec<String> {
+/// Starts the guest, rewritten for the native route, with the vIOMMU that libvirt then knows.
+#[track_caller]
+fn start_native(lab: &Libvirt) -> (Guest<'_>, Vec<Viommu>) {
+    lab.put("/tmp/asks.xml", named(&domain(Arch::X86, Arch::X86.real(), "model='intel'"), "up-native", 1));
+    let rewritten = lab.run("viommu rewrite /tmp/asks.xml").ok();
+    start(lab, &rewritten)
+}
+
+/// Migrates a running guest to the second host and back.
+#[track_caller]
+fn migrates(second: &SecondHost<'_>, guest: &Guest<'_>, had: &[Viommu]) {
+    second.take(&guest.name).ok();
+    assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "shut off", "{}", guest.name);
+    let tree = second.virsh(&["qemu-monitor-command", &guest.name, "--hmp", "info qtree"]).ok();
+    assert_eq!(viommus_in(&tree), had, "{}", guest.name);
+    second.give_back(&guest.name).ok();
+    runs(guest);
+    assert_eq!(viommus(guest), had, "{}", guest.name);
+}
+
+/// doctor's findings about the guests.
+fn findings(lab: &Libvirt, is_wanted: impl Fn(&serde_json::Value) -> bool) -> Vec<String> {
     let report = lab.run("viommu doctor --format json").stdout;
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
-    let findings = report["checks"].as_array().unwrap();
-    let broken = findings.iter().filter(|finding| finding["state"] == "broken");
-    broken.map(serde_json::Value::to_string).filter(|text| text.contains("up-")).collect()
+    let wanted = report["checks"].as_array().unwrap().iter().filter(|finding| is_wanted(finding));
+    wanted.map(|finding| finding["message"].to_string()).filter(|message| message.contains("up-")).collect()
+}
+
+/// Looks at a host after the upgrade: the hook is in its place, the host's own hook is untouched.
+#[track_caller]
+fn is_upgraded(lab: &Libvirt) {
+    let place = lab.run(&format!("readlink {OWN}; ls -d {MAIN} 2>/dev/null; cat {USERS}")).stdout;
+    assert_eq!(place, format!("/usr/bin/viommu\n{USERS_TEXT}"));
+    // This host refuses none afterwards, so doctor may name none.
+    assert_eq!(findings(lab, |finding| finding["state"] == "broken"), [""; 0]);
 }
 
 #[test]
@@ -121,19 +160,17 @@ fn guests_outlive_an_upgrade_and_a_downgrade() {
     let Some(earlier) = earlier() else { return };
     let Some(lab) = bare(Suite::Trixie) else { return };
     bring(&lab, &earlier);
-    lab.put(USERS, "#!/bin/sh\necho \"$1 $2\" >>/run/mine.log\n");
+    lab.put(USERS, USERS_TEXT);
     install(&lab, "earlier", "");
     assert_eq!(lab.run(&format!("readlink {MAIN}")).ok(), "/usr/bin/viommu\n");
     hook_is_seen(&lab, "wrapper-missing");
 
     // As the earlier version leaves them.
-    lab.put("/tmp/asks.xml", named(&domain(Arch::X86, Arch::X86.real(), "model='intel'"), "up-native", 1));
-    let rewritten = lab.run("viommu rewrite /tmp/asks.xml").ok();
-    let native = start(&lab, &rewritten);
-    let wrapper = start(&lab, &named(&wrapped(Arch::X86, "intel"), "up-wrapper", 2));
+    let native = start_native(&lab);
+    let wrapper = start(&lab, &named(&wrapped(Arch::X86, "virtio"), "up-wrapper", 2));
     let plain = start(&lab, &named(&domain(Arch::X86, Arch::X86.real(), ""), "up-plain", 3));
     let saved = start(&lab, &named(&wrapped(Arch::X86, "auto"), "up-saved", 4));
-    let managed = start(&lab, &named(&wrapped(Arch::X86, "virtio"), "up-managed", 5));
+    let managed = start(&lab, &named(&wrapped(Arch::X86, "intel"), "up-managed", 5));
     let counts = [&native, &wrapper, &plain, &saved, &managed].map(|(_, has)| has.len());
     assert_eq!(counts, [1, 1, 0, 1, 1]);
     saved.0.virsh("save", &["/tmp/saved"]).ok();
@@ -142,19 +179,14 @@ fn guests_outlive_an_upgrade_and_a_downgrade() {
     assert_ne!(states.trim(), "0");
 
     install(&lab, "today", "");
-    let place = lab.run(&format!("readlink {OWN}; ls -d {MAIN} 2>/dev/null; cat {USERS}")).stdout;
-    assert!(place.starts_with("/usr/bin/viommu\n#!/bin/sh"), "{place}");
+    is_upgraded(&lab);
     assert_eq!(lab.run("viommu --version").ok(), lab.run("/share/today/viommu --version").ok());
-    // Nothing is refused below, so doctor may name no guest.
-    assert_eq!(broken_guests(&lab), [""; 0]);
     lab.restart_libvirtd();
+    let second = SecondHost::start(&lab, "", SECOND_HAS_EARLIER);
     for (guest, had) in [&native, &wrapper, &plain] {
         runs(guest);
         assert_eq!(viommus(guest), *had, "{}", guest.name);
-        // As its destination would be asked. Under KVM, because under TCG the vIOMMU depends on QEMU's version.
-        let kvm = "sed \"s/ type='qemu'/ type='kvm'/\"";
-        let ask = format!("virsh dumpxml --migratable {0} | {kvm} | viommu hook {0} migrate begin - 2>&1", guest.name);
-        assert_eq!(lab.run(&ask).ok(), "", "{}", guest.name);
+        migrates(&second, guest, had);
         restored(&lab, guest);
         starts_again(guest, had);
     }
@@ -162,6 +194,22 @@ fn guests_outlive_an_upgrade_and_a_downgrade() {
     assert_eq!(viommus(&saved.0), saved.1);
     managed.0.virsh("start", &[]).ok();
     assert_eq!(viommus(&managed.0), managed.1);
+    // These two have a vIOMMU that depends on the host: that of `auto`, and intel under TCG.
+    let stay = findings(&lab, |finding| finding["name"] == "migration");
+    assert!(stay.len() == 1 && stay[0].contains("(migration-mismatch)"), "{stay:?}");
+    assert!(
+        stay[0].contains("up-saved") && stay[0].contains("up-managed") && !stay[0].contains("up-wrapper"),
+        "{stay:?}"
+    );
+    for (guest, _) in [&saved, &managed] {
+        let refused = second.take(&guest.name).stderr;
+        assert!(refused.contains("error[migration-mismatch]"), "{refused}");
+        runs(guest);
+    }
+    let kvm = "sed \"s/ type='qemu'/ type='kvm'/\"";
+    let ask = format!("virsh dumpxml --migratable up-managed | {kvm} | viommu hook up-managed migrate begin - 2>&1");
+    assert_eq!(lab.run(&ask).ok(), "");
+    drop(second);
     let calls = lab.get("/run/mine.log");
     assert!(calls.contains("up-managed started") && calls.contains("up-wrapper restore"), "{calls}");
 
@@ -191,4 +239,49 @@ fn guests_outlive_an_upgrade_and_a_downgrade() {
     lab.run(&format!("{edit}; virsh save-image-define /tmp/saved /tmp/edited")).ok();
     lab.virsh(&["restore", "/tmp/saved"]).ok();
     assert_eq!(viommus(&saved.0), saved.1);
+}
+
+/// The same by the Debian packages of both versions, which have the same number.
+#[test]
+fn guests_outlive_an_upgrade_and_a_downgrade_of_the_package() {
+    let (Some(earlier), Some(packages)) = (earlier(), packages()) else { return };
+    let Some(lab) = bare(Suite::Bookworm) else { return };
+    for (deb, version) in [(&earlier.join("viommu.deb"), "earlier"), (&packages.deb, "today")] {
+        fs::copy(deb, lab.share.join(version).with_extension("deb")).unwrap();
+    }
+    lab.put(USERS, USERS_TEXT);
+    lab.run("dpkg -i /share/earlier.deb").ok();
+    assert_eq!(lab.run(&format!("readlink {MAIN}")).ok(), "/usr/bin/viommu\n");
+    hook_is_seen(&lab, "wrapper-missing");
+    let native = start_native(&lab);
+    let wrapper = start(&lab, &named(&wrapped(Arch::X86, "virtio"), "up-wrapper", 2));
+    let saved = start(&lab, &named(&wrapped(Arch::X86, "intel"), "up-saved", 4));
+    assert_eq!([&native, &wrapper, &saved].map(|(_, has)| has.len()), [1, 1, 1]);
+    saved.0.virsh("save", &["/tmp/saved"]).ok();
+    let states = || lab.run("cd /run/viommu && sha256sum *.json").ok();
+    let before = states();
+
+    lab.run("dpkg -i /share/today.deb").ok();
+    is_upgraded(&lab);
+    assert_eq!(states(), before);
+    lab.restart_libvirtd();
+    let all_are_as_before = || {
+        for (guest, had) in [&native, &wrapper] {
+            runs(guest);
+            assert_eq!(viommus(guest), *had, "{}", guest.name);
+        }
+        lab.virsh(&["restore", "/tmp/saved"]).ok();
+        assert_eq!(viommus(&saved.0), saved.1);
+    };
+    all_are_as_before();
+    assert!(lab.get("/run/mine.log").contains("up-saved restore"));
+
+    saved.0.virsh("save", &["/tmp/saved"]).ok();
+    lab.run("dpkg -r libvirt-viommu && mv /var/lib/viommu/??/*.json /var/lib/viommu/ && dpkg -i /share/earlier.deb")
+        .ok();
+    assert_eq!(lab.run(&format!("readlink {MAIN}; ls {OWN} 2>/dev/null")).stdout, "/usr/bin/viommu\n");
+    hook_is_seen(&lab, "wrapper-missing");
+    lab.restart_libvirtd();
+    all_are_as_before();
+    assert_eq!(lab.get(USERS), USERS_TEXT);
 }

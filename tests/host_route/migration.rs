@@ -1,5 +1,6 @@
 //! Live migration between two libvirts, with the host route on one side only.
 
+use crate::second_host::SecondHost;
 use crate::support::libvirt::{Libvirt, Output, Suite};
 use crate::support::on_both_suites;
 use crate::{ROUTE, UUID, host, instance, restart_with};
@@ -9,51 +10,11 @@ on_both_suites! {
     live_migration_of_guests_of_the_native_door
 }
 
-/// A second libvirtd in the same machine: files of its own where libvirt and viommu write, another host name and UUID.
-const SECOND_HOST: &str = r#"set -e
-cat >/run/second.inner <<'INNER'
-set -e
-mount --make-rprivate /
-mkdir -p /run/second
-mount --bind / /run/second
-cd /run/second
-own() {
-    mkdir -p "/tmp/own$1" "$1"
-    mount -t tmpfs own "/tmp/own$1"
-    [ "$2" = empty ] || cp -a "/$1/." "/tmp/own$1"
-    mount --move "/tmp/own$1" "/run/second/$1"
-}
-mkdir -p /var/lib/viommu
-own etc/libvirt full; own var/lib/libvirt full; own var/lib/viommu empty; own run empty; own tmp empty
-mount --rbind /dev dev; mount --rbind /sys sys; mount -t proc proc proc
-hostname second
-rm -rf etc/libvirt/qemu/*.xml var/lib/libvirt/qemu/domain-* var/lib/libvirt/qemu/save/*
-sed -i '/^host_uuid/d' etc/libvirt/libvirtd.conf
-echo 'host_uuid = "11111111-2222-4333-8444-555555555555"' >>etc/libvirt/libvirtd.conf
-echo 'namespaces = []' >>etc/libvirt/qemu.conf
-chroot . virtlogd -d
-# Process 1 has to reap QEMUs, which libvirtd does not.
-chroot . env "PATH=$1$PATH" libvirtd &
-wait
-INNER
-setsid unshare --mount --uts --pid --fork --kill-child=KILL bash /run/second.inner "$1" </dev/null >/share/second.log 2>&1 &
-unshare=$!
-for try in {1..200}; do
-    socket=/proc/$(pgrep -P $unshare | head -1)/root/run/second/run/libvirt/libvirt-sock
-    [ "$(virsh -q -c "qemu+unix:///system?socket=$socket" hostname 2>/dev/null)" = second ] && break
-    sleep 0.1
-done
-echo "qemu+unix:///system?socket=$socket" >/run/second.uri
-echo $unshare >/run/second.pid
-[ "$(virsh -q -c "$(cat /run/second.uri)" hostname)" = second ]
-"#;
-
 /// Starts the second host. The first has the route, or the second.
-fn two_hosts(lab: &Libvirt, first_has_route: bool) -> String {
+fn two_hosts(lab: &Libvirt, first_has_route: bool) -> SecondHost<'_> {
     let path = |on: bool| if on { format!("{ROUTE}:") } else { String::new() };
     restart_with(lab, &path(first_has_route));
-    lab.run(&format!("set -- '{}'\n{SECOND_HOST}", path(!first_has_route))).ok();
-    lab.get("/run/second.uri").trim().to_owned()
+    SecondHost::start(lab, &path(!first_has_route), "")
 }
 
 /// What became of a guest that was sent to the second host.
@@ -65,18 +26,15 @@ struct Sent {
     recorded_here: bool,
 }
 
-fn send(lab: &Libvirt, second: &str, xml: &str) -> Sent {
+fn send(lab: &Libvirt, second: &SecondHost<'_>, xml: &str) -> Sent {
     let guest = lab.guest(xml);
     guest.virsh("start", &[]).ok();
-    // A guest on a starved machine may write faster than its memory is sent.
-    let slow = ["--timeout", "20", "--timeout-suspend"];
-    let migrate = [&["--live", second, "--migrateuri", "tcp://127.0.0.1"], &slow[..]].concat();
-    let output = guest.virsh("migrate", &migrate);
+    let output = second.take(&guest.name);
     let arrived = "pid=$(pgrep -f 'instance-00000007,.*-incoming') && tr '\\0' ' ' </proc/$pid/cmdline";
     let line = lab.run(arrived).stdout;
     let runs_here = guest.virsh("domstate", &[]).ok().trim() == "running";
     let recorded_here = lab.run(&format!("ls /var/lib/viommu/6a/{UUID}.json")).status == 0;
-    lab.virsh(&["-c", second, "destroy", "instance-00000007"]);
+    second.virsh(&["destroy", "instance-00000007"]);
     Sent { output, line, runs_here, recorded_here }
 }
 
@@ -105,7 +63,6 @@ fn live_migration_between_hosts_with_and_without_the_route(suite: Suite) {
         let sent = send(&lab, &second, &asks("auto"));
         assert!(sent.output.stderr.contains("error[migration-mismatch]"), "{:?}", sent.output);
         assert_eq!((sent.line.as_str(), sent.runs_here, sent.recorded_here), ("", true, true));
-        lab.run("kill -KILL $(cat /run/second.pid)").ok();
     }
 }
 
@@ -133,6 +90,5 @@ fn live_migration_of_guests_of_the_native_door(suite: Suite) {
             assert_ne!(lab.virsh(&["define", "/run/instance.xml"]).status, 0, "libvirt takes Nova's XML");
             arrives(send(&lab, &second, &lab.run("viommu rewrite /run/instance.xml").ok()), device);
         }
-        lab.run("kill -KILL $(cat /run/second.pid)").ok();
     }
 }

@@ -1,25 +1,35 @@
 #!/bin/bash
-# An earlier version of viommu: its sources, and its binary as cargo builds it without --release. Made once.
+# An earlier version of viommu: its sources, its binary as cargo builds it without --release, and its package. Made once.
 #
-#   tests/lab/release.sh COMMIT DIR        -> DIR/install.sh, DIR/viommu, …
+#   tests/lab/release.sh COMMIT DIR        -> DIR/install.sh, DIR/viommu, …, DIR/viommu.deb
 #
-# Exit status 3: this clone does not have the commit.
+# Exit status 3: this clone does not have the commit, or a tool for the package is missing.
 set -euo pipefail
 commit=${1:?usage: release.sh COMMIT DIR} dir=$(realpath -m "${2:?usage: release.sh COMMIT DIR}")
 cd "$(dirname "$0")/../.."
 mkdir -p "$dir"
 exec 9>"$dir.lock"
 flock 9
-[ ! -e "$dir/.complete" ] || exit 0
+[ ! -e "$dir/viommu.deb" ] || exit 0
 git cat-file -e "$commit^{commit}" 2>/dev/null || {
     echo "this clone does not have the commit $commit" >&2
     exit 3
 }
+for tool in dh rpmbuild; do
+    command -v $tool >/dev/null || {
+        echo "$tool is not installed" >&2
+        exit 3
+    }
+done
 rm -rf "$dir"
-mkdir "$dir"
-git archive "$commit" | tar -x -C "$dir"
+# A clone, because packaging/build asks git for files and date.
+git clone --quiet --no-checkout --shared . "$dir"
 cd "$dir"
-CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$dir/target cargo build --quiet --locked
+git -c advice.detachedHead=false checkout --quiet "$commit"
+export CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$dir/target
+cargo build --quiet --locked
 mv target/*/debug/viommu .
-rm -r target
-touch .complete
+VIOMMU_BINARY=$dir/viommu packaging/build >/dev/null
+mv target/packages/*.deb ./new.deb
+rm -rf target .git
+mv new.deb viommu.deb

@@ -95,7 +95,11 @@ pub(crate) fn driver_of(model: &str) -> &'static str {
 
 /// The vIOMMUs of a running guest: those in QEMU's device tree.
 pub(crate) fn viommus(guest: &Guest<'_>) -> Vec<Viommu> {
-    let tree = guest.virsh("qemu-monitor-command", &["--hmp", "info qtree"]).ok();
+    viommus_in(&guest.virsh("qemu-monitor-command", &["--hmp", "info qtree"]).ok())
+}
+
+/// The vIOMMUs in what QEMU says about its device tree.
+pub(crate) fn viommus_in(tree: &str) -> Vec<Viommu> {
     let lines: Vec<&str> = tree.lines().collect();
     let indentation = |line: &str| line.len() - line.trim_start().len();
     let mut found = Vec::new();
