@@ -108,7 +108,12 @@ fn lines_that_were_kept_back() {
 
 #[test]
 fn last_lines_of_the_field() {
-    are_explained(include_str!("data/last_lines.txt"), (45, 15));
+    are_explained(include_str!("data/last_lines.txt"), (45, 12));
+}
+
+#[test]
+fn lines_about_passed_through_devices() {
+    are_explained(include_str!("data/passthrough_lines.txt"), (60, 30));
 }
 
 #[test]

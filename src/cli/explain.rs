@@ -109,7 +109,7 @@ fn log(source: Option<&str>, paint: Paint, out: &mut impl Write) -> Result<(), F
     if separator.is_empty() {
         let line = format!(
             "nothing known in {} line{}; known are viommu's codes, and messages of QEMU, libvirt and the kernel about vIOMMUs, \
-             VFIO and locked memory; the log of a guest is /var/log/libvirt/qemu/NAME.log",
+             passed-through devices and locked memory; the log of a guest is /var/log/libvirt/qemu/NAME.log",
             findings.lines,
             if findings.lines == 1 { "" } else { "s" }
         );
