@@ -151,6 +151,47 @@ mod tests {
         assert_eq!(GuestState::parse(&state.to_json(), uuid, 100 + MAX_AGE).unwrap(), state);
     }
 
+    /// The design gives a state 15 minutes.
+    #[test]
+    fn a_leftover_is_older_than_15_minutes() {
+        let (state, uuid) = state();
+        assert_eq!(GuestState::parse(&state.to_json(), uuid, 1000).unwrap(), state);
+        GuestState::parse(&state.to_json(), uuid, 1001).unwrap_err();
+    }
+
+    #[test]
+    fn a_record_knows_what_auto_became_for_the_same_guest_and_request() {
+        let domain = |machine: &str, bus: u8| {
+            let xml = format!(
+                "<domain type='kvm'><name>a</name><os><type arch='x86_64' machine='{machine}'>hvm</type></os>
+                   <features><acpi/></features>
+                   <devices><hostdev mode='subsystem' type='pci'>
+                     <source><address domain='0' bus='{bus}' slot='0' function='0'/></source></hostdev></devices></domain>"
+            );
+            Domain::read(&crate::xml::parse(xml.as_bytes()).unwrap()).unwrap()
+        };
+        let request = |model| Request { model, ..Request::default() };
+        let record = |model| {
+            let domain = domain("pc-q35-10.0", 1);
+            let plan = crate::plan::plan(&domain, &request(model), &crate::host::Host::default()).unwrap();
+            Record::new(&domain, &plan, Edits::default())
+        };
+        let became = |record: Record, domain: &Domain, request: &Request| record.auto_for(domain, request);
+        let (auto, same) = (request(RequestedModel::Auto), domain("pc-q35-10.0", 1));
+        let recorded = || record(RequestedModel::Auto);
+        assert_eq!(became(recorded(), &same, &auto), Some(Model::Intel));
+        assert_eq!(became(recorded(), &domain("pc-q35-9.0", 1), &auto), None, "another machine type");
+        assert_eq!(became(recorded(), &domain("pc-q35-10.0", 2), &auto), None, "another device");
+        for other in
+            [Request { aw_bits: Some(39), ..auto.clone() }, Request { specification_order: true, ..auto.clone() }]
+        {
+            assert_eq!(became(recorded(), &same, &other), None, "another request");
+        }
+        assert_eq!(became(record(RequestedModel::Model(Model::Intel)), &same, &auto), None, "auto was not asked for");
+        assert_eq!(recorded().edits_for(&same), Some(Edits::default()));
+        assert_eq!(recorded().edits_for(&domain("pc-q35-10.0", 2)), None, "another device");
+    }
+
     #[test]
     fn a_record_is_for_the_guest_that_it_was_made_of() {
         let mut domain = Domain { machine: Some("pc-q35-7.2".into()), ..Domain::default() };

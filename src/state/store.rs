@@ -182,3 +182,18 @@ fn remove(path: &Path) -> Result<(), Note> {
     fs::remove(path)
         .map_err(|error| Note::warning(Code::StateUnwritable, format!("{} cannot be removed: {error}", path.display())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// docs/how-it-works.md names the places.
+    #[test]
+    fn each_guest_has_its_files() {
+        let uuid: Uuid = "3a21c2ee-5ece-4225-baa4-9a11258f601e".parse().unwrap();
+        let place = |path: PathBuf| path.to_str().unwrap().replace(&uuid.to_string(), "UUID");
+        assert_eq!(place(state_file(uuid)), "/run/viommu/UUID.json");
+        assert_eq!(place(process_file(uuid)), "/run/viommu/UUID.process");
+        assert_eq!(place(record_file(uuid)), "/var/lib/viommu/3a/UUID.json");
+    }
+}
