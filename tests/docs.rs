@@ -331,7 +331,7 @@ fn the_configuration_example_has_every_key() {
 }
 
 #[test]
-fn tests_against_threats_exist() {
+fn tests_against_threats_exist_and_are_run() {
     let mut sources = Vec::new();
     files("src", &mut sources);
     files("tests", &mut sources);
@@ -343,7 +343,14 @@ fn tests_against_threats_exist() {
         let cell = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap();
         for name in cell.split('`').skip(1).step_by(2) {
             count += 1;
-            assert!(code.contains(&format!("fn {name}(")), "docs/threats.md names a test {name}, which does not exist");
+            let definition = format!("fn {name}(");
+            let paragraphs = code.split("\n\n").filter(|paragraph| paragraph.contains(&definition));
+            let is_run = |paragraph: &str| !paragraph.split(&definition).next().unwrap().contains("#[ignore");
+            assert!(paragraphs.clone().next().is_some(), "docs/threats.md names a test {name}, which does not exist");
+            assert!(
+                paragraphs.into_iter().any(is_run),
+                "docs/threats.md names a test {name}, which tests/run does not run"
+            );
         }
     }
     assert!(count > 20, "only {count} tests are named");
