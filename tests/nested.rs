@@ -247,7 +247,20 @@ fn linux_guest_uses_the_viommu(suite: &Suite) {
 #[test]
 fn every_legitimate_start_gets_its_limit() {
     let Some(results) = TRIXIE.run("starts", 100) else { return };
-    for kind in ["idle", "load", "bare"] {
+    assert_all_raised(&results, &["idle", "load", "bare"]);
+}
+
+/// Processes have other numbers there than outside.
+#[test]
+fn a_daemon_in_a_container_gives_each_start_its_limit() {
+    let Some(results) = TRIXIE.run("container", 30) else { return };
+    results.of("host").assert_value("container", "1");
+    assert_all_raised(&results, &["idle", "bare"]);
+}
+
+#[track_caller]
+fn assert_all_raised(results: &results::Results, kinds: &[&str]) {
+    for kind in kinds {
         let starts = results.of(&format!("starts-{kind}"));
         starts.assert_value("refused", "0");
         starts.assert_value("failed", "0");

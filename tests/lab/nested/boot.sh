@@ -45,6 +45,7 @@ cp "$nested/$kernel"/{vmlinuz,l2-initrd} "$dir/share/"
 # A test program that runs viommu by the path that it was built with, and reads examples.
 [ -z "${VIOMMU_TEST:-}" ] || { install -m755 "$VIOMMU_TEST" "$dir/share/test" && cp -r "$here/../../../examples" "$dir/share/" &&
     echo "$VIOMMU_BIN" >"$dir/share/viommu-path"; }
+[ ! -e "$nested/virtqemud/virtqemud" ] || cp "$nested/virtqemud/virtqemud" "$dir/share/"
 [ -z "${VIOMMU_DEB:-}" ] || cp "$VIOMMU_DEB" "$dir/share/viommu.deb"
 
 # Inside QEMU's chroot the lab stands at /mnt.

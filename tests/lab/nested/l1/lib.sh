@@ -27,20 +27,21 @@ wait_for() {
     done
 }
 
-# ---- libvirtd, under systemd or by itself
+# ---- libvirtd, under systemd or by itself. SETTINGS may have DAEMON=virtqemud and CONTAINER=1; see as_set.
+DAEMON=${DAEMON:-libvirtd}
 
 under_systemd() { [ -d /run/systemd/system ]; }
 answers() { virsh -q uri >/dev/null 2>&1; }
 gone() { [ ! -d "/proc/$1" ]; }
-daemon_pid() { cat /run/libvirtd.pid 2>/dev/null; }
+daemon_pid() { cat "/run/$DAEMON.pid" 2>/dev/null; }
 
 start_libvirtd() {
     if under_systemd; then
-        systemctl start libvirtd
+        systemctl start "$DAEMON"
     else
         mkdir -p /run/libvirt /var/log/libvirt/qemu
         pgrep -x virtlogd >/dev/null || virtlogd --daemon
-        libvirtd --daemon
+        "$DAEMON" --daemon
     fi
     wait_for 60 answers
 }
@@ -48,11 +49,32 @@ start_libvirtd() {
 stop_libvirtd() {
     local pid
     if under_systemd; then
-        systemctl stop libvirtd
+        systemctl stop "$DAEMON"
     elif pid=$(daemon_pid) && [ -d "/proc/$pid" ]; then
         kill "$pid"
         wait_for 60 gone "$pid"
     fi
+}
+
+# as_set SCENARIO: the first line of a scenario that runs with DAEMON and CONTAINER. prepare.sh has started libvirtd.
+#   DAEMON=virtqemud   in place of libvirtd (../virtqemud.sh builds it)
+#   CONTAINER=1        the scenario and its daemon have processes, mounts and /run of their own, as in a privileged container
+as_set() {
+    if [ -n "${CONTAINER:-}" ] && [ $$ != 1 ]; then
+        for running in libvirtd "$DAEMON"; do DAEMON=$running stop_libvirtd; done
+        unshare --mount --pid --fork --kill-child --mount-proc bash "$1"
+        start_libvirtd
+        exit
+    fi
+    [ -z "${CONTAINER:-}" ] || mount -t tmpfs -o mode=755 tmpfs /run
+    if [ "$DAEMON" = virtqemud ] && [ ! -e /usr/sbin/virtqemud ]; then
+        DAEMON=libvirtd stop_libvirtd
+        install -m755 /lab/virtqemud /usr/sbin/
+        echo 'remote_mode = "direct"' >/etc/libvirt/libvirt.conf
+        ! under_systemd || printf '[Service]\nExecStart=/usr/sbin/virtqemud\nKillMode=process\n' >/run/systemd/system/virtqemud.service
+    fi
+    answers || start_libvirtd
+    echo "RESULT host daemon=$(readlink "/proc/$(daemon_pid)/exe") container=${CONTAINER:-0} init=$(cat /proc/1/comm)"
 }
 
 # As a crash would, in the middle of whatever it is doing.

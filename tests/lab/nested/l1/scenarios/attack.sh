@@ -2,6 +2,7 @@
 # A process of QEMU's user attacks the start of another guest: a pidfile of its own that it has locked, its own genuine one, a FIFO, a
 # symbolic link; and a guest whose name is another's and a blank. TRIES of each (default 1), of the kinds in KINDS.
 . "$(dirname "$0")/../lib.sh"
+as_set "$0"
 tries=${TRIES:-1}
 directory=/run/libvirt/qemu
 # As libvirt 11.3 and newer have it.
@@ -23,7 +24,7 @@ qemu_of() { pgrep -u libvirt-qemu -f "guest=$1," | head -n 1; }
 # libvirt itself opens the pidfile, and waits in openat(2) (257 on x86-64) for the writer of a FIFO. No hook runs meanwhile.
 libvirt_waits() {
     local daemon
-    daemon=$(cat /run/libvirtd.pid)
+    daemon=$(daemon_pid)
     grep -qs '^257 ' /proc/"$daemon"/task/*/syscall && ! pgrep -P "$daemon" -f hooks/qemu >/dev/null
 }
 
