@@ -58,7 +58,7 @@ fn placed(arguments: &[OsString], devices: &[String]) -> Result<Vec<String>, Not
         return Ok(placed);
     };
     let others: Vec<_> = iommu::devices(arguments).map(|(_, device)| device).collect();
-    let slot = slots::free(&others).ok_or_else(|| {
+    let slot = slots::free(machine_of(arguments), &others).ok_or_else(|| {
         Note::error(
             Code::CommandLineUnsupported,
             format!("no slot of {ROOT_BUS} is free for the vIOMMU: move a device behind a pcie-root-port"),
@@ -66,6 +66,11 @@ fn placed(arguments: &[OsString], devices: &[String]) -> Result<Vec<String>, Not
     })?;
     *text = option::set(text, "driver", "addr", &format!("{slot:#x}"));
     Ok(placed)
+}
+
+fn machine_of(arguments: &[OsString]) -> Machine {
+    let is_virt = machine::machine_type(arguments).is_some_and(|machine| machine.starts_with("virt"));
+    if is_virt { Machine::ArmVirt } else { Machine::Q35 }
 }
 
 fn needs_slot(device: &str) -> bool {
@@ -108,8 +113,7 @@ fn lock_memory(rewritten: &mut Vec<OsString>) -> Result<(), Note> {
 
 /// Refuses a second vIOMMU, and quotes QEMU's own message.
 fn conflict(arguments: &[OsString], found: &FoundIommu) -> Note {
-    let is_virt = machine::machine_type(arguments).is_some_and(|machine| machine.starts_with("virt"));
-    let late = if is_virt { Machine::ArmVirt } else { Machine::Q35 }.one_viommu();
+    let late = machine_of(arguments).one_viommu();
     Note::error(
         Code::IommuConflict,
         format!(
