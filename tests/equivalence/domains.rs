@@ -1,10 +1,12 @@
 //! The domains to compare: libvirt's own, the examples, and some made for the purpose.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use crate::support::corpus;
+use super::machines::{nameless, on_q35, on_virt, with_uefi};
+use super::support::corpus;
 
 /// A domain, fit for a host without KVM.
 #[derive(Debug, Clone)]
@@ -24,10 +26,13 @@ pub(crate) fn all() -> Vec<Case> {
         let here = case(&path, &text);
         // What was made for i440fx has devices of its own, which are as good on q35.
         all.extend(on_q35(&here));
-        // And most of AArch64's have no firmware.
+        // Few are of AArch64, and most of those have no firmware.
+        all.extend(on_virt(&here));
         all.extend(with_uefi(&here));
         all.push(here);
     }
+    let mut seen = BTreeSet::new();
+    all.retain(|case| seen.insert(nameless(case)));
     all
 }
 
@@ -40,54 +45,6 @@ fn case(path: &Path, text: &str) -> Case {
     });
     let text = text.replace("<cache mode='passthrough'/>", "");
     Case { name, xml: text }
-}
-
-/// A domain of the old machine on q35, where libvirt finds a place for every PCI device anew.
-fn on_q35(case: &Case) -> Option<Case> {
-    let (head, rest) = case.xml.split_once(" machine='pc")?;
-    let (_, tail) = rest.split_once('\'')?;
-    let xml = format!("{head} machine='q35'{tail}").replace("arch='i686'", "arch='x86_64'");
-    let xml = xml.replace("qemu-system-i386", "qemu-system-x86_64").replace("<acpi/>", "");
-    let xml = if xml.contains("<features>") {
-        xml.replacen("<features>", "<features><acpi/>", 1)
-    } else {
-        xml.replacen("</os>", "</os><features><acpi/></features>", 1)
-    };
-    // What q35 does not have, and what it has at home.
-    let xml = xml.replace("bus='ide'", "bus='sata'").replace("model='pci-root'", "model='pcie-root'");
-    let mut result = String::new();
-    let mut before = "";
-    let mut lines = xml.lines();
-    while let Some(line) = lines.next() {
-        let begins = |element: &str| line.trim_start().starts_with(element);
-        if begins("<controller type='pci'") || begins("<controller type='ide'") {
-            if !line.ends_with("/>") {
-                lines.by_ref().take_while(|line| !line.contains("</controller>")).for_each(drop);
-            }
-        // Addresses of the host's devices stay.
-        } else if before.trim() == "<source>" || !(begins("<address type='pci'") || begins("<address type='drive'")) {
-            let ide = begins("<target dev='hd") && !line.contains(" bus=");
-            result += &if ide { line.replace("/>", " bus='sata'/>") } else { line.to_owned() };
-            result.push('\n');
-        }
-        before = line;
-    }
-    Some(Case { name: format!("{} on q35", case.name), xml: result })
-}
-
-/// A domain of AArch64 with the firmware that ACPI needs there.
-fn with_uefi(case: &Case) -> Option<Case> {
-    let old = [" firmware=", "<loader", "<nvram", "<acpi/>"].iter().any(|part| case.xml.contains(part));
-    if old || !case.xml.contains("arch='aarch64' machine='virt") {
-        return None;
-    }
-    let xml = case.xml.replacen("<os>", "<os firmware='efi'>", 1);
-    let xml = if xml.contains("<features>") {
-        xml.replacen("<features>", "<features><acpi/>", 1)
-    } else {
-        xml.replacen("</os>", "</os><features><acpi/></features>", 1)
-    };
-    Some(Case { name: format!("{} with UEFI", case.name), xml })
 }
 
 /// A domain as libvirt wrote it down, so that it can make a command line of it here.
@@ -135,6 +92,11 @@ fn made() -> Vec<Case> {
     let q35 = Made::default();
     let virt = Made { virt: true, ..q35 };
     let key_value = Made::KEY_VALUE;
+    let ports = (1..0x1f).fold(String::new(), |mut ports, slot| {
+        let address = format!("<address type='pci' bus='0' slot='{slot}'/>");
+        write!(ports, "<controller type='pci' index='{slot}' model='pcie-root-port'>{address}</controller>").unwrap();
+        ports
+    });
     let huge = "<memoryBacking><hugepages/></memoryBacking>";
     let all = [
         ("q35", q35),
@@ -165,6 +127,7 @@ fn made() -> Vec<Case> {
         ("virt, 3 hostdevs, key=value", Made { capabilities: key_value, devices: HOSTDEV_3, ..virt }),
         ("virt, ats", Made { devices: ATS, ..virt }),
         ("virt, huge pages", Made { memory: huge, ..virt }),
+        ("virt, the last slot", Made { devices: &ports, ..virt }),
         ("virt, 64 vCPUs", Made { vcpus: 64, ..virt }),
     ];
     all.into_iter().map(|(name, made)| Case { name: name.to_owned(), xml: made.xml() }).collect()
@@ -217,6 +180,8 @@ impl Made<'_> {
     pub(crate) const KEY_VALUE: &'static str =
         "<qemu:capabilities><qemu:del capability='device.json+hotplug'/></qemu:capabilities>";
 
+    pub(crate) const UUID: &'static str = "5b3ac9a1-78a5-4e3f-9b43-a5a1b4a8f6c2";
+
     pub(crate) fn xml(self) -> String {
         let Made { virt, vcpus, memory, features, devices, capabilities } = self;
         let (firmware, kind, own, cpu, emulator) = if virt {
@@ -233,7 +198,7 @@ impl Made<'_> {
         format!(
             "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>made</name>
-  <uuid>5b3ac9a1-78a5-4e3f-9b43-a5a1b4a8f6c2</uuid>
+  <uuid>{}</uuid>
   <memory unit='MiB'>1024</memory>
   {memory}
   <vcpu>{vcpus}</vcpu>
@@ -246,7 +211,8 @@ impl Made<'_> {
   </devices>
   {capabilities}
 </domain>
-"
+",
+            Made::UUID
         )
     }
 }

@@ -79,15 +79,36 @@ impl Line {
 
 /// Numbers of descriptors are libvirt's own at that moment.
 fn without_descriptors(text: &str) -> String {
-    let mut result = text.to_owned();
-    for key in ["fd\":\"", "fd=", "fds\":\"", "fds="] {
-        let mut pieces = result.split(key);
-        let mut masked = pieces.next().unwrap().to_owned();
-        for piece in pieces {
-            masked += key;
-            masked += piece.trim_start_matches(|c: char| c.is_ascii_digit() || c == ':');
-        }
-        result = masked;
+    let keys = ["fd\":\"", "fd=", "fds\":\"", "fds="];
+    keys.iter().fold(text.to_owned(), |text, key| without_values(&text, key, |c| c.is_ascii_digit() || c == ':'))
+}
+
+/// Without the characters of a value behind each key.
+fn without_values(text: &str, key: &str, of_value: fn(char) -> bool) -> String {
+    let mut pieces = text.split(key);
+    let mut result = pieces.next().unwrap().to_owned();
+    for piece in pieces {
+        result += key;
+        result += piece.trim_start_matches(of_value);
+    }
+    result
+}
+
+/// The machine, the devices and their spelling, by which a command line differs from that of the same guest with another name,
+/// UUID or MAC addresses.
+pub(crate) fn hardware(words: &[String]) -> String {
+    let line = Line::read(words);
+    let named = |option: &str| ["-name", "-uuid"].contains(&option);
+    let json = words.windows(2).any(|pair| pair[0] == "-device" && pair[1].starts_with('{'));
+    let mut result = format!("{json} {:?}", line.viommus);
+    for (option, value) in line.rest.iter().filter(|(option, _)| !named(option)) {
+        let value = value.as_deref().unwrap_or_default();
+        // Paths of libvirt's own files have the name.
+        let value = ["/domain-", "/nvram/"].iter().fold(value, |value, path| value.split(path).next().unwrap());
+        let keys = ["mac\":\"", "mac\": \"", "mac="];
+        let of_mac = |c: char| c.is_ascii_hexdigit() || c == ':';
+        let value = keys.iter().fold(value.to_owned(), |value, key| without_values(&value, key, of_mac));
+        result.extend([option, " ", &value, "\n"]);
     }
     result
 }
