@@ -187,7 +187,7 @@ fn compare_all(suite: Suite, step: usize) {
         let least = match wish.1 {
             _ if wish.lacks(suite) => 0,
             // The drivers of interfaces are compared in `nics.rs`.
-            Beside::Interfaces => 1,
+            Beside::Interfaces => usize::from(step == 1),
             _ if step > 1 => 1,
             _ => ENOUGH,
         };
