@@ -113,7 +113,7 @@ fn last_lines_of_the_field() {
 
 #[test]
 fn lines_about_passed_through_devices() {
-    are_explained(include_str!("data/passthrough_lines.txt"), (310, 120));
+    are_explained(include_str!("data/passthrough_lines.txt"), (400, 170));
 }
 
 #[test]
