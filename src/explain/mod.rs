@@ -40,7 +40,7 @@ pub struct Page {
 
 /// The known parts of a line, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Pattern(Vec<&'static str>);
+struct Pattern(Vec<String>);
 
 /// The page of a code. A test checks that every code has one.
 #[must_use]
@@ -90,9 +90,10 @@ impl Index {
         let patterns =
             pages.iter().enumerate().flat_map(|(number, page)| page.lines.iter().map(move |line| (number, line)));
         let patterns: Vec<_> = patterns.collect();
-        let longest =
-            patterns.iter().map(|(_, Pattern(parts))| parts.iter().max_by_key(|part| part.len()).unwrap_or(&""));
-        Some(Index { search: AhoCorasick::new(longest).ok()?, patterns })
+        let longest = patterns
+            .iter()
+            .map(|(_, Pattern(parts))| parts.iter().max_by_key(|part| part.len()).map_or("", String::as_str));
+        Some(Index { search: AhoCorasick::builder().ascii_case_insensitive(true).build(longest).ok()?, patterns })
     }
 
     fn find(&self, line: &str) -> Option<usize> {
@@ -101,7 +102,8 @@ impl Index {
         let mut pages: Vec<_> = found.copied().collect();
         pages.sort_unstable_by_key(|(page, pattern)| (*page, std::ptr::from_ref(*pattern)));
         pages.dedup_by_key(|(_, pattern)| std::ptr::from_ref(*pattern));
-        pages.into_iter().find(|(_, pattern)| pattern.is_in(line)).map(|(page, _)| page)
+        let line = line.to_ascii_lowercase();
+        pages.into_iter().find(|(_, pattern)| pattern.is_in(&line)).map(|(page, _)| page)
     }
 }
 
@@ -129,14 +131,14 @@ impl Page {
 
 impl Pattern {
     fn of(line: &'static str) -> Pattern {
-        Pattern(line.split(ANYTHING).filter(|part| !part.is_empty()).collect())
+        Pattern(line.split(ANYTHING).filter(|part| !part.is_empty()).map(str::to_ascii_lowercase).collect())
     }
 
-    /// Whether the line contains the parts in their order. The first occurrence of each part is enough, because any text may
+    /// Whether a line in lower case contains the parts in their order. The first occurrence of each part is enough, because any text may
     /// stand between them; so the time is linear in the length of the line.
     fn is_in(&self, line: &str) -> bool {
         let mut rest = line;
-        self.0.iter().all(|part| rest.split_once(part).map(|(_, after)| rest = after).is_some())
+        self.0.iter().all(|part| rest.split_once(part.as_str()).map(|(_, after)| rest = after).is_some())
     }
 }
 
@@ -147,7 +149,7 @@ mod tests {
     #[test]
     fn parts_stand_in_their_order() {
         let pattern = Pattern::of("dma_map(…) = -12 (…)");
-        assert!(pattern.is_in("x: vfio_dma_map(0x1, 0x2) = -12 (Cannot allocate memory)"));
+        assert!(pattern.is_in("x: vfio_dma_map(0x1, 0x2) = -12 (cannot allocate memory)"));
         assert!(!pattern.is_in("x: = -12 () vfio_dma_map(0x1"));
         assert!(!pattern.is_in("vfio_dma_map(0x1, 0x2) = -1"));
         assert!(Pattern::of("…a…").is_in("bab") && !Pattern::of("aa").is_in("a a"));
@@ -175,7 +177,7 @@ mod tests {
         for page in pages {
             assert!(page.text.len() > 20 && !page.text.contains("```"), "{page:?}");
             for Pattern(parts) in &page.lines {
-                assert!(parts.iter().map(|part| part.len()).sum::<usize>() >= 10, "{}: {parts:?}", page.title);
+                assert!(parts.iter().map(String::len).sum::<usize>() >= 10, "{}: {parts:?}", page.title);
             }
         }
     }
