@@ -31,12 +31,12 @@ install -m755 "$here/complete" "$work/root/init"
 install -m755 "$here/initramfs" "$work/root/lab-initramfs"
 (cd "$work/root" && find . -print0 | cpio --null --quiet -o -H newc) >"$work/initrd"
 rm -rf "$work/root"
-truncate -s 3G "$work/disk"
+truncate -s 3G "$work/disk" "$work/ext4"
 
 # shellcheck disable=SC2054 # the commas are QEMU's
 qemu=(
     qemu-system-aarch64 -machine virt,gic-version=3 -accel tcg -cpu neoverse-n1 -m 4096 -nodefaults -display none -no-reboot
-    -serial stdio -drive file=/mnt/disk,format=raw,if=virtio,cache=unsafe
+    -serial stdio -drive file=/mnt/disk,format=raw,if=virtio,cache=unsafe -drive file=/mnt/ext4,format=raw,if=virtio,cache=unsafe
     -kernel /mnt/vmlinuz -initrd /mnt/initrd -append 'console=ttyAMA0 mitigations=off kpti=off panic=-1 quiet rootfstype=ramfs'
 )
 LIMIT=${LIMIT:-3600} "$here/qemu.sh" "$work" "${qemu[@]}" >"$root.log" 2>&1 || true
