@@ -237,3 +237,32 @@ fn an_element_inside_the_request_is_named() {
     let error = own_metadata(&metadata(&[("<child>", "")])).unwrap_err();
     assert!(error.message.starts_with("unknown element <child>"), "{}", error.message);
 }
+
+/// docs/configuration.md lists the values.
+#[test]
+fn virtio_and_purpose_take_these_values() {
+    let virtio = |text| Keys::read(Source::Metadata, [("virtio", text)]).map(|keys| keys.virtio);
+    for (text, scope) in [("on", VirtioScope::On), ("yes", VirtioScope::On), ("all", VirtioScope::All)] {
+        assert_eq!(virtio(text).unwrap(), Some(scope));
+    }
+    assert_eq!(virtio("off").unwrap(), Some(VirtioScope::Off));
+    assert!(virtio("some").unwrap_err().message.contains("use on, off or all"));
+    let purpose = |text| Keys::read(Source::Metadata, [("purpose", text)]).map(|keys| keys.purpose);
+    assert_eq!(purpose("dma").unwrap(), Some(Purpose::Dma));
+    assert_eq!(purpose("interrupts").unwrap(), Some(Purpose::Interrupts));
+    assert!(purpose("both").unwrap_err().message.contains("use dma or interrupts"));
+}
+
+#[test]
+fn an_empty_value_counts_as_absent_and_of_two_the_first_counts() {
+    let keys = Keys::read(Source::Metadata, [("aw-bits", ""), ("aw-bits", "39"), ("aw-bits", "48")]).unwrap();
+    assert_eq!(keys.aw_bits, Some(39));
+}
+
+#[test]
+fn a_source_asks_for_a_model_or_for_locked_memory() {
+    let asks = |name, value| Keys::read(Source::Metadata, [(name, value)]).unwrap().asks();
+    assert!(asks("model", "auto") && asks("model", "no-such") && asks("locked-memory", "on"));
+    assert!(!asks("model", "none") && !asks("locked-memory", "off") && !asks("aw-bits", "39"));
+    assert!(!Keys::default().asks());
+}
