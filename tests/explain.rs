@@ -117,6 +117,11 @@ fn lines_about_passed_through_devices() {
 }
 
 #[test]
+fn lines_of_authors_who_had_not_seen_the_pages() {
+    are_explained(include_str!("data/unseen_lines.txt"), (220, 130));
+}
+
+#[test]
 fn other_lines_are_not_explained() {
     for line in [
         "",
