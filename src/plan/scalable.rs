@@ -18,40 +18,64 @@ const NEEDED: [(&str, &str, &str); 7] = [
     ("svm", "pasid-bits", "Need to set PASID support for svm"),
 ];
 
-/// The names that QEMU 10.0 has, and those of QEMU 11.1, which are the versions that were asked.
+/// The names of QEMU 10.0, and those of QEMU 11.1. Both were asked for them; the versions between were not.
 const NAMES: [(&str, &str); 3] =
     [("x-scalable-mode", "scalable-mode"), ("x-flts", "fsts"), ("x-pasid-mode", "pasid-bits")];
 
+/// The QEMU that has `x-flts`.
+const FIRST_STAGE: Version = Version::new(10, 0);
+/// The oldest QEMU that may have the new names.
+const RENAMED: Version = Version::new(10, 1);
+/// QEMU with the new names only.
+const NEW_NAMES: Version = Version::new(11, 1);
+
 /// Refuses what QEMU refuses.
 pub(super) fn check(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
-    unknown_name(guest, hidden)?;
+    let qemu = guest.host.emulator_of(guest.domain).and_then(|emulator| emulator.version);
+    if let Some(qemu) = qemu {
+        unknown_name(qemu, hidden)?;
+    }
     if let Some((name, needed, text)) =
         NEEDED.into_iter().find(|(name, needed, _)| is_set(hidden, name) && !is_set(hidden, needed))
     {
         return Err(error(&format!("{name} without {needed}"), &format!("set {needed}, or remove {name}"), text));
     }
-    let Some(first_stage) = ["fsts", "x-flts"].into_iter().find(|name| is_set(hidden, name)) else { return Ok(()) };
-    if hidden.properties.get("aw-bits").is_some_and(|bits| bits != "48") {
-        let what = format!("{first_stage} and another aw-bits than 48");
-        return Err(error(&what, "set aw-bits=48", "supported value for aw-bits is: 48"));
-    }
-    let Some(device) = guest.domain.vfio.iter().find(|device| !device.iommufd) else { return Ok(()) };
-    let what = format!("{first_stage}, which serves iommufd devices only");
-    let remedy = format!("give {} <driver iommufd='yes'/>, or remove {first_stage}", device.source.name());
-    Err(error(&what, &remedy, &format!("Need IOMMUFD backend when {first_stage}=on")))
+    let Some(name) = ["fsts", "x-flts"].into_iter().find(|name| is_set(hidden, name)) else { return Ok(()) };
+    first_stage(guest, hidden, name, qemu)
 }
 
-fn unknown_name(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
-    let Some(qemu) = guest.host.emulator_of(guest.domain).and_then(|emulator| emulator.version) else { return Ok(()) };
-    let (newer, older) = (qemu >= Version::new(11, 1), qemu < Version::new(10, 1));
-    for (old, new) in NAMES {
-        let (wrong, right) = if newer { (old, new) } else { (new, old) };
-        if (newer || older) && hidden.properties.contains_key(wrong) {
-            let text = format!("Property 'intel-iommu.{wrong}' not found");
-            return Err(error(&format!("{wrong}, which QEMU {qemu} does not have"), &format!("use {right}"), &text));
-        }
+/// First-stage translation: 48 bits, which older machine types do not have by default, and iommufd for VFIO devices.
+fn first_stage(guest: &Guest<'_>, hidden: &FoundIommu, name: &str, qemu: Option<Version>) -> Result<(), Note> {
+    let narrow = guest.q35_version().is_some_and(|version| version < Version::new(9, 2));
+    if hidden.properties.get("aw-bits").map_or(narrow, |bits| bits != "48") {
+        let what = format!("{name} and another aw-bits than 48");
+        return Err(error(&what, "set aw-bits=48", "supported value for aw-bits is: 48"));
     }
-    Ok(())
+    let never = qemu.is_some_and(|qemu| qemu < RENAMED);
+    let Some(device) = guest.domain.vfio.iter().find(|device| never || !device.iommufd) else { return Ok(()) };
+    let device = device.source.name();
+    Err(if never {
+        let what = format!("{name}, with which this QEMU serves no VFIO device, and {device} is one");
+        error(&what, &format!("remove {name}"), "host device is uncompatible with stage-1 translation")
+    } else {
+        let what = format!("{name}, which serves iommufd devices only");
+        let remedy = format!("give {device} <driver iommufd='yes'/>, or remove {name}");
+        error(&what, &remedy, &format!("Need IOMMUFD backend when {name}=on"))
+    })
+}
+
+fn unknown_name(qemu: Version, hidden: &FoundIommu) -> Result<(), Note> {
+    let unknown = |name: &str| match NAMES.iter().find(|(old, new)| [*old, *new].contains(&name)) {
+        Some((old, _)) if *old == name => qemu >= NEW_NAMES || name == "x-flts" && qemu < FIRST_STAGE,
+        Some(_) => qemu < RENAMED,
+        None => false,
+    };
+    let Some(wrong) = hidden.properties.keys().find(|name| unknown(name)) else { return Ok(()) };
+    let mut pairs = NAMES.iter().flat_map(|(old, new)| [(old, new), (new, old)]);
+    let other = pairs.find_map(|(from, to)| (from == wrong && !unknown(to)).then(|| format!("use {to}")));
+    let text = format!("Property 'intel-iommu.{wrong}' not found");
+    let remedy = other.unwrap_or_else(|| format!("remove {wrong}"));
+    Err(error(&format!("{wrong}, which QEMU {qemu} does not have"), &remedy, &text))
 }
 
 /// `pasid-bits` is a number, the others are on or off.

@@ -43,11 +43,17 @@ fn hidden_intel_needs_caching_mode_for_vfio() {
     hidden("intel-iommu").hotplug().asks("intel").refused(Code::IommuConflict);
 }
 
-/// Each text is what the named QEMU of Debian said when it was started with the device.
+/// The default width of an intel-iommu is 48 bits from this machine type on, and 39 before.
+const OF_9_2: &str = "<type arch='x86_64' machine='pc-q35-9.2'>hvm</type>";
+const OF_9_1: &str = "<type arch='x86_64' machine='pc-q35-9.1'>hvm</type>";
+
+/// Each text is what the named QEMU of Debian said when it was started with the device; those about VFIO devices are in its source.
 #[test]
 fn hidden_intel_has_what_scalable_mode_needs() {
-    let newest = |properties: &str| hidden(&format!("intel-iommu,{properties}")).qemu("11.1.3");
-    let stable = |properties: &str| hidden(&format!("intel-iommu,{properties}")).qemu("10.0.13");
+    let hidden = |properties: &str, qemu, os| Case { os, ..hidden(&format!("intel-iommu,{properties}")).qemu(qemu) };
+    let newest = |properties: &str| hidden(properties, "11.1.3", OF_9_2);
+    let stable = |properties: &str| hidden(properties, "10.0.13", OF_9_2);
+    let older = |properties: &str, qemu| hidden(properties, qemu, OF_9_1);
     for (case, text) in [
         (newest("fsts=on"), "fsts is only available in scalable mode"),
         (newest("pasid-bits=20"), "Need to set scalable mode for PASID"),
@@ -65,13 +71,23 @@ fn hidden_intel_has_what_scalable_mode_needs() {
         (stable("fsts=on"), "Property 'intel-iommu.fsts' not found"),
         (stable("pasid-bits=20"), "Property 'intel-iommu.pasid-bits' not found"),
         (newest("caching-mode=on,scalable-mode=on,fsts=on").vfio(1), "Need IOMMUFD backend when fsts=on"),
+        (older("scalable-mode=on,fsts=on", "11.1.3"), "supported value for aw-bits is: 48"),
+        (older("x-scalable-mode=on,x-flts=on", "10.0.13"), "supported value for aw-bits is: 48"),
+        (stable("x-scalable-mode=on,x-flts=on").qemu("7.2"), "Property 'intel-iommu.x-flts' not found"),
+        (stable("scalable-mode=on").qemu("7.2"), "use x-scalable-mode"),
+        (stable("fsts=on").qemu("7.2"), "remove fsts"),
+        (
+            stable("caching-mode=on,x-scalable-mode=on,x-flts=on").vfio(1),
+            "host device is uncompatible with stage-1 translation",
+        ),
     ] {
         does_not_work(&case, "intel", Code::IommuConflict, text);
     }
     for case in [
         newest("scalable-mode=on"),
         newest("scalable-mode=on,fsts=on"),
-        newest("scalable-mode=on,fsts=on,aw-bits=48"),
+        older("scalable-mode=on,fsts=on,aw-bits=48", "11.1.3"),
+        newest("scalable-mode=on,fsts=on"),
         newest("scalable-mode=on,pasid-bits=20"),
         newest("pasid-bits=0"),
         newest("scalable-mode=on,fsts=on,svm=on,device-iotlb=on,pasid-bits=20"),

@@ -30,10 +30,17 @@ fn backends_do_not_mix_in_one_address_space() {
 
 #[test]
 fn first_stage_translation_serves_iommufd_devices() {
-    let nested = q35().qemu("11.1.3").argument("-device", "intel-iommu,caching-mode=on,scalable-mode=on,fsts=on");
+    let nested =
+        q35().qemu("11.1.3").argument("-device", "intel-iommu,caching-mode=on,aw-bits=48,scalable-mode=on,fsts=on");
     assert_eq!(nested.clone().iommufd(1).plan().flaw, None);
     let message = nested.iommufd(1).vfio(2).plan().flaw.unwrap().message;
     assert!(message.contains("give 0000:02:00.0 <driver iommufd='yes'/>"), "{message}");
+    // QEMU 10.0 has no such backend.
+    let stable = q35()
+        .qemu("10.0.13")
+        .argument("-device", "intel-iommu,caching-mode=on,aw-bits=48,x-scalable-mode=on,x-flts=on");
+    let message = stable.iommufd(1).plan().flaw.unwrap().message;
+    assert!(message.contains("remove x-flts") && message.contains("0000:01:00.0"), "{message}");
 }
 
 #[test]
