@@ -238,8 +238,11 @@ pub(super) fn checks(known: &SharedFacts) -> Vec<Check> {
     let stays = |guest: &&&FoundGuest| guest.wrapper().is_some() && guest.plan().is_some_and(|plan| !plan.reproducible);
     let staying: Vec<&str> = running.iter().filter(stays).map(|guest| guest.name()).collect();
     if !staying.is_empty() {
-        let message =
-            format!("other hosts will refuse a live migration of {} ({})", staying.join(", "), Code::MigrationMismatch);
+        let message = format!(
+            "viommu on other hosts will refuse a live migration of {}: see 'viommu explain {}'",
+            staying.join(", "),
+            Code::MigrationMismatch
+        );
         checks.push(Check::ok("migration", message));
     }
     let is_unproven = |guest: &&&FoundGuest| guest.running.as_ref().is_some_and(|running| !running.proven);

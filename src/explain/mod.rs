@@ -134,8 +134,8 @@ impl Pattern {
         Pattern(line.split(ANYTHING).filter(|part| !part.is_empty()).map(str::to_ascii_lowercase).collect())
     }
 
-    /// Whether a line in lower case contains the parts in their order. The first occurrence of each part is enough, because any text may
-    /// stand between them; so the time is linear in the length of the line.
+    /// Whether a line in lower case contains the parts in their order. The first occurrence of each part is enough, because any
+    /// text may stand between them; so the time is linear in the length of the line.
     fn is_in(&self, line: &str) -> bool {
         let mut rest = line;
         self.0.iter().all(|part| rest.split_once(part.as_str()).map(|(_, after)| rest = after).is_some())
@@ -176,8 +176,12 @@ mod tests {
         assert_eq!(pages.len(), sections(MESSAGES).count(), "a page does not begin with its lines");
         for page in pages {
             assert!(page.text.len() > 20 && !page.text.contains("```"), "{page:?}");
-            for Pattern(parts) in &page.lines {
+            for (number, Pattern(parts)) in page.lines.iter().enumerate() {
                 assert!(parts.iter().map(String::len).sum::<usize>() >= 10, "{}: {parts:?}", page.title);
+                let line = parts.join("\0");
+                let mut others = page.lines.iter().enumerate().filter(|(other, _)| *other != number);
+                let covering = others.find(|(_, pattern)| pattern.is_in(&line));
+                assert_eq!(covering, None, "{}: it covers {parts:?}", page.title);
             }
         }
     }

@@ -1,8 +1,8 @@
 #!/bin/bash
 # virtqemud, which Debian does not package: the modular daemon of Debian 13's libvirt, built from its sources and linked with its
-# libraries. A minute, and the time of the downloads.
+# libraries. Two minutes.
 #
-#   tests/lab/nested/virtqemud.sh        -> $VIOMMU_LAB/nested/virtqemud/virtqemud, which boot.sh brings to L1 of trixie
+#   tests/lab/nested/virtqemud.sh        -> $VIOMMU_LAB/nested/virtqemud/virtqemud, which boot.sh brings to L1
 #
 # Kept until this script or the root of trixie changes.
 set -euo pipefail

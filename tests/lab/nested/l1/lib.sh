@@ -62,9 +62,10 @@ stop_libvirtd() {
 as_set() {
     if [ -n "${CONTAINER:-}" ] && [ $$ != 1 ]; then
         for running in libvirtd "$DAEMON"; do DAEMON=$running stop_libvirtd; done
-        unshare --mount --pid --fork --kill-child --mount-proc bash "$1"
+        local status=0
+        unshare --mount --pid --fork --kill-child --mount-proc bash "$1" || status=$?
         start_libvirtd
-        exit
+        exit $status
     fi
     [ -z "${CONTAINER:-}" ] || mount -t tmpfs -o mode=755 tmpfs /run
     if [ "$DAEMON" = virtqemud ] && [ ! -e /usr/sbin/virtqemud ]; then
