@@ -119,3 +119,15 @@ fn execute(emulator: &str, argv0: &OsStr, arguments: &[OsString]) -> Note {
     let error = Command::new(emulator).arg0(argv0).args(arguments).exec();
     Note::error(Code::EmulatorMissing, format!("the real QEMU cannot be executed: {emulator}: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_name_tells_the_emulator() {
+        assert_eq!(real_name("viommu-qemu-system-x86_64"), Some("qemu-system-x86_64"));
+        assert_eq!(real_name("qemu-system-aarch64"), Some("qemu-system-aarch64"), "the host route");
+        assert_eq!(real_name("viommu"), None);
+    }
+}

@@ -266,3 +266,19 @@ fn a_source_asks_for_a_model_or_for_locked_memory() {
     assert!(!asks("model", "none") && !asks("locked-memory", "off") && !asks("aw-bits", "39"));
     assert!(!Keys::default().asks());
 }
+
+/// The table of docs/configuration.md.
+#[test]
+fn each_source_has_its_own_names_for_the_keys() {
+    for (source, key, name) in [
+        (Source::Metadata, "aw-bits", "aw-bits"),
+        (Source::Config, "virtio-iommu-driver", "virtio-iommu-driver"),
+        (Source::Kubevirt, "locked-memory", "viommu.libvirt/locked-memory"),
+        (Source::Ovirt, "model", "viommu"),
+        (Source::Ovirt, "virtio-iommu-driver", "viommu_virtio_iommu_driver"),
+        (Source::NovaFlavor, "aw-bits", "viommu:aw_bits"),
+        (Source::NovaFlavor, "model", "viommu:model"),
+    ] {
+        assert_eq!(source.spelling(key), name);
+    }
+}
