@@ -32,6 +32,7 @@ install -m755 "$here/initramfs" "$work/root/lab-initramfs"
 (cd "$work/root" && find . -print0 | cpio --null --quiet -o -H newc) >"$work/initrd"
 rm -rf "$work/root"
 truncate -s 3G "$work/disk" "$work/ext4"
+mke2fs -q -t ext4 "$work/ext4"
 
 # shellcheck disable=SC2054 # the commas are QEMU's
 qemu=(
