@@ -64,12 +64,13 @@ qemu=(
     -kernel /mnt/vmlinuz -initrd "$initrd"
     -append "$root ro console=$console init=/usr/sbin/lab-report mitigations=off no_timer_check panic=-1 maxcpus=4"
 )
+rm -f "$log" # of an earlier boot
 "$here/qemu.sh" "$dir" "${qemu[@]}" >"$log" 2>&1 &
 pid=$!
 end='LAB mounted [a-z0-9= ]*|ALERT!.*does not exist|IP-Config: .* complete|IP-Config: no response after [6-9]'
 # An initramfs with the driver can be slower here than the kernel's patience of ten seconds: the kernel says so, and goes on.
 [ "$viommu" = virtio-module ] || end+='|pci .*deferred probe pending'
-until found=$(grep -aoEm1 "$end" "$log"); do
+until found=$(grep -asoEm1 "$end" "$log"); do
     kill -0 "$pid" 2>/dev/null || break
     sleep 0.2
 done
