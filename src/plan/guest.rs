@@ -32,6 +32,11 @@ pub(super) fn arch<'a>(domain: &'a Domain, host: &'a Host) -> Option<&'a str> {
     domain.arch.as_deref().or(host.arch.as_deref())
 }
 
+/// The version of the guest's QEMU, where it is known.
+fn known_qemu(domain: &Domain, host: &Host) -> Option<Version> {
+    host.emulator_of(domain)?.version
+}
+
 /// Why a host does not have a model.
 pub(super) struct Unsupported {
     pub(super) code: Code,
@@ -43,13 +48,12 @@ pub(super) struct Unsupported {
 
 impl<'a> Guest<'a> {
     pub(super) fn new(domain: &'a Domain, request: &'a Request, host: &'a Host) -> Guest<'a> {
-        let emulator = host.emulator_of(domain);
         Guest {
             domain,
             request,
             host,
             libvirt: host.libvirt.unwrap_or(NEWEST_LIBVIRT),
-            qemu: emulator.and_then(|emulator| emulator.version).unwrap_or(NEWEST_QEMU),
+            qemu: known_qemu(domain, host).unwrap_or(NEWEST_QEMU),
             hidden: qemu::find_iommu(&domain.commandline),
             as_it_is: false,
         }
@@ -57,8 +61,12 @@ impl<'a> Guest<'a> {
 
     /// The programs of the host, and their versions where they are known.
     pub(super) fn versions(&self) -> [(&'static str, Option<Version>); 2] {
-        let qemu = self.host.emulator_of(self.domain).and_then(|emulator| emulator.version);
-        [("libvirt", self.host.libvirt), ("QEMU", qemu)]
+        [("libvirt", self.host.libvirt), ("QEMU", self.known_qemu())]
+    }
+
+    /// The version of the guest's QEMU, where it is known.
+    pub(super) fn known_qemu(&self) -> Option<Version> {
+        known_qemu(self.domain, self.host)
     }
 
     /// The programs of the host whose versions are unknown.

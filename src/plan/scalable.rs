@@ -1,6 +1,8 @@
 //! Scalable mode, first-stage translation and PASID of an `intel-iommu` in `<qemu:commandline>`: libvirt has no attribute for them,
 //! and QEMU refuses them late. The rules and texts are those of `vtd_decide_config` and `vtd_check_hiod`, hw/i386/intel_iommu.c.
 
+use std::ops::Range;
+
 use crate::note::{Code, Note};
 use crate::qemu::FoundIommu;
 use crate::version::Version;
@@ -18,10 +20,19 @@ const NEEDED: [(&str, &str, &str); 7] = [
     ("svm", "pasid-bits", "Need to set PASID support for svm"),
 ];
 
-/// The names of QEMU 10.0, and those of QEMU 11.1. Both were asked for them; the versions between were not.
-const NAMES: [(&str, &str); 3] =
-    [("x-scalable-mode", "scalable-mode"), ("x-flts", "fsts"), ("x-pasid-mode", "pasid-bits")];
+/// A property, the QEMUs that may have it, and its other name. QEMU 5.2, 7.2, 10.0 and 11.1 were asked; a version between two
+/// answers may have both names.
+const NAMES: [(&str, Range<Version>, &str); 6] = [
+    ("x-scalable-mode", ALWAYS..NEW_NAMES, "scalable-mode"),
+    ("x-flts", FIRST_STAGE..NEW_NAMES, "fsts"),
+    ("x-pasid-mode", ALWAYS..NEW_NAMES, "pasid-bits"),
+    ("scalable-mode", RENAMED..NEVER, "x-scalable-mode"),
+    ("fsts", RENAMED..NEVER, "x-flts"),
+    ("pasid-bits", RENAMED..NEVER, "x-pasid-mode"),
+];
 
+const ALWAYS: Version = Version::new(0, 0);
+const NEVER: Version = Version::new(u32::MAX, 0);
 /// The QEMU that has `x-flts`.
 const FIRST_STAGE: Version = Version::new(10, 0);
 /// The oldest QEMU that may have the new names.
@@ -31,7 +42,7 @@ const NEW_NAMES: Version = Version::new(11, 1);
 
 /// Refuses what QEMU refuses.
 pub(super) fn check(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
-    let qemu = guest.host.emulator_of(guest.domain).and_then(|emulator| emulator.version);
+    let qemu = guest.known_qemu();
     if let Some(qemu) = qemu {
         unknown_name(qemu, hidden)?;
     }
@@ -65,16 +76,11 @@ fn first_stage(guest: &Guest<'_>, hidden: &FoundIommu, name: &str, qemu: Option<
 }
 
 fn unknown_name(qemu: Version, hidden: &FoundIommu) -> Result<(), Note> {
-    let unknown = |name: &str| match NAMES.iter().find(|(old, new)| [*old, *new].contains(&name)) {
-        Some((old, _)) if *old == name => qemu >= NEW_NAMES || name == "x-flts" && qemu < FIRST_STAGE,
-        Some(_) => qemu < RENAMED,
-        None => false,
-    };
-    let Some(wrong) = hidden.properties.keys().find(|name| unknown(name)) else { return Ok(()) };
-    let mut pairs = NAMES.iter().flat_map(|(old, new)| [(old, new), (new, old)]);
-    let other = pairs.find_map(|(from, to)| (from == wrong && !unknown(to)).then(|| format!("use {to}")));
+    let lacks = |name: &str| NAMES.iter().any(|(known, range, _)| *known == name && !range.contains(&qemu));
+    let written = |(name, ..): &&(&str, Range<Version>, &str)| hidden.properties.contains_key(*name) && lacks(name);
+    let Some((wrong, _, other)) = NAMES.iter().find(written) else { return Ok(()) };
+    let remedy = if lacks(other) { format!("remove {wrong}") } else { format!("use {other}") };
     let text = format!("Property 'intel-iommu.{wrong}' not found");
-    let remedy = other.unwrap_or_else(|| format!("remove {wrong}"));
     Err(error(&format!("{wrong}, which QEMU {qemu} does not have"), &remedy, &text))
 }
 
