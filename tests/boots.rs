@@ -265,27 +265,27 @@ fn amd_translates_by_the_wrapper_only() {
 #[test]
 #[ignore = "about 40 minutes: cargo test --test boots -- --ignored --nocapture other"]
 fn other_guests_boot_with_what_auto_gives() {
-    for (name, osinfo) in [
-        ("debian-12", "http://debian.org/debian/12"),
-        ("ubuntu-24.04", "http://ubuntu.com/ubuntu/24.04"),
-        ("debian-unstable", "http://debian.org/debian/testing"),
-    ] {
-        let guest = Guest { name, osinfo };
-        guest.make();
-        shows(&guest);
-    }
+    all_show(&[
+        Guest { name: "debian-12", osinfo: "http://debian.org/debian/12" },
+        Guest { name: "ubuntu-24.04", osinfo: "http://ubuntu.com/ubuntu/24.04" },
+        Guest { name: "debian-unstable", osinfo: "http://debian.org/debian/testing" },
+    ]);
 }
 
 #[test]
 #[ignore = "half an hour: cargo test --test boots -- --ignored --nocapture arm64"]
 fn arm64_boots_with_what_auto_gives() {
-    for (name, osinfo) in [
-        ("debian-12-arm64", "http://debian.org/debian/12"),
-        ("debian-13-arm64", "http://debian.org/debian/13"),
-        ("debian-unstable-arm64", "http://debian.org/debian/testing"),
-    ] {
-        let guest = Guest { name, osinfo };
+    all_show(&[
+        Guest { name: "debian-12-arm64", osinfo: "http://debian.org/debian/12" },
+        Guest { name: "debian-13-arm64", osinfo: "http://debian.org/debian/13" },
+        Guest { name: "debian-unstable-arm64", osinfo: "http://debian.org/debian/testing" },
+    ]);
+}
+
+/// Makes each guest where it is not there yet, and boots it.
+fn all_show(guests: &[Guest]) {
+    for guest in guests {
         guest.make();
-        shows(&guest);
+        shows(guest);
     }
 }
