@@ -7,12 +7,7 @@ pub(crate) fn on_q35(case: &Case) -> Option<Case> {
     let (head, rest) = case.xml.split_once(" machine='pc")?;
     let (_, tail) = rest.split_once('\'')?;
     let xml = format!("{head} machine='q35'{tail}").replace("arch='i686'", "arch='x86_64'");
-    let xml = xml.replace("qemu-system-i386", "qemu-system-x86_64").replace("<acpi/>", "");
-    let xml = if xml.contains("<features>") {
-        xml.replacen("<features>", "<features><acpi/>", 1)
-    } else {
-        xml.replacen("</os>", "</os><features><acpi/></features>", 1)
-    };
+    let xml = with_acpi(&xml.replace("qemu-system-i386", "qemu-system-x86_64").replace("<acpi/>", ""));
     let xml = xml.replace("model='pci-root'", "model='pcie-root'");
     Some(Case { name: format!("{} on q35", case.name), xml: with_rng(&with_devices_anew(&xml, "sata")) })
 }
@@ -71,13 +66,16 @@ pub(crate) fn with_uefi(case: &Case) -> Option<Case> {
     if old || !virt.iter().any(|kind| case.xml.contains(kind)) {
         return None;
     }
-    let xml = case.xml.replacen("<os>", "<os firmware='efi'>", 1);
-    let xml = if xml.contains("<features>") {
+    let xml = with_acpi(&case.xml.replacen("<os>", "<os firmware='efi'>", 1));
+    Some(Case { name: format!("{} with UEFI", case.name), xml })
+}
+
+fn with_acpi(xml: &str) -> String {
+    if xml.contains("<features>") {
         xml.replacen("<features>", "<features><acpi/>", 1)
     } else {
         xml.replacen("</os>", "</os><features><acpi/></features>", 1)
-    };
-    Some(Case { name: format!("{} with UEFI", case.name), xml })
+    }
 }
 
 /// Without the PCI and IDE controllers of the old machine and the addresses there. Disks of IDE become virtio disks, and

@@ -34,7 +34,7 @@ use viommu::xml;
 
 use domains::Case;
 use line::Line;
-use support::libvirt::{Suite, shared};
+use support::libvirt::{Libvirt, Suite, shared};
 
 /// The tests start in the order of their names, and a libvirtd serves one at a time: so the two libvirtds work at once.
 mod all_devices {
@@ -150,10 +150,7 @@ fn compare_all(suite: Suite, step: usize) {
          mount -t hugetlbfs -o pagesize=2M huge /dev/huge-2M; mount -t hugetlbfs -o pagesize=1G huge /dev/huge-1G",
     );
     lab.restart_libvirtd();
-    // Only what the emulators are: this machine's own IOMMU must not count.
-    let known: Host = serde_json::from_str(&lab.run("viommu capabilities --format json").ok()).unwrap();
-    let host = Host { arch: known.arch, libvirt: known.libvirt, emulators: known.emulators, ..Host::default() };
-
+    let host = host_of(&lab);
     let mut skipped = Skipped::new();
     let cases: Vec<Case> =
         domains::all().into_iter().step_by(step).filter(|case| can_have_one(&case.xml, &host)).collect();
@@ -220,8 +217,7 @@ impl Wish {
 fn compare_started(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     lab.run("[ -e /dev/net/tun ] || mknod -m 666 /dev/net/tun c 10 200").ok();
-    let known: Host = serde_json::from_str(&lab.run("viommu capabilities --format json").ok()).unwrap();
-    let host = Host { arch: known.arch, libvirt: known.libvirt, emulators: known.emulators, ..Host::default() };
+    let host = host_of(&lab);
     let mut skipped = Skipped::new();
     let cases = nics::cases();
     let answers = lab.settled_many(&xmls(&cases));
@@ -251,6 +247,12 @@ fn compare_started(suite: Suite) {
     assert!(wrong.is_empty(), "{} of {} differ on {}:\n{}", wrong.len(), pairs.len(), suite.name(), wrong.join("\n"));
     let on: usize = compared.iter().filter(|(wish, _)| wish.1 == Beside::Interfaces).map(|(_, count)| count).sum();
     assert!(on >= ENOUGH && translated >= 3 * pairs.len(), "{on} pairs, {translated} interfaces");
+}
+
+/// What the lab's libvirt and emulators are. The IOMMU of this machine must not count.
+fn host_of(lab: &Libvirt) -> Host {
+    let known: Host = serde_json::from_str(&lab.run("viommu capabilities --format json").ok()).unwrap();
+    Host { arch: known.arch, libvirt: known.libvirt, emulators: known.emulators, ..Host::default() }
 }
 
 fn xmls(cases: &[Case]) -> Vec<&str> {
