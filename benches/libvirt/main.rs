@@ -1,9 +1,10 @@
 //! What viommu adds to `virsh start` and `virsh destroy`: `cargo bench --bench libvirt`, as root. Writes the figures into
 //! `docs/proof/performance.md`.
 //!
-//! Three real libvirtds with real QEMUs, one after the other in each round, so that a noisy machine is noisy for all: one
-//! without viommu, one with a hook and an emulator that do nothing (C programs), and one with viommu and a guest with a
-//! request. `-- PAIRS` makes that many rounds instead of 40, and prints the section without writing it.
+//! Four real libvirtds with real QEMUs, one after the other in each round, so that a noisy machine is noisy for all: one
+//! without viommu and with the vIOMMU in the guest's XML; one with a hook and an emulator that do nothing (C programs), and
+//! the same guest; one with viommu and a guest with a request; and one with neither viommu nor a vIOMMU, which tells QEMU's
+//! own work for the vIOMMU. `-- PAIRS` makes that many rounds instead of 40, and prints the section without writing it.
 #![expect(clippy::disallowed_methods, reason = "a benchmark has effects")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failure here fails the benchmark")]
 
@@ -29,6 +30,7 @@ const NO_HOOK: &str = "int main(void) { return 0; }";
 const EXECUTE: &str =
     "#include <unistd.h>\nint main(int c, char **v) { return execv(\"/usr/bin/qemu-system-x86_64\", v); }";
 
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const WRAPPER: &str = "/usr/bin/viommu-qemu-system-x86_64";
 
 /// One host.
@@ -76,13 +78,13 @@ fn main() {
 
 /// The hosts of a suite, with guests that are defined; none where there is no lab.
 fn hosts(suite: Suite) -> Option<Vec<Host>> {
-    let host = |what, emulator, prepare: &dyn Fn(&Libvirt)| {
+    let host = |what, domain: &dyn Fn(usize) -> String, prepare: &dyn Fn(&Libvirt)| {
         let libvirt = bare(suite)?;
         libvirt.run("mkdir -p /etc/libvirt/hooks/qemu.d").ok();
         prepare(&libvirt);
         libvirt.restart_libvirtd();
         for number in 0..GUESTS {
-            fs::write(libvirt.share.join("guest.xml"), domain(number, emulator)).unwrap();
+            fs::write(libvirt.share.join("guest.xml"), domain(number)).unwrap();
             libvirt.virsh(&["define", "/share/guest.xml"]).ok();
         }
         Some(Host { what, libvirt, pairs: Vec::new(), bursts: Vec::new() })
@@ -96,10 +98,13 @@ fn hosts(suite: Suite) -> Option<Vec<Host>> {
         let links = format!("ln -s viommu {WRAPPER}; ln -s /usr/bin/viommu /etc/libvirt/hooks/qemu.d/50-viommu");
         libvirt.run(&links).ok();
     };
+    let nothing = |_: &Libvirt| {};
+    let floor_guest = |number| rewritten(suite, number).replace(QEMU, WRAPPER);
     Some(vec![
-        host("without viommu", "/usr/bin/qemu-system-x86_64", &|_| {})?,
-        host("a hook that does nothing, and an emulator that executes QEMU (C)", WRAPPER, &floor)?,
-        host("viommu: hook, wrapper, and a request", WRAPPER, &viommu)?,
+        host("without viommu, the vIOMMU in the XML", &|number| rewritten(suite, number), &nothing)?,
+        host("the same, a hook that does nothing, and an emulator that executes QEMU (C)", &floor_guest, &floor)?,
+        host("viommu: hook, wrapper, and a request", &|number| domain(number, WRAPPER), &viommu)?,
+        host("without viommu, and without a vIOMMU", &|number| domain(number, QEMU), &nothing)?,
     ])
 }
 
@@ -136,6 +141,16 @@ fn domain(number: usize, emulator: &str) -> String {
            <devices><emulator>{emulator}</emulator><controller type='usb' model='none'/><memballoon model='none'/></devices>
          </domain>"
     )
+}
+
+/// A domain with the vIOMMU for which it asks.
+fn rewritten(suite: Suite, number: usize) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench.xml");
+    fs::write(&path, domain(number, QEMU)).unwrap();
+    let versions = [format!("--libvirt-version={}", suite.libvirt()), format!("--qemu-version={}", suite.qemu())];
+    let made = Command::new(env!("CARGO_BIN_EXE_viommu")).arg("rewrite").args(versions).arg(path).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    String::from_utf8(made.stdout).unwrap()
 }
 
 /// A static C program.
