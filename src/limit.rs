@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn people_read_units_and_on_request_bytes() {
+    fn sizes_have_units_and_bytes_on_request() {
         let limit = Limit::Bytes(9_663_676_416);
         assert_eq!(
             (format!("{limit}"), format!("{limit:#}")),

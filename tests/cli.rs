@@ -127,7 +127,7 @@ fn a_refusal_is_said_once() {
 
 /// The same facts give the same verdict, for one host as for several.
 #[test]
-fn a_host_that_cannot_run_the_domain_is_named() {
+fn hosts_that_cannot_run_the_domain_are_named() {
     let off = fs::read_to_string(HOST).unwrap().replace("\"iommu\": true", "\"iommu\": false");
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("off.json");
     fs::write(&file, off).unwrap();
@@ -298,7 +298,7 @@ fn json_has_every_promised_key() {
 }
 
 #[test]
-fn unfriendly_input_is_refused_by_its_code() {
+fn hostile_input_is_refused_with_its_code() {
     let large = vec![b' '; 11 << 20];
     let deep = "<a>".repeat(300) + &"</a>".repeat(300);
     let wide = format!("<domain{}/>", (0..1000).fold(String::new(), |text, n| text + &format!(" a{n}=''")));
@@ -391,7 +391,7 @@ fn colours_are_for_terminals_only() {
 }
 
 #[test]
-fn an_ordinary_user_is_told_of_root() {
+fn an_ordinary_user_sees_that_root_is_needed() {
     let directory = std::env::temp_dir().join(format!("viommu-user-{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     let (binary, secret) = (directory.join("viommu"), directory.join("secret"));
@@ -467,7 +467,7 @@ fn errors_fit_into_the_terminal() {
 }
 
 #[test]
-fn a_terminal_is_told_what_is_read() {
+fn a_terminal_shows_that_stdin_is_read() {
     if Command::new("script").arg("--version").output().is_err() {
         println!("SKIPPED: script(1) is not installed, so nothing was tried on a terminal");
         return;
@@ -481,7 +481,7 @@ fn a_terminal_is_told_what_is_read() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_closed_pipe_is_no_failure() {
     for arguments in [&["plan"][..], &["plan", "--format", "json"], &["plan", "--format", "diff"], &["rewrite"]] {
         let mut command = Command::new(VIOMMU);
         command.args(arguments).args(["--config", NO_CONFIG, "--host", HOST]);

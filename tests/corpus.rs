@@ -52,7 +52,7 @@ fn nowhere() -> Places {
 }
 
 #[test]
-fn who_asks_for_nothing_is_left_alone() {
+fn guests_without_a_request_are_not_changed() {
     let mut effects = BTreeMap::new();
     let documents = documents();
     for (path, text) in &documents {
@@ -77,8 +77,8 @@ fn who_asks_for_nothing_is_left_alone() {
 }
 
 #[test]
-fn the_hook_is_silent_without_a_request() {
-    if !sandbox::inside("the_hook_is_silent_without_a_request") {
+fn the_hook_prints_nothing_without_a_request() {
+    if !sandbox::inside("the_hook_prints_nothing_without_a_request") {
         return;
     }
     let hook = sandbox::hook();
@@ -104,7 +104,7 @@ fn the_hook_is_silent_without_a_request() {
 }
 
 #[test]
-fn who_asks_gets_the_same_bytes_and_more() {
+fn a_request_keeps_every_byte_of_the_document() {
     let documents = documents();
     let mut counted: BTreeMap<(&str, &str, String), usize> = BTreeMap::new();
     for (path, text) in &documents {

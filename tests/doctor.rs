@@ -125,7 +125,7 @@ fn facts_and_remedies_are_those_of_this_host() {
 
 /// A user who cannot read /etc/libvirt/qemu is not told that there are no guests.
 #[test]
-fn an_ordinary_user_is_told_what_was_not_read() {
+fn an_ordinary_user_sees_what_was_not_read() {
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: only root can become another user");
         return;
@@ -164,7 +164,7 @@ fn a_host_without_viommu_is_not_broken() {
 
 /// An image of a host has no processes, and a directory that is no host has nothing: nothing is known, and nothing fails.
 #[test]
-fn an_image_is_examined_as_far_as_it_goes() {
+fn doctor_examines_an_image_without_proc_and_sys() {
     let host = Host::healthy("image");
     for path in ["proc", "sys", "dev", "run"] {
         host.remove(path);

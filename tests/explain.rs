@@ -58,7 +58,7 @@ fn every_known_line_is_explained_by_its_page() {
 
 /// A line of a page that nobody is known to print would be a guess.
 #[test]
-fn every_line_of_a_page_is_printed_by_somebody() {
+fn every_line_of_a_page_is_in_a_program_or_a_public_report() {
     let printed = printed();
     let lower = |text: &str| text.to_ascii_lowercase();
     let text = fs::read_to_string("docs/messages.md").unwrap();
@@ -266,7 +266,7 @@ fn a_code_as_messages_have_it_and_the_list_of_codes() {
 }
 
 #[test]
-fn what_is_not_known_is_said() {
+fn unknown_lines_and_arguments_are_reported() {
     let unknown = explain(&[], "one\ntwo\n");
     assert!(unknown.status == 0 && unknown.stderr.is_empty(), "{unknown:?}");
     assert!(unknown.stdout.starts_with("nothing known in 2 lines"), "{unknown:?}");

@@ -199,7 +199,7 @@ fn a_network_may_give_the_guest_a_function() {
 }
 
 #[test]
-fn what_a_viommu_is_in_an_encrypted_guest_is_said() {
+fn a_viommu_in_an_encrypted_guest_gives_a_note() {
     for kind in ["sev", "sev-snp"] {
         let security = format!("<launchSecurity type='{kind}'><policy>0x3</policy></launchSecurity>");
         let planned = plan(&q35("encrypted", "", "", &(devices(&hostdev(0x18, 0)) + &security)), &["--model", "auto"]);

@@ -136,8 +136,8 @@ fn every_event_with_every_guest() {
 }
 
 #[test]
-fn a_broken_configuration_harms_only_who_asks() {
-    if !sandbox::inside("a_broken_configuration_harms_only_who_asks") {
+fn a_broken_configuration_refuses_only_guests_with_a_request() {
+    if !sandbox::inside("a_broken_configuration_refuses_only_guests_with_a_request") {
         return;
     }
     let guests = guests();
@@ -241,8 +241,8 @@ fn an_undeclared_prefix_is_read_as_libvirt_does() {
 }
 
 #[test]
-fn a_running_guest_is_never_harmed() {
-    if !sandbox::inside("a_running_guest_is_never_harmed") {
+fn errors_about_a_running_guest_never_fail_the_hook() {
+    if !sandbox::inside("errors_about_a_running_guest_never_fail_the_hook") {
         return;
     }
     let guests = guests();
@@ -310,8 +310,8 @@ fn closed_streams_change_nothing() {
 }
 
 #[test]
-fn who_comes_back_needs_the_same_viommu() {
-    if !sandbox::inside("who_comes_back_needs_the_same_viommu") {
+fn a_restored_guest_needs_the_same_viommu() {
+    if !sandbox::inside("a_restored_guest_needs_the_same_viommu") {
         return;
     }
     let guests = guests();

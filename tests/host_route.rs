@@ -60,7 +60,7 @@ fn what_qemus_user_puts_among_its_files_stops_no_script() {
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "starts the program")]
-fn a_build_that_is_not_installed_says_so() {
+fn host_route_needs_an_installed_viommu() {
     let output =
         std::process::Command::new(env!("CARGO_BIN_EXE_viommu")).args(["host-route", "status"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

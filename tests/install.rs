@@ -12,8 +12,8 @@ use support::on_both_suites;
 use support::packages::{Packages, packages};
 
 on_both_suites! {
-    a_host_has_it_by_package_and_is_as_before
-    a_host_has_it_by_script_and_is_as_before
+    a_package_is_installed_and_removed_without_a_trace
+    the_script_installs_and_uninstalls_without_a_trace
     what_is_not_ours_is_left_alone
     a_hook_of_the_users_runs_first
     the_main_place_of_the_hook_is_the_users_by_every_way_to_write_it
@@ -26,13 +26,13 @@ mod sid {
     use super::Suite;
 
     #[test]
-    fn a_host_has_it_by_package_and_is_as_before() {
-        super::a_host_has_it_by_package_and_is_as_before(Suite::Sid);
+    fn a_package_is_installed_and_removed_without_a_trace() {
+        super::a_package_is_installed_and_removed_without_a_trace(Suite::Sid);
     }
 
     #[test]
-    fn a_host_has_it_by_script_and_is_as_before() {
-        super::a_host_has_it_by_script_and_is_as_before(Suite::Sid);
+    fn the_script_installs_and_uninstalls_without_a_trace() {
+        super::the_script_installs_and_uninstalls_without_a_trace(Suite::Sid);
     }
 }
 
@@ -203,7 +203,7 @@ fn live(lab: &Libvirt, install: &str, upgrade: &str, uninstall: &str, purge: &st
     assert_same_files(lab, &before);
 }
 
-fn a_host_has_it_by_package_and_is_as_before(suite: Suite) {
+fn a_package_is_installed_and_removed_without_a_trace(suite: Suite) {
     let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
     bring(&lab, packages);
     let newer = "dpkg -i /share/new.deb; [ $(dpkg-query -W -f '${Version}' libvirt-viommu) = 99-1 ]";
@@ -232,7 +232,7 @@ fn a_host_has_it_by_package_and_is_as_before(suite: Suite) {
     assert_eq!(lab.run(&format!("readlink {OWN}")).ok(), "/usr/bin/viommu\n");
 }
 
-fn a_host_has_it_by_script_and_is_as_before(suite: Suite) {
+fn the_script_installs_and_uninstalls_without_a_trace(suite: Suite) {
     let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
     bring(&lab, packages);
     let (old, new) = ("/tmp/old/install.sh", "/tmp/new/install.sh");

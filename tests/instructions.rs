@@ -37,9 +37,9 @@ struct Case<'a> {
 }
 
 #[test]
-fn nothing_costs_more_than_it_did() {
+fn instructions_stay_within_their_budgets() {
     let Some(binary) = release::release().filter(|_| callgrind::available()) else { return };
-    if !sandbox::inside("nothing_costs_more_than_it_did") {
+    if !sandbox::inside("instructions_stay_within_their_budgets") {
         return;
     }
     let (hook, wrapper, cli) = (HOOK, "/run/test/bin/viommu-qemu-system-x86_64", "/run/test/bin/viommu");
@@ -84,9 +84,9 @@ fn nothing_costs_more_than_it_did() {
 /// Page faults and system calls take the other half of the time. The faults of the binary's own pages depend on how they lie
 /// about in memory, so that budget is a fifth above what was measured.
 #[test]
-fn the_kernel_is_not_asked_for_more() {
+fn system_calls_stay_within_their_budgets() {
     let Some(binary) = release::release() else { return };
-    if !sandbox::inside("the_kernel_is_not_asked_for_more") {
+    if !sandbox::inside("system_calls_stay_within_their_budgets") {
         return;
     }
     kernel::host(&binary, &[HOOK]);

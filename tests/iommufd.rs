@@ -89,7 +89,7 @@ fn what_qemus_own_iommufds_lock_is_counted_together() {
 
 #[test]
 #[ignore = "a kernel is built first, 10 minutes: cargo test --test iommufd -- --ignored"]
-fn viommu_says_what_the_host_can_do() {
+fn capabilities_and_plan_count_iommufds() {
     let Some(results) = run("f7", 10) else { return };
     results.of("f7-capabilities").assert_value("iommufd", "yes");
     results.of("f7-plan").assert_value("ioas", "2");

@@ -271,7 +271,7 @@ fn assert_all_raised(results: &results::Results, kinds: &[&str]) {
 
 /// The same with more tries: `docs/proof/guard.md`.
 #[test]
-fn nobody_steals_a_limit() {
+fn no_attacker_gets_a_raised_limit() {
     let Some(results) = TRIXIE.run("attack", 60) else { return };
     for kind in ["lock", "genuine", "fifo", "link"] {
         let attack = results.of(&format!("attack-{kind}"));
@@ -288,7 +288,7 @@ fn nobody_steals_a_limit() {
 
 /// Of `tests/hook`, which needs a host where limits can be raised.
 #[test]
-fn the_guard_comes_and_goes() {
+fn the_guard_raises_the_limit_and_ends() {
     let Some(results) = TRIXIE.run("guard", 10) else { return };
     let guard = results.of("guard");
     guard.assert_value("status", "0");

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::process::Command;
 
 #[test]
-fn locked_memory_is_what_the_oracle_says() {
+fn locked_memory_equals_the_oracles() {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle/compare.py");
     let output = match Command::new("python3").args([program, env!("CARGO_BIN_EXE_viommu"), "--count", "300"]).output()
     {

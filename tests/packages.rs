@@ -192,7 +192,7 @@ fn lab_root(suite: &str) -> Option<PathBuf> {
 }
 
 #[test]
-fn the_rpm_comes_and_goes_without_a_trace() {
+fn the_rpm_is_installed_and_removed_without_a_trace() {
     let Some(packages) = packages() else { return };
     let Some(root) = lab_root("trixie") else { return };
     let script = r#"

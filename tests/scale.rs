@@ -156,9 +156,9 @@ fn two_thousand_states_and_records() {
 
 /// Other guests' state files are nothing to look at.
 #[test]
-fn two_thousand_guests_cost_nothing() {
+fn two_thousand_guests_add_no_instructions() {
     let Some(binary) = release::release().filter(|_| callgrind::available()) else { return };
-    if !sandbox::inside("two_thousand_guests_cost_nothing") {
+    if !sandbox::inside("two_thousand_guests_add_no_instructions") {
         return;
     }
     kernel::host(&binary, &[HOOK]);

@@ -280,7 +280,7 @@ fn formats_become_lines() {
 }
 
 #[test]
-fn messages_are_told_from_other_strings() {
+fn messages_are_distinguished_from_other_strings() {
     let image = b"\0\x013DMAR: a\nb\0DMAR: a name\0DMAR: of a device\n\0\xff\n\0\x016\x02\0";
     assert_eq!(messages(image).collect::<Vec<_>>(), ["DMAR: a", "b", "DMAR: of a device"]);
 }

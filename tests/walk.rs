@@ -74,18 +74,18 @@ fn every_table_of_the_page_has_the_commands_of_the_guide() {
 
 #[test]
 #[ignore = "installs packages, compiles and boots, about 10 minutes: cargo test --test walk -- --ignored --nocapture bookworm"]
-fn a_new_user_of_bookworm_comes_to_a_guest_with_a_viommu() {
+fn the_first_guest_guide_works_on_bookworm() {
     walk("bookworm", "Debian 12");
 }
 
 #[test]
 #[ignore = "the same: cargo test --test walk -- --ignored --nocapture trixie"]
-fn a_new_user_of_trixie_comes_to_a_guest_with_a_viommu() {
+fn the_first_guest_guide_works_on_trixie() {
     walk("trixie", "Debian 13");
 }
 
 #[test]
 #[ignore = "the same: cargo test --test walk -- --ignored --nocapture sid"]
-fn a_new_user_of_sid_comes_to_a_guest_with_a_viommu() {
+fn the_first_guest_guide_works_on_sid() {
     walk("sid", "Debian unstable");
 }

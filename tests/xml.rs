@@ -128,7 +128,7 @@ fn removal_undoes_insertion() {
 
 /// Small damage at random places: whatever parses can be edited, and whatever comes out parses.
 #[test]
-fn damaged_documents_never_surprise() {
+fn damaged_documents_never_panic() {
     const PIECES: [&str; 20] = [
         "<",
         ">",

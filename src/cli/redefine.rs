@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_are_not_shown() {
+    fn passwords_are_not_printed() {
         let xml = "<domain>\n  <graphics type='vnc' port='-1' passwd='se&apos;cret' keymap='de'>\n    <cookie name='a'>b</cookie>\n\
                    <name> passwd='x'</name>\n";
         let shown = "<domain>\n  <graphics type='vnc' port='-1' passwd='***' keymap='de'>\n    <cookie name='a'>***</cookie>\n\

@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_the_kernel_says_of_a_process() {
+    fn reads_a_process_from_proc() {
         // As Debian 12's libvirtd shows itself, and one in a container of Docker's.
         let full = "CapPrm:\t1\nCapEff:\t000001ffffffffff\nCapBnd:\t000001ffffffffff\n";
         assert_eq!(capabilities(full), Some(0x1ff_ffff_ffff));

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_amd() {
+    fn reads_amds_iommu() {
         for (cpu, amd) in [
             ("<cpu><vendor>AMD</vendor></cpu>", true),
             ("<cpu mode='custom'><model fallback='allow'>EPYC-Rome</model></cpu>", true),

@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn c_notation_knows_three_bases() {
+    fn c_notation_has_three_bases() {
         // hostdev-vfio-multidomain.xml writes bus='222' for what its .args call de.
         assert_eq!(c_notation("222"), Some(0xde));
         assert_eq!(c_notation("0xde"), Some(0xde));

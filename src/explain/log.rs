@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_says_more_than_what_it_quotes() {
+    fn a_code_wins_over_the_lines_that_its_message_quotes() {
         let found = read(
             "error: Hook script execution failed: internal error: Child process (LC_ALL=C /etc/libvirt/hooks/qemu d prepare begin -) \
              unexpected exit status 1: viommu: error[iommu-group-split]: the devices … group 11 used in multiple address spaces",

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_was_saved_comes_in() {
+    fn a_restored_guest_is_an_incoming_guest() {
         assert_eq!(classified(&["-uuid", "u", "-incoming", "defer"]), guest("u", true));
         assert_eq!(classified(&["-uuid", "u", "-loadvm", "snap"]), guest("u", true));
     }

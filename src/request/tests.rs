@@ -23,7 +23,7 @@ fn request(domain: &Domain) -> Result<Request, Note> {
 }
 
 #[test]
-fn nobody_asks() {
+fn a_domain_without_a_request_requests_nothing() {
     let request = request(&Domain::default()).unwrap();
     assert!(!request.asks());
     assert_eq!(request.source, Source::None);
@@ -138,7 +138,7 @@ fn locked_memory_needs_a_page_size() {
 }
 
 #[test]
-fn novas_two_words_about_locked_memory_must_agree() {
+fn novas_flavor_and_image_must_agree_about_locked_memory() {
     let of = |flavor, image| {
         let specs = [("hw:locked_memory", flavor), ("hw:mem_page_size", "small")];
         request(&domain(&specs, &[("hw_locked_memory", image)])).map(|request| request.locked_memory)
@@ -154,7 +154,7 @@ fn novas_two_words_about_locked_memory_must_agree() {
 }
 
 #[test]
-fn a_stronger_word_about_locked_memory_ends_the_quarrel() {
+fn a_stronger_source_settles_novas_contradiction_about_locked_memory() {
     let specs = [("hw:locked_memory", "False"), ("hw:mem_page_size", "small")];
     let mut domain = domain(&specs, &[("hw_locked_memory", "True")]);
     domain.metadata = Some(metadata(&[("locked-memory", "yes")]));
@@ -164,7 +164,7 @@ fn a_stronger_word_about_locked_memory_ends_the_quarrel() {
 }
 
 #[test]
-fn nobody_asks_for_what_nova_implies() {
+fn what_nova_implies_is_no_request() {
     let realtime = domain(&[("hw:cpu_realtime", "yes")], &[]);
     let encrypted = domain(&[], &[("hw_mem_encryption", "True")]);
     for domain in [&realtime, &encrypted] {
@@ -192,7 +192,7 @@ fn every_refusal_says_what_to_do_in_one_line() {
 }
 
 #[test]
-fn memory_encryption_locks_as_nova_says() {
+fn memory_encryption_locks_memory_as_in_nova() {
     // Nova: GetMemEncryptionConfigTestCase.test_sev, test_sev_es, test_sev_snp.
     for (model, locked) in [("amd-sev", true), ("amd-sev-es", true), ("amd-sev-snp", false)] {
         let domain = domain(&[("hw:mem_encryption", "True"), ("hw:mem_encryption_model", model)], &[]);

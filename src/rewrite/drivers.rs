@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_goes_and_the_rest_stays() {
+    fn remove_deletes_additions_and_nothing_else() {
         let before = "<domain><devices><interface type='user'><mac address='52:54:00:00:00:0A'/></interface>
 <rng/><rng><driver ats='on'/></rng><disk><target dev='vda'/><driver name='qemu'/></disk></devices></domain>";
         let edits = [(0, true, true), (1, true, false), (2, true, false), (3, true, true)]

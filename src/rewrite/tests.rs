@@ -57,7 +57,7 @@ fn intel_is_added_with_its_io_apic() {
 }
 
 #[test]
-fn virtio_and_smmuv3_are_bare() {
+fn virtio_and_smmuv3_have_no_driver_element() {
     let before = "<domain type='kvm'>
   <os firmware='efi'><type arch='ARCH' machine='MACHINE'>hvm</type></os>
   <features><acpi/></features>

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_goes() {
+    fn added_elements_are_removed() {
         becomes(INTEL, Some(PLAIN), Some(PLAIN));
         becomes(INTEL, None, Some(PLAIN));
         becomes(PLAIN, Some(PLAIN), None);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stood_there_before_stays() {
+    fn elements_that_the_backup_has_stay() {
         becomes(INTEL, Some(INTEL), None);
         // A vIOMMU that has been completed needs the split irqchip.
         let lacking = INTEL.replace("    <ioapic driver='qemu'/>\n", "");
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn locked_memory_goes_only_where_it_is_known_to_be_ours() {
+    fn remove_deletes_only_locked_memory_that_viommu_added() {
         let locked = PLAIN.replace(
             "  <features>",
             "  <memoryBacking>\n    <hugepages/>\n    <nosharepages/>\n    <locked/>\n  </memoryBacking>\n  <features>",
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wrapper_gives_way_to_the_real_emulator() {
+    fn the_real_emulator_replaces_the_wrapper() {
         let wrapped = PLAIN.replace("/usr/libexec/qemu-kvm", "/usr/bin/viommu-qemu-system-x86_64");
         becomes(&wrapped, Some(PLAIN), Some(PLAIN));
         becomes(&wrapped, None, Some(&PLAIN.replace("/usr/libexec/qemu-kvm", "/usr/bin/qemu-system-x86_64")));

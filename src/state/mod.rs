@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_knows_what_auto_became_for_the_same_guest_and_request() {
+    fn a_record_has_what_auto_became_for_the_same_guest_and_request() {
         let domain = |machine: &str, bus: u8| {
             let xml = format!(
                 "<domain type='kvm'><name>a</name><os><type arch='x86_64' machine='{machine}'>hvm</type></os>

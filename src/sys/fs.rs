@@ -337,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_regular_file_is_not_read_and_blocks_nobody() {
+    fn only_regular_files_are_read_and_no_open_blocks() {
         let directory = std::env::temp_dir().join(format!("viommu-open-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let at = |name: &str| directory.join(name);

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_input_is_the_parsers_business() {
+    fn broken_input_is_left_to_the_parser() {
         for text in [
             "",
             "<",

@@ -6,9 +6,9 @@ use crate::{BACKUP, UUID, assert_refused, domain, guest, stored};
 
 on_both_suites! {
     an_edit_in_the_meantime_is_not_lost
-    the_backup_is_what_it_was_and_nobody_elses
+    the_backup_is_unchanged_and_private
     nothing_is_done_without_a_yes
-    a_running_guest_is_told_when_it_takes_effect
+    apply_tells_when_a_change_takes_effect
     one_that_fails_does_not_stop_the_others
     hostile_names_are_names
 }
@@ -41,7 +41,7 @@ fn an_edit_in_the_meantime_is_not_lost(suite: Suite) {
     drop(guest);
 }
 
-fn the_backup_is_what_it_was_and_nobody_elses(suite: Suite) {
+fn the_backup_is_unchanged_and_private(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = guest(&lab, &domain("kept", "intel"));
     let began = stored(&lab, "kept");
@@ -98,7 +98,7 @@ fn nothing_is_done_without_a_yes(suite: Suite) {
     drop(guest);
 }
 
-fn a_running_guest_is_told_when_it_takes_effect(suite: Suite) {
+fn apply_tells_when_a_change_takes_effect(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = guest(&lab, &domain("busy", ""));
     guest.virsh("start", &["--paused"]).ok();

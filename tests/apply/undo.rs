@@ -7,7 +7,7 @@ use crate::{BACKUP, domain, guest, stored};
 on_both_suites! {
     later_edits_survive_the_way_back
     a_viommu_of_ones_own_stays
-    without_a_backup_every_viommu_goes
+    without_a_backup_every_viommu_is_removed
 }
 
 /// virt-xml's kind of edit: the stored XML through sed.
@@ -48,7 +48,7 @@ fn a_viommu_of_ones_own_stays(suite: Suite) {
     drop(guest);
 }
 
-fn without_a_backup_every_viommu_goes(suite: Suite) {
+fn without_a_backup_every_viommu_is_removed(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = guest(&lab, &domain("bare", "intel"));
     let began = stored(&lab, "bare");

@@ -5,13 +5,13 @@ use crate::support::on_both_suites;
 use crate::{assert_refused, domain, guest, stored};
 
 on_both_suites! {
-    the_wrapper_becomes_the_emulator_and_goes_again
+    apply_sets_the_wrapper_and_remove_unsets_it
     the_real_emulator_stays_findable
 }
 
 const WRAPPER: &str = "/usr/bin/viommu-qemu-system-x86_64";
 
-fn the_wrapper_becomes_the_emulator_and_goes_again(suite: Suite) {
+fn apply_sets_the_wrapper_and_remove_unsets_it(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = guest(&lab, &domain("wrapped", "intel"));
     let began = stored(&lab, "wrapped");

@@ -52,7 +52,7 @@ fn path(desk: &Path) -> String {
 
 /// Without a URI an ordinary user's virsh connects to the user's own libvirt, which has none of the system's domains.
 #[test]
-fn an_ordinary_user_is_told_of_the_system() {
+fn an_ordinary_user_sees_that_the_system_connection_is_used() {
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: only root can become another user");
         return;
@@ -68,7 +68,7 @@ fn an_ordinary_user_is_told_of_the_system() {
 
 /// A domain without a request: what to do, in a command that can be pasted whatever the domain's name is.
 #[test]
-fn a_domain_that_requests_nothing_is_told_how() {
+fn apply_shows_how_to_request_a_viommu() {
     let desk = desk("silent");
     let apply = |name: &str, metadata: &str| {
         let from = example().find("<metadata>").unwrap()..example().find("</metadata>").unwrap();
@@ -91,7 +91,7 @@ fn a_domain_that_requests_nothing_is_told_how() {
 }
 
 #[test]
-fn virsh_is_never_taken_from_where_one_stands() {
+fn virsh_is_never_run_from_the_working_directory() {
     let desk = desk("path");
     for path in [".", "", "bin:.", "/nonexistent"] {
         let ran = viommu(&desk, path, &["apply", "--yes", "dpdk-gateway"]);
@@ -102,7 +102,7 @@ fn virsh_is_never_taken_from_where_one_stands() {
 }
 
 #[test]
-fn who_is_not_root_has_a_backup_of_his_own() {
+fn an_ordinary_user_has_a_backup_directory() {
     let desk = desk("home");
     let verb = |verb: &str| {
         let host = fs::canonicalize(HOST).unwrap();

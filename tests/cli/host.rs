@@ -126,7 +126,7 @@ fn virsh(directory: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_domain_that_virsh_knows() {
+fn a_domain_that_libvirt_has_defined() {
     let directory = directory("virsh");
     virsh(&directory);
     let asked = || fs::read_to_string(directory.join("asked")).unwrap_or_default();

@@ -56,7 +56,7 @@ fn a_hook_that_is_not_executable() {
 }
 
 #[test]
-fn a_hook_of_somebody_elses() {
+fn a_hook_of_another_program() {
     let foreign = |host: &Host| host.program(HOOK, "#!/bin/sh\nlogger \"$@\"\n");
     fault("foreign", UNUSABLE, "another program", foreign);
     fine("foreign-and-ours", |host| {

@@ -48,10 +48,10 @@ fn listing() -> BTreeMap<PathBuf, String> {
 }
 
 #[test]
-fn a_start_leaves_a_state_and_an_end_takes_it_away() {
+fn a_start_writes_the_state_and_the_end_removes_it() {
     // `started` sees the processes of other tests.
     const OWN: &str = "8d6f2c4e-3b0a-4f7e-9a51-000000000002";
-    if !sandbox::inside("effects::a_start_leaves_a_state_and_an_end_takes_it_away") {
+    if !sandbox::inside("effects::a_start_writes_the_state_and_the_end_removes_it") {
         return;
     }
     let guests = guests();
@@ -103,10 +103,10 @@ fn a_start_leaves_a_state_and_an_end_takes_it_away() {
 
 /// Sixty-four records whose UUIDs begin alike, and one more guest. The guest of the oldest one runs.
 #[test]
-fn the_oldest_record_of_a_guest_that_has_ended_goes() {
+fn the_oldest_record_of_a_guest_that_has_ended_is_removed() {
     // `started` sees the processes of other tests.
     const OWN: &str = "8d6f2c4e-3b0a-4f7e-9a51-000000000003";
-    if !sandbox::inside("effects::the_oldest_record_of_a_guest_that_has_ended_goes") {
+    if !sandbox::inside("effects::the_oldest_record_of_a_guest_that_has_ended_is_removed") {
         return;
     }
     let wrapper = guests().wrapper.replace(UUID, OWN);
@@ -329,8 +329,8 @@ fn soon(what: &str, mut holds: impl FnMut() -> bool) {
 /// A guard that could do nothing is not started, so this runs where a limit can be raised: `tests/nested.rs` runs it there.
 #[test]
 #[ignore = "run by tests/nested.rs, on a host where limits can be raised"]
-fn the_guard_comes_and_goes() {
-    if !sandbox::inside("effects::the_guard_comes_and_goes") {
+fn the_guard_raises_the_limit_and_ends() {
+    if !sandbox::inside("effects::the_guard_raises_the_limit_and_ends") {
         return;
     }
     assert!(process::may_raise_limits(), "no limit can be raised on this machine");
@@ -381,8 +381,8 @@ fn the_guard_comes_and_goes() {
 }
 
 #[test]
-fn a_limit_that_may_not_be_raised_refuses_only_who_asks() {
-    if !sandbox::inside("effects::a_limit_that_may_not_be_raised_refuses_only_who_asks") {
+fn a_limit_that_may_not_be_raised_refuses_only_guests_with_a_request() {
+    if !sandbox::inside("effects::a_limit_that_may_not_be_raised_refuses_only_guests_with_a_request") {
         return;
     }
     let guests = guests();

@@ -114,8 +114,8 @@ fn a_killed_hook_leaves_nothing_half_done() {
 }
 
 #[test]
-fn a_host_in_distress() {
-    if !sandbox::inside("effects::faults::a_host_in_distress") {
+fn a_host_with_missing_or_read_only_directories() {
+    if !sandbox::inside("effects::faults::a_host_with_missing_or_read_only_directories") {
         return;
     }
     let guests = guests();
@@ -155,8 +155,8 @@ fn a_host_in_distress() {
 
 /// Whoever reads the log may be stuck; a line is lost then, and the start is not.
 #[test]
-fn a_log_that_nobody_reads_holds_nobody_up() {
-    if !sandbox::inside("effects::faults::a_log_that_nobody_reads_holds_nobody_up") {
+fn a_log_without_a_reader_does_not_block_the_hook() {
+    if !sandbox::inside("effects::faults::a_log_without_a_reader_does_not_block_the_hook") {
         return;
     }
     let guests = guests();

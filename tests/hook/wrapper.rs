@@ -63,8 +63,8 @@ fn a_limit_that_is_not_raised_in_time_stops_qemu() {
 }
 
 #[test]
-fn a_state_that_is_not_roots_is_not_believed() {
-    if !sandbox::inside("wrapper::a_state_that_is_not_roots_is_not_believed") {
+fn a_state_that_is_not_roots_is_not_used() {
+    if !sandbox::inside("wrapper::a_state_that_is_not_roots_is_not_used") {
         return;
     }
     let guests = guests();

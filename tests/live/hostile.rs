@@ -6,8 +6,8 @@ use crate::support::libvirt::{Suite, shared};
 use crate::support::on_both_suites;
 
 on_both_suites! {
-    nobody_changes_a_guests_plan
-    nobody_gets_a_limit_raised
+    no_other_user_changes_a_guests_plan
+    no_other_user_raises_a_limit
 }
 
 const USERS: [&str; 2] = ["nobody", "libvirt-qemu"];
@@ -29,7 +29,7 @@ const ATTEMPTS: [&str; 12] = [
     "/usr/bin/viommu hook live start begin - </tmp/live.xml",
 ];
 
-fn nobody_changes_a_guests_plan(suite: Suite) {
+fn no_other_user_changes_a_guests_plan(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&wrapped(Arch::X86, "intel"));
     guest.virsh("start", &[]).ok();
@@ -53,7 +53,7 @@ fn nobody_changes_a_guests_plan(suite: Suite) {
     assert_eq!(viommu(&guest).driver, "intel-iommu");
 }
 
-fn nobody_gets_a_limit_raised(suite: Suite) {
+fn no_other_user_raises_a_limit(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&wrapped(Arch::X86, "intel"));
     guest.virsh("start", &[]).ok();

@@ -8,9 +8,9 @@ use crate::support::on_both_suites;
 on_both_suites! {
     an_unmet_request_is_vetoed_until_the_domain_is_rewritten
     save_and_restore_pass_the_filter_unchanged
-    a_broken_configuration_harms_no_running_guest
-    a_broken_configuration_refuses_only_who_asks
-    a_guest_that_asks_for_nothing_starts_as_without_the_hook
+    a_broken_configuration_fails_no_running_guest
+    a_broken_configuration_refuses_only_guests_that_ask
+    a_guest_without_a_request_starts_as_without_the_hook
 }
 
 /// A configuration that is no TOML, and one with a key that nobody knows.
@@ -70,7 +70,7 @@ fn save_and_restore_pass_the_filter_unchanged(suite: Suite) {
     }
 }
 
-fn a_broken_configuration_harms_no_running_guest(suite: Suite) {
+fn a_broken_configuration_fails_no_running_guest(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for (arch, asks) in [(Arch::X86, "model='intel'"), (Arch::X86, "")] {
         let guest = lab.guest(&domain(arch, arch.real(), asks));
@@ -89,7 +89,7 @@ fn a_broken_configuration_harms_no_running_guest(suite: Suite) {
     }
 }
 
-fn a_broken_configuration_refuses_only_who_asks(suite: Suite) {
+fn a_broken_configuration_refuses_only_guests_that_ask(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for broken in BROKEN {
         let _config = lab.file(CONFIG, broken);
@@ -106,7 +106,7 @@ fn a_broken_configuration_refuses_only_who_asks(suite: Suite) {
     }
 }
 
-fn a_guest_that_asks_for_nothing_starts_as_without_the_hook(suite: Suite) {
+fn a_guest_without_a_request_starts_as_without_the_hook(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     // Other tests may have left records.
     let files = || lab.run("ls /run/viommu /var/lib/viommu").stdout;

@@ -9,7 +9,7 @@ use crate::support::on_both_suites;
 
 on_both_suites! {
     a_wrapped_guest_has_its_viommu
-    a_wrapped_guest_that_asks_for_nothing_has_none
+    a_wrapped_guest_without_a_request_has_no_viommu
     a_virtio_iommu_takes_a_slot_that_is_free
     the_process_is_the_one_that_libvirt_started
     qemu_finds_everything_as_libvirt_left_it
@@ -44,7 +44,7 @@ fn a_wrapped_guest_has_its_viommu(suite: Suite) {
     }
 }
 
-fn a_wrapped_guest_that_asks_for_nothing_has_none(suite: Suite) {
+fn a_wrapped_guest_without_a_request_has_no_viommu(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for arch in [Arch::X86, Arch::Arm] {
         let begin = |emulator: &str| {

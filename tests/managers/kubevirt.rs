@@ -82,8 +82,8 @@ fn the_log_has_the_settings_for_the_limit() {
 }
 
 #[test]
-fn a_machine_that_asks_for_nothing_is_printed_as_it_came() {
-    if !sandbox::inside("kubevirt::a_machine_that_asks_for_nothing_is_printed_as_it_came") {
+fn a_machine_without_a_request_is_printed_unchanged() {
+    if !sandbox::inside("kubevirt::a_machine_without_a_request_is_printed_unchanged") {
         return;
     }
     let silent = asking(r#""viommu.example/model": "intel""#);

@@ -147,7 +147,7 @@ fn every_request_that_libvirt_can_serve_is_served(suite: Suite) {
 }
 
 #[test]
-fn nobody_who_asks_for_none_gets_one() {
+fn a_guest_without_a_request_gets_no_viommu() {
     for (arch, machine) in MACHINES {
         for (specs, properties) in [
             (json!({}), json!({})),
@@ -234,7 +234,7 @@ fn memory_is_locked_when_nova_locks_it() {
 }
 
 #[test]
-fn our_own_keys_say_what_nova_has_no_word_for() {
+fn viommus_keys_add_what_nova_has_no_key_for() {
     let of = |specs: &Value| {
         let case = case("x86_64", "q35", specs, &json!({}));
         let text = ours(&Instance::of(&case, NAMESPACES[1]).xml(), Suite::Trixie).map_err(|note| note.code)?;

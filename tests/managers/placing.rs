@@ -20,7 +20,7 @@ fn capabilities(format: &str, host: &[&str]) -> String {
 }
 
 #[test]
-fn people_hear_which_models_and_why_not_the_others() {
+fn capabilities_lists_models_and_reasons() {
     let text = capabilities("text", HOST);
     let lines: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("guests on")).collect();
     assert_eq!(lines[0], "guests on x86_64, /usr/bin/qemu-system-x86_64");
@@ -94,7 +94,7 @@ fn nova_takes_the_provider_configuration() {
 
 /// What Nova's own keys get does not depend on the host route; what viommu's keys get does.
 #[test]
-fn placement_tells_the_keys_of_nova_from_those_of_viommu() {
+fn placement_distinguishes_novas_keys_from_viommus() {
     let recorded = std::fs::read_to_string("tests/data/host.json").unwrap();
     let on = |state: &str| {
         let file = std::env::temp_dir().join(format!("viommu-placing-{state}-{}.json", std::process::id()));

@@ -89,8 +89,8 @@ fn the_custom_properties_are_the_request() {
 }
 
 #[test]
-fn what_asks_for_nothing_is_not_touched() {
-    if !sandbox::inside("vdsm::what_asks_for_nothing_is_not_touched") {
+fn a_machine_without_a_request_keeps_its_file() {
+    if !sandbox::inside("vdsm::a_machine_without_a_request_keeps_its_file") {
         return;
     }
     for broken in ["", "not = [valid"] {
@@ -110,8 +110,8 @@ fn what_asks_for_nothing_is_not_touched() {
 
 /// 2 keeps vdsm from running what comes after; 1 lets it go on. Both keep the machine from starting.
 #[test]
-fn failures_are_told_as_vdsm_means_them() {
-    if !sandbox::inside("vdsm::failures_are_told_as_vdsm_means_them") {
+fn exit_statuses_are_those_of_vdsm() {
+    if !sandbox::inside("vdsm::exit_statuses_are_those_of_vdsm") {
         return;
     }
     fs::write(RECORDED_HOST, HOST).unwrap();

@@ -118,7 +118,7 @@ proptest! {
     }
 
     #[test]
-    fn a_glance_sees_what_a_closer_look_does(guest in guest()) {
+    fn the_prefilter_finds_what_the_parser_finds(guest in guest()) {
         let text = guest.xml();
         for event in [Event::Prepare, Event::Started, Event::Migrate, Event::Stopped] {
             glanced(&text, event);
@@ -126,7 +126,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_is_said_without_a_known_code(guest in guest(), host in host()) {
+    fn every_note_has_a_known_code(guest in guest(), host in host()) {
         let Some((outcome, rewritten)) = planned(&guest, &host) else { return Ok(()) };
         let plan = kept(&outcome);
         let json = outcome.as_ref().map_or_else(serde_json::to_value, serde_json::to_value).unwrap();

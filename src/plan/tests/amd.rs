@@ -62,7 +62,7 @@ fn the_wrapper_makes_it_translate() {
 }
 
 #[test]
-fn what_libvirt_or_qemu_refuses_is_said() {
+fn what_libvirt_or_qemu_refuses_is_refused() {
     for driver in ["aw_bits='48'", "dma_translation='off'", "caching_mode='on'", "eim='on'"] {
         let message = with(driver).asks("auto").refused(Code::IommuConflict);
         assert!(message.contains("iommu model 'amd' doesn't support some additional attributes"), "{message}");

@@ -55,7 +55,7 @@ fn many_vcpus_under_tcg_need_qemu_9() {
 }
 
 #[test]
-fn nova_asks_for_eim_that_tcg_cannot_give() {
+fn novas_eim_is_refused_under_tcg() {
     // Nova writes eim='on' on every q35 guest, with virt_type=qemu too.
     let message = existing("eim='on'").kind("qemu").qemu("7.2.0").refused(Code::IommuConflict);
     assert!(message.contains("eim=on requires accel=kvm,kernel-irqchip=split"), "{message}");

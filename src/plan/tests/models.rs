@@ -75,7 +75,7 @@ fn a_model_belongs_to_its_architecture() {
 }
 
 #[test]
-fn nobody_who_asks_for_nothing_gets_anything() {
+fn domains_without_a_request_are_not_changed() {
     for case in [q35(), q35().asks("none"), q35().asks("auto").kind("xen"), q35().asks("intel").kind("hvf")] {
         let plan = case.plan();
         assert_eq!((plan.iommu, plan.ioapic, plan.changes.len(), plan.notes.len()), (None, None, 0, 0));

@@ -48,7 +48,7 @@ fn json_has_null_where_there_is_nothing_and_words_where_there_is_no_number() {
 }
 
 #[test]
-fn every_word_of_the_contract() {
+fn json_has_the_words_of_the_contract() {
     let words = |json: serde_json::Value| json.as_str().unwrap().to_owned();
     for (origin, word) in [
         (Origin::Added, "added"),
@@ -65,7 +65,7 @@ fn every_word_of_the_contract() {
 }
 
 #[test]
-fn the_architecture_is_the_hosts_where_nobody_names_one() {
+fn the_architecture_defaults_to_the_hosts() {
     assert_eq!(arm().os("").plan().domain.arch.as_deref(), Some("aarch64"));
     let mut unknown = q35().os("");
     unknown.host.arch = None;
@@ -109,7 +109,7 @@ fn wrapper_missing(case: &Case, lack: &str) -> String {
 }
 
 #[test]
-fn a_start_that_nobody_can_rewrite_is_refused() {
+fn a_start_without_a_route_is_refused() {
     let message = wrapper_missing(
         &q35().asks("auto"),
         "the domain metadata asks for a vIOMMU (auto), and the domain has no <iommu>: ",

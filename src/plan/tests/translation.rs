@@ -70,7 +70,7 @@ fn only_intel_has_a_device_iotlb() {
 }
 
 #[test]
-fn what_cannot_be_translated_is_said() {
+fn devices_that_cannot_be_translated_give_a_warning() {
     let written = "<interface type='bridge'><model type='virtio'/><driver iommu='off'/></interface>";
     let old = "<interface type='user'><model type='virtio-transitional'/></interface>";
     for device in [written, old] {

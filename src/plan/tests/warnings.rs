@@ -22,7 +22,7 @@ fn says_nothing(case: &Case, code: Code) {
 }
 
 #[test]
-fn what_is_assumed_is_said() {
+fn assumed_facts_give_a_note() {
     let code = Code::HostFactAssumed;
     let mut case = q35().asks("intel");
     says_nothing(&case, code);
@@ -175,7 +175,7 @@ fn vfio_behind_a_viommu_cannot_migrate() {
 
 // Two devices with 16 GiB of BARs in all, each in its address space: 2 × 16 GiB in place of the 1 GiB that the limit includes.
 #[test]
-fn large_bars_are_told_with_the_limit_that_they_need() {
+fn large_bars_give_a_note_with_the_needed_limit() {
     let with = |first: u64, second: u64| {
         let mut case = q35().vfio(1).vfio(2);
         let names = ["0000:01:00.0", "0000:02:00.0"].map(str::to_owned);

@@ -5,5 +5,5 @@ path=$(cat /lab/viommu-path)
 mkdir -p "${path%/*}"
 install -m755 /usr/bin/viommu "$path"
 cd /lab || exit
-said env VIOMMU_REQUIRE_LAB=1 /lab/test --exact effects::the_guard_comes_and_goes --ignored --nocapture
+said env VIOMMU_REQUIRE_LAB=1 /lab/test --exact effects::the_guard_raises_the_limit_and_ends --ignored --nocapture
 echo "RESULT guard status=$status passed=$(grep -c ' 1 passed' <<<"$message") message=$message"
