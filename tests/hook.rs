@@ -7,6 +7,8 @@
     reason = "a test program that runs the hook in a sandbox"
 )]
 
+#[path = "hook/decisions.rs"]
+mod decisions;
 #[path = "hook/effects.rs"]
 mod effects;
 #[path = "support/host.rs"]

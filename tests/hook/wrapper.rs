@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::program::{VIOMMU, feed, run};
 use crate::{CONFIG, NAME, START, STOPPED, UUID, assert_event, guests, hook, sandbox};
@@ -58,8 +59,33 @@ fn a_limit_that_is_not_raised_in_time_stops_qemu() {
     state["memlock"] = (1_u64 << 40).into();
     fs::write(STATE, state.to_string()).unwrap();
     let limited = format!("ulimit -l 64; exec {} \"$@\"", wrapper.display());
+    let began = Instant::now();
     let ran = run("bash", &[&["-c", &limited, "bash"][..], &STARTED_WITH].concat(), b"");
     assert_event("no guard", &ran, Some("memlock-timeout"));
+    assert!(began.elapsed() >= Duration::from_secs(10), "the guard has ten seconds: {ran:?}");
+}
+
+/// libvirt starts the wrapper under QEMU's own name, and the guest's hook did not run.
+#[test]
+fn without_the_hook_a_guest_of_the_host_route_is_refused_with_the_way_to_switch_it_off() {
+    if !sandbox::inside("wrapper::without_the_hook_a_guest_of_the_host_route_is_refused_with_the_way_to_switch_it_off")
+    {
+        return;
+    }
+    let wrapper = wrapper();
+    let emulator = Path::new("/run/qemu-system-x86_64");
+    symlink(VIOMMU, emulator).unwrap();
+    let advice = |program: &Path, code: &str| {
+        let ran = run(program, &STARTED_WITH, b"");
+        assert_event("no hook", &ran, Some(code));
+        ran.stderr.contains("viommu host-route off")
+    };
+    assert!(advice(emulator, "state-missing"));
+    assert!(!advice(wrapper, "state-missing"), "the domain names this emulator itself");
+    fs::create_dir_all("/run/viommu").unwrap();
+    fs::write(STATE, "{}").unwrap();
+    assert!(!advice(emulator, "state-invalid"));
+    assert!(!advice(wrapper, "state-invalid"));
 }
 
 #[test]

@@ -1,0 +1,67 @@
+//! What the hook decides about guests of the host route and guests without a request, before anything happens.
+
+use viommu::config::Config;
+use viommu::hook::{Effect, Event, Outcome, decide};
+use viommu::host::Host;
+use viommu::qemu::Edits;
+
+/// A guest without state or record on this machine.
+const UUID: &str = "8d6f2c4e-3b0a-4f7e-9a51-000000000009";
+const HOST_ROUTE: &str = "/usr/lib/libvirt-host-route/qemu-system-x86_64";
+const HARD_LIMIT: &str = "<memtune><hard_limit unit='KiB'>9000000</hard_limit></memtune>";
+
+/// A domain in libvirt's own layout.
+fn domain(emulator: &str, more: &str) -> String {
+    format!(
+        "<domain type='kvm'>\n  <name>g</name>\n  <uuid>{UUID}</uuid>\n  <memory unit='GiB'>1</memory>\n  <os>\n    \
+         <type arch='x86_64' machine='pc-q35-7.2'>hvm</type>\n  </os>\n  <features>\n    <acpi/>\n  </features>\n  {more}\n  \
+         <devices>\n    <emulator>{emulator}</emulator>\n  </devices>\n</domain>\n"
+    )
+}
+
+fn request(model: &str) -> String {
+    format!("<metadata><viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='{model}'/></metadata>")
+}
+
+fn decided(event: Event, xml: &str) -> Outcome {
+    decide(event, "", xml.as_bytes(), Ok(Config::default()), &|_| Host::default())
+}
+
+#[test]
+fn a_guest_of_the_host_route_without_a_request_gets_an_empty_state() {
+    for more in ["", HARD_LIMIT] {
+        let xml = domain(HOST_ROUTE, more);
+        let outcome = decided(Event::Start, &xml);
+        let [Effect::WriteState(state)] = outcome.effects.as_slice() else { panic!("{more}: {outcome:?}") };
+        assert_eq!(state.emulator, "/usr/bin/qemu-system-x86_64");
+        assert_eq!((&state.boot, &state.incoming, state.memlock), (&Edits::default(), &Some(Edits::default()), None));
+        assert!(outcome.asks && outcome.refusal.is_none(), "without its state the wrapper refuses the guest: {more}");
+        for event in [Event::Prepare, Event::Started, Event::Other] {
+            let outcome = decided(event, &xml);
+            assert!(outcome.effects.is_empty() && !outcome.asks, "{event:?} {more}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn a_guest_of_the_host_route_with_a_request_gets_the_state_of_its_request() {
+    let outcome = decided(Event::Start, &domain(HOST_ROUTE, &request("intel")));
+    let [Effect::WriteState(state)] = outcome.effects.as_slice() else { panic!("{outcome:?}") };
+    assert!(state.boot.adds_iommu(), "{outcome:?}");
+    // An SMMUv3 is for the machine type virt.
+    let outcome = decided(Event::Start, &domain(HOST_ROUTE, &request("smmuv3")));
+    assert!(outcome.refusal.is_some() && outcome.effects.is_empty(), "{outcome:?}");
+}
+
+#[test]
+fn the_start_of_a_plain_guest_removes_an_old_state() {
+    for more in ["", HARD_LIMIT] {
+        let xml = domain("/usr/bin/qemu-system-x86_64", more);
+        let outcome = decided(Event::Start, &xml);
+        assert_eq!(outcome.effects, [Effect::RemoveState(UUID.parse().unwrap())], "{more}");
+        assert!(!outcome.asks, "{more}");
+        for event in [Event::Prepare, Event::Started, Event::Migrate, Event::Other] {
+            assert!(decided(event, &xml).effects.is_empty(), "{event:?} {more}");
+        }
+    }
+}
