@@ -5,6 +5,7 @@
 mod drivers;
 mod undo;
 
+use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::plan::{DomainEdit, Plan};
 use crate::xml::{self, Document, Edit, Element, NewElement, PatchError};
@@ -24,12 +25,12 @@ pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, N
     let mut backing = Vec::new();
     for change in &plan.changes {
         match &change.edit {
-            DomainEdit::AddIommu { model, driver } => {
+            DomainEdit::AddIommu(model, driver) => {
                 let driver = if driver.is_empty() { Vec::new() } else { vec![driver_element(driver)] };
-                add_to(domain, "devices", &[], vec![element("iommu", &[("model", model)], driver)], &mut edits);
+                add_to(domain, "devices", &[], vec![element("iommu", &[("model", model.name())], driver)], &mut edits);
             }
-            DomainEdit::CompleteIommu { model, driver } => complete_iommu(domain, model, driver, &mut edits),
-            DomainEdit::TranslateVirtio(devices) => drivers::translate(domain, devices, &mut edits),
+            DomainEdit::CompleteIommu(model, driver) => complete_iommu(domain, *model, driver, &mut edits),
+            DomainEdit::TranslateVirtio(_, devices) => drivers::translate(domain, devices, &mut edits),
             DomainEdit::RemoveIommuDriver => remove_all(domain, &["devices", "iommu", "driver"], &mut edits),
             DomainEdit::SplitIoapic => split_ioapic(domain, &mut edits),
             DomainEdit::RemoveIoapic => remove_all(domain, &["features", "ioapic"], &mut edits),
@@ -61,12 +62,12 @@ fn no_place(error: &PatchError) -> Note {
 
 fn complete_iommu<'d, 'a>(
     domain: Element<'d, 'a>,
-    model: &str,
+    model: Model,
     driver: &[(&'static str, String)],
     edits: &mut Vec<Edit<'d, 'a>>,
 ) {
     let mut iommus = domain.all(&["devices", "iommu"]).into_iter();
-    let Some(iommu) = iommus.find(|iommu| iommu.prop("model") == Some(model)) else { return };
+    let Some(iommu) = iommus.find(|iommu| iommu.prop("model") == Some(model.name())) else { return };
     set_driver(iommu, driver, edits);
 }
 

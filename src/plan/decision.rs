@@ -7,13 +7,13 @@ use crate::request::RequestedModel;
 
 use super::Route;
 use super::guest::Guest;
-use super::result::{Action, Change, DomainEdit, Ioapic, Origin, Plan, PlannedIommu};
+use super::result::{Attributes, Change, DomainEdit, Ioapic, Origin, Plan, PlannedIommu};
 
 /// What was decided about the vIOMMU.
 pub(super) struct Decision {
     pub(super) iommu: Option<PlannedIommu>,
     /// `<driver>` attributes that are added.
-    pub(super) added: Vec<(&'static str, String)>,
+    pub(super) added: Attributes,
     pub(super) ioapic: Option<Ioapic>,
     /// Why `auto` became this model.
     pub(super) reasons: Vec<String>,
@@ -36,7 +36,7 @@ impl Decision {
     }
 
     /// A new vIOMMU with these `<driver>` attributes, or the existing `<iommu>` with those that it lacks.
-    pub(super) fn with(guest: &Guest<'_>, model: Model, wanted: Vec<(&'static str, String)>) -> Decision {
+    pub(super) fn with(guest: &Guest<'_>, model: Model, wanted: Attributes) -> Decision {
         let existing = guest.domain.iommus.first();
         let lacks = |name: &str| existing.is_none_or(|iommu| iommu.driver(name).is_none());
         let added: Vec<_> = wanted.into_iter().filter(|(name, _)| lacks(name)).collect();
@@ -59,16 +59,19 @@ impl Decision {
 
     /// Writes the vIOMMU, the I/O APIC and their changes into a plan.
     pub(super) fn enter(self, guest: &Guest<'_>, plan: &mut Plan) {
-        let (origin, model) = self.iommu.as_ref().map(|iommu| (iommu.origin, iommu.model)).unzip();
-        match (origin, model.flatten()) {
-            (Some(Origin::Added), Some(model)) => add_iommu(guest, model, self.added, plan),
-            (Some(Origin::Completed), Some(model)) => complete_iommu(guest, model, self.added, plan),
+        match self.iommu {
+            Some(PlannedIommu { origin: Origin::Added, model: Some(model), .. }) => {
+                add_iommu(guest, model, self.added, plan);
+            }
+            Some(PlannedIommu { origin: Origin::Completed, model: Some(model), .. }) => {
+                complete_iommu(guest, model, self.added, plan);
+            }
             _ => {}
         }
         if self.ioapic.as_ref().is_some_and(|ioapic| ioapic.origin == Origin::Added) {
             let reason =
                 "interrupt remapping needs the split irqchip, and libvirt before 10.10 does not add it by itself";
-            plan.change(Action::Add, "/domain/features/ioapic", reason.to_owned(), DomainEdit::SplitIoapic, false);
+            plan.changes.push(Change::new(DomainEdit::SplitIoapic, reason, false));
             plan.qemu.machine.insert("kernel_irqchip".into(), "split".into());
         }
         plan.reproducible = self.reproducible && guest.request.model != RequestedModel::Auto;
@@ -78,20 +81,19 @@ impl Decision {
     }
 }
 
-fn add_iommu(guest: &Guest<'_>, model: Model, driver: Vec<(&'static str, String)>, plan: &mut Plan) {
+fn add_iommu(guest: &Guest<'_>, model: Model, driver: Attributes, plan: &mut Plan) {
     let (source, asked) = (guest.request.source.describe(), guest.request.model.as_str());
     on_command_line(model, &driver, plan.route, &mut plan.qemu);
     let reason = format!("{source} asks for a vIOMMU ({asked})");
-    let edit = DomainEdit::AddIommu { model: model.name(), driver };
-    plan.change(Action::Add, "/domain/devices/iommu", reason, edit, true);
+    plan.changes.push(Change::new(DomainEdit::AddIommu(model, driver), reason, true));
 }
 
-fn complete_iommu(guest: &Guest<'_>, model: Model, driver: Vec<(&'static str, String)>, plan: &mut Plan) {
+fn complete_iommu(guest: &Guest<'_>, model: Model, driver: Attributes, plan: &mut Plan) {
     let names = driver.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ");
     let essential = driver.iter().any(|(name, _)| is_essential(guest, name));
     plan.qemu.existing = properties(model, &driver).collect();
-    let edit = DomainEdit::CompleteIommu { model: model.name(), driver };
-    plan.change(Action::Set, "/domain/devices/iommu/driver", format!("the <iommu> lacks {names}"), edit, essential);
+    let reason = format!("the <iommu> lacks {names}");
+    plan.changes.push(Change::new(DomainEdit::CompleteIommu(model, driver), reason, essential));
 }
 
 /// Whether the guest does not work, or not as asked, without an attribute that its `<iommu>` lacks.
@@ -127,30 +129,15 @@ fn properties(model: Model, driver: &[(&'static str, String)]) -> impl Iterator<
     driver.iter().map(move |(name, value)| (model.property(name).to_owned(), value.clone()))
 }
 
-impl Plan {
-    pub(super) fn change(
-        &mut self,
-        action: Action,
-        path: &'static str,
-        reason: String,
-        edit: DomainEdit,
-        essential: bool,
-    ) {
-        self.changes.push(Change { action, path, reason, edit, essential });
-    }
-}
-
 /// Locks all of the guest's memory, where that is asked for.
 pub(super) fn lock_memory(guest: &Guest<'_>, plan: &mut Plan) {
     let (request, memory) = (guest.request, &guest.domain.memory);
     if request.nosharepages && !memory.nosharepages {
-        let reason = "a real-time guest shares no pages".to_owned();
-        plan.change(Action::Add, "/domain/memoryBacking/nosharepages", reason, DomainEdit::ForbidPageSharing, false);
+        plan.changes.push(Change::new(DomainEdit::ForbidPageSharing, "a real-time guest shares no pages", false));
     }
     if request.locked_memory && !memory.locked {
-        let reason = "all of the guest's memory is to be locked".to_owned();
         let asked = request.asks_to_lock();
-        plan.change(Action::Add, "/domain/memoryBacking/locked", reason, DomainEdit::LockMemory, asked);
+        plan.changes.push(Change::new(DomainEdit::LockMemory, "all of the guest's memory is to be locked", asked));
         plan.qemu.lock_memory = asked;
     }
 }

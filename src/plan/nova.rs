@@ -6,26 +6,20 @@
 use crate::domain::{Domain, Iommu};
 use crate::model::Model;
 
-use super::result::{Action, Change, DomainEdit};
+use super::result::{Change, DomainEdit};
 
 /// The domain without what libvirt refuses of it, and the changes that remove it; none for a domain that Nova did not write so.
 pub(super) fn repaired(domain: &Domain, arch: &str) -> Option<(Domain, Vec<Change>)> {
     domain.nova.as_ref()?;
     let [iommu] = domain.iommus.as_slice() else { return None };
     let model = iommu.model.known().filter(|model| *model != Model::Intel && writes_for_every_model(iommu))?;
-    let remove = |path, edit, what: &str| Change {
-        action: Action::Remove,
-        path,
-        reason: format!("Nova writes {what}, and libvirt refuses it"),
-        edit,
-        essential: true,
-    };
+    let remove = |edit, what| Change::new(edit, format!("Nova writes {what}, and libvirt refuses it"), true);
     let driver = format!("the attributes of intel for <iommu model='{model}'>");
-    let mut changes = vec![remove("/domain/devices/iommu/driver", DomainEdit::RemoveIommuDriver, &driver)];
+    let mut changes = vec![remove(DomainEdit::RemoveIommuDriver, driver.as_str())];
     let mut domain = Domain { iommus: vec![Iommu { driver: Vec::new(), ..iommu.clone() }], ..domain.clone() };
     if arch == "aarch64" && domain.ioapic.as_deref() == Some("qemu") {
         domain.ioapic = None;
-        changes.push(remove("/domain/features/ioapic", DomainEdit::RemoveIoapic, "<ioapic> on every architecture"));
+        changes.push(remove(DomainEdit::RemoveIoapic, "<ioapic> on every architecture"));
     }
     Some((domain, changes))
 }

@@ -10,8 +10,8 @@ use super::{Memlock, Route, route, wrapper_for};
 use crate::model::Model;
 use crate::note::{Code, Level, Note};
 use crate::qemu;
-use crate::request::Request;
-use crate::text::{self, words};
+use crate::request::{Request, VirtioScope};
+use crate::text;
 
 /// The decision about a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -160,8 +160,8 @@ pub struct Ioapic {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// `add`, `set` or `remove`.
-    pub action: Action,
-    /// The element that is added or changed.
+    pub action: &'static str,
+    /// The element that is added, changed or removed.
     pub path: &'static str,
     /// Why.
     pub reason: String,
@@ -173,37 +173,35 @@ pub struct Change {
     pub essential: bool,
 }
 
-words! {
-    /// What kind of change it is.
-    pub enum Action {
-        /// An element is added.
-        Add = "add",
-        /// Attributes of an element are set.
-        Set = "set",
-        /// An element is removed.
-        Remove = "remove",
+impl Change {
+    pub(super) fn new(edit: DomainEdit, reason: impl Into<String>, essential: bool) -> Change {
+        let (action, path) = match &edit {
+            DomainEdit::AddIommu(..) => ("add", "/domain/devices/iommu"),
+            DomainEdit::CompleteIommu(..) => ("set", "/domain/devices/iommu/driver"),
+            DomainEdit::TranslateVirtio(VirtioScope::All, _) => ("set", "/domain/devices/*/driver"),
+            DomainEdit::TranslateVirtio(..) => ("set", "/domain/devices/interface/driver"),
+            DomainEdit::RemoveIommuDriver => ("remove", "/domain/devices/iommu/driver"),
+            DomainEdit::SplitIoapic => ("add", "/domain/features/ioapic"),
+            DomainEdit::RemoveIoapic => ("remove", "/domain/features/ioapic"),
+            DomainEdit::LockMemory => ("add", "/domain/memoryBacking/locked"),
+            DomainEdit::ForbidPageSharing => ("add", "/domain/memoryBacking/nosharepages"),
+        };
+        Change { action, path, reason: reason.into(), edit, essential }
     }
 }
+
+/// Attributes of a `<driver>`.
+pub type Attributes = Vec<(&'static str, String)>;
 
 /// A change of the domain XML, as data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DomainEdit {
     /// `<devices><iommu model=…><driver …/></iommu>`.
-    AddIommu {
-        /// libvirt's model name.
-        model: &'static str,
-        /// `<driver>` attributes.
-        driver: Vec<(&'static str, String)>,
-    },
+    AddIommu(Model, Attributes),
     /// Attributes for the `<driver>` of the first `<iommu>` of this model.
-    CompleteIommu {
-        /// libvirt's model name.
-        model: &'static str,
-        /// `<driver>` attributes.
-        driver: Vec<(&'static str, String)>,
-    },
-    /// `iommu='on'` and `ats='on'` for the `<driver>` of virtio devices.
-    TranslateVirtio(Vec<VirtioEdit>),
+    CompleteIommu(Model, Attributes),
+    /// `iommu='on'` and `ats='on'` for the `<driver>` of virtio devices, which are those of the scope.
+    TranslateVirtio(VirtioScope, Vec<VirtioEdit>),
     /// Removes the `<driver>` of the only `<iommu>`.
     RemoveIommuDriver,
     /// `<features><ioapic driver='qemu'/>`.
@@ -269,7 +267,7 @@ impl Plan {
     pub fn refusal_unless_rewritten(&self) -> Option<Note> {
         let missing = self.changes.iter().find(|change| change.essential).filter(|_| self.route == Route::Native)?;
         let lack = match &missing.edit {
-            DomainEdit::AddIommu { .. } => ", and the domain has no <iommu>",
+            DomainEdit::AddIommu(..) => ", and the domain has no <iommu>",
             DomainEdit::LockMemory => ", and the domain has no <memoryBacking><locked/>",
             // The reason says what is lacking.
             _ => "",

@@ -8,7 +8,7 @@ use crate::request::{RequestedModel, VirtioScope};
 use crate::version::Version;
 
 use super::guest::Guest;
-use super::result::{Action, DomainEdit, Plan, VirtioEdit};
+use super::result::{Change, DomainEdit, Plan, VirtioEdit};
 
 /// The devices that the request names.
 fn named<'a>(guest: &Guest<'a>) -> impl Iterator<Item = &'a VirtioDevice> {
@@ -46,11 +46,10 @@ pub(super) fn enter(guest: &Guest<'_>, plan: &mut Plan) {
     if edits.is_empty() {
         return;
     }
-    let all = guest.request.virtio == VirtioScope::All;
-    plan.qemu.virtio = Some(Translated { all, ats, vdpa: can_be_vdpa(guest) });
-    let path = if all { "/domain/devices/*/driver" } else { "/domain/devices/interface/driver" };
+    let scope = guest.request.virtio;
+    plan.qemu.virtio = Some(Translated { all: scope == VirtioScope::All, ats, vdpa: can_be_vdpa(guest) });
     let reason = format!("the vIOMMU is to translate DMA of {} too", count(edits.len()));
-    plan.change(Action::Set, path, reason, DomainEdit::TranslateVirtio(edits), true);
+    plan.changes.push(Change::new(DomainEdit::TranslateVirtio(scope, edits), reason, true));
 }
 
 impl VirtioEdit {

@@ -1,6 +1,7 @@
 //! What a plan says: JSON, changes, QEMU's command line, and the refusal of a start that nothing can rewrite any more.
 
 use super::*;
+use crate::request::VirtioScope;
 
 #[test]
 fn json_is_the_contract() {
@@ -58,8 +59,15 @@ fn json_has_the_words_of_the_contract() {
     ] {
         assert_eq!(words(serde_json::json!(origin)), word);
     }
-    for (action, word) in [(Action::Add, "add"), (Action::Set, "set")] {
-        assert_eq!((words(serde_json::json!(action)).as_str(), action.as_str()), (word, word));
+    for (edit, action, path) in [
+        (DomainEdit::TranslateVirtio(VirtioScope::All, Vec::new()), "set", "/domain/devices/*/driver"),
+        (DomainEdit::TranslateVirtio(VirtioScope::On, Vec::new()), "set", "/domain/devices/interface/driver"),
+        (DomainEdit::RemoveIommuDriver, "remove", "/domain/devices/iommu/driver"),
+        (DomainEdit::RemoveIoapic, "remove", "/domain/features/ioapic"),
+        (DomainEdit::ForbidPageSharing, "add", "/domain/memoryBacking/nosharepages"),
+    ] {
+        let change = Change::new(edit, "why", true);
+        assert_eq!((change.action, change.path, change.reason.as_str()), (action, path, "why"));
     }
     assert_eq!(words(serde_json::json!(Route::Wrapper)), "wrapper");
 }

@@ -23,7 +23,7 @@ impl Case {
 
 fn edits(plan: &Plan) -> Vec<(usize, bool, bool)> {
     let devices = plan.changes.iter().filter_map(|change| match &change.edit {
-        DomainEdit::TranslateVirtio(devices) => Some(devices),
+        DomainEdit::TranslateVirtio(_, devices) => Some(devices),
         _ => None,
     });
     devices.flatten().map(|device| (device.at, device.iommu, device.ats)).collect()
