@@ -217,41 +217,6 @@ impl fmt::Display for Model {
     }
 }
 
-/// The model of an `<iommu>` in a domain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WrittenModel {
-    /// One of the table.
-    Known(Model),
-    /// Another text, or none.
-    Other(String),
-}
-
-impl WrittenModel {
-    /// The model, if it is one of the table.
-    #[must_use]
-    pub fn known(&self) -> Option<Model> {
-        match self {
-            WrittenModel::Known(model) => Some(*model),
-            WrittenModel::Other(_) => None,
-        }
-    }
-
-    /// The text in the domain.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        match self {
-            WrittenModel::Known(model) => model.name(),
-            WrittenModel::Other(text) => text,
-        }
-    }
-}
-
-impl From<&str> for WrittenModel {
-    fn from(text: &str) -> WrittenModel {
-        Model::of_name(text).map_or_else(|| WrittenModel::Other(text.to_owned()), WrittenModel::Known)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,13 +228,8 @@ mod tests {
             assert!(model.facts().drivers.iter().all(|driver| Model::of_driver(driver) == Some(*model)));
             assert!(Model::ALL.iter().filter(|other| other.name() == model.name()).count() == 1);
         }
-    }
-
-    #[test]
-    fn a_written_model_keeps_its_text() {
-        assert_eq!(WrittenModel::from("intel").known(), Some(Model::Intel));
         for other in ["", "Intel", "AMD"] {
-            assert_eq!((WrittenModel::from(other).known(), WrittenModel::from(other).as_str()), (None, other));
+            assert_eq!(Model::of_name(other), None);
         }
     }
 }

@@ -22,7 +22,7 @@ pub use system::{Driver, System};
 pub use uuid::Uuid;
 pub use virtio::{VirtioBackend, VirtioDevice};
 
-use crate::model::WrittenModel;
+use crate::model::Model;
 use crate::text;
 
 /// The namespace of the request that a user writes into `<metadata>`.
@@ -175,13 +175,19 @@ pub struct Memory {
 /// An `<iommu>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Iommu {
-    /// `model=…`.
-    pub model: WrittenModel,
+    /// `model=…`, as written; empty where it is missing.
+    pub model: String,
     /// The attributes of `<driver>` as written, in order.
     pub driver: Vec<(String, String)>,
 }
 
 impl Iommu {
+    /// The model, if it is a known one.
+    #[must_use]
+    pub fn known_model(&self) -> Option<Model> {
+        Model::of_name(&self.model)
+    }
+
     /// The value of a `<driver>` attribute.
     #[must_use]
     pub fn driver(&self, name: &str) -> Option<&str> {

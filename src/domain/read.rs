@@ -84,7 +84,7 @@ impl Iommu {
     fn read(iommu: Element<'_, '_>) -> Iommu {
         let driver = iommu.child("driver").into_iter().flat_map(Element::attributes);
         Iommu {
-            model: iommu.prop("model").unwrap_or_default().into(),
+            model: iommu.prop("model").unwrap_or_default().to_owned(),
             driver: driver.map(|attribute| (attribute.name.to_owned(), setting(attribute))).collect(),
         }
     }

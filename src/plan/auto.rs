@@ -6,7 +6,7 @@
 //! the other models built in.
 
 use crate::domain::Driver;
-use crate::model::{Machine, Model};
+use crate::model::Model;
 use crate::request::Purpose;
 use crate::version::Version;
 
@@ -58,12 +58,9 @@ impl Guest<'_> {
 }
 
 /// The model for a request of `auto`.
-pub(super) fn auto(guest: &Guest<'_>, machine: Machine) -> Choice {
+pub(super) fn auto(guest: &Guest<'_>) -> Choice {
     let known = guest.virtio_driver();
-    let (model, reasons) = match machine {
-        Machine::Q35 => on_x86(guest, &known),
-        Machine::ArmVirt => on_arm(guest, &known),
-    };
+    let (model, reasons) = if guest.is_arm() { on_arm(guest, &known) } else { on_x86(guest, &known) };
     let mut reasons: Vec<_> = reasons.into_iter().map(|why| format!("auto is {model}: {why}")).collect();
     // Where something else speaks against virtio too, the driver would change nothing.
     let only_the_driver = model != Model::Virtio && reasons.len() == 1 && !guest.virtio_fits(&known);
@@ -71,7 +68,7 @@ pub(super) fn auto(guest: &Guest<'_>, machine: Machine) -> Choice {
         let remedy = "with virtio-iommu-driver=yes in the request, auto takes the driver for built in";
         reasons.push(format!("if the guest's kernel or initramfs does have the driver: {remedy}"));
     }
-    Choice { model: Some(model), machine, reasons }
+    Choice { model: Some(model), reasons }
 }
 
 /// virtio where it works, else intel, which always exists on q35.

@@ -12,7 +12,6 @@ use super::guest::Guest;
 pub(super) struct Choice {
     /// None: an `<iommu>` of another model, which stays as its user wrote it.
     pub(super) model: Option<Model>,
-    pub(super) machine: Machine,
     pub(super) reasons: Vec<String>,
 }
 
@@ -20,21 +19,17 @@ pub(super) struct Choice {
 pub(super) fn choose(guest: &Guest<'_>) -> Result<Choice, Note> {
     let machine = machine(guest)?;
     one_viommu(guest, machine)?;
-    let existing = guest.domain.iommus.first().map(|iommu| &iommu.model);
-    let choice = match (guest.request.model, existing, &guest.hidden) {
-        (RequestedModel::Model(model), Some(existing), _) if existing.known() != Some(model) => {
-            return Err(conflict(guest, &format!("<iommu model='{}'>", existing.as_str())));
+    let existing = guest.domain.iommus.first();
+    let existing = existing.map(|iommu| (format!("<iommu model='{}'>", iommu.model), iommu.known_model()));
+    let hidden = guest.hidden.as_ref();
+    let hidden = hidden.map(|found| (format!("'{}' in <qemu:commandline>", found.driver), Some(found.model)));
+    let choice = match (guest.request.model, existing.or(hidden)) {
+        (RequestedModel::Model(asked), Some((present, model))) if model != Some(asked) => {
+            return Err(conflict(guest, &present));
         }
-        (RequestedModel::Model(model), None, Some(hidden)) if hidden.model != model => {
-            return Err(conflict(guest, &format!("'{}' in <qemu:commandline>", hidden.driver)));
-        }
-        (RequestedModel::Model(model), ..) => Choice { model: Some(model), machine, reasons: Vec::new() },
-        (_, Some(existing), _) => {
-            let reason = format!("the domain already has an <iommu model='{}'>", existing.as_str());
-            Choice { model: existing.known(), machine, reasons: vec![reason] }
-        }
-        (_, None, Some(hidden)) => Choice { model: Some(hidden.model), machine, reasons: Vec::new() },
-        (_, None, None) => auto(guest, machine),
+        (RequestedModel::Model(asked), _) => Choice { model: Some(asked), reasons: Vec::new() },
+        (_, Some((present, model))) => Choice { model, reasons: vec![format!("the domain already has an {present}")] },
+        (_, None) => auto(guest),
     };
     match choice.model.filter(|model| guest.hidden.is_none() && !model.facts().machines.contains(&machine)) {
         None => Ok(choice),
@@ -82,7 +77,7 @@ fn machine(guest: &Guest<'_>) -> Result<Machine, Note> {
 
 /// QEMU takes one vIOMMU, which libvirt 12 does not check; SMMUv3 can be there once for each host bridge (QEMU 10.2).
 fn one_viommu(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
-    let written = guest.domain.iommus.iter().map(|iommu| (iommu.model.as_str(), iommu.model.known()));
+    let written = guest.domain.iommus.iter().map(|iommu| (iommu.model.as_str(), iommu.known_model()));
     let hidden = guest.hidden.iter().map(|found| (found.driver.as_str(), Some(found.model)));
     let (names, models): (Vec<_>, Vec<_>) = written.chain(hidden).unzip();
     if names.len() < 2 || models.iter().all(|model| *model == Some(Model::Smmuv3)) {

@@ -1,7 +1,7 @@
 //! A vIOMMU that the guest has already, hand-written or in `<qemu:commandline>`: whether it works as it is.
 
 use crate::domain::Requester;
-use crate::model::{Machine, Model};
+use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::qemu::{FoundIommu, Spelling};
 use crate::request::{Request, RequestedModel};
@@ -41,21 +41,21 @@ fn too_many_vcpus(guest: &Guest<'_>) -> Option<Note> {
 }
 
 /// Refuses a vIOMMU in `<qemu:commandline>` that does not work.
-pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu, machine: Machine) -> Result<(), Note> {
-    in_iommu_for_many_vcpus(guest, hidden, machine)?;
+pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
+    in_iommu_for_many_vcpus(guest, hidden)?;
     created_before_vfio(guest, hidden)?;
     match hidden.model {
         Model::Intel => intel::check_hidden(guest, hidden),
-        Model::Virtio => virtio::check(guest, machine),
+        Model::Virtio => virtio::check(guest),
         Model::Smmuv3 => smmuv3::check(guest, hidden.is_on("accel")),
         Model::Amd => amd::check_hidden(guest, hidden),
     }
 }
 
 /// libvirt wants the eim of more than 255 vCPUs in an `<iommu>`, which it adds itself from 10.10 on: a second vIOMMU.
-fn in_iommu_for_many_vcpus(guest: &Guest<'_>, hidden: &FoundIommu, machine: Machine) -> Result<(), Note> {
+fn in_iommu_for_many_vcpus(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
     let vcpus = guest.domain.vcpus.maximum;
-    if machine != Machine::Q35 || vcpus <= 255 {
+    if guest.is_arm() || vcpus <= 255 {
         return Ok(());
     }
     let message = format!(

@@ -36,7 +36,9 @@ use decision::Decision;
 use guest::Guest;
 pub use memlock::{Memlock, accounted_memory, needed_bytes};
 pub use placing::unsuitable;
-pub use result::{Change, DomainEdit, Ioapic, Origin, Plan, PlannedIommu, Refusal, Summary, VirtioEdit, kept};
+pub use result::{
+    Attributes, Change, DomainEdit, Ioapic, Origin, Plan, PlannedIommu, Refusal, Summary, VirtioEdit, kept,
+};
 pub use route::{HOST_ROUTE, Route, chose_wrapper, is_host_route, route, wrapped_emulator, wrapper_for};
 pub use spaces::{AddressSpace, Backend};
 
@@ -106,18 +108,18 @@ fn decide_model(guest: &Guest<'_>) -> Result<Decision, Note> {
     let choice = choose::choose(guest)?;
     purpose::check(guest, choice.model)?;
     if let Some(hidden) = &guest.hidden {
-        existing::check_hidden(guest, hidden, choice.machine)?;
-        spaces::groups_are_whole(guest, choice.machine)?;
+        existing::check_hidden(guest, hidden)?;
+        spaces::groups_are_whole(guest)?;
         return Ok(Decision::unchanged(guest));
     }
     let decision = match choice.model {
         Some(Model::Intel) => intel::decide(guest),
-        Some(Model::Virtio) => virtio::decide(guest, choice.machine),
+        Some(Model::Virtio) => virtio::decide(guest),
         Some(Model::Smmuv3) => smmuv3::decide(guest),
         Some(Model::Amd) => amd::decide(guest),
         None => no_width(guest).map(|()| Decision::unchanged(guest)),
     }?;
-    spaces::groups_are_whole(guest, choice.machine)?;
+    spaces::groups_are_whole(guest)?;
     Ok(Decision { reasons: choice.reasons, ..decision })
 }
 

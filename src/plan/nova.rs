@@ -12,7 +12,7 @@ use super::result::{Change, DomainEdit};
 pub(super) fn repaired(domain: &Domain, arch: &str) -> Option<(Domain, Vec<Change>)> {
     domain.nova.as_ref()?;
     let [iommu] = domain.iommus.as_slice() else { return None };
-    let model = iommu.model.known().filter(|model| *model != Model::Intel && writes_for_every_model(iommu))?;
+    let model = iommu.known_model().filter(|model| *model != Model::Intel && writes_for_every_model(iommu))?;
     let remove = |edit, what| Change::new(edit, format!("Nova writes {what}, and libvirt refuses it"), true);
     let driver = format!("the attributes of intel for <iommu model='{model}'>");
     let mut changes = vec![remove(DomainEdit::RemoveIommuDriver, driver.as_str())];

@@ -139,8 +139,8 @@ impl PlannedIommu {
     /// An `<iommu>` as the domain has it.
     pub(super) fn existing(iommu: &crate::domain::Iommu) -> PlannedIommu {
         PlannedIommu {
-            name: iommu.model.as_str().to_owned(),
-            model: iommu.model.known(),
+            name: iommu.model.clone(),
+            model: iommu.known_model(),
             origin: Origin::Existing,
             driver: iommu.driver.clone(),
         }

@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::domain::{Domain, Requester, VfioDevice};
 use crate::host::Host;
-use crate::model::Machine;
 use crate::note::{Code, Note};
 use crate::text::all_of;
 use crate::version::Version;
@@ -107,11 +106,12 @@ fn split<'a, K: Ord>(guest: &Guest<'a>, common: impl Fn(&VfioDevice) -> Option<K
 }
 
 /// All devices of one host IOMMU group must share one guest address space (hw/vfio/container.c).
-pub(super) fn groups_are_whole(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
+pub(super) fn groups_are_whole(guest: &Guest<'_>) -> Result<(), Note> {
     let Some((group, devices)) = split(guest, |device| group_of(device, guest.host)) else { return Ok(()) };
-    let bridge = match machine {
-        Machine::Q35 => "put all behind one pcie-to-pci-bridge, as conventional PCI devices and with the model intel, ",
-        Machine::ArmVirt => "",
+    let bridge = if guest.is_arm() {
+        ""
+    } else {
+        "put all behind one pcie-to-pci-bridge, as conventional PCI devices and with the model intel, "
     };
     let message = format!(
         "{} are in the host's IOMMU group {group}, but the vIOMMU would see them under different requester ids: pass only one \

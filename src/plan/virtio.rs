@@ -1,6 +1,6 @@
 //! The rules of a virtio-iommu.
 
-use crate::model::{Machine, Model};
+use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::version::Version;
 
@@ -8,23 +8,23 @@ use super::decision::Decision;
 use super::guest::Guest;
 
 /// Decides about a virtio-iommu.
-pub(super) fn decide(guest: &Guest<'_>, machine: Machine) -> Result<Decision, Note> {
-    supported(guest, machine)?;
-    check(guest, machine)?;
+pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
+    super::supported(guest, Model::Virtio, other_model(guest))?;
+    check(guest)?;
     // An unknown libvirt counts as a new one here.
     let takes_width = guest.host.libvirt.is_none() || takes_aw_bits(guest);
     super::only_own_attributes(guest, Model::Virtio, takes_width)?;
-    width(guest, machine)?;
+    width(guest)?;
     let width = guest.request.aw_bits.map(|bits| ("aw_bits", bits.to_string()));
-    let split = machine == Machine::Q35 && guest.needs_eim();
+    let split = !guest.is_arm() && guest.needs_eim();
     Ok(Decision::with(guest, Model::Virtio, width.into_iter().collect()).with_split_irqchip(split))
 }
 
 /// Refuses what holds also for one in `<qemu:commandline>`.
-pub(super) fn check(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
+pub(super) fn check(guest: &Guest<'_>) -> Result<(), Note> {
     acpi(guest)?;
-    no_eim(guest, machine)?;
-    no_aliases(guest, machine)
+    no_eim(guest)?;
+    no_aliases(guest)
 }
 
 /// libvirt takes `aw_bits` for virtio from 12.2.0 on, where QEMU has the property: from 9.0 on.
@@ -33,13 +33,13 @@ pub(super) fn takes_aw_bits(guest: &Guest<'_>) -> bool {
         && guest.emulator_has("virtio-iommu.aw-bits").unwrap_or(guest.qemu >= Version::new(9, 0))
 }
 
-fn supported(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
-    let remedy = match machine {
-        Machine::Q35 => "use the model intel",
-        Machine::ArmVirt if guest.has_or_expects_vfio() => "update it, because SMMUv3 cannot serve a VFIO device",
-        Machine::ArmVirt => "use the model smmuv3",
-    };
-    super::supported(guest, Model::Virtio, remedy)
+/// What to do where there is no virtio-iommu.
+fn other_model(guest: &Guest<'_>) -> &'static str {
+    match guest.is_arm() {
+        false => "use the model intel",
+        true if guest.has_or_expects_vfio() => "update it, because SMMUv3 cannot serve a VFIO device",
+        true => "use the model smmuv3",
+    }
 }
 
 fn acpi(guest: &Guest<'_>) -> Result<(), Note> {
@@ -51,8 +51,8 @@ fn acpi(guest: &Guest<'_>) -> Result<(), Note> {
     Err(Note::error(Code::VirtioWithoutAcpi, message))
 }
 
-fn no_eim(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
-    if machine != Machine::Q35 || !guest.needs_eim() || guest.has_extended_destinations() {
+fn no_eim(guest: &Guest<'_>) -> Result<(), Note> {
+    if guest.is_arm() || !guest.needs_eim() || guest.has_extended_destinations() {
         return Ok(());
     }
     let late = guest.late_for_many_vcpus();
@@ -60,18 +60,18 @@ fn no_eim(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
         .too_many_vcpus(&format!("eim, which virtio-iommu does not have: use the model intel (libvirt: \"{late}\")")))
 }
 
-fn no_aliases(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
+fn no_aliases(guest: &Guest<'_>) -> Result<(), Note> {
     let Some((first, second)) = guest.aliased() else { return Ok(()) };
     let message = format!(
         "{first} and {second} share a conventional PCI bridge: give each a pcie-root-port{} (QEMU: \"virtio-iommu does not support \
          aliased BDF\")",
-        or_intel(machine)
+        or_intel(guest)
     );
     Err(Note::error(Code::VirtioAliasedDevices, message))
 }
 
 /// The guest must get the requested width.
-fn width(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
+fn width(guest: &Guest<'_>) -> Result<(), Note> {
     let Some(bits) = guest.request.aw_bits else { return Ok(()) };
     let Some(existing) = guest.domain.iommus.first() else {
         if takes_aw_bits(guest) {
@@ -80,7 +80,7 @@ fn width(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
         let message = format!(
             "aw-bits={bits} is asked for, and a virtio-iommu takes an address width only from libvirt 12.2 and QEMU 9.0 on: leave \
              it out{}",
-            or_intel(machine)
+            or_intel(guest)
         );
         return Err(Note::error(Code::RequestConflict, message));
     };
@@ -96,6 +96,6 @@ fn width(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
     Err(Note::error(Code::IommuConflict, message))
 }
 
-fn or_intel(machine: Machine) -> &'static str {
-    if machine == Machine::Q35 { ", or use the model intel" } else { "" }
+fn or_intel(guest: &Guest<'_>) -> &'static str {
+    if guest.is_arm() { "" } else { ", or use the model intel" }
 }
