@@ -1,33 +1,21 @@
 //! The locked-memory limit, RLIMIT_MEMLOCK.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::text;
 
-/// A limit on locked memory. Ordered: no limit is the largest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(from = "JsonLimit", into = "JsonLimit")]
+/// A limit on locked memory. In JSON it is a number of bytes, or the word `unlimited`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Limit {
-    /// A number of bytes.
-    Bytes(u64),
     /// RLIM_INFINITY.
     Unlimited,
-}
-
-/// A limit in JSON: a number of bytes, or the word `unlimited`.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum JsonLimit {
+    /// A number of bytes.
+    #[serde(untagged)]
     Bytes(u64),
-    Word(Word),
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Word {
-    Unlimited,
 }
 
 impl Limit {
@@ -58,18 +46,17 @@ impl fmt::Display for Limit {
     }
 }
 
-impl From<JsonLimit> for Limit {
-    fn from(written: JsonLimit) -> Limit {
-        match written {
-            JsonLimit::Bytes(bytes) => Limit::Bytes(bytes),
-            JsonLimit::Word(Word::Unlimited) => Limit::Unlimited,
-        }
+impl Ord for Limit {
+    /// No limit is the largest.
+    fn cmp(&self, other: &Limit) -> Ordering {
+        let key = |limit: &Limit| (*limit == Limit::Unlimited, limit.for_kernel());
+        key(self).cmp(&key(other))
     }
 }
 
-impl From<Limit> for JsonLimit {
-    fn from(limit: Limit) -> JsonLimit {
-        limit.for_kernel().map_or(JsonLimit::Word(Word::Unlimited), JsonLimit::Bytes)
+impl PartialOrd for Limit {
+    fn partial_cmp(&self, other: &Limit) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 

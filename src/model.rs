@@ -184,30 +184,16 @@ impl Model {
         self.facts().name
     }
 
-    /// Whether its `<driver>` has an attribute.
+    /// QEMU's property for an attribute of libvirt's `<driver>`, if the model takes it.
     #[must_use]
-    pub fn takes(self, attribute: &str) -> bool {
-        self.facts().attributes.iter().any(|(name, _)| *name == attribute)
+    pub fn property(self, attribute: &str) -> Option<&'static str> {
+        self.facts().attributes.iter().find(|(name, _)| *name == attribute).map(|(_, property)| *property)
     }
 
-    /// Whether an attribute of its `<driver>` sets a property of QEMU.
+    /// The attribute of libvirt's `<driver>` that sets a property of QEMU, if there is one.
     #[must_use]
-    pub fn has(self, property: &str) -> bool {
-        self.facts().attributes.iter().any(|(_, known)| *known == property)
-    }
-
-    /// QEMU's property for an attribute of libvirt's `<driver>`.
-    #[must_use]
-    pub fn property(self, attribute: &str) -> &str {
-        let known = self.facts().attributes.iter().find(|(name, _)| *name == attribute);
-        known.map_or(attribute, |(_, property)| property)
-    }
-
-    /// The attribute of libvirt's `<driver>` for a property of QEMU.
-    #[must_use]
-    pub fn attribute(self, property: &str) -> &str {
-        let known = self.facts().attributes.iter().find(|(_, known)| *known == property);
-        known.map_or(property, |(name, _)| name)
+    pub fn attribute(self, property: &str) -> Option<&'static str> {
+        self.facts().attributes.iter().find(|(_, known)| *known == property).map(|(name, _)| *name)
     }
 }
 

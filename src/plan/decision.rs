@@ -126,7 +126,7 @@ fn on_command_line(model: Model, driver: &[(&'static str, String)], route: Route
 }
 
 fn properties(model: Model, driver: &[(&'static str, String)]) -> impl Iterator<Item = (String, String)> {
-    driver.iter().map(move |(name, value)| (model.property(name).to_owned(), value.clone()))
+    driver.iter().map(move |(name, value)| (model.property(name).unwrap_or(name).to_owned(), value.clone()))
 }
 
 /// Locks all of the guest's memory, where that is asked for.

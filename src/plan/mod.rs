@@ -134,9 +134,9 @@ fn supported(guest: &Guest<'_>, model: Model, remedy: &str) -> Result<(), Note> 
 /// of intel for every model.
 fn only_own_attributes(guest: &Guest<'_>, model: Model, takes_width: bool) -> Result<(), Note> {
     let names = guest.domain.iommus.first().into_iter().flat_map(|iommu| &iommu.driver).map(|(name, _)| name.as_str());
-    let own = |name: &str| model.takes(name) && (takes_width || name != "aw_bits");
+    let own = |name: &str| model.property(name).is_some() && (takes_width || name != "aw_bits");
     // libvirt ignores an attribute of a model that it does not have.
-    let of = |name: &str, other: &Model| other.takes(name) && guest.libvirt >= other.facts().libvirt;
+    let of = |name: &str, other: &Model| other.property(name).is_some() && guest.libvirt >= other.facts().libvirt;
     let of_another = |name: &&str| Model::ALL.iter().any(|other| of(name, other)) && !own(name);
     let Some(name) = names.into_iter().find(of_another) else { return Ok(()) };
     let some = if guest.libvirt >= Version::new(12, 0) { "some " } else { "" };

@@ -97,6 +97,7 @@ pub(super) fn note(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
 }
 
 fn is_off(iommu: &PlannedIommu) -> bool {
-    let named = |name: &str| Model::Intel.attribute(name) == "dma_translation";
+    // libvirt's name, or QEMU's in <qemu:commandline>.
+    let named = |name: &str| matches!(name, "dma_translation" | "dma-translation");
     iommu.driver.iter().any(|(name, value)| named(name) && !qemu::is_on(value))
 }

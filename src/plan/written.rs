@@ -32,7 +32,8 @@ impl<'a> Written<'a> {
     /// Those of a vIOMMU in `<qemu:commandline>`, to which nothing can be added.
     pub(super) fn hidden(hidden: &'a FoundIommu, place: &'static str) -> Written<'a> {
         let attributes = hidden.properties.iter();
-        let attributes = attributes.map(|(name, value)| (hidden.model.attribute(name), value.as_str())).collect();
+        let attributes =
+            attributes.map(|(name, value)| (hidden.model.attribute(name).unwrap_or(name), value.as_str())).collect();
         Written { attributes, place, in_xml: false, completed: false }
     }
 

@@ -81,7 +81,7 @@ fn needs_slot(device: &str) -> bool {
 
 /// Sets properties of the vIOMMU that libvirt or `<qemu:commandline>` put on the command line.
 fn complete(rewritten: &mut [OsString], edits: &Edits) -> Result<(), Note> {
-    let takes_all = |model: Model| edits.existing.keys().all(|property| model.has(property));
+    let takes_all = |model: Model| edits.existing.keys().all(|property| model.attribute(property).is_some());
     let completed = |device: &Device| Model::of_driver(&device.driver).is_some_and(takes_all);
     let Some(at) = iommu::devices(rewritten).find(|(_, device)| completed(device)).map(|(at, _)| at) else {
         return Err(Note::error(
