@@ -22,6 +22,8 @@ pub struct Decided<'a> {
     pub host: Host,
     /// The decision.
     pub plan: Result<Plan, Refusal>,
+    /// Errors that do not concern this guest, for the host's log.
+    pub log: Vec<Note>,
 }
 
 /// Why nothing is known about a guest.
@@ -33,7 +35,7 @@ pub struct Undecided {
 }
 
 /// Decides about the guest of a document. `keys` are the strongest request, from outside the document. `host` is told
-/// the request, if the guest depends on the host. Notes for the host's log are added to `log`.
+/// the request, if the guest depends on the host.
 ///
 /// # Errors
 /// The document cannot be read, or the configuration or a fact about the host that the guest depends on cannot.
@@ -42,7 +44,6 @@ pub fn decide<'a>(
     keys: &Keys,
     config: Result<Config, Note>,
     host: impl FnOnce(&Domain, Option<&Request>) -> Result<Host, Note>,
-    log: &mut Vec<Note>,
 ) -> Result<Decided<'a>, Undecided> {
     // A rule of the host can apply to a document that cannot be read.
     let ruled = keys.asks() || config.as_ref().is_ok_and(Config::has_request);
@@ -50,6 +51,7 @@ pub fn decide<'a>(
     let asks = |note| Undecided { note, asks: true };
     let document = xml::parse(xml).map_err(unreadable)?;
     let domain = Domain::read(&document).map_err(unreadable)?;
+    let mut log = Vec::new();
     let config = match config {
         Ok(config) => config,
         Err(broken) => {
@@ -77,7 +79,7 @@ pub fn decide<'a>(
         }
     };
     let plan = plan_for(&domain, request, &host);
-    Ok(Decided { document, domain, config, host, plan })
+    Ok(Decided { document, domain, config, host, plan, log })
 }
 
 /// Decides about a domain with this request.

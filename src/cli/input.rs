@@ -148,7 +148,7 @@ pub(super) fn decide<'a>(xml: &'a [u8], request: &RequestOptions, host: &HostOpt
     let known = &host.known;
     let facts = known.facts()?;
     let facts = |domain: &Domain, _: Option<&Request>| Ok(facts(domain));
-    let decided = decide::decide(xml, &keys, Ok(config), facts, &mut Vec::new());
+    let decided = decide::decide(xml, &keys, Ok(config), facts);
     Ok(decided.map_err(|undecided| undecided.note)?)
 }
 

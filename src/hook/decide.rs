@@ -102,8 +102,9 @@ fn at_start(
         }
         Ok(host)
     };
-    match decide::decide(xml, &Keys::default(), config.clone(), facts, &mut outcome.log) {
+    match decide::decide(xml, &Keys::default(), config.clone(), facts) {
         Ok(decided) => {
+            outcome.log.extend_from_slice(&decided.log);
             outcome.asks = decided.asks();
             outcome.log.extend(plan::kept(&decided.plan).warnings().cloned());
             match &decided.plan {

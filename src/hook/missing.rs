@@ -35,7 +35,9 @@ pub fn decide_without_document(event: Event, name: &str, why: &str, config: Resu
     let domain = xml.find("<domain").and_then(|at| xml.get(at..)).unwrap_or_default();
     let mark = mark(event, domain.as_bytes(), &config);
     let host = |_: &Domain, _: Option<&Request>| Ok(Host::default());
-    match decide::decide(xml.as_bytes(), &Keys::default(), config, host, &mut outcome.log) {
+    let decided = decide::decide(xml.as_bytes(), &Keys::default(), config, host);
+    outcome.log.extend(decided.iter().flat_map(|decided| decided.log.clone()));
+    match decided {
         Ok(decided) if decided.domain.name == name && decided.plan.is_ok() && !decided.asks() => {
             outcome.log.push(note);
             let leftover = decided.domain.uuid.filter(|_| event == Event::Start).map(Effect::RemoveState);

@@ -29,9 +29,9 @@ pub const RECORDED_HOST: &str = "/etc/viommu-host.json";
 /// Why the machine must not start.
 fn rewritten(xml: &[u8], keys: &Keys, remark: impl Fn(&Plan) -> Option<Note>) -> Result<Option<String>, Note> {
     let mut log = Vec::new();
-    let decided = decide::decide(xml, keys, host::config::load(), facts, &mut log);
-    let outcome = match decided {
+    let outcome = match decide::decide(xml, keys, host::config::load(), facts) {
         Ok(decided) => {
+            log.extend(decided.log);
             let noteworthy = |note: &&Note| note.level == Level::Warning || note.code == Code::HostFactAssumed;
             log.extend(plan::kept(&decided.plan).notes.iter().filter(noteworthy).cloned());
             log.extend(decided.plan.as_ref().ok().and_then(remark));
