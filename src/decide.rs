@@ -78,19 +78,8 @@ pub fn decide<'a>(
             Host::default()
         }
     };
-    let plan = plan_for(&domain, request, &host);
+    let plan = plan::plan_for(&domain, request, &host);
     Ok(Decided { document, domain, config, host, plan, log })
-}
-
-/// Decides about a domain with this request.
-///
-/// # Errors
-/// The refusal, where the request is invalid or cannot be met.
-pub fn plan_for(domain: &Domain, request: Result<Request, Note>, host: &Host) -> Result<Plan, Refusal> {
-    match request {
-        Ok(request) => plan::plan(domain, &request, host),
-        Err(note) => Err(plan::refused(domain, note, host)),
-    }
 }
 
 impl Decided<'_> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 
-/// An enum whose variants are words, the same in JSON, in messages and in commands.
+/// An enum whose variants are words, the same in JSON, in messages, in requests and in commands.
 macro_rules! words {
     ($(#[$about:meta])+ pub enum $name:ident { $($(#[$doc:meta])+ $variant:ident = $word:literal,)+ }) => {
         $(#[$about])+

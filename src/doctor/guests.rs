@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use crate::config::Config;
-use crate::decide::plan_for;
 use crate::domain::{Domain, Uuid};
 use crate::host::Host;
 use crate::host::guest_process::{Guests, Identity};
 use crate::limit::Limit;
 use crate::note::{Code, Note};
-use crate::plan::{Memlock, Plan, Refusal, Route, kept};
+use crate::plan::{Memlock, Plan, Refusal, Route, kept, plan_for};
 use crate::qemu;
 use crate::request::{Keys, Request};
 use crate::sys::pinned::Pinned;

@@ -25,6 +25,20 @@ pub(super) fn first_attribute<'d>(
     firsts.find_map(|element| element.attr(name)).filter(|value| !value.is_empty())
 }
 
+/// The devices of this element name and `type`.
+pub(super) fn of_type<'d, 'a>(
+    domain: Element<'d, 'a>,
+    name: &str,
+    kind: &str,
+) -> impl Iterator<Item = Element<'d, 'a>> {
+    domain.all(&["devices", name]).into_iter().filter(move |device| device.prop("type") == Some(kind))
+}
+
+/// A tenant's text as a message quotes it: its first 40 characters.
+pub(super) fn quoted(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
 /// The children of every `<devices>`, in document order.
 pub(crate) fn devices<'d, 'a>(domain: Element<'d, 'a>) -> impl Iterator<Item = Element<'d, 'a>> {
     domain.children("devices").flat_map(Element::elements)

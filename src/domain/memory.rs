@@ -4,7 +4,7 @@
 //! and the one that `start begin` shows have the same memory.
 
 use super::Memory;
-use super::lookup::{attribute, first_attribute};
+use super::lookup::{attribute, first_attribute, quoted};
 use super::number::{decimal, decimal32};
 use crate::note::{Code, Note};
 use crate::xml::Element;
@@ -16,9 +16,6 @@ const UNLIMITED: u64 = 9_007_199_254_740_991 * KIB;
 pub(super) const KIB: u64 = 1024;
 pub(super) const MIB: u64 = 1024 * KIB;
 
-/// Longest value that a message quotes, characters.
-const QUOTED: usize = 40;
-
 impl Memory {
     /// Reads the memory of a `<domain>`.
     ///
@@ -28,12 +25,12 @@ impl Memory {
     pub(super) fn read(domain: Element<'_, '_>) -> Result<Memory, Note> {
         let backed = |name| domain.path(&["memoryBacking", name]).is_some();
         let slots = attribute(domain, &["maxMemory"], "slots");
-        let initial = Alignment::of(domain).initial;
+        let alignment = Alignment::of(domain);
         let maximum = memory(domain, "maxMemory")?.filter(|&bytes| bytes > 0);
         let hard_limit = size(domain, &["memtune"], "hard_limit", KIB)?.map(|limit| limit.div_ceil(KIB) * KIB);
         Ok(Memory {
-            total: total(domain)?,
-            maximum: maximum.map(|bytes| round_up(bytes, initial)),
+            total: total(domain, &alignment)?,
+            maximum: maximum.map(|bytes| round_up(bytes, alignment.initial)),
             slots: slots.and_then(decimal32).unwrap_or(0),
             hard_limit: hard_limit.filter(|&bytes| bytes < UNLIMITED),
             locked: backed("locked"),
@@ -62,8 +59,7 @@ impl Alignment {
 ///
 /// Where NUMA cells say how large they are, their sum and the memory devices win over `<memory>`, which otherwise includes the
 /// devices. All models alike: dimm, nvdimm, virtio-pmem, sgx-epc, and virtio-mem with all that it can ever provide.
-fn total(domain: Element<'_, '_>) -> Result<u64, Note> {
-    let alignment = Alignment::of(domain);
+fn total(domain: Element<'_, '_>, alignment: &Alignment) -> Result<u64, Note> {
     let (mut cells, mut modules, mut aligned_modules) = (0_u64, 0_u64, 0_u64);
     let numa = domain.all(&["cpu"]).into_iter().filter_map(|cpu| cpu.child("numa"));
     for cell in numa.flat_map(|numa| numa.all(&["cell"])) {
@@ -113,7 +109,6 @@ pub(super) fn size(domain: Element<'_, '_>, parents: &[&str], name: &str, defaul
 }
 
 fn invalid(name: &str, number: &str, unit: Option<&str>) -> Note {
-    let quoted = |text: &str| text.chars().take(QUOTED).collect::<String>();
     let (number, unit) = (quoted(number), quoted(unit.unwrap_or_default()));
     let message = format!(
         "libvirt does not accept '{number}' with the unit '{unit}' as {name}: write a whole number and a unit such as KiB or GiB"

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Requester;
 use super::bypass::Bypass;
-use super::lookup::attribute;
+use super::lookup::{attribute, of_type};
 use super::number::{c_notation, decimal32, number_of};
 use crate::qemu::FoundVfio;
 use crate::xml::Element;
@@ -91,7 +91,7 @@ impl Buses {
         let mut controllers = BTreeMap::new();
         let served = served_by_smmus(domain);
         let without_smmu = |bus| served.as_ref().is_some_and(|served| !served.contains(&bus));
-        for element in controllers_of(domain) {
+        for element in of_type(domain, "controller", "pci") {
             let index = element.prop("index").and_then(decimal32).filter(|&index| index < BUSES);
             let Some(index) = index else { continue };
             let model = element.prop("model").unwrap_or_default();
@@ -188,12 +188,8 @@ fn served_by_smmus(domain: Element<'_, '_>) -> Option<BTreeSet<u32>> {
 
 /// The `pci-root` controllers, which are the PCI host bridges of a pseries guest; libvirt adds one where there is none.
 pub(super) fn count_roots(domain: Element<'_, '_>) -> u32 {
-    number_of(controllers_of(domain).filter(|element| element.prop("model") == Some("pci-root"))).max(1)
-}
-
-fn controllers_of<'d, 'a>(domain: Element<'d, 'a>) -> impl Iterator<Item = Element<'d, 'a>> {
-    let controllers = domain.all(&["devices", "controller"]).into_iter();
-    controllers.filter(|controller| controller.prop("type") == Some("pci"))
+    let controllers = of_type(domain, "controller", "pci");
+    number_of(controllers.filter(|element| element.prop("model") == Some("pci-root"))).max(1)
 }
 
 #[cfg(test)]

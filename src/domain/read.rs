@@ -2,10 +2,10 @@
 
 use super::bypass::Bypass;
 use super::device_memory::device_memory;
-use super::lookup::{attribute, first_attribute, string};
+use super::lookup::{attribute, first_attribute, of_type, quoted, string};
 use super::number::{decimal32, number_of};
 use super::pci::{Buses, count_roots};
-use super::vfio::{Passthrough, count, images, iommufd_opener, networks, nvme_address, virtio_ats};
+use super::vfio::{Passthrough, images, iommufd_opener, networks, nvme_address, virtio_ats};
 use super::{Domain, Iommu, Memory, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu, virtio};
 use crate::note::{Code, Note};
 use crate::qemu::count_vdpa;
@@ -13,9 +13,6 @@ use crate::xml::{Attribute, Document, Element};
 
 /// Documents of libvirt's that hold a domain without being one.
 const CONTAINERS: [&str; 4] = ["domstatus", "domainsnapshot", "domaincheckpoint", "domainbackup"];
-
-/// Longest element name that a message quotes, characters.
-const QUOTED: usize = 40;
 
 impl Domain {
     /// Reads a domain as libvirt reads it (`virDomainDefParseXML`).
@@ -64,7 +61,7 @@ impl Domain {
             networks: networks(root),
             nvme_disks: number_of(nvme.iter().filter(|images| !images.is_empty())),
             nvme_images: nvme.into_iter().flatten().collect(),
-            vdpa_interfaces: count(root, "interface", "vdpa"),
+            vdpa_interfaces: number_of(of_type(root, "interface", "vdpa")),
             vdpa_images: number_of(images(root, "vhostvdpa").into_iter().flatten()),
             vdpa_hidden: count_vdpa(&commandline).try_into().unwrap_or(u32::MAX),
             device_memory: device_memory(root, &commandline)?,
@@ -104,8 +101,7 @@ fn not_a_domain(root: Element<'_, '_>) -> Note {
         "the root element <domain> is in a namespace, and libvirt's is not: pass the output of 'virsh dumpxml'"
             .to_owned()
     } else {
-        let name: String = name.chars().take(QUOTED).collect();
-        format!("the root element is <{name}>, not a libvirt <domain>: pass the output of 'virsh dumpxml'")
+        format!("the root element is <{}>, not a libvirt <domain>: pass the output of 'virsh dumpxml'", quoted(name))
     };
     Note::error(Code::XmlNotADomain, message)
 }

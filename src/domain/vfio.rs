@@ -2,7 +2,7 @@
 //!
 //! It does not know what pins how much memory; that is the locked-memory formula's business.
 
-use super::number::number_of;
+use super::lookup::of_type;
 use super::pci::{Buses, PciAddress, host_address};
 use super::{IommufdOpener, Requester, Uuid, VfioDevice, VfioSource, devices};
 use crate::qemu::{find_vfio, opens_iommufd};
@@ -135,15 +135,8 @@ pub(super) fn nvme_address(image: Element<'_, '_>) -> Option<String> {
 /// The names of the networks that have yet to give an interface its device. A running guest's interface of a pool is of type
 /// `hostdev`, with its device.
 pub(super) fn networks(domain: Element<'_, '_>) -> Vec<String> {
-    let interfaces = domain.all(&["devices", "interface"]).into_iter();
-    let unresolved = interfaces.filter(|interface| interface.prop("type") == Some("network"));
+    let unresolved = of_type(domain, "interface", "network");
     unresolved.filter_map(|interface| interface.child_prop("source", "network")).map(str::to_owned).collect()
-}
-
-/// How many devices of this element name and `type` there are.
-pub(super) fn count(domain: Element<'_, '_>, name: &str, kind: &str) -> u32 {
-    let devices = domain.all(&["devices", name]).into_iter();
-    number_of(devices.filter(|device| device.prop("type") == Some(kind)))
 }
 
 /// Whether a virtio device, of whatever kind, has `<driver ats='on'/>`.

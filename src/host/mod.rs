@@ -89,10 +89,16 @@ impl Host {
     pub fn emulator_of(&self, domain: &Domain) -> Option<&Emulator> {
         let path = domain.emulator.as_deref().unwrap_or_default();
         let named = self.emulators.iter().find(|emulator| emulator.path.is_empty() || emulator.path == path);
-        let arch = domain.arch.as_ref().or(self.arch.as_ref());
+        let arch = self.arch_of(domain);
         named.or_else(|| {
-            self.emulators.iter().find(|emulator| emulator.arch.is_some() && emulator.arch.as_ref() == arch)
+            self.emulators.iter().find(|emulator| emulator.arch.is_some() && emulator.arch.as_deref() == arch)
         })
+    }
+
+    /// The architecture of a domain: libvirt gives one without an architecture the host's.
+    #[must_use]
+    pub fn arch_of<'a>(&'a self, domain: &'a Domain) -> Option<&'a str> {
+        domain.arch.as_deref().or(self.arch.as_deref())
     }
 }
 

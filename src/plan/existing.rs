@@ -18,7 +18,7 @@ pub(super) fn flaw(guest: &Guest<'_>) -> Option<Note> {
 
 /// The refusal that the guest would get if it asked for the vIOMMU that it has.
 fn own_viommu(guest: &Guest<'_>) -> Option<Note> {
-    if !guest.has_viommu() {
+    if !super::has_viommu(guest.domain) {
         return None;
     }
     let request = Request { model: RequestedModel::Auto, ..Request::default() };
@@ -37,7 +37,8 @@ fn too_many_vcpus(guest: &Guest<'_>) -> Option<Note> {
          vCPUs require extended interrupt mode enabled on the iommu device\")",
         guest.libvirt
     );
-    (x86 && !guest.has_viommu() && refuses && vcpus > 255).then(|| Note::warning(Code::VcpusNeedEim, message))
+    (x86 && !super::has_viommu(guest.domain) && refuses && vcpus > 255)
+        .then(|| Note::warning(Code::VcpusNeedEim, message))
 }
 
 /// Refuses a vIOMMU in `<qemu:commandline>` that does not work.

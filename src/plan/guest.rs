@@ -1,7 +1,7 @@
 //! What the rules look at: a domain, its request, its host, and what follows from them.
 
 use crate::domain::{Domain, Requester, VfioDevice};
-use crate::host::Host;
+use crate::host::{Emulator, Host};
 use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::qemu::{self, FoundIommu};
@@ -16,25 +16,15 @@ pub(super) struct Guest<'a> {
     pub(super) domain: &'a Domain,
     pub(super) request: &'a Request,
     pub(super) host: &'a Host,
+    pub(super) emulator: Option<&'a Emulator>,
+    /// The host's, or the newest where that is unknown.
     pub(super) libvirt: Version,
+    /// The emulator's, or the newest where that is unknown.
     pub(super) qemu: Version,
     /// The vIOMMU in `<qemu:commandline>`.
     pub(super) hidden: Option<FoundIommu>,
     /// Nothing is added to the vIOMMU that the guest has: it must work as it is.
     pub(super) as_it_is: bool,
-}
-
-/// The architecture where neither the domain nor the host says one.
-pub(super) const DEFAULT_ARCH: &str = "x86_64";
-
-/// libvirt gives a domain without an architecture the host's.
-pub(super) fn arch<'a>(domain: &'a Domain, host: &'a Host) -> Option<&'a str> {
-    domain.arch.as_deref().or(host.arch.as_deref())
-}
-
-/// The version of the guest's QEMU, where it is known.
-fn known_qemu(domain: &Domain, host: &Host) -> Option<Version> {
-    host.emulator_of(domain)?.version
 }
 
 /// Why a host does not have a model.
@@ -48,12 +38,14 @@ pub(super) struct Unsupported {
 
 impl<'a> Guest<'a> {
     pub(super) fn new(domain: &'a Domain, request: &'a Request, host: &'a Host) -> Guest<'a> {
+        let emulator = host.emulator_of(domain);
         Guest {
             domain,
             request,
             host,
+            emulator,
             libvirt: host.libvirt.unwrap_or(NEWEST_LIBVIRT),
-            qemu: known_qemu(domain, host).unwrap_or(NEWEST_QEMU),
+            qemu: emulator.and_then(|emulator| emulator.version).unwrap_or(NEWEST_QEMU),
             hidden: qemu::find_iommu(&domain.commandline),
             as_it_is: false,
         }
@@ -66,7 +58,7 @@ impl<'a> Guest<'a> {
 
     /// The version of the guest's QEMU, where it is known.
     pub(super) fn known_qemu(&self) -> Option<Version> {
-        known_qemu(self.domain, self.host)
+        self.emulator?.version
     }
 
     /// The programs of the host whose versions are unknown.
@@ -82,7 +74,7 @@ impl<'a> Guest<'a> {
     }
 
     pub(super) fn arch(&self) -> &'a str {
-        arch(self.domain, self.host).unwrap_or(DEFAULT_ARCH)
+        self.host.arch_of(self.domain).unwrap_or("x86_64")
     }
 
     /// Else it is x86, where libvirt has a vIOMMU for it.
@@ -97,10 +89,7 @@ impl<'a> Guest<'a> {
     /// What libvirt found out about the domain's emulator; none where that is unknown. A libvirt newer than the tested ones may
     /// have stopped to probe what every QEMU has by then, so there the version decides.
     pub(super) fn emulator_has(&self, flag: &str) -> Option<bool> {
-        if self.libvirt > NEWEST_LIBVIRT {
-            return None;
-        }
-        self.host.emulator_of(self.domain).and_then(|emulator| emulator.has(flag))
+        self.emulator.filter(|_| self.libvirt <= NEWEST_LIBVIRT)?.has(flag)
     }
 
     /// Why this host does not have a model; none where it has.
@@ -156,11 +145,6 @@ impl<'a> Guest<'a> {
             && self.q35_version().is_none_or(|version| version >= Version::new(5, 2))
             && (domain.vcpus.maximum <= 255 || self.libvirt >= IOAPIC_FOR_MANY_VCPUS)
             && !self.is_windows()
-    }
-
-    /// A vIOMMU in the domain already.
-    pub(super) fn has_viommu(&self) -> bool {
-        !self.domain.iommus.is_empty() || self.hidden.is_some()
     }
 
     /// The refusal of a vIOMMU that does not remap the interrupts of all vCPUs; `what` is missing, and what to do.

@@ -44,12 +44,16 @@ impl Memlock {
     /// Computes the limit for a guest with this plan.
     pub(super) fn of(guest: &Guest<'_>, plan: &Plan) -> Memlock {
         let (domain, host) = (guest.domain, guest.host);
-        let shape = Shape { viommu: plan.viommu(), locked: plan.locked(domain) };
-        let address_spaces = address_spaces(domain, shape.viommu != Presence::Absent, host);
+        let (viommu, locked) = (plan.viommu(), plan.locked(domain));
+        let address_spaces = address_spaces(domain, viommu != Presence::Absent, host);
         // Each function to come gets an address space of its own.
-        let coming = if shape.viommu == Presence::Absent { 0 } else { guest.request.coming_vfio as usize };
-        let required = required(domain, shape, address_spaces.len() + coming);
-        let libvirt = libvirt_limit(domain, shape, host.libvirt.or((!host.cautious).then_some(NEWEST_LIBVIRT)));
+        let coming = if viommu == Presence::Absent { 0 } else { guest.request.coming_vfio as usize };
+        let devices = needed_bytes(domain, address_spaces.len() + coming).map(Limit::Bytes);
+        let required = without_devices(domain, locked != Presence::Absent).or(devices);
+        // An unknown version counts as the newest; if the guest starts now, as the oldest, which sets the lowest limit.
+        let version = host.libvirt.or((!host.cautious).then_some(NEWEST_LIBVIRT));
+        let libvirt = without_devices(domain, locked == Presence::Known)
+            .or_else(|| libvirt_limit(domain, viommu == Presence::Known, version));
         let managed = guest.request.asks() || plan.iommu.is_some();
         Memlock {
             nvme_disks: domain.nvme_images.len().try_into().unwrap_or(u32::MAX),
@@ -78,14 +82,6 @@ pub(super) enum Presence {
     Hidden,
     /// The guest has it, and libvirt knows.
     Known,
-}
-
-/// The part of a plan that the limit depends on.
-#[derive(Debug, Clone, Copy)]
-struct Shape {
-    viommu: Presence,
-    /// All of the guest's memory is locked.
-    locked: Presence,
 }
 
 impl Plan {
@@ -149,11 +145,6 @@ pub(super) fn exceeds_host(domain: &Domain, plan: &Plan, host: &Host) -> Option<
     (pinned && memory > own).then(message)
 }
 
-fn required(domain: &Domain, shape: Shape, address_spaces: usize) -> Option<Limit> {
-    let fixed = without_devices(domain, shape.locked != Presence::Absent);
-    fixed.or_else(|| needed_bytes(domain, address_spaces).map(Limit::Bytes))
-}
-
 /// The limit where the number of devices does not decide it. A pseries guest has no vIOMMU, so libvirt's own formula is the
 /// need.
 fn without_devices(domain: &Domain, locked: bool) -> Option<Limit> {
@@ -175,12 +166,8 @@ fn containers(domain: &Domain, address_spaces: usize) -> u64 {
     address_spaces as u64 + domain.nvme_images.len() as u64 + u64::from(domain.vdpa())
 }
 
-/// What libvirt of the host's version sets by itself (`qemuDomainGetMemLockLimitBytes`). An unknown version
-/// counts as the newest. If the guest starts now, it counts as the oldest, which sets the lowest limit.
-fn libvirt_limit(domain: &Domain, shape: Shape, libvirt: Option<Version>) -> Option<Limit> {
-    if let Some(limit) = without_devices(domain, shape.locked == Presence::Known) {
-        return Some(limit);
-    }
+/// What libvirt sets for the devices (`qemuDomainGetMemLockLimitBytes`); without a version it is the oldest.
+fn libvirt_limit(domain: &Domain, knows_viommu: bool, libvirt: Option<Version>) -> Option<Limit> {
     let since = |major, minor| libvirt.is_some_and(|version| version >= Version::new(major, minor));
     let nvme = u64::from(domain.nvme_disks);
     // libvirt counts a <hostdev> even where its address says that the guest does not get it.
@@ -188,7 +175,7 @@ fn libvirt_limit(domain: &Domain, shape: Shape, libvirt: Option<Version>) -> Opt
     let vfio = seen as u64 + u64::from(domain.unassigned);
     let vdpa_disks = if since(9, 3) { u64::from(domain.vdpa_images) } else { 0 };
     let vdpa = if since(7, 2) { u64::from(domain.vdpa_interfaces) + vdpa_disks } else { 0 };
-    let multiplied = |devices: u64| if devices > 0 && shape.viommu != Presence::Known { 1 } else { devices };
+    let multiplied = |devices: u64| if devices > 0 && !knows_viommu { 1 } else { devices };
     let factor = if since(9, 3) {
         vdpa + nvme + multiplied(vfio)
     } else if since(8, 7) {

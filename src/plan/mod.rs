@@ -47,7 +47,7 @@ pub use spaces::{AddressSpace, Backend};
 /// # Errors
 /// The refusal, where the request cannot be met.
 pub fn plan(domain: &Domain, request: &Request, host: &Host) -> Result<Plan, Refusal> {
-    let repaired = nova::repaired(domain, guest::arch(domain, host).unwrap_or(guest::DEFAULT_ARCH));
+    let repaired = nova::repaired(domain, host.arch_of(domain));
     let (domain, repairs) = repaired.as_ref().map_or((domain, &[][..]), |(domain, changes)| (domain, changes));
     let guest = Guest::new(domain, request, host);
     if !domain.runs_in_qemu() {
@@ -86,9 +86,15 @@ fn decided(guest: &Guest<'_>, decision: Decision, mut plan: Plan) -> Result<Plan
     Ok(plan)
 }
 
-/// The refusal of an invalid request.
-#[must_use]
-pub fn refused(domain: &Domain, note: Note, host: &Host) -> Refusal {
+/// Decides about a domain with this request.
+///
+/// # Errors
+/// The refusal, where the request is invalid or cannot be met.
+pub fn plan_for(domain: &Domain, request: Result<Request, Note>, host: &Host) -> Result<Plan, Refusal> {
+    request.map_or_else(|note| Err(refused(domain, note, host)), |request| plan(domain, &request, host))
+}
+
+fn refused(domain: &Domain, note: Note, host: &Host) -> Refusal {
     let unchanged = plan(domain, &Request::default(), host).unwrap_or_else(|refusal| *refusal.unchanged);
     Refusal { note, unchanged: Box::new(unchanged) }
 }

@@ -9,7 +9,7 @@ use crate::model::Model;
 use super::result::{Change, DomainEdit};
 
 /// The domain without what libvirt refuses of it, and the changes that remove it; none for a domain that Nova did not write so.
-pub(super) fn repaired(domain: &Domain, arch: &str) -> Option<(Domain, Vec<Change>)> {
+pub(super) fn repaired(domain: &Domain, arch: Option<&str>) -> Option<(Domain, Vec<Change>)> {
     domain.nova.as_ref()?;
     let [iommu] = domain.iommus.as_slice() else { return None };
     let model = iommu.known_model().filter(|model| *model != Model::Intel && writes_for_every_model(iommu))?;
@@ -17,7 +17,7 @@ pub(super) fn repaired(domain: &Domain, arch: &str) -> Option<(Domain, Vec<Chang
     let driver = format!("the attributes of intel for <iommu model='{model}'>");
     let mut changes = vec![remove(DomainEdit::RemoveIommuDriver, driver.as_str())];
     let mut domain = Domain { iommus: vec![Iommu { driver: Vec::new(), ..iommu.clone() }], ..domain.clone() };
-    if arch == "aarch64" && domain.ioapic.as_deref() == Some("qemu") {
+    if arch == Some("aarch64") && domain.ioapic.as_deref() == Some("qemu") {
         domain.ioapic = None;
         changes.push(remove(DomainEdit::RemoveIoapic, "<ioapic> on every architecture"));
     }

@@ -4,7 +4,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::guest::{self, Guest};
+use super::guest::Guest;
 use super::memlock::guest_memory;
 use super::{Memlock, Route, route, wrapper_for};
 use crate::model::Model;
@@ -239,7 +239,7 @@ impl Plan {
                 name: domain.name.clone(),
                 uuid: domain.uuid.map(|uuid| uuid.to_string()),
                 virt_type: domain.virt_type.clone(),
-                arch: guest::arch(domain, guest.host).map(str::to_owned),
+                arch: guest.host.arch_of(domain).map(str::to_owned),
                 machine: domain.machine.clone(),
                 system: domain.system.as_ref().map(|system| system.name.clone()),
                 vcpus: domain.vcpus.maximum,

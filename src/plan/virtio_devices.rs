@@ -64,7 +64,8 @@ impl VirtioEdit {
 /// The note about virtio devices that bypass the vIOMMU.
 pub(super) fn note(guest: &Guest<'_>) -> Option<Note> {
     let outside = |device: &&VirtioDevice| device.iommu.as_deref() != Some("on");
-    if guest.request.virtio == VirtioScope::Off {
+    let scope = guest.request.virtio;
+    if scope == VirtioScope::Off {
         let nics = guest.domain.virtio.iter().filter(|device| device.nic).filter(outside).count();
         let message = "the guest's virtio network interfaces bypass the vIOMMU, so DPDK in the guest can drive them in the no-IOMMU \
                        mode of vfio-pci only: with virtio=on in the request the vIOMMU translates for them";
@@ -73,11 +74,10 @@ pub(super) fn note(guest: &Guest<'_>) -> Option<Note> {
     let vdpa = can_be_vdpa(guest);
     let left = named(guest).filter(|device| outside(device) && !fits(device, vdpa)).count();
     let message = format!(
-        "{} will bypass the vIOMMU, although virtio={} is asked for: QEMU translates only for a modern virtio device on a bus that \
+        "{} will bypass the vIOMMU, although virtio={scope} is asked for: QEMU translates only for a modern virtio device on a bus that \
          does not bypass the vIOMMU: put it behind a pcie-root-port, with <model type='virtio'/> and without iommu='off' in its \
          <driver>; a vDPA device needs x86 and QEMU 8.1",
-        count(left),
-        if guest.request.virtio == VirtioScope::All { "all" } else { "on" },
+        count(left)
     );
     (left > 0).then(|| Note::warning(Code::VirtioBypassesIommu, message))
 }

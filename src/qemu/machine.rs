@@ -9,8 +9,8 @@ use super::option::{self, Pair};
 use crate::note::{Code, Note};
 
 const OPTIONS: &[&str] = &["machine", "M"];
-/// The implied first key of `-machine`.
-const TYPE: &str = "type";
+/// The implied first key of `-machine`: the machine type, for example `pc-q35-10.0`.
+pub(super) const TYPE: &str = "type";
 /// The one property that `-accel` also has, where it overrides `-machine`.
 const IRQCHIP: &str = "kernel-irqchip";
 
@@ -37,16 +37,6 @@ fn accelerators<S: AsRef<OsStr>>(arguments: &[S]) -> impl Iterator<Item = (usize
         let text = text.to_string_lossy();
         (at, option::get(&option::parse(&text, "accel"), IRQCHIP).map(str::to_owned))
     })
-}
-
-/// The machine type, for example `pc-q35-10.0`.
-pub(super) fn machine_type<S: AsRef<OsStr>>(arguments: &[S]) -> Option<String> {
-    get(arguments, TYPE)
-}
-
-/// Whether the value of a `-machine` asks for help.
-pub(super) fn asks_for_help(value: &str) -> bool {
-    option::asks_for_help(value, TYPE)
 }
 
 /// Sets `key=value` where the key is, or else at the end of the last `-machine` that names a type. The number of arguments
@@ -156,10 +146,10 @@ mod tests {
     #[test]
     fn last_value_counts_over_all_machines() {
         let words = ["-machine", "none,accel=kvm", "-M", "q35", "-machine", "accel=tcg"];
-        assert_eq!(machine_type(&words).as_deref(), Some("q35"));
+        assert_eq!(get(&words, TYPE).as_deref(), Some("q35"));
         assert_eq!(get(&words, "accel").as_deref(), Some("tcg"));
         assert_eq!(get(&words, "usb"), None);
-        assert_eq!(machine_type(&["-name", "-machine", "q35"]), None);
+        assert_eq!(get(&["-name", "-machine", "q35"], TYPE), None);
     }
 
     #[test]

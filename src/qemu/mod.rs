@@ -95,7 +95,7 @@ pub fn classify(arguments: &[OsString]) -> Invocation {
         let value = option.value.unwrap_or_default().to_string_lossy();
         match option.name {
             "h" | "help" | "version" => return Invocation::Other,
-            "machine" | "M" if machine::asks_for_help(&value) => return Invocation::Other,
+            "machine" | "M" if option::asks_for_help(&value, machine::TYPE) => return Invocation::Other,
             // JSON never asks for help; commas and question marks in it are a tenant's text.
             "device" if !value.trim_start().starts_with('{') && option::asks_for_help(&value, "driver") => {
                 return Invocation::Other;
@@ -107,7 +107,7 @@ pub fn classify(arguments: &[OsString]) -> Invocation {
         }
     }
     match uuid {
-        Some(uuid) if machine::machine_type(arguments).as_deref() != Some("none") => {
+        Some(uuid) if machine::get(arguments, machine::TYPE).as_deref() != Some("none") => {
             Invocation::Guest { uuid, incoming }
         }
         _ => Invocation::Other,

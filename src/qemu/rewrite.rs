@@ -69,7 +69,7 @@ fn placed(arguments: &[OsString], devices: &[String]) -> Result<Vec<String>, Not
 }
 
 fn machine_of(arguments: &[OsString]) -> Machine {
-    let is_virt = machine::machine_type(arguments).is_some_and(|machine| machine.starts_with("virt"));
+    let is_virt = machine::get(arguments, machine::TYPE).is_some_and(|machine| machine.starts_with("virt"));
     if is_virt { Machine::ArmVirt } else { Machine::Q35 }
 }
 

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use crate::model::Model;
 use crate::note::{Code, Note};
-use crate::text;
+use crate::text::{self, words};
 
 use super::Source;
 
@@ -62,17 +62,18 @@ impl Serialize for RequestedModel {
     }
 }
 
-/// Virtio devices whose DMA the vIOMMU translates (libvirt's `<driver iommu='on'>`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum VirtioScope {
-    /// None but those that say so themselves.
-    #[default]
-    Off,
-    /// Network interfaces.
-    On,
-    /// Also disks, SCSI and serial controllers, random number generators and input devices.
-    All,
+words! {
+    /// Virtio devices whose DMA the vIOMMU translates (libvirt's `<driver iommu='on'>`).
+    #[derive(Default)]
+    pub enum VirtioScope {
+        /// None but those that say so themselves.
+        #[default]
+        Off = "off",
+        /// Network interfaces.
+        On = "on",
+        /// Also disks, SCSI and serial controllers, random number generators and input devices.
+        All = "all",
+    }
 }
 
 impl VirtioScope {
@@ -90,15 +91,16 @@ impl VirtioScope {
     }
 }
 
-/// What a vIOMMU is for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Purpose {
-    /// The translation of DMA, and the remapping of interrupts where the model has it.
-    #[default]
-    Dma,
-    /// The remapping of interrupts alone, as more than 255 vCPUs need it.
-    Interrupts,
+words! {
+    /// What a vIOMMU is for.
+    #[derive(Default)]
+    pub enum Purpose {
+        /// The translation of DMA, and the remapping of interrupts where the model has it.
+        #[default]
+        Dma = "dma",
+        /// The remapping of interrupts alone, as more than 255 vCPUs need it.
+        Interrupts = "interrupts",
+    }
 }
 
 impl Purpose {
@@ -107,11 +109,7 @@ impl Purpose {
     /// # Errors
     /// What the value has to be.
     pub fn parse(text: &str) -> Result<Purpose, &'static str> {
-        match text {
-            "dma" => Ok(Purpose::Dma),
-            "interrupts" => Ok(Purpose::Interrupts),
-            _ => Err("dma or interrupts"),
-        }
+        Purpose::ALL.iter().copied().find(|purpose| purpose.as_str() == text).ok_or("dma or interrupts")
     }
 }
 
