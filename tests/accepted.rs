@@ -1,7 +1,6 @@
-//! Every domain of libvirt's own that libvirt accepts, it accepts rewritten as well: whatever else stands in a domain, the
-//! change takes nothing away from it.
+//! libvirt accepts every rewritten domain of its own test corpus that it accepts in the original form.
 
-#![expect(clippy::print_stdout, reason = "what fails here fails the test")]
+#![expect(clippy::print_stdout, reason = "a panic fails the test")]
 
 mod support;
 
@@ -23,7 +22,7 @@ const MODELS: [&str; 4] = ["intel", "virtio", "smmuv3", "auto"];
 
 fn what_libvirt_accepted_it_accepts_rewritten(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
-    // The lab has no KVM, and libvirt defines no domain of a type that the host does not have.
+    // The lab has no KVM, and libvirt does not define a domain of a type that the host lacks.
     let domains: Vec<String> = documents()
         .into_iter()
         .map(|(_, text)| text.replacen("type='kvm'", "type='qemu'", 1).replacen("type=\"kvm\"", "type=\"qemu\"", 1))
@@ -43,7 +42,7 @@ fn what_libvirt_accepted_it_accepts_rewritten(suite: Suite) {
     }
 }
 
-/// Nova 34 writes the attributes of intel for every model, and `<ioapic>` on every architecture.
+/// Nova 34 writes the attributes of intel for every model, and `<ioapic>` for every architecture.
 fn what_nova_writes_for_every_model_is_repaired(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let novas: Vec<String> =
@@ -84,7 +83,7 @@ fn of_nova(arch: &str, machine: &str, model: &str) -> String {
     )
 }
 
-/// The domain with this model; none where it is refused or does not change.
+/// The domain with this model; `None` for a refused or unchanged domain.
 fn rewritten(text: &str, model: &str, suite: Suite) -> Option<String> {
     let document = xml::parse(text.as_bytes()).ok()?;
     let domain = Domain::read(&document).ok()?;

@@ -1,15 +1,16 @@
 //! AArch64 with real VFIO: a host ("L1") in pure software emulation with an SMMUv3, libvirt 11.3.0 and QEMU 10.0.
 //!
-//! As `tests/nested.rs`, with the host and the scenarios of `tests/lab/arm64/` and the cross-built binary.
+//! The test works like `tests/nested.rs`, with the host and the scenarios of `tests/lab/arm64/` and the cross-built
+//! binary.
 
 #![expect(clippy::disallowed_methods, reason = "a test harness starts programs and reads the environment")]
-#![expect(clippy::panic, reason = "the helpers of the tests are tests, too")]
+#![expect(clippy::panic, reason = "a panic in a helper fails the test")]
 
 #[path = "lab/nested/host.rs"]
-#[allow(dead_code, reason = "tests/nested.rs has other hosts")]
+#[allow(dead_code, reason = "tests/nested.rs uses the other hosts")]
 mod host;
 #[path = "lab/nested/results.rs"]
-#[allow(dead_code, reason = "tests/nested.rs asks for more")]
+#[allow(dead_code, reason = "tests/nested.rs uses the rest")]
 mod results;
 mod support;
 
@@ -18,8 +19,8 @@ use results::{GIB, RAM, Results};
 
 static HOST: Suite = Suite::trixie_on_aarch64();
 
-/// A guest that started has locked RAM once for each container, and its limit is what viommu says that it needs. Unlike a
-/// PC's, RAM has no holes here: the number is exact.
+/// A started guest has locked RAM once for each container, and its limit is the one that viommu computes. RAM has no
+/// holes on this machine, unlike on a PC: the number is exact.
 #[track_caller]
 fn assert_locked(results: &Results, name: &str, containers: u64, viommus: &str) {
     let started = results.of(name);

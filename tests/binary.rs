@@ -1,6 +1,6 @@
-//! The release binary is what packages ship and hosts run: static, small, and telling nothing about who built it.
-#![expect(clippy::disallowed_methods, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "what fails here fails the test")]
+//! The release binary, which packages ship: it is static and small and contains no data about its builder.
+#![expect(clippy::disallowed_methods, reason = "tests do I/O")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a panic fails the test")]
 
 #[path = "support/release.rs"]
 mod release;
@@ -36,12 +36,12 @@ fn is_small() {
     for binary in binaries() {
         let bytes = std::fs::metadata(&binary).unwrap().len();
         println!("{}: {bytes} bytes", binary.display());
-        // The pages of `viommu explain` are in it.
+        // The size includes the pages of `viommu explain`.
         assert!(bytes <= 4_000_000, "{}: {bytes} bytes", binary.display());
     }
 }
 
-/// A static glibc that loads NSS modules of the host crashes where the versions differ.
+/// A static glibc that loads NSS modules of the host crashes if the versions differ.
 #[test]
 fn loads_no_name_service() {
     for binary in binaries() {
@@ -50,7 +50,7 @@ fn loads_no_name_service() {
     }
 }
 
-/// A release names no directory of its builder, so that the same sources give the same bytes everywhere.
+/// A release contains no directory of its builder, so that equal sources give equal bytes on every machine.
 #[test]
 fn names_no_directory_of_its_builder() {
     let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME")).unwrap();

@@ -1,7 +1,7 @@
-//! Which vIOMMU a stock guest boots with, shown by booting it: `tests/lab/boot/`, in software emulation.
+//! Boots stock guests with each vIOMMU: `tests/lab/boot/`, in software emulation.
 //!
-//! Debian 13 (amd64) is always booted. The others, which a release needs again:
-//! `cargo test --test boots -- --ignored --nocapture --test-threads=1`. `VIOMMU_REGENERATE=1` writes what was seen into
+//! Debian 13 (amd64) always boots. The other guests are for releases:
+//! `cargo test --test boots -- --ignored --nocapture --test-threads=1`. `VIOMMU_REGENERATE=1` writes the results into
 //! `docs/proof/boot-matrix.md`.
 
 #![expect(
@@ -9,7 +9,7 @@
     clippy::print_stdout,
     reason = "a test harness starts programs and reads the environment"
 )]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic fails the test")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,13 +23,13 @@ use viommu::xml;
 const PAGE: &str = "docs/proof/boot-matrix.md";
 const DISKS: [&str; 2] = ["ahci", "blk"];
 
-/// A guest that boots, as `guest.sh` names it and as libosinfo does.
+/// A guest that boots: its name in `guest.sh` and in libosinfo.
 struct Guest {
     name: &'static str,
     osinfo: &'static str,
 }
 
-/// What `boot.sh` says of one boot.
+/// The output of `boot.sh` for one boot.
 struct Boot {
     viommu: &'static str,
     disk: &'static str,
@@ -37,14 +37,14 @@ struct Boot {
 }
 
 impl Boot {
-    /// The root was mounted: what the guest then saw under this name.
+    /// The guest's report under this name, if the root was mounted.
     fn seen(&self, name: &str) -> Option<&str> {
         self.end.strip_prefix("root ")?.split(' ').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
     }
 
     fn cell(&self) -> String {
         let (Some(groups), Some(remapping)) = (self.seen("groups"), self.seen("remapping")) else {
-            // Which of the two comes first is a matter of time.
+            // The order of the two depends on timing.
             let cell =
                 if matches!(self.end.as_str(), "deferred" | "alert") { "**no root disk**" } else { self.end.as_str() };
             return cell.to_owned();
@@ -70,7 +70,7 @@ impl Guest {
         Path::new(env!("CARGO_MANIFEST_DIR")).join(lab).join("boot").join(self.name)
     }
 
-    /// Makes the guest where it is asked for by name; else says what is missing.
+    /// Builds the requested guest; otherwise prints what is missing.
     fn is_there(&self) -> bool {
         let complete = self.lab().join(".complete").exists();
         if !complete || !nix::unistd::geteuid().is_root() {
@@ -87,7 +87,7 @@ impl Guest {
         assert!(status.success(), "guest.sh {}", self.name);
     }
 
-    /// Every boot of the matrix, two at a time.
+    /// All boots of the matrix, two at a time.
     fn boots(&self) -> Vec<Boot> {
         let viommus = self.viommus();
         let wanted = DISKS.iter().flat_map(|disk| viommus.iter().map(move |viommu| (*viommu, *disk)));
@@ -127,7 +127,7 @@ impl Guest {
         )
     }
 
-    /// What `auto` becomes for this guest.
+    /// The model that `auto` selects for this guest.
     fn auto(&self) -> String {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.xml", self.name));
         fs::write(&file, self.domain()).unwrap();
@@ -140,13 +140,13 @@ impl Guest {
         plan.pointer("/iommu/model").and_then(serde_json::Value::as_str).unwrap().to_owned()
     }
 
-    /// Where the table of `viommu::domain` says that the guest's system has the driver.
+    /// The driver's place in the guest's system, by the table of `viommu::domain`.
     fn driver(&self) -> Option<Driver> {
         let text = self.domain();
         Domain::read(&xml::parse(text.as_bytes()).unwrap()).unwrap().system.unwrap().driver
     }
 
-    /// Where the guest's kernel and its untouched initramfs have it.
+    /// The driver's place in the guest's kernel and its unmodified initramfs.
     fn built(&self) -> Driver {
         let read = |name| fs::read_to_string(self.lab().join(name)).unwrap();
         let config = read("config");
@@ -159,7 +159,7 @@ impl Guest {
     }
 }
 
-/// The guest's row of the page, up to what differs from kernel to kernel.
+/// The guest's row of the page, without the parts that differ between kernels.
 fn row(guest: &Guest, boots: &[Boot]) -> String {
     let rows = DISKS.iter().map(|disk| {
         let cells = boots.iter().filter(|boot| boot.disk == *disk).map(Boot::cell);
@@ -200,8 +200,8 @@ fn shows(guest: &Guest) {
             "virtio" => guest.built() == Driver::BuiltIn,
             _ => guest.built() != Driver::Absent,
         };
-        // Only a kernel that knows the ACPI table and waits for a module does not find its disk. One of 2026 gives up after a
-        // while: then the disk is there, and no vIOMMU.
+        // Only a kernel that reads the ACPI table and has the driver as a module does not find its disk. A kernel of
+        // 2026 stops waiting: then it finds the disk, and the vIOMMU is unused.
         assert!(mounted || boot.viommu == "virtio" && guest.built() == Driver::Module, "{what}");
         let waits = boot.viommu == "virtio-module" && guest.name.starts_with("debian-unstable");
         assert!(!mounted || waits || (boot.seen("groups") != Some("0")) == driven, "{what}");
@@ -218,7 +218,7 @@ fn debian_13_boots_with_what_auto_gives() {
     }
 }
 
-/// The vIOMMU of AMD as the wrapper writes it.
+/// The AMD vIOMMU as the wrapper writes it.
 fn amd_of_the_wrapper(guest: &Guest) -> String {
     let wrapped = "<devices><emulator>/usr/bin/viommu-qemu-system-x86_64</emulator></devices>";
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("amd-by-the-wrapper.xml");
@@ -282,7 +282,7 @@ fn arm64_boots_with_what_auto_gives() {
     ]);
 }
 
-/// Makes each guest where it is not there yet, and boots it.
+/// Builds each missing guest and boots it.
 fn all_show(guests: &[Guest]) {
     for guest in guests {
         guest.make();

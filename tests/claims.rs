@@ -1,7 +1,7 @@
-//! What the documents claim about the code is compared with the code.
+//! Compares statements of the documents with the code.
 
 #![expect(clippy::disallowed_methods, reason = "reads the repository")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic fails the test")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,13 +34,14 @@ fn documents() -> Vec<(String, String)> {
     paths.into_iter().map(|path| (path.clone(), read(&path).replace("\\-", "-"))).collect()
 }
 
-/// The version at the start of a text, with or without its third number.
+/// The version at the start of a text, with two or three numbers.
 fn version(text: &str) -> Option<Version> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     text[..end].trim_end_matches('.').parse().ok()
 }
 
-/// Every "libvirt 7.0 to 12.8" outside of the evidence is the range of the code, and no version is newer than the newest tested.
+/// Each "libvirt 7.0 to 12.8" outside of the evidence is the range of the code, and no document names a newer version
+/// than the newest tested.
 #[test]
 fn supported_versions_are_those_of_the_code() {
     let programs = [("libvirt ", OLDEST_LIBVIRT, NEWEST_LIBVIRT), ("QEMU ", OLDEST_QEMU, NEWEST_QEMU)];
@@ -69,7 +70,7 @@ fn supported_versions_are_those_of_the_code() {
     assert!(page.contains(&format!("libvirt is older than {libvirt}, or QEMU is older than {qemu}.")));
 }
 
-/// "Rust 1.85" is what `Cargo.toml` demands.
+/// "Rust 1.85" equals the minimum in `Cargo.toml`.
 #[test]
 fn the_oldest_rust_is_that_of_the_manifest() {
     let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
@@ -142,7 +143,7 @@ fn documents_name_who_acts() {
     }
 }
 
-/// One name is one type. clap's arguments of each verb are the exception, in the file of the verb.
+/// Each name is the name of one type. The exception are clap's arguments of the verbs, in the file of each verb.
 #[test]
 fn each_type_has_its_own_name() {
     let mut paths = vec![];
@@ -164,7 +165,8 @@ fn each_type_has_its_own_name() {
     assert!(names.len() > 100, "{names:?}");
 }
 
-/// The files that CONTRIBUTING.md names are there, and its chain of calls is the one of the code, with few ways back.
+/// The files that CONTRIBUTING.md names exist, its chain of calls equals that of the code, and the chain returns to
+/// earlier files rarely.
 #[test]
 fn the_map_of_the_code_is_right() {
     let page = read("CONTRIBUTING.md");
@@ -177,7 +179,7 @@ fn the_map_of_the_code_is_right() {
         }
     }
     assert!(count > 40, "{count} files named");
-    // The page of each defence is of the commit that it names.
+    // The evidence for the threats describes the commit that it names.
     for (path, text) in documents().iter().filter(|(path, _)| path != "docs/proof/threats-shown.md") {
         let names = text.split('`').skip(1).step_by(2).filter(|name| name.starts_with("src/"));
         for name in names.filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "rs")) {
@@ -201,7 +203,8 @@ fn the_map_of_the_code_is_right() {
     assert!(left.len() > 15 && returns <= 8, "{returns} returns in {} steps", left.len());
 }
 
-/// The page of the real Nova has every request of the lab's list with every door, and no result that its scripts could not name.
+/// The page of the real Nova has each request of the lab's list with each kind of source, and only results that the
+/// lab's scripts can produce.
 #[test]
 fn the_page_of_the_real_nova_is_complete() {
     let (page, lab) = (read("docs/proof/nova.md"), read("tests/lab/nova/table.py"));

@@ -1,4 +1,4 @@
-//! The command line as scripts see it: exit statuses, streams, forms, and input of every unfriendly kind.
+//! The command line for scripts: exit statuses, streams, formats, and invalid input of every kind.
 
 #![expect(
     clippy::disallowed_methods,
@@ -27,21 +27,21 @@ use serde_json::Value;
 const EXAMPLE: &str = "examples/domains/dpdk-gateway.xml";
 /// A recorded host: libvirt 11.3, QEMU 10.0, an IOMMU of 39 bits.
 const HOST: &str = "tests/data/host.json";
-/// Nobody's configuration.
+/// An empty configuration.
 const NO_CONFIG: &str = "/dev/null";
 
 fn example() -> String {
     fs::read_to_string(EXAMPLE).unwrap()
 }
 
-/// Runs a verb that knows nothing of this machine.
+/// Runs a verb without facts about this machine.
 fn viommu(verb: &str, arguments: &[&str], stdin: impl AsRef<[u8]>) -> Ran {
     let mut all = vec![verb, "--config", NO_CONFIG, "--host", HOST];
     all.extend(arguments);
     run(VIOMMU, &all, stdin.as_ref())
 }
 
-/// One line that names a code, and nothing that a script could take for a result.
+/// Asserts one line with a code, and an empty stdout.
 fn assert_refused(ran: &Ran, code: &str) {
     assert_eq!(ran.status, 1, "{ran:?}");
     let sentence =
@@ -98,7 +98,8 @@ fn the_domain_comes_from_a_file_or_from_stdin() {
     }
 }
 
-/// What the example gets on the host of the tests, whose IOMMU has 39 bits: Debian 12 has no driver for a virtio-iommu.
+/// The vIOMMU of the example on the host of the tests, whose IOMMU has 39 bits: Debian 12 has no driver for a
+/// virtio-iommu.
 const IOMMU: &str = "    <iommu model='intel'>
       <driver intremap='on' caching_mode='on' eim='on' aw_bits='39'/>
     </iommu>
@@ -117,7 +118,7 @@ fn a_rewritten_domain_is_the_same_but_for_the_change() {
     assert_eq!(viommu("rewrite", &[], &crlf).stdout, rewritten.stdout.replace('\n', "\r\n"));
 }
 
-/// A refusal is said once: on stderr, also where both streams are the same terminal.
+/// A refusal is printed once, on stderr, also if both streams are the same terminal.
 #[test]
 fn a_refusal_is_said_once() {
     let ran = viommu("plan", &["--model", "smmuv3", EXAMPLE], "");
@@ -125,7 +126,7 @@ fn a_refusal_is_said_once() {
     assert!(ran.stdout.contains("refused") && !ran.stdout.contains(sentence), "{ran:?}");
 }
 
-/// The same facts give the same verdict, for one host as for several.
+/// Equal facts give an equal verdict, for one host and for several.
 #[test]
 fn hosts_that_cannot_run_the_domain_are_named() {
     let off = fs::read_to_string(HOST).unwrap().replace("\"iommu\": true", "\"iommu\": false");
@@ -138,14 +139,14 @@ fn hosts_that_cannot_run_the_domain_are_named() {
     let several = run(VIOMMU, &["plan", "--config", NO_CONFIG, "--host", off, "--host", HOST, EXAMPLE], b"");
     let reason = reason.replace(']', "]:");
     assert!(several.status == 0 && several.stdout.contains(&format!("no, error[{reason}\n")), "{several:?}");
-    // A width of the host's IOMMU means that it is on.
+    // An address width of the host's IOMMU implies that it is on.
     let width = ["plan", "--config", NO_CONFIG, "--host", off, "--host-aw-bits", "48", EXAMPLE];
     assert!(!run(VIOMMU, &width, b"").stdout.contains("host-unsuitable"));
 }
 
-/// A dry run of the hook decides for the host of the options, as plan does, and a misspelt operation is an error. Without
-/// --dry-run libvirt may call with any operation.
-/// The guest has no request, and memory that can be hot-plugged: 16 GiB and a reserve of 1 GiB, and libvirt counts 8 GiB.
+/// A dry run of the hook decides for the host of the options, as plan does, and refuses an unknown operation. Without
+/// --dry-run libvirt may call with any operation. The guest has no request, and memory that can be hot-plugged: 16 GiB
+/// and a reserve of 1 GiB, and libvirt counts 8 GiB.
 #[test]
 fn a_limit_that_stays_too_low_is_not_called_enough() {
     let plan = viommu("plan", &["examples/domains/ovirt-dpdk.xml"], "");
@@ -196,7 +197,7 @@ fn a_diff_is_all_that_it_prints() {
     assert!(unchanged.status == 0 && unchanged.stdout.is_empty() && unchanged.stderr.is_empty(), "{unchanged:?}");
 }
 
-/// Looks a value up by a path like `memlock/address_spaces/0/devices`.
+/// Returns the value at a path like `memlock/address_spaces/0/devices`.
 fn at<'a>(json: &'a Value, path: &str) -> &'a Value {
     json.pointer(&format!("/{path}")).unwrap_or_else(|| panic!("no {path} in {json:#}"))
 }
@@ -288,7 +289,7 @@ fn json_has_every_promised_key() {
     );
     assert_eq!(plan(&[])["request"]["source"], "metadata");
 
-    // A refusal is a plan too, for a program that reads it, and a sentence for whoever looks.
+    // A refusal is also a JSON plan on stdout, and a message on stderr.
     let ran = viommu("plan", &["--format", "json", "--model", "smmuv3", EXAMPLE], "");
     assert_refused(&ran, "model-arch-mismatch");
     let json: Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -323,15 +324,15 @@ fn hostile_input_is_refused_with_its_code() {
         }
         let ran = viommu("rewrite", &[], input);
         assert_refused(&ran, code);
-        assert!(ran.stdout.is_empty(), "half a document is worse than none: {ran:?}");
+        assert!(ran.stdout.is_empty(), "a partial document was printed: {ran:?}");
     }
 }
 
-/// Strings that a tenant chose, with all that a terminal obeys: ESC cannot stand in XML, but its 8-bit forms can, and what
-/// turns the direction of text.
+/// A tenant's strings with control characters of terminals: XML cannot contain ESC, but its 8-bit forms and characters
+/// that change the direction of text.
 const HOSTILE: &str = "a\u{9b}2J\u{7f}\u{85}\u{202e}\u{2066}\u{61c}b";
 
-/// Whether something in a text could command a terminal; line ends may stand in it.
+/// Whether a text contains no terminal control character except line ends.
 fn is_harmless(text: &str) -> bool {
     !text.chars().any(|c| c != '\n' && (c.is_control() || HOSTILE.contains(c) && !c.is_ascii()))
 }
@@ -346,16 +347,16 @@ fn names_cannot_command_a_terminal() {
         let ran = viommu("plan", arguments, &example);
         assert!(is_harmless(&ran.stdout) && is_harmless(&ran.stderr), "{arguments:?}: {ran:?}");
     }
-    // Escaped, not lost: a program reads the name as it is.
+    // The JSON output escapes the characters, and a program reads the original name.
     let ran = viommu("plan", &["--format", "json"], &example);
     let json: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(json["domain"]["name"], format!("{HOSTILE}\nx"));
-    // Nor can a value make a second line of an error.
+    // A value cannot add a line to an error.
     let broken = example.replace("model='auto'", &format!("model='{HOSTILE}&#10;viommu: all is well'"));
     let ran = viommu("plan", &[], &broken);
     assert_refused(&ran, "model-unknown");
     assert!(is_harmless(&ran.stderr) && is_harmless(&ran.stdout), "{ran:?}");
-    // The filter's output is for a program and keeps every byte.
+    // `rewrite` prints for programs and keeps every byte.
     assert!(viommu("rewrite", &[], &example).stdout.contains(HOSTILE));
 }
 
@@ -377,11 +378,11 @@ fn colours_are_for_terminals_only() {
     assert!(!colours(None, false));
     assert!(!colours(Some("1"), false));
     if Command::new("script").arg("--version").output().is_err() {
-        println!("SKIPPED: script(1) is not installed, so nothing was tried on a terminal");
+        println!("SKIPPED: script(1) is not installed, so the output on a terminal was not tested");
         return;
     }
     assert!(colours(None, true));
-    assert!(colours(Some(""), true), "an empty NO_COLOR counts as none");
+    assert!(colours(Some(""), true), "an empty NO_COLOR has no effect");
     assert!(!colours(Some("1"), true));
     for term in ["dumb", ""] {
         let line = format!("TERM={term} '{VIOMMU}' explain auto-model");
@@ -416,11 +417,11 @@ fn an_ordinary_user_sees_that_root_is_needed() {
     fs::remove_dir_all(directory).unwrap();
 }
 
-/// Words are whole at the width of the terminal; only the XML keeps its lines.
+/// The output wraps between words at the width of the terminal; only XML keeps its lines.
 #[test]
 fn lines_fit_into_the_terminal() {
     if Command::new("script").arg("--version").output().is_err() {
-        println!("SKIPPED: script(1) is not installed, so nothing was tried on a terminal");
+        println!("SKIPPED: script(1) is not installed, so the output on a terminal was not tested");
         return;
     }
     for width in [80, 120] {
@@ -437,7 +438,7 @@ fn lines_fit_into_the_terminal() {
             let mut command = Command::new("script");
             command.args(["--quiet", "--command", &line, "/dev/null"]);
             let ran = feed(&mut command, b"");
-            // An option of QEMU is one word.
+            // A QEMU option stays one word.
             let lines: Vec<&str> = ran.stdout.lines().filter(|line| !line.starts_with("  -device ")).collect();
             assert!(lines.len() > 5, "{verb}: {ran:?}");
             let longest = lines.iter().map(|line| line.trim_end().chars().count()).max();
@@ -446,11 +447,11 @@ fn lines_fit_into_the_terminal() {
     }
 }
 
-/// An error is wrapped on a terminal, and one line elsewhere.
+/// An error is wrapped on a terminal, and is one line elsewhere.
 #[test]
 fn errors_fit_into_the_terminal() {
     if Command::new("script").arg("--version").output().is_err() {
-        println!("SKIPPED: script(1) is not installed, so nothing was tried on a terminal");
+        println!("SKIPPED: script(1) is not installed, so the output on a terminal was not tested");
         return;
     }
     let verb = format!("'{VIOMMU}' plan --config {NO_CONFIG} --host {HOST} --model smmuv3 --format diff {EXAMPLE}");
@@ -469,7 +470,7 @@ fn errors_fit_into_the_terminal() {
 #[test]
 fn a_terminal_shows_that_stdin_is_read() {
     if Command::new("script").arg("--version").output().is_err() {
-        println!("SKIPPED: script(1) is not installed, so nothing was tried on a terminal");
+        println!("SKIPPED: script(1) is not installed, so the output on a terminal was not tested");
         return;
     }
     for verb in ["plan", "rewrite"] {
@@ -487,7 +488,7 @@ fn a_closed_pipe_is_no_failure() {
         command.args(arguments).args(["--config", NO_CONFIG, "--host", HOST]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // The reader is gone before there is anything to read.
+        // The reader closes the pipe before the first output.
         drop(child.stdout.take());
         child.stdin.take().unwrap().write_all(example().as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
@@ -502,7 +503,7 @@ fn a_closed_pipe_is_no_failure() {
         &format!("'{VIOMMU}' plan --config {NO_CONFIG} --host {HOST} {EXAMPLE} | head -1"),
     ]);
     assert_eq!(feed(&mut command, b"").status, 0);
-    // A full disk is one.
+    // A full disk is an error.
     for verb in ["plan", "rewrite"] {
         let mut command = Command::new(VIOMMU);
         command
@@ -514,7 +515,7 @@ fn a_closed_pipe_is_no_failure() {
     }
 }
 
-/// The number of a closed one would be the next opened file's, and what is printed would go there.
+/// The number of a closed stream could become that of the next opened file, and the output would go into that file.
 #[test]
 fn standard_streams_are_there_even_if_they_were_closed() {
     for (number, closed) in ["<&-", ">&-", "2>&-"].into_iter().enumerate() {

@@ -1,15 +1,16 @@
-//! Does QEMU open as many VFIO containers as viommu counts address spaces, and say what viommu's refusals quote?
+//! Compares QEMU's VFIO containers with viommu's address spaces, and QEMU's messages with the quotations in viommu's
+//! refusals.
 //!
-//! The oracle is QEMU itself, 7.2 and 10.0, whose vfio-pci runs on a made-up VFIO (`tests/lab/fakevfio`): no device, no
-//! IOMMU and no `/dev/vfio` are needed.
+//! The oracle is QEMU 7.2 and 10.0. Their vfio-pci runs on an emulated VFIO (`tests/lab/fakevfio`), without a device,
+//! an IOMMU and `/dev/vfio`.
 
-#![expect(clippy::disallowed_methods, reason = "tests have effects")]
+#![expect(clippy::disallowed_methods, reason = "tests do I/O")]
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "what fails here fails the test"
+    reason = "a panic fails the test"
 )]
 
 #[path = "lab/fakevfio/device_memory.rs"]
@@ -41,10 +42,10 @@ use support::libvirt::Suite;
 use topology::{Dialect, MEMORY, Topology, topologies};
 
 const GIB: u64 = 1 << 30;
-/// Firmware that QEMU maps into a container besides guest memory: 256 KiB on q35.
+/// Firmware that QEMU maps into a container beside guest memory: 256 KiB on q35.
 const FIRMWARE: u64 = 1 << 20;
 
-/// What viommu knows of the made-up host.
+/// viommu's facts about the emulated host.
 fn host(fake: &Fake, suite: Suite, domain: &Domain) -> Host {
     let nowhere = || path::PathBuf::from("/nonexistent");
     let places = Places {
@@ -61,7 +62,7 @@ fn host(fake: &Fake, suite: Suite, domain: &Domain) -> Host {
     }
 }
 
-/// What viommu decides about a guest whose emulator is the wrapper, which then makes the changes on the command line.
+/// viommu's decision about a guest with the wrapper as emulator, and the wrapper's command line.
 fn decide(fake: &Fake, topology: &Topology, model: &str, suite: Suite, aw_bits: Option<u8>) -> Result<Plan, Refusal> {
     let xml = topology.xml();
     let domain = Domain::read(&viommu::xml::parse(xml.as_bytes()).unwrap()).unwrap();
@@ -70,7 +71,7 @@ fn decide(fake: &Fake, topology: &Topology, model: &str, suite: Suite, aw_bits: 
     plan(&domain, &request, &Host { aw_bits, ..host(fake, suite, &domain) })
 }
 
-/// What a person would write who does not know better.
+/// The edits that a user without experience would write.
 fn naive(model: &str) -> Edits {
     let machine = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
     match model {
@@ -89,7 +90,7 @@ fn edited(topology: &Topology, dialect: Dialect, edits: &Edits) -> Vec<OsString>
     rewrite(&topology.command_line(dialect), edits).unwrap()
 }
 
-/// The part of a refusal that is QEMU's own words.
+/// The quotation of QEMU's message in a refusal.
 fn quoted(refusal: &Note) -> &str {
     let message = &refusal.message;
     let quote = message.split_once("QEMU: \"").and_then(|(_, rest)| rest.split('"').next());
@@ -97,7 +98,7 @@ fn quoted(refusal: &Note) -> &str {
     quote.unwrap_or_else(|| panic!("a refusal that does not quote QEMU: {message}"))
 }
 
-/// The address spaces of a plan, as QEMU would tell of them.
+/// The address spaces of a plan, in the form of QEMU's containers.
 fn expected(plan: &Plan) -> BTreeSet<Container> {
     let spaces = plan.memlock.address_spaces.iter().map(|space| Container {
         devices: space.devices.iter().cloned().collect(),
@@ -106,23 +107,23 @@ fn expected(plan: &Plan) -> BTreeSet<Container> {
     spaces.collect()
 }
 
-/// Refusals of guests that this QEMU starts. Each is met in the table.
+/// Refusals of guests that this QEMU starts. The table contains each of them.
 const STRICTER: [(Code, Suite); 1] = [
-    // QEMU 9.0 was the first to see the aliases itself (`virtio_iommu_set_host_iova_ranges`).
+    // QEMU 9.0 is the first that finds the aliases (`virtio_iommu_set_host_iova_ranges`).
     (Code::VirtioAliasedDevices, Suite::Bookworm),
 ];
 
-/// What is wrong with what QEMU did, if anything.
+/// The difference between the plan and QEMU's behaviour, if there is one.
 fn disagreement(plan: &Plan, outcome: &Outcome) -> Option<String> {
     let spaces = plan.memlock.address_spaces.len() as u64;
     let Some(Limit::Bytes(required)) = plan.memlock.required_bytes else { panic!("{plan:?}") };
     let mut opened = outcome.containers.clone();
-    // viommu does not look up the groups of mediated devices.
+    // viommu does not read the groups of mediated devices.
     for container in &mut opened {
         container.groups.retain(|group| *group < 200);
     }
     if !outcome.started {
-        Some(format!("QEMU does not start: {}", outcome.says))
+        Some(format!("QEMU does not start: {}", outcome.stderr))
     } else if opened.len() as u64 != spaces || opened.iter().cloned().collect::<BTreeSet<_>>() != expected(plan) {
         Some(format!("QEMU opens {opened:?}, viommu counts {:?}", plan.memlock.address_spaces))
     } else if outcome.peak < spaces * MEMORY - spaces * FIRMWARE || outcome.peak > required - GIB + spaces * FIRMWARE {
@@ -134,7 +135,7 @@ fn disagreement(plan: &Plan, outcome: &Outcome) -> Option<String> {
 
 fn counted(number: usize, word: &str, bytes: u64) -> String {
     let plural = if number == 1 { "" } else { "s" };
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    #[expect(clippy::cast_precision_loss, reason = "for a readable message")]
     let gib = bytes as f64 / GIB as f64;
     format!("{number} {word}{plural}, {gib:.1} GiB")
 }
@@ -142,13 +143,13 @@ fn counted(number: usize, word: &str, bytes: u64) -> String {
 /// One QEMU in one row of the table.
 #[derive(Default)]
 struct Judged {
-    /// What it does.
+    /// QEMU's result.
     theirs: String,
-    /// What viommu says.
+    /// viommu's result.
     ours: String,
-    /// What is wrong.
+    /// The differences.
     wrong: Vec<String>,
-    /// It starts what viommu refuses.
+    /// The code, if viommu refuses a guest that QEMU starts.
     stricter: Option<Code>,
 }
 
@@ -168,7 +169,7 @@ fn judge(fake: &Fake, topology: &Topology, model: &str, suite: Suite) -> Judged 
         ),
         ..Judged::default()
     };
-    // The spelling decides about the order of creation, which matters where there is a vIOMMU.
+    // The spelling determines the order of creation, which is significant with a vIOMMU.
     let dialects = if model == "none" || refusal.is_some() { &Dialect::ALL[..1] } else { &Dialect::ALL };
     for dialect in dialects {
         let arguments = edited(topology, *dialect, &edits);
@@ -182,8 +183,8 @@ fn judge(fake: &Fake, topology: &Topology, model: &str, suite: Suite) -> Judged 
             }
             Some(refusal) => {
                 let quote = quoted(refusal);
-                let other = format!("QEMU does not say \"{quote}\" but: {}", outcome.says);
-                (format!("\"{quote}\""), (!outcome.says.contains(quote)).then_some(other))
+                let other = format!("QEMU does not say \"{quote}\" but: {}", outcome.stderr);
+                (format!("\"{quote}\""), (!outcome.stderr.contains(quote)).then_some(other))
             }
         };
         judged.wrong.extend(problem.map(|problem| format!("{dialect:?}: {problem}")));
@@ -194,7 +195,7 @@ fn judge(fake: &Fake, topology: &Topology, model: &str, suite: Suite) -> Judged 
     judged
 }
 
-/// Answers for all of `0..count`, worked out by a few threads, in order.
+/// Computes all results of `0..count` in a few threads, and keeps the order.
 fn in_parallel<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
@@ -264,12 +265,17 @@ fn devices_before_the_viommu_bypass_it_without_an_error() {
     let Some(fake) = fake() else { return };
     let topology = three();
     for suite in Suite::ALL {
-        // Why rewrite() inserts it before the first device. Devices in JSON come last wherever they stand.
+        // This is why rewrite() inserts it before the first device. QEMU creates devices in JSON last at any position.
         for (dialect, containers) in [(Dialect::KeyValue, 1), (Dialect::Json, 3)] {
             let mut arguments = topology.command_line(dialect);
             arguments.extend(["-device".into(), "intel-iommu,caching-mode=on".into()]);
             let outcome = fake.run(suite, "x86_64", &arguments, &[], &[]);
-            assert_eq!((outcome.started, outcome.containers.len()), (true, containers), "{dialect:?} {}", outcome.says);
+            assert_eq!(
+                (outcome.started, outcome.containers.len()),
+                (true, containers),
+                "{dialect:?} {}",
+                outcome.stderr
+            );
         }
     }
 }
@@ -283,7 +289,7 @@ fn the_gibibyte_beside_guest_memory_is_needed() {
         let Some(Limit::Bytes(required)) = plan.memlock.required_bytes else { panic!("{plan:?}") };
         let arguments = edited(&topology, Dialect::Json, &plan.qemu);
         let outcome = fake.run(suite, "x86_64", &arguments, &[("FAKEVFIO_LIMIT", required - GIB)], &[]);
-        assert!(!outcome.started && outcome.says.contains("= -12 (Cannot allocate memory)"), "{}", outcome.says);
+        assert!(!outcome.started && outcome.stderr.contains("= -12 (Cannot allocate memory)"), "{}", outcome.stderr);
     }
 }
 
@@ -302,12 +308,12 @@ fn memory_that_is_plugged_later_is_within_the_limit() {
         let arguments = edited(&topology, Dialect::Json, &plan.qemu);
         let run = |limit| fake.run(suite, "x86_64", &arguments, &[("FAKEVFIO_LIMIT", limit)], &plug);
         let outcome = run(required);
-        assert!(outcome.started && !outcome.answers.contains("error"), "{} {}", outcome.says, outcome.answers);
+        assert!(outcome.started && !outcome.answers.contains("error"), "{} {}", outcome.stderr, outcome.answers);
         assert!(outcome.peak >= 3 * maximum, "{} bytes were mapped", outcome.peak);
-        // Without <maxMemory> in the formula the guest would not get a word of warning.
+        // If the formula left out <maxMemory>, the guest would fail without a warning.
         let outcome = run(3 * MEMORY + GIB);
         assert!(!outcome.started, "{}", outcome.answers);
-        assert!(outcome.says.contains("vfio: DMA mapping failed, unable to continue"), "{}", outcome.says);
+        assert!(outcome.stderr.contains("vfio: DMA mapping failed, unable to continue"), "{}", outcome.stderr);
     }
 }
 
@@ -323,17 +329,17 @@ fn a_narrow_host_gets_a_narrow_viommu() {
     }
 }
 
-/// The guest of the tests to which the topology is of no importance.
+/// The guest of tests that do not depend on the topology.
 fn three() -> Topology {
     Topology::q35("").root_ports(&topology::THREE)
 }
 
-/// Holds the words that a refusal quotes against those of a QEMU that was given what is refused.
+/// Compares a refusal's quotation with the message of a QEMU that starts the refused guest.
 #[track_caller]
 fn assert_quoted(refusal: &Note, code: Code, outcome: &Outcome) {
     assert_eq!(refusal.code, code);
     let quote = quoted(refusal);
-    assert!(!outcome.started && outcome.says.contains(quote), "not \"{quote}\" but: {}", outcome.says);
+    assert!(!outcome.started && outcome.stderr.contains(quote), "not \"{quote}\" but: {}", outcome.stderr);
 }
 
 #[test]
@@ -347,7 +353,7 @@ fn a_wide_viommu_on_a_narrow_host() {
     };
     let refused = |suite| decide(fake, &topology, "auto", suite, Some(39)).unwrap_err().note;
     assert_quoted(&refused(Suite::Trixie), Code::AwBitsExceedHost, &run(Suite::Trixie));
-    // QEMU 9.1 was the first to look; before, the guest's mappings fail one by one.
+    // QEMU 9.1 is the first that checks the width; before, the guest's mappings fail one by one.
     assert_eq!(refused(Suite::Bookworm).code, Code::AwBitsExceedHost);
     assert!(run(Suite::Bookworm).started);
 }

@@ -1,7 +1,7 @@
-//! The documentation says what is: its commands run, its output is real, its links lead somewhere, its tests exist.
+//! Checks the documentation: its commands run, its output is real, its links have targets, its tests exist.
 
-#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests do I/O")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic fails the test")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -21,8 +21,8 @@ struct Page {
 
 /// A fenced block.
 struct Block<'a> {
-    /// What stands behind the fence: the language, and `host` or `walk` where the block is not for this test: tests/lab/walk.sh runs
-    /// the latter.
+    /// The text after the fence: the language, and `host` or `walk` if this test does not run the block.
+    /// tests/lab/walk.sh runs blocks with `walk`.
     info: &'a str,
     text: String,
     line: usize,
@@ -40,7 +40,7 @@ fn files(directory: &str, found: &mut Vec<PathBuf>) {
     found.sort();
 }
 
-/// The pages that people write and those that tests write.
+/// The written pages and the generated pages.
 fn pages() -> Vec<Page> {
     let mut paths = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(PathBuf::from).to_vec();
     files("docs", &mut paths);
@@ -79,7 +79,7 @@ impl Page {
         })
     }
 
-    /// What a link to a heading of this page looks like on the usual forges.
+    /// The anchors of this page's headings, in the form of the usual forges.
     fn anchors(&self) -> BTreeSet<String> {
         let headings = self.prose().filter(|line| line.starts_with('#'));
         let slug = |heading: &str| {
@@ -99,8 +99,8 @@ impl Desk {
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(directory.join(".bin")).unwrap();
         symlink(root().join("examples"), directory.join("examples")).unwrap();
-        // What the pages show is a fresh machine. The one that runs the test may have a libvirt, a configuration, or too little
-        // memory for the guests in the examples.
+        // The pages show a fresh machine. The machine of the test may have a libvirt, a configuration, or too little
+        // memory for the guests of the examples.
         fs::write(directory.join(".bin/fresh.json"), "{}").unwrap();
         fs::write(directory.join(".bin/empty.toml"), "").unwrap();
         let program = format!(
@@ -135,7 +135,7 @@ impl Drop for Desk {
     }
 }
 
-/// The command with which a fresh checkout starts the program is the program.
+/// Replaces the documented command for a fresh checkout with the binary.
 fn installed(command: &str) -> String {
     command.replace("cargo run --release -- ", "viommu ")
 }
@@ -153,7 +153,7 @@ fn steps(block: &str) -> Vec<(String, Vec<&str>)> {
     steps
 }
 
-/// Whether a text is one with `…` in it for what was left out.
+/// Whether a text matches a line, in which `…` stands for omitted text.
 fn line_matches(shown: &str, real: &str) -> bool {
     let Some((head, rest)) = shown.split_once('…') else { return shown == real };
     let Some(real) = real.strip_prefix(head) else { return false };
@@ -161,7 +161,7 @@ fn line_matches(shown: &str, real: &str) -> bool {
     starts.any(|at| line_matches(rest, &real[at..]))
 }
 
-/// The same for lines; a line that is nothing but `…` stands for any number of them.
+/// The same for lines; a line `…` stands for any number of lines.
 fn output_matches(shown: &[&str], real: &[&str]) -> bool {
     match shown.split_first() {
         None => real.is_empty(),
@@ -175,14 +175,14 @@ fn output_matches(shown: &[&str], real: &[&str]) -> bool {
 fn complaint(block: &Block<'_>, desk: &Desk) -> Option<String> {
     if block.info == "sh" {
         let output = desk.run(&format!("set -euo pipefail\n{}", installed(&block.text)));
-        let says = String::from_utf8_lossy(&output.stderr);
-        return (!output.status.success()).then(|| format!("{}: {says}", output.status));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return (!output.status.success()).then(|| format!("{}: {stderr}", output.status));
     }
     for (command, shown) in steps(&block.text) {
         let output = desk.run(&format!("set -o pipefail\nexec 2>&1\n{command}"));
         let text = String::from_utf8(output.stdout).unwrap();
         let real: Vec<&str> = text.lines().map(str::trim_end).collect();
-        // A refusal is shown with the line that says so.
+        // The output of a refusal contains this line.
         let expected = i32::from(shown.iter().any(|line| line.starts_with("viommu: error[")));
         if output.status.code() != Some(expected) || !output_matches(&shown, &real) {
             return Some(format!("{command}\nends with {} and prints\n{text}", output.status));
@@ -225,12 +225,12 @@ fn commands_run_and_print_what_is_shown() {
             complaints.extend(complaint(&block, &desk).map(|complaint| format!("{place}: {complaint}")));
         }
     }
-    println!("{run} blocks of commands run, {host} are for a host with libvirt and not run");
+    println!("{run} blocks of commands run, {host} are for a host with libvirt and do not run");
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
-    assert!(run >= host, "half of the commands at least must be such that a test can run them here");
+    assert!(run >= host, "the test must run at least half of the commands");
 }
 
-/// A verb that stands in the text exists, unless the text says that it does not.
+/// Each verb in the text exists, unless the text says that it does not.
 #[test]
 fn verbs_exist() {
     let help = Command::new(env!("CARGO_BIN_EXE_viommu")).arg("--help").output().unwrap();
@@ -252,7 +252,7 @@ fn verbs_exist() {
         let commands = commands.filter_map(|command| command.strip_prefix("viommu ").map(str::to_owned));
         for command in spans.chain(commands) {
             let verb = command.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().unwrap();
-            // What begins otherwise is an option.
+            // Other words are options.
             if !verb.is_empty() && !verb.starts_with('-') {
                 count += 1;
                 assert!(verbs.contains(&verb), "{}: there is no 'viommu {verb}'", page.path.display());
@@ -268,7 +268,7 @@ fn links(line: &str) -> Vec<&str> {
     for text in line.split('`').step_by(2) {
         found.extend(text.split("](").skip(1).filter_map(|rest| rest.split(')').next()));
     }
-    // The text of a link may be code, which leaves its target at the start of a part.
+    // The link's text may be code; then its target begins a part.
     found
 }
 
@@ -285,12 +285,12 @@ fn links_lead_somewhere() {
             let directory = page.path.parent().unwrap();
             let target = if file.is_empty() { page.path.clone() } else { directory.join(file) };
             let target = fs::canonicalize(root().join(&target))
-                .unwrap_or_else(|_| panic!("{}: {link} leads nowhere", page.path.display()));
+                .unwrap_or_else(|_| panic!("{}: {link} has no target", page.path.display()));
             let Some(anchor) = anchor else { continue };
             let anchors = pages.iter().find(|page| root().join(&page.path) == target).map(Page::anchors);
             assert!(
                 anchors.is_some_and(|anchors| anchors.contains(anchor)),
-                "{}: {link} is no heading",
+                "{}: {link} is not a heading",
                 page.path.display()
             );
         }
@@ -304,12 +304,15 @@ fn the_configuration_example_has_every_key() {
     let blocks = page.blocks();
     let mut examples = blocks.iter().filter(|block| block.info == "toml");
     let config = Config::parse(&examples.next().unwrap().text).unwrap_or_else(|note| panic!("{}", note.message));
-    assert!(examples.next().is_none(), "only the first example is looked at");
-    // No `..`: a new key does not compile until it is looked at here.
+    assert!(examples.next().is_none(), "the page has more than one example");
+    // Without `..`: a new key does not compile until it is added here.
     let Config { allow_image_request, auto_order, default, domain, emulators } = config;
-    assert!(!allow_image_request && auto_order != AutoOrder::default(), "the example shows what is not the default");
+    assert!(
+        !allow_image_request && auto_order != AutoOrder::default(),
+        "the example shows values that differ from the defaults"
+    );
     assert!(!emulators.is_empty());
-    let said = |has: fn(&Rule) -> bool| has(&default) || domain.iter().any(has);
+    let is_set = |has: fn(&Rule) -> bool| has(&default) || domain.iter().any(has);
     let Rule { criteria: _, keys, .. } = &default;
     let Keys {
         source: _,
@@ -324,10 +327,10 @@ fn the_configuration_example_has_every_key() {
     for (key, criterion) in Criterion::ALL {
         assert!(domain.iter().any(|rule| rule.criteria.iter().any(|(found, _)| *found == criterion)), "{key}");
     }
-    assert!(said(|rule| rule.keys.model.is_some()));
-    assert!(said(|rule| rule.keys.locked_memory.is_some()) && said(|rule| rule.keys.aw_bits.is_some()));
-    assert!(said(|rule| rule.keys.hotplug.is_some()) && said(|rule| rule.keys.virtio_iommu_driver.is_some()));
-    assert!(said(|rule| rule.keys.virtio.is_some()) && said(|rule| rule.keys.purpose.is_some()));
+    assert!(is_set(|rule| rule.keys.model.is_some()));
+    assert!(is_set(|rule| rule.keys.locked_memory.is_some()) && is_set(|rule| rule.keys.aw_bits.is_some()));
+    assert!(is_set(|rule| rule.keys.hotplug.is_some()) && is_set(|rule| rule.keys.virtio_iommu_driver.is_some()));
+    assert!(is_set(|rule| rule.keys.virtio.is_some()) && is_set(|rule| rule.keys.purpose.is_some()));
 }
 
 #[test]
@@ -356,7 +359,7 @@ fn tests_against_threats_exist_and_are_run() {
     assert!(count > 20, "only {count} tests are named");
 }
 
-/// Every annotation that the guide and the examples name is one, and the guide names them all.
+/// Each annotation in the guide and the examples exists, and the guide contains all of them.
 #[test]
 fn annotations_are_those_that_count() {
     let mut paths = vec![PathBuf::from("docs/guides/kubevirt.md")];
@@ -387,18 +390,19 @@ fn example_domains_are_planned_without_refusal() {
         let output = desk.run(&format!("viommu plan {versions} {}", domain.display()));
         assert!(output.status.success(), "{}: {}", domain.display(), String::from_utf8_lossy(&output.stderr));
         assert!(
-            !String::from_utf8_lossy(&output.stdout).contains("nobody asks for a vIOMMU") || asks_elsewhere(&domain)
+            !String::from_utf8_lossy(&output.stdout).contains("nobody asks for a vIOMMU")
+                || has_request_elsewhere(&domain)
         );
     }
 }
 
-/// Their managers ask by the command line of the entry point.
-fn asks_elsewhere(domain: &Path) -> bool {
+/// The managers of these domains set the request by the command line of the entry point.
+fn has_request_elsewhere(domain: &Path) -> bool {
     let name = domain.file_name().and_then(|name| name.to_str()).unwrap();
     name.starts_with("kubevirt") || name.starts_with("ovirt")
 }
 
-/// The last line of `tests/run`: a test that was skipped, or of which a part was, is none that passed.
+/// The last line of `tests/run`: a skipped or partly skipped test does not count as passed.
 #[test]
 fn skipped_tests_are_counted_and_named() {
     let printed = "\

@@ -1,4 +1,5 @@
-//! `viommu doctor`: every fault that it must know, one at a time on a host that has no other, and a host that has none.
+//! `viommu doctor`: each fault that it must find, one at a time on a host without another fault, and a host without
+//! faults.
 
 #![expect(
     clippy::disallowed_methods,
@@ -18,7 +19,7 @@ mod host;
 #[path = "doctor/libvirt.rs"]
 mod libvirt;
 #[path = "support/program.rs"]
-#[allow(dead_code, reason = "nothing here is run without a command of its own")]
+#[allow(dead_code, reason = "this program only starts the binary under test")]
 mod program;
 #[path = "support/sandbox.rs"]
 mod sandbox;
@@ -53,7 +54,7 @@ fn the_report_as_json() {
     let keys: Vec<&str> = report["checks"][0].as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys, ["name", "state", "code", "message", "remedy"]);
     assert_eq!(report["checks"][0]["name"], "hook");
-    // What is in order says so without a code and a remedy.
+    // A check without a fault has neither a code nor a remedy.
     let last = report["checks"].as_array().unwrap().last().unwrap();
     assert!(last["state"] == "ok" && last["code"].is_null() && last["remedy"].is_null(), "{last}");
 }
@@ -74,7 +75,7 @@ fn faults_are_red_on_a_terminal_only() {
     };
     assert!(!host.examine(&[]).stdout.contains('\x1b'));
     if Command::new("script").arg("--version").output().is_err() {
-        println!("SKIPPED: script(1) is not installed, so nothing was tried on a terminal");
+        println!("SKIPPED: script(1) is not installed, so the output on a terminal was not tested");
         return;
     }
     assert!(colours(None).starts_with("\x1b[31mbroken"));
@@ -84,7 +85,7 @@ fn faults_are_red_on_a_terminal_only() {
     assert_eq!(healthy(), 0, "the hook is back");
 }
 
-/// A tenant's name reaches the terminal of whoever asks.
+/// doctor escapes a tenant's name before it prints it.
 #[test]
 fn names_cannot_command_a_terminal() {
     let host = Host::healthy("names");
@@ -96,7 +97,7 @@ fn names_cannot_command_a_terminal() {
     }
 }
 
-/// The QEMUs are those that guests use, with their version; on a host without systemd a remedy does not call it.
+/// The report lists the QEMUs that guests use, with their versions; on a host without systemd no remedy calls systemd.
 #[test]
 fn facts_and_remedies_are_those_of_this_host() {
     let host = Host::healthy("qemus");
@@ -123,7 +124,7 @@ fn facts_and_remedies_are_those_of_this_host() {
     assert!(remedy().starts_with("systemctl reload libvirtd"), "{}", remedy());
 }
 
-/// A user who cannot read /etc/libvirt/qemu is not told that there are no guests.
+/// For a user without access to /etc/libvirt/qemu the report does not say that there are no guests.
 #[test]
 fn an_ordinary_user_sees_what_was_not_read() {
     if !rustix::process::geteuid().is_root() {
@@ -139,7 +140,7 @@ fn an_ordinary_user_sees_what_was_not_read() {
     assert_eq!((state("guests"), state("user")), (Some("unknown".into()), Some("unknown".into())), "{report:#}");
 }
 
-/// Where nothing is installed, no guest lacks what it asks for, whoever looks.
+/// On a host without viommu no guest lacks its requested vIOMMU, for root and for other users.
 #[test]
 fn a_host_without_viommu_is_not_broken() {
     if !rustix::process::geteuid().is_root() {
@@ -162,7 +163,8 @@ fn a_host_without_viommu_is_not_broken() {
     }
 }
 
-/// An image of a host has no processes, and a directory that is no host has nothing: nothing is known, and nothing fails.
+/// The root directory of an image has no processes, and an empty directory has no facts: the report says "not known"
+/// and doctor does not fail.
 #[test]
 fn doctor_examines_an_image_without_proc_and_sys() {
     let host = Host::healthy("image");
@@ -172,13 +174,13 @@ fn doctor_examines_an_image_without_proc_and_sys() {
     let (report, status) = host.report();
     let codes: Vec<_> =
         report["checks"].as_array().unwrap().iter().filter_map(|check| check["code"].as_str()).collect();
-    // Modules of which kernel, and which KVM, an image cannot say.
+    // An image does not show the running kernel's modules and KVM.
     assert_eq!(status, i32::from(codes.contains(&"vfio-missing")), "{report:#}");
     let nowhere = feed(Command::new(program::VIOMMU).args(["doctor", "--root", "/no/such/directory"]), b"");
     assert!(nowhere.status == 2 && nowhere.stderr.contains("/no/such/directory"), "{nowhere:?}");
 }
 
-/// As in a container of kolla: libvirt's directories are in the image, the records are mounted from the host.
+/// A container of kolla: the image has libvirt's directories, and the host mounts the records.
 #[test]
 fn a_hook_that_is_lost_with_its_container() {
     const IMAGE: &str = "set -e; root=$0; layer=$(mktemp -d); mount -t tmpfs tmpfs $layer
@@ -197,7 +199,7 @@ fn a_hook_that_is_lost_with_its_container() {
         feed(&mut command, b"")
     };
     let ran = doctor();
-    assert!(ran.status == 0 && !ran.stdout.contains("container"), "an image that is mounted is none: {ran:?}");
+    assert!(ran.status == 0 && !ran.stdout.contains("container"), "a mounted image is not a container: {ran:?}");
     host.file("run/.containerenv", "");
     let ran = doctor();
     let line = "a recreated container loses /etc/libvirt/hooks, /usr/bin/viommu: build an image";
@@ -207,7 +209,7 @@ fn a_hook_that_is_lost_with_its_container() {
     assert!(ran.stdout.contains("the hook and its files outlive this container"), "{ran:?}");
 }
 
-/// As on a host of kolla: /run is shared, and the daemon has a root directory of its own.
+/// A host of kolla: /run is shared, and the daemon has its own root directory.
 #[test]
 fn a_daemon_in_another_container() {
     const DAEMON: &str = "import fcntl, os, sys
@@ -228,7 +230,7 @@ print('ready', flush=True); sys.stdin.read()";
         let ran = feed(Command::new(program::VIOMMU).arg("doctor"), b"");
         drop(daemon.stdin.take());
         daemon.wait().unwrap();
-        let said = ran.stdout.contains("runs in a container, or in a chroot");
-        assert!(ready == "ready\n" && said == contained && ran.stdout.contains("libvirtd"), "{root:?}: {ran:?}");
+        let reported = ran.stdout.contains("runs in a container, or in a chroot");
+        assert!(ready == "ready\n" && reported == contained && ran.stdout.contains("libvirtd"), "{root:?}: {ran:?}");
     }
 }

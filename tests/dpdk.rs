@@ -1,6 +1,7 @@
 //! DPDK in a stock Debian 13 guest: testpmd drives two virtio network interfaces behind the vIOMMU through vfio-pci.
 //!
-//! A real libvirtd starts the guest in software emulation, `tests/lab/dpdk/image.sh` makes it. Run by hand, about 8 minutes:
+//! A real libvirtd starts the guest in software emulation; `tests/lab/dpdk/image.sh` builds it. Run by hand, about 8
+//! minutes:
 //! `cargo test --test dpdk -- --ignored --nocapture`.
 
 #![expect(
@@ -8,7 +9,7 @@
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "a test harness, where what fails fails the test"
+    reason = "a test harness; a panic fails the test"
 )]
 
 mod support;
@@ -20,9 +21,9 @@ use std::{fs, thread};
 
 use support::libvirt::{Guest, Libvirt, Suite, shared};
 
-/// Frames that go through the guest.
+/// Number of frames that the guest forwards.
 const FRAMES: u32 = 10_000;
-/// A guest boots in a minute where the machine is idle.
+/// A guest boots within a minute on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(480);
 
 fn image() -> PathBuf {
@@ -58,7 +59,7 @@ fn domain(name: &str, request: &str) -> String {
     )
 }
 
-/// What the guest has said since it started, once it has said one of these.
+/// The guest's console output since its start, up to one of these texts.
 fn console(lab: &Libvirt, name: &str, ends: &[&str]) -> String {
     let begin = Instant::now();
     loop {
@@ -67,12 +68,12 @@ fn console(lab: &Libvirt, name: &str, ends: &[&str]) -> String {
         if ends.iter().any(|end| text.contains(end)) {
             return text;
         }
-        assert!(begin.elapsed() < PATIENCE, "{name} does not say {ends:?}:\n{text}");
+        assert!(begin.elapsed() < PATIENCE, "{name} did not print {ends:?}:\n{text}");
         thread::sleep(Duration::from_millis(500));
     }
 }
 
-/// The last number that testpmd's statistics have under this name, for each port.
+/// The last value of this name in testpmd's statistics, for each port.
 fn counted(console: &str, name: &str) -> Vec<u32> {
     let mut ports = vec![0, 0];
     let mut port = 0;
@@ -88,12 +89,12 @@ fn counted(console: &str, name: &str) -> Vec<u32> {
     ports
 }
 
-fn said(console: &str, what: &str) -> Vec<String> {
+fn values(console: &str, what: &str) -> Vec<String> {
     let lines = console.lines().filter_map(|line| line.split_once(&format!("LAB {what} ")));
     lines.map(|(_, rest)| rest.trim().to_owned()).collect()
 }
 
-/// Starts a guest on one of the routes, and gives what it says until one of these is there.
+/// Starts a guest on one of the routes, and returns its console output up to one of these texts.
 fn boots<'a>(lab: &'a Libvirt, name: &str, request: &str, route: &str, ends: &[&str]) -> (Guest<'a>, String) {
     let guest = lab.guest(&domain(name, request));
     lab.run(&format!("viommu apply --yes --route {route} {name}")).ok();
@@ -103,23 +104,23 @@ fn boots<'a>(lab: &'a Libvirt, name: &str, request: &str, route: &str, ends: &[&
     (guest, console)
 }
 
-/// Sends frames to the guest's first port: what comes back from the second.
+/// Sends frames to the guest's first port and returns the output of the second.
 fn pump(lab: &Libvirt, frames: u32) -> String {
     fs::copy("tests/lab/dpdk/pump.pl", lab.share.join("pump.pl")).unwrap();
     lab.run(&format!("perl /share/pump.pl {frames} 7201 7102")).ok()
 }
 
-/// Nothing that makes VFIO unsafe is on.
+/// Asserts that no option makes VFIO unsafe.
 fn is_safe(console: &str) {
-    assert_eq!(said(console, "remapping"), ["1"]);
-    assert_eq!(said(console, "unsafe interrupts"), ["N"]);
-    assert!(["N", "unsupported"].contains(&said(console, "no-IOMMU mode")[0].as_str()), "{console}");
+    assert_eq!(values(console, "remapping"), ["1"]);
+    assert_eq!(values(console, "unsafe interrupts"), ["N"]);
+    assert!(["N", "unsupported"].contains(&values(console, "no-IOMMU mode")[0].as_str()), "{console}");
 }
 
-/// The devices are in groups whose DMA is translated, and `vfio-pci` has both.
+/// Asserts that the devices are in groups with translated DMA, and that `vfio-pci` drives both.
 fn is_bound(console: &str) {
-    assert_eq!(said(console, "bound"), ["2"]);
-    let ports = said(console, "port");
+    assert_eq!(values(console, "bound"), ["2"]);
+    let ports = values(console, "port");
     assert!(ports.len() == 2 && ports.iter().all(|port| port.contains(" type DMA")), "{ports:?}");
 }
 
@@ -132,7 +133,7 @@ fn forwards(lab: &Libvirt, route: &str, virtio: &str) {
     let pumped = pump(lab, FRAMES);
     println!("{route}: {pumped}");
     assert_eq!(pumped, format!("sent {FRAMES} received {FRAMES}\n"));
-    // testpmd says them every two seconds.
+    // testpmd prints its statistics every two seconds.
     let begin = Instant::now();
     let counts = loop {
         let text = console(lab, &guest.name, &["LAB"]);
@@ -147,8 +148,8 @@ fn forwards(lab: &Libvirt, route: &str, virtio: &str) {
     guest.virsh("destroy", &[]).ok();
 }
 
-/// Without the key `vfio-pci` binds the devices, because the guest's kernel gives every PCI device a group; but QEMU takes the
-/// addresses that DPDK gives them as they are, and testpmd never gets a port to work.
+/// Without the key `vfio-pci` binds the devices, because the guest's kernel assigns a group to every PCI device. But
+/// QEMU does not translate DPDK's addresses, and testpmd's ports never work.
 fn does_not_forward(lab: &Libvirt) {
     let (guest, text) = boots(lab, "dpdk-off", "model='intel'", "native", &["Configuring Port 0"]);
     is_safe(&text);

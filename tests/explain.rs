@@ -1,8 +1,8 @@
-//! `viommu explain`: every line that QEMU, libvirt and the kernel are known to print is explained by the page that is meant for
-//! it, nothing else is, and the programs really print it: their binaries are the second source.
+//! `viommu explain`: the right page explains each known line of QEMU, libvirt and the kernel, and no page explains
+//! another line. The binaries of these programs are the second source: they contain the lines.
 
-#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests do I/O")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic fails the test")]
 
 #[path = "support/program.rs"]
 mod program;
@@ -16,11 +16,11 @@ use program::{Ran, VIOMMU, run};
 use support::libvirt::Suite;
 use viommu::explain::{Findings, messages};
 
-/// A line that somebody prints.
+/// A line with the program that prints it.
 struct Printed {
     page: &'static str,
     line: &'static str,
-    /// `QEMU 5.2 7.2: a piece of it as it stands in the binary`, or only who it is.
+    /// `QEMU 5.2 7.2: a piece of it as it stands in the binary`, or only the program's name.
     by: &'static str,
 }
 
@@ -38,7 +38,7 @@ fn printed() -> Vec<Printed> {
     found
 }
 
-/// The titles of what is found in a log.
+/// The titles of the findings in a log.
 fn explained(log: &str) -> Vec<&'static str> {
     Findings::read(log.as_bytes()).unwrap().iter().map(|(_, page)| page.title).collect()
 }
@@ -56,7 +56,7 @@ fn every_known_line_is_explained_by_its_page() {
     assert!(printed.len() >= 150);
 }
 
-/// A line of a page that nobody is known to print would be a guess.
+/// Each line of a page has a known source.
 #[test]
 fn every_line_of_a_page_is_in_a_program_or_a_public_report() {
     let printed = printed();
@@ -68,13 +68,14 @@ fn every_line_of_a_page_is_in_a_program_or_a_public_report() {
             let of_it = |known: &&Printed| {
                 known.page == title && pattern.split('…').all(|part| lower(known.line).contains(&lower(part)))
             };
-            assert!(printed.iter().any(|known| of_it(&known)), "{title}: who prints {pattern:?}?");
+            assert!(printed.iter().any(|known| of_it(&known)), "{title}: no source prints {pattern:?}");
         }
     }
     assert!(messages().iter().all(|page| printed.iter().any(|known| known.page == page.title)));
 }
 
-/// Each line alone: at least 95 of 100 are explained, none by another page, and nothing but harmless is said of other lines.
+/// Each line alone: pages explain at least 95 of 100 lines, always the right page, and other lines have harmless
+/// findings only.
 fn are_explained(lines: &str, at_least: (usize, usize)) {
     let (mut known, mut unknown, mut others, mut wrong) = (0, Vec::new(), 0, Vec::new());
     for line in lines.split_once("\n\n").unwrap().1.lines() {
@@ -154,7 +155,7 @@ fn other_lines_are_not_explained() {
     }
 }
 
-/// The text that a program has in it, a piece on a line.
+/// The strings of a program, one on a line.
 fn strings(root: &Path, programs: &[&str]) -> Option<String> {
     let files: Vec<PathBuf> = programs.iter().map(|name| root.join("usr").join(name)).collect();
     if !files.iter().all(|file| file.exists()) {
@@ -178,7 +179,7 @@ const QEMU: [&str; 2] = ["bin/qemu-system-x86_64", "bin/qemu-system-aarch64"];
 const LIBVIRT: [&str; 2] =
     ["lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so", "lib/x86_64-linux-gnu/libvirt.so.0"];
 
-/// Each release has the wordings that are said to be its own, and none of those that are not.
+/// Each release contains the wordings that are listed for it, and none of the others.
 #[test]
 fn binaries_of_each_release_have_these_words() {
     let lab = std::env::var_os("VIOMMU_LAB").map_or_else(|| PathBuf::from("target/lab"), PathBuf::from);
@@ -189,7 +190,7 @@ fn binaries_of_each_release_have_these_words() {
         let (Some(qemu), Some(libvirt)) = (strings(&root, &QEMU), strings(&root, &LIBVIRT)) else {
             let required = std::env::var_os("VIOMMU_REQUIRE_LAB").is_some() && Suite::ALL.contains(&suite);
             assert!(!required, "{} has no QEMU and libvirt", root.display());
-            // tests/run makes no root of Debian 11.
+            // tests/run builds no root of Debian 11.
             if suite != Suite::Bullseye {
                 println!("SKIPPED: no root of {}; tests/lab/root.sh makes it", suite.name());
             }
@@ -200,7 +201,7 @@ fn binaries_of_each_release_have_these_words() {
         if gone_on {
             let moves = matches!(suite, Suite::Sid | Suite::Backports);
             assert!(moves, "{}: QEMU {has_qemu}, libvirt {has_libvirt}", suite.name());
-            println!("{} has gone on to QEMU {has_qemu} and libvirt {has_libvirt}", suite.name());
+            println!("{} now has QEMU {has_qemu} and libvirt {has_libvirt}", suite.name());
         }
         let mut differences = Vec::new();
         let mut looked = 0;
@@ -210,7 +211,7 @@ fn binaries_of_each_release_have_these_words() {
             let (text, release) = match program {
                 "QEMU" => (&qemu, suite.qemu()),
                 "libvirt" => (&libvirt, suite.libvirt()),
-                other => panic!("{line}: who is {other}?"),
+                other => panic!("{line}: unknown program {other}"),
             };
             looked += 1;
             if text.contains(words) != releases.split(' ').any(|named| named == release) {

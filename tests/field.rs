@@ -1,7 +1,7 @@
-//! Domains as public reports and real hosts have them, each written anew, and what the plan makes of it.
+//! Domains like those of public reports and real hosts, written anew, and their plans.
 
 #![expect(clippy::disallowed_methods, reason = "a test harness starts programs")]
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -75,7 +75,7 @@ fn arguments(arguments: &[&str]) -> String {
 
 #[test]
 fn devices_of_the_command_line_count() {
-    // Guides for QEMU 10 and before, where libvirt had no word for a property of vfio-pci.
+    // Guides for QEMU 10 and before, when libvirt had no option for a property of vfio-pci.
     let gpu =
         arguments(&["-device", "vfio-pci,host=02:00.0,multifunction=on,x-vga=on", "-device", "vfio-pci,host=02:00.1"]);
     let domain = q35("old-gpu", "", "", &(devices("") + &gpu));
@@ -87,7 +87,7 @@ fn devices_of_the_command_line_count() {
     let old = ["--model", "auto", "--qemu-version", "7.2.0", "--libvirt-version", "9.0.0"];
     assert_eq!(model(&plan(&domain, &old)), "intel");
 
-    // A vIOMMU beside it that libvirt does not see either: libvirt sets no limit at all.
+    // A second vIOMMU that libvirt does not see either: libvirt sets no limit.
     let both =
         arguments(&["-device", "intel-iommu,intremap=on,caching-mode=on", "-device", "vfio-pci,host=0000:17:01.0"]);
     let planned = plan(&q35("bench", "", "<ioapic driver='qemu'/>", &(devices("") + &both)), &[]);
@@ -120,7 +120,7 @@ fn auto_is_virtio_only_for_a_guest_that_boots_with_it() {
     let planned = plan(&built_in, &["--model", "auto"]);
     assert_eq!((model(&planned), notes(&planned, "virtio-driver").len()), ("virtio", 0));
 
-    // Nothing is known: the boot decides, and the operator's word.
+    // Nothing is known about the guest: it boots with either, and the operator's request decides.
     let unknown = guest("", "");
     assert_eq!(model(&plan(&unknown, &["--model", "auto"])), "intel");
     assert_eq!(notes(&plan(&unknown, &["--model", "virtio"]), "virtio-driver").len(), 1);
@@ -183,7 +183,7 @@ fn a_network_may_give_the_guest_a_function() {
     assert_eq!(notes(&planned, "network-pool").len(), 1);
     assert_eq!(planned.pointer("/memlock/required_bytes"), Some(&Value::Null));
 
-    // As libvirt hands it to the hook at `start begin`: each interface with its function, and what apply has written.
+    // The XML that libvirt gives the hook at `start begin`: each interface with its function, and apply's additions.
     let given = |function: u8| {
         format!(
             "<interface type='hostdev'><source><address type='pci' domain='0' bus='0x3b' slot='2' function='{function}'/></source>\

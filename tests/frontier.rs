@@ -1,10 +1,10 @@
-//! The forms of the newest libvirt and QEMU, as they are in domains that a real libvirt 12.9.0 and QEMU 11.1.3 were given.
+//! The formats of the newest libvirt and QEMU, in domains from a real libvirt 12.9.0 and QEMU 11.1.3.
 //!
-//! The domains are not part of this repository: they lie in `frontier/` beside Nova's test cases (`VIOMMU_CASES`). Without them
-//! the tests say so and pass.
+//! The domains are not part of this repository: they are in `frontier/` beside Nova's test cases (`VIOMMU_CASES`).
+//! Without them the tests print SKIPPED and pass.
 
 #![expect(clippy::disallowed_methods, reason = "a test harness starts programs and reads files")]
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a panic fails the test")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 const GIB: u64 = 1 << 30;
 
-/// The domain of this name, where it is at hand.
+/// The domain of this name, if the file exists.
 fn domain(name: &str) -> Option<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/cases/nova_cases.json");
     let cases = env::var_os("VIOMMU_CASES").map_or_else(beside, PathBuf::from);
@@ -51,7 +51,7 @@ fn note(plan: &Value, code: &str) -> (String, String) {
     (text("level"), text("message"))
 }
 
-/// Refused for a guest that asks for `model`, and said of one that does not ask, in the same words.
+/// A refusal for a guest that requests `model`, and the same message as a note for a guest without a request.
 #[track_caller]
 fn refused_and_said(domain: &Path, model: &str, code: &str, words: &str) {
     for (arguments, level) in [(&["--model", model][..], "error"), (&[], "warning")] {

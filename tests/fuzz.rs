@@ -1,4 +1,5 @@
-//! What fuzzing ever found, and the seeds that it begins with, through the same properties: `fuzz/run` finds, this keeps.
+//! Replays the inputs that fuzzing found, and the seeds, with the same properties: `fuzz/run` finds inputs, this test
+//! keeps them.
 
 #![expect(
     clippy::disallowed_methods,
@@ -6,7 +7,7 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a test program; what does not hold fails it"
+    reason = "a test program; a panic fails the test"
 )]
 
 #[path = "../fuzz/properties/capabilities.rs"]
@@ -59,7 +60,7 @@ fn earlier_findings_stay_corrected() {
     }
 }
 
-/// A property that nobody runs is none, and neither is a long run that nobody notes.
+/// `fuzz/run` and the page of the long run contain each target.
 #[test]
 fn every_target_is_replayed() {
     let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/Cargo.toml")).unwrap();

@@ -1,4 +1,5 @@
-//! libvirt's hook, event by event, as the binary that libvirt runs: what each event may do, and that nothing else happens.
+//! libvirt's hook, event by event, as the binary that libvirt runs: each event's permitted effects, and no other
+//! effects.
 
 #![expect(
     clippy::disallowed_methods,
@@ -39,7 +40,8 @@ const STOPPED: [&str; 3] = ["stopped", "end", "-"];
 const RELEASE: [&str; 3] = ["release", "end", "destroyed"];
 const MIGRATE: [&str; 3] = ["migrate", "begin", "-"];
 
-/// Events at which nothing may ever go wrong: what libvirt has besides, what it does not call, and what may come one day.
+/// Events that must always succeed: other events of libvirt, events that libvirt does not call, and possible future
+/// events.
 const OTHERS: [[&str; 3]; 8] = [
     ["restore", "begin", "-"],
     ["reconnect", "begin", "-"],
@@ -60,38 +62,38 @@ fn hook(event: [&str; 3], xml: impl AsRef<[u8]>) -> Ran {
     run(sandbox::hook(), &[NAME, operation, sub_operation, extra], xml)
 }
 
-/// Guests, made from the example: it asks for a vIOMMU, has none, and QEMU is its emulator.
+/// Guests of the example: it has a request, no vIOMMU, and QEMU as its emulator.
 struct Guests {
-    asks: String,
-    silent: String,
+    requesting: String,
+    plain: String,
     native: String,
     wrapper: String,
     broken: String,
-    broken_silent: String,
+    broken_plain: String,
 }
 
 fn guests() -> Guests {
     sandbox::hook();
     host::write(9_000_000);
-    let asks = fs::read_to_string("examples/domains/dpdk-gateway.xml").unwrap();
+    let requesting = fs::read_to_string("examples/domains/dpdk-gateway.xml").unwrap();
     let change = |text: &str, from: &str, to: &str| {
         assert!(text.contains(from), "{from}");
         text.replace(from, to)
     };
-    let silent = change(&asks, "<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto'/>", "");
-    let native = run(VIOMMU, &["rewrite", "--model", "intel"], asks.as_bytes()).stdout;
+    let plain = change(&requesting, "<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto'/>", "");
+    let native = run(VIOMMU, &["rewrite", "--model", "intel"], requesting.as_bytes()).stdout;
     assert!(native.contains("<iommu model='intel'>"), "{native}");
-    // One device only, so that libvirt's own limit is enough, and a model that every host decides alike.
-    let second = asks.rfind("    <hostdev").unwrap()..asks.rfind("    <serial").unwrap();
-    let mut wrapper = asks.clone();
+    // One device only, so that libvirt's own limit is sufficient, and a model that every host supports.
+    let second = requesting.rfind("    <hostdev").unwrap()..requesting.rfind("    <serial").unwrap();
+    let mut wrapper = requesting.clone();
     wrapper.replace_range(second, "");
     let wrapper = change(&wrapper, "/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
     let wrapper = change(&wrapper, "model='auto'", "model='virtio'");
     let half = |text: &str| text.split("<features>").next().unwrap().to_owned();
-    Guests { broken: half(&asks), broken_silent: half(&silent), asks, silent, native, wrapper }
+    Guests { broken: half(&requesting), broken_plain: half(&plain), requesting, plain, native, wrapper }
 }
 
-/// Exit status and streams: a refusal is one line with its code, and everything else is silent.
+/// Asserts the exit status and the streams: a refusal is one line with its code; otherwise there is no output.
 fn assert_event(what: &str, ran: &Ran, refusal: Option<&str>) {
     match refusal {
         None => assert!(ran.status == 0 && ran.stderr.is_empty(), "{what}: {ran:?}"),
@@ -110,7 +112,7 @@ fn every_event_with_every_guest() {
     }
     let guests = guests();
     let (missing, malformed) = (Some("wrapper-missing"), Some("xml-malformed"));
-    // silent, native, asks without a vIOMMU, wrapper, broken that speaks of us, broken that does not.
+    // no request, native, a request without a vIOMMU, wrapper, broken with a sign of a request, broken without one.
     let table = [
         (PREPARE, [None, None, missing, None, malformed, None]),
         (START, [None, None, missing, None, malformed, None]),
@@ -119,21 +121,22 @@ fn every_event_with_every_guest() {
         (STOPPED, [None; 6]),
         (RELEASE, [None; 6]),
     ];
-    let xmls = [&guests.silent, &guests.native, &guests.asks, &guests.wrapper, &guests.broken, &guests.broken_silent];
+    let xmls =
+        [&guests.plain, &guests.native, &guests.requesting, &guests.wrapper, &guests.broken, &guests.broken_plain];
     for (event, refusals) in table.into_iter().chain(OTHERS.map(|event| (event, [None; 6]))) {
         for (xml, refusal) in xmls.iter().zip(refusals) {
             let ran = hook(event, xml);
             assert_event(&format!("{event:?} with\n{xml}"), &ran, refusal);
-            // libvirt reads what is printed at `migrate` and `restore`, and nothing may change there.
-            let rewritten = event == PREPARE && [&guests.asks, &guests.wrapper].contains(xml);
+            // libvirt reads the output at `migrate` and `restore`, and no event may change the XML there.
+            let rewritten = event == PREPARE && [&guests.requesting, &guests.wrapper].contains(xml);
             assert_eq!(ran.stdout.contains("<iommu model="), rewritten, "{event:?}: {ran:?}");
             assert_eq!(ran.stdout.is_empty(), !rewritten, "{event:?}: {ran:?}");
         }
     }
-    // The other place of hooks, where they have names of their own.
+    // The other directory of hooks, in which hooks have their own names.
     fs::create_dir("/run/test/qemu.d").unwrap();
     symlink(VIOMMU, "/run/test/qemu.d/50-viommu").unwrap();
-    let ran = run("/run/test/qemu.d/50-viommu", &[&[NAME][..], &PREPARE].concat(), guests.asks.as_bytes());
+    let ran = run("/run/test/qemu.d/50-viommu", &[&[NAME][..], &PREPARE].concat(), guests.requesting.as_bytes());
     assert_event("qemu.d", &ran, missing);
 }
 
@@ -154,7 +157,7 @@ fn a_broken_configuration_refuses_only_guests_with_a_request() {
         }),
         ("somebody else's", &|| {
             write("");
-            // In a user namespace there is nobody else.
+            // A user namespace has no other users.
             chown(CONFIG, Some(65_534), None)
                 .or_else(|_| fs::set_permissions(CONFIG, fs::Permissions::from_mode(0o666)))
                 .unwrap();
@@ -173,18 +176,18 @@ fn a_broken_configuration_refuses_only_guests_with_a_request() {
     for (what, breakage) in breakages {
         breakage();
         for event in [PREPARE, START, MIGRATE] {
-            for xml in [&guests.native, &guests.asks, &guests.wrapper] {
+            for xml in [&guests.native, &guests.requesting, &guests.wrapper] {
                 assert_event(what, &hook(event, xml), Some("config-invalid"));
             }
-            assert_event(what, &hook(event, &guests.silent), None);
-            assert_event(what, &hook(event, &guests.broken_silent), None);
+            assert_event(what, &hook(event, &guests.plain), None);
+            assert_event(what, &hook(event, &guests.broken_plain), None);
         }
         for event in [STARTED, STOPPED, RELEASE].into_iter().chain(OTHERS) {
-            assert_event(what, &hook(event, &guests.asks), None);
+            assert_event(what, &hook(event, &guests.requesting), None);
         }
         fs::remove_file(CONFIG).or_else(|_| fs::remove_dir(CONFIG)).unwrap();
     }
-    for xml in [&guests.native, &guests.silent, &guests.wrapper] {
+    for xml in [&guests.native, &guests.plain, &guests.wrapper] {
         assert_event("no configuration", &hook(PREPARE, xml), None);
     }
 }
@@ -200,8 +203,8 @@ fn a_request_that_cannot_be_understood_is_refused() {
             "<metadata><nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'><nova:flavor name='f'>
                <nova:extraSpecs>{specs}</nova:extraSpecs></nova:flavor></nova:instance>"
         );
-        let silent = guests.silent.replace("<hugepages>", "<!--").replace("</hugepages>", "-->");
-        silent.replace("<metadata>", &metadata)
+        let plain = guests.plain.replace("<hugepages>", "<!--").replace("</hugepages>", "-->");
+        plain.replace("<metadata>", &metadata)
     };
     let locked = nova("<nova:extraSpec name='hw:locked_memory'>true</nova:extraSpec>");
     let model = nova("<nova:extraSpec name='hw:viommu_model'>Intel</nova:extraSpec>");
@@ -214,16 +217,16 @@ fn a_request_that_cannot_be_understood_is_refused() {
         assert_event("a running guest", &hook(event, &locked), None);
         assert_event("a running guest", &hook(event, &model), None);
     }
-    // A guest whose XML nobody can read may be the one that the host has a rule for.
+    // A rule of the configuration may apply to a guest with an unreadable XML.
     for (rule, refusal) in [("[[domain]]\nname = 'dpdk-*'\nmodel = 'intel'", Some("xml-malformed")), ("", None)] {
         fs::write(CONFIG, rule).unwrap();
         for event in [PREPARE, START] {
-            assert_event(rule, &hook(event, &guests.broken_silent), refusal);
+            assert_event(rule, &hook(event, &guests.broken_plain), refusal);
         }
     }
 }
 
-/// libxml2, hence libvirt, takes a namespace prefix without a declaration for a part of the name.
+/// libxml2, and therefore libvirt, treats a namespace prefix without a declaration as a part of the name.
 #[test]
 fn an_undeclared_prefix_is_read_as_libvirt_does() {
     if !sandbox::inside("an_undeclared_prefix_is_read_as_libvirt_does") {
@@ -234,10 +237,10 @@ fn an_undeclared_prefix_is_read_as_libvirt_does() {
     for (rule, refusal) in [("other", None), (NAME, Some("wrapper-missing"))] {
         fs::write(CONFIG, format!("[[domain]]\nname = '{rule}'\nmodel = 'intel'")).unwrap();
         for event in [PREPARE, START] {
-            assert_event(rule, &hook(event, with_prefix(&guests.silent)), refusal);
-            assert_event(rule, &hook(event, with_prefix(&guests.asks)), Some("wrapper-missing"));
-            // Nothing else that is wrong is overlooked.
-            assert_event(rule, &hook(event, with_prefix(&guests.broken_silent)), Some("xml-malformed"));
+            assert_event(rule, &hook(event, with_prefix(&guests.plain)), refusal);
+            assert_event(rule, &hook(event, with_prefix(&guests.requesting)), Some("wrapper-missing"));
+            // Other errors in the same document still count.
+            assert_event(rule, &hook(event, with_prefix(&guests.broken_plain)), Some("xml-malformed"));
         }
     }
 }
@@ -259,7 +262,8 @@ fn errors_about_a_running_guest_never_fail_the_hook() {
             assert!(ran.stdout.is_empty());
         }
     }
-    // Nothing is read where nothing is to be done, so nobody is waited for who writes nothing and closes nothing.
+    // The hook reads stdin only for events with an action, so a writer that neither writes nor closes the pipe does not
+    // block it.
     for event in OTHERS {
         let mut waiting = Command::new("timeout");
         waiting.arg("20").arg(sandbox::hook()).arg(NAME).args(event).stdin(Stdio::piped());
@@ -268,7 +272,7 @@ fn errors_about_a_running_guest_never_fail_the_hook() {
         assert!(waiting.wait().unwrap().success(), "{event:?}");
         drop(open);
     }
-    // Fewer arguments than libvirt gives, or more, are not libvirt's call; a name can be anything.
+    // libvirt never calls with fewer or more arguments; a name can be any text.
     for arguments in
         [&[][..], &["a"], &["a", "start"], &["a", "start", "begin"], &["--help", "reconnect", "begin", "-", "x"]]
     {
@@ -296,12 +300,12 @@ fn closed_streams_change_nothing() {
     };
     for redirections in [">&-", "2>&-", ">&- 2>&-", ">/dev/full", "2>/dev/full", ">/dev/full 2>&1"] {
         for event in [PREPARE, START] {
-            assert_eq!(with(redirections, event, &guests.asks), 1, "{redirections} {event:?}");
+            assert_eq!(with(redirections, event, &guests.requesting), 1, "{redirections} {event:?}");
             assert_eq!(with(redirections, event, &guests.native), 0, "{redirections} {event:?}");
             assert_eq!(with(redirections, event, &guests.wrapper), 0, "{redirections} {event:?}");
         }
         for event in [STARTED, STOPPED, RELEASE].into_iter().chain(OTHERS) {
-            assert_eq!(with(redirections, event, &guests.asks), 0, "{redirections} {event:?}");
+            assert_eq!(with(redirections, event, &guests.requesting), 0, "{redirections} {event:?}");
         }
     }
     for redirections in ["<&-", "<&- >&- 2>&-", "</dev/null"] {
@@ -320,17 +324,17 @@ fn a_restored_guest_needs_the_same_viommu() {
     let model = |model: &str| guests.wrapper.replace("model='virtio'", model);
     let (auto, narrow) = (model("model='auto'"), model("model='intel' aw-bits='39'"));
     let mismatch = Some("migration-mismatch");
-    assert_event("what auto was elsewhere is not known", &hook(MIGRATE, &auto), mismatch);
+    assert_event("the result of auto on the other host is unknown", &hook(MIGRATE, &auto), mismatch);
     assert_event("the width depends on the host", &hook(MIGRATE, model("model='intel'")), mismatch);
     assert_event("the width is named", &hook(MIGRATE, &narrow), None);
     assert_event("a native guest carries its vIOMMU", &hook(MIGRATE, &guests.native), None);
-    // A guest from a saved image is not told from one that boots before the wrapper sees QEMU's command line.
+    // Before the wrapper sees QEMU's command line, the hook cannot distinguish a restored guest from a booting one.
     let comes_back = |xml: &str| {
         assert_event("a start", &hook(START, xml), None);
         incoming_devices().is_some()
     };
     assert!(!comes_back(&auto) && !comes_back(&model("model='intel'")) && comes_back(&narrow));
-    // A guest that was started here, saved, and comes back; its record outlives the state.
+    // A guest that started here, was saved, and is restored; its record outlives the state.
     assert_event("a start", &hook(START, &auto), None);
     let qemu = sandbox::qemu(NAME, &["-uuid", UUID, "-device", "intel-iommu"]);
     assert_event("it runs", &hook(STARTED, &auto), None);
@@ -343,24 +347,24 @@ fn a_restored_guest_needs_the_same_viommu() {
         "another model than the recorded one"
     );
     assert!(!run(VIOMMU, &dry, auto.as_bytes()).stdout.contains("[model-changed]"), "the same model");
-    // libvirt 9.0 gives no reason, so that may have been a save as well.
+    // libvirt 9.0 gives no reason, so the end may have been a save as well.
     assert_event("no reason", &hook(["release", "end", "-"], &auto), None);
     assert!(comes_back(&auto), "recorded");
-    assert_event("what it ran with here says nothing about there", &hook(MIGRATE, &auto), mismatch);
-    // The image is still there after a restore that failed, and after the guest that came of it was destroyed.
+    assert_event("this host's record does not describe the other host", &hook(MIGRATE, &auto), mismatch);
+    // The saved image remains after a failed restore, and after the restored guest was destroyed.
     for reason in ["failed", "destroyed"] {
         assert_event(reason, &hook(["release", "end", reason], &auto), None);
         assert!(comes_back(&auto), "recorded");
     }
     let other_machine = auto.replace("machine='q35'", "machine='pc-q35-7.2'");
-    assert!(!comes_back(&other_machine), "an image of another life");
+    assert!(!comes_back(&other_machine), "an image of an earlier run");
     assert_event("migrated", &hook(["release", "end", "migrated"], &auto), None);
     assert!(!comes_back(&auto), "forgotten");
     end(qemu);
 
-    // A later life without a request: what comes back then has no vIOMMU.
-    let unasked = auto.replace("model='auto'", "model='none'");
-    for (xml, what) in [(&auto, "with"), (&unasked, "without")] {
+    // A later start without a request: the saved image of that run has no vIOMMU.
+    let without_request = auto.replace("model='auto'", "model='none'");
+    for (xml, what) in [(&auto, "with"), (&without_request, "without")] {
         assert_event(what, &hook(START, xml), None);
         let qemu = sandbox::qemu(NAME, &["-uuid", UUID, "-device", "intel-iommu"]);
         assert_event(what, &hook(STARTED, xml), None);
@@ -368,8 +372,8 @@ fn a_restored_guest_needs_the_same_viommu() {
         assert_event(what, &hook(["release", "end", "-"], xml), None);
     }
     assert_event("restored", &hook(START, &auto), None);
-    assert_eq!(incoming_devices(), Some(0), "what ran last had no vIOMMU");
-    // It comes in without one, so that is what it runs with, whatever a fresh start would get.
+    assert_eq!(incoming_devices(), Some(0), "the last run had no vIOMMU");
+    // The saved image has no vIOMMU, so the restored guest has none, independent of the result for a new start.
     let qemu = sandbox::qemu(NAME, &["-uuid", UUID, "-incoming", "defer"]);
     assert_event("it runs", &hook(STARTED, &auto), None);
     end(qemu);
@@ -378,7 +382,7 @@ fn a_restored_guest_needs_the_same_viommu() {
     assert_eq!(incoming_devices(), Some(0));
 }
 
-/// How many devices the wrapper would add to a guest that comes in.
+/// Number of devices that the wrapper would add to a restored guest.
 fn incoming_devices() -> Option<usize> {
     let text = fs::read_to_string(format!("/run/viommu/{UUID}.json")).unwrap();
     let state =

@@ -1,7 +1,7 @@
-//! The host route with a real libvirtd: domains as Nova writes them, without an `<emulator>`, and libvirt's default emulator is a
-//! link to viommu in the daemon's PATH.
+//! The host route with a real libvirtd: domains of Nova without an `<emulator>`. libvirt's default emulator is a link
+//! to viommu in the daemon's PATH.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "host_route/migration.rs"]
 mod migration;
@@ -36,9 +36,9 @@ const ROUTE: &str = "/usr/lib/libvirt-host-route";
 const UUID: &str = "6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913";
 const HOOK: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
 
-/// These directories belong to QEMU's user. A plain open of a FIFO waits for ever, and /dev/zero has no end.
+/// QEMU's user owns these directories. A plain open of a FIFO blocks without an end, and /dev/zero is endless.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "runs the scripts that root runs")]
+#[expect(clippy::disallowed_methods, reason = "runs root's scripts")]
 fn what_qemus_user_puts_among_its_files_stops_no_script() {
     const TRAPS: &str = "set -e
         for place in /run/libvirt/qemu /var/lib/libvirt/qemu/snapshot/guest /var/lib/libvirt/qemu/save; do
@@ -54,8 +54,8 @@ fn what_qemus_user_puts_among_its_files_stops_no_script() {
     }
     let output = std::process::Command::new("sh").args(["-c", TRAPS]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.ends_with("save/guest.save names an emulator in /usr/lib/libvirt-host-route\n"), "{output:?}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.ends_with("save/guest.save names an emulator in /usr/lib/libvirt-host-route\n"), "{output:?}");
 }
 
 #[test]
@@ -64,11 +64,11 @@ fn host_route_needs_an_installed_viommu() {
     let output =
         std::process::Command::new(env!("CARGO_BIN_EXE_viommu")).args(["host-route", "status"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("this viommu is not installed") && said.contains("./install.sh"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(printed.contains("this viommu is not installed") && printed.contains("./install.sh"), "{printed}");
 }
 
-/// A domain as Nova's driver writes it, for a flavor with these extra specs.
+/// A domain of Nova's driver for a flavor with these extra specs.
 fn instance(extra_specs: &[(&str, &str)]) -> String {
     let specs =
         extra_specs.iter().map(|(key, value)| format!("<nova:extraSpec name=\"{key}\">{value}</nova:extraSpec>"));
@@ -89,7 +89,7 @@ fn instance(extra_specs: &[(&str, &str)]) -> String {
     )
 }
 
-/// A host that has viommu as its packages install it, with the route on or off.
+/// A host with viommu as its packages install it, with the route on or off.
 fn host(suite: Suite) -> Option<Libvirt> {
     let lab = bare(suite)?;
     fs::copy(env!("CARGO_BIN_EXE_viommu"), lab.share.join("viommu")).unwrap();
@@ -107,7 +107,7 @@ fn host(suite: Suite) -> Option<Libvirt> {
     Some(lab)
 }
 
-/// Starts libvirt's daemon anew with this in front of its PATH, as systemd does with the drop-in.
+/// Restarts libvirt's daemon with this directory in front of its PATH, as systemd does with the drop-in.
 fn restart_with(lab: &Libvirt, path: &str) {
     lab.run(&format!("source /run/lab.sh; stop_libvirtd; export PATH={path}$PATH; start_libvirtd")).ok();
 }
@@ -115,8 +115,8 @@ fn restart_with(lab: &Libvirt, path: &str) {
 fn route_on(lab: &Libvirt) {
     let placement = || lab.run("viommu capabilities --format placement").ok();
     assert!(placement().contains("none, because the host route is off"));
-    let says = lab.run("viommu host-route on").ok();
-    assert!(says.contains(&format!("PATH={ROUTE}:")), "{says}");
+    let printed = lab.run("viommu host-route on").ok();
+    assert!(printed.contains(&format!("PATH={ROUTE}:")), "{printed}");
     restart_with(lab, &format!("{ROUTE}:"));
     let status = lab.run("viommu host-route status").ok();
     assert!(status.contains(": on\n") && status.contains(&format!("hook: {HOOK}\n")), "{status}");
@@ -124,7 +124,7 @@ fn route_on(lab: &Libvirt) {
     assert!(text.contains("- CUSTOM_VIOMMU_HOST_ROUTE\n"), "{text}");
 }
 
-/// The command line of the guest's QEMU, and that it is QEMU.
+/// The command line of the guest's process, which must be QEMU.
 fn command_line(lab: &Libvirt, guest: &Guest<'_>) -> String {
     assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "running");
     let pid = lab.get(&format!("/run/libvirt/qemu/{}.pid", guest.name));
@@ -143,7 +143,7 @@ fn refused(guest: &Guest<'_>, code: &str) -> String {
 
 fn guests_of_nova_get_what_their_flavor_names(suite: Suite) {
     let Some(lab) = host(suite) else { return };
-    // Off, as it is installed: nothing can fulfil the request.
+    // Off, the default after an installation: nothing can meet the request.
     let message = refused(&lab.guest(&instance(&[("viommu:model", "virtio")])), "wrapper-missing");
     assert!(message.contains("'viommu host-route on'") && !message.contains("viommu apply"), "{message}");
     let plain = {
@@ -159,7 +159,8 @@ fn guests_of_nova_get_what_their_flavor_names(suite: Suite) {
         guest.virsh("start", &[]).ok();
         let line = command_line(&lab, &guest);
         assert!(line.contains(device), "{line}");
-        // The daemon is restarted under it, and it starts again, also with the route off: the links and the hook are there.
+        // The daemon restarts while the guest runs, and the guest starts again with the route off: the links and the
+        // hook are still there.
         restart_with(&lab, "");
         assert_eq!(command_line(&lab, &guest), line);
         guest.virsh("destroy", &[]).ok();
@@ -167,7 +168,7 @@ fn guests_of_nova_get_what_their_flavor_names(suite: Suite) {
         assert!(command_line(&lab, &guest).contains(device), "{line}");
         restart_with(&lab, &format!("{ROUTE}:"));
     }
-    // A plain guest gets QEMU's command line of a host without the route, but for the name.
+    // A guest without a request has the command line of a host without the route, except for the name.
     let guest = lab.guest(&instance(&[]));
     guest.virsh("start", &[]).ok();
     let words =
@@ -178,12 +179,12 @@ fn guests_of_nova_get_what_their_flavor_names(suite: Suite) {
     assert_eq!(numberless(&command_line(&lab, &guest)), numberless(&plain));
     drop(guest);
     refused(&lab.guest(&instance(&[("viommu:model", "Virtio")])), "model-unknown");
-    // A broken configuration: who asks is refused, who does not ask starts.
+    // A broken configuration: guests with a request are refused, guests without one start.
     let broken = lab.file("/etc/viommu.toml", "model = 'intel'");
     refused(&lab.guest(&instance(&[("viommu:model", "virtio")])), "config-invalid");
     lab.guest(&instance(&[])).virsh("start", &[]).ok();
     drop(broken);
-    // Children of the daemon find QEMU by its bare name.
+    // Children of the daemon find QEMU by its file name alone.
     let version = lab.run(&format!("PATH={ROUTE}:$PATH qemu-system-x86_64 -version")).ok();
     assert!(version.starts_with("QEMU emulator version"), "{version}");
 }
@@ -199,11 +200,11 @@ fn without_the_hook_no_guest_starts(suite: Suite) {
     assert!(refusal.stderr.contains("error[state-missing]: the viommu hook did not run for this guest"), "{refusal:?}");
     assert!(refusal.stderr.contains("viommu host-route off"), "{refusal:?}");
     drop(guest);
-    // Nor is it switched on where the hook's place is taken.
+    // The route stays off if another program is the hook.
     lab.put(HOOK, "#!/bin/sh\n");
-    let says = lab.run("viommu host-route on");
-    assert_eq!(says.status, 1);
-    assert!(says.stderr.contains("nothing was switched on"), "{says:?}");
+    let printed = lab.run("viommu host-route on");
+    assert_eq!(printed.status, 1);
+    assert!(printed.stderr.contains("nothing was switched on"), "{printed:?}");
 }
 
 fn a_plain_guest_is_parsed_by_nothing_and_recorded_nowhere(suite: Suite) {
@@ -227,7 +228,7 @@ fn a_full_run_stops_a_plain_guest_with_a_reason_as_libvirt_would(suite: Suite) {
     let guest = lab.guest(&instance(&[]));
     lab.run(full).ok();
     let without = guest.virsh("start", &[]);
-    // libvirt's own pidfile and status have no room either.
+    // The full disk has no space for libvirt's own pidfile and status either.
     assert_ne!(without.status, 0, "{without:?}");
     lab.run(room).ok();
     drop(guest);
@@ -245,20 +246,20 @@ fn removal_leaves_what_stored_guests_need(suite: Suite) {
     route_on(&lab);
     let guest = lab.guest(&instance(&[]));
     guest.virsh("start", &[]).ok();
-    let says = lab.run("viommu host-route off");
-    assert!(says.stderr.contains("/etc/libvirt/qemu/instance-00000007.xml names an emulator in"), "{says:?}");
-    assert!(says.stderr.contains("/run/libvirt/qemu/instance-00000007.xml names an emulator in"), "{says:?}");
+    let printed = lab.run("viommu host-route off");
+    assert!(printed.stderr.contains("/etc/libvirt/qemu/instance-00000007.xml names an emulator in"), "{printed:?}");
+    assert!(printed.stderr.contains("/run/libvirt/qemu/instance-00000007.xml names an emulator in"), "{printed:?}");
     guest.virsh("managedsave", &[]).ok();
     restart_with(&lab, "");
-    // As a package does.
+    // The same as a package's script.
     lab.run(&format!(
         "set -e
          /usr/lib/libvirt-viommu/attach --undo
          rm -r {ROUTE} /usr/lib/libvirt-viommu /usr/bin/viommu"
     ))
     .ok();
-    let says = lab.run("sh /share/keep-links").ok();
-    assert!(says.contains("/var/lib/libvirt/qemu/save/instance-00000007.save"), "{says}");
+    let printed = lab.run("sh /share/keep-links").ok();
+    assert!(printed.contains("/var/lib/libvirt/qemu/save/instance-00000007.save"), "{printed}");
     assert_eq!(lab.run(&format!("ls {ROUTE}")).ok(), "qemu-system-x86_64\n");
     for _ in 0..2 {
         guest.virsh("start", &[]).ok();
@@ -293,12 +294,12 @@ fn the_path_can_be_taken_out_of_a_stored_domain(suite: Suite) {
     plain.virsh("start", &[]).ok();
     command_line(&lab, &plain);
     drop(plain);
-    // One that asks gets an <iommu> in its place.
-    let asks = lab.guest(&instance(&[("viommu:model", "intel")]));
+    // A guest with a request gets an <iommu> instead.
+    let requesting = lab.guest(&instance(&[("viommu:model", "intel")]));
     lab.run("viommu apply --route native --yes instance-00000007").ok();
-    assert_eq!(emulator(&asks), "/usr/bin/qemu-system-x86_64</emulator>");
-    asks.virsh("start", &[]).ok();
-    assert!(command_line(&lab, &asks).contains("intel-iommu"));
+    assert_eq!(emulator(&requesting), "/usr/bin/qemu-system-x86_64</emulator>");
+    requesting.virsh("start", &[]).ok();
+    assert!(command_line(&lab, &requesting).contains("intel-iommu"));
 }
 
 fn the_libvirt_of_a_user_keeps_its_emulator(suite: Suite) {
@@ -324,7 +325,7 @@ fn rhels_qemu_is_found_behind_a_link(suite: Suite) {
         let version = lab.run(&format!("{link} -version")).ok();
         assert!(version.starts_with("QEMU emulator version"), "{version}");
     }
-    // It is QEMU for the host's own architecture only.
+    // The link is QEMU for the host's own architecture only.
     let other = lab.run(&format!("{ROUTE}/qemu-system-aarch64 -version"));
     assert!(
         other.stderr.contains("error[emulator-missing]: the real QEMU cannot be executed: /usr/bin/qemu-"),
@@ -341,15 +342,15 @@ fn rules_serve_a_nova_that_writes_no_extra_specs(suite: Suite) {
         assert!(message.contains("'viommu host-route on'") && !message.contains("viommu apply"), "{message}");
     }
     route_on(&lab);
-    for (rule, asks) in
+    for (rule, has_viommu) in
         [("nova-flavor = 'nfv.*'", true), ("nova-project = 'admin'", true), ("nova-flavor = 'm1.*'", false)]
     {
         let _config = lab.file("/etc/viommu.toml", format!("[[domain]]\n{rule}\nmodel = 'virtio'\n"));
         let guest = lab.guest(&old);
         guest.virsh("start", &[]).ok();
-        assert_eq!(command_line(&lab, &guest).contains("virtio-iommu"), asks, "{rule}");
+        assert_eq!(command_line(&lab, &guest).contains("virtio-iommu"), has_viommu, "{rule}");
     }
-    // A misspelt key of ours in a flavor is refused by name.
+    // The refusal names a misspelt key of viommu in a flavor.
     let guest = lab.guest(&instance(&[("viommu:modle", "virtio")]));
     let refusal = guest.virsh("start", &[]);
     assert!(refusal.status != 0 && refusal.stderr.contains("viommu:modle"), "{refusal:?}");
@@ -362,7 +363,7 @@ fn records_of_guests_that_are_gone_are_cleaned(suite: Suite) {
     let guest = lab.guest(&instance(&[("viommu:model", "virtio")]));
     guest.virsh("start", &[]).ok();
     lab.run(&format!("test -e {record}; mkdir -p /var/lib/viommu/backup; touch /var/lib/viommu/backup/x.xml")).ok();
-    // Whatever the environment calls the default connection.
+    // The environment's default connection has no effect.
     let clean = "LIBVIRT_DEFAULT_URI=test:///default viommu doctor --clean >/dev/null; ls -d";
     assert_eq!(lab.run(&format!("{clean} {record} /run/viommu/*.json")).ok().lines().count(), 2, "it runs");
     guest.virsh("destroy", &[]).ok();

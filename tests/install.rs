@@ -1,7 +1,7 @@
-//! Hosts that get viommu, keep it for a while, and get rid of it: by `install.sh` and by the Debian package. Nothing may be left
-//! behind, nothing of somebody else's may be touched, and no guest may fail to start for it.
+//! Installs viommu, uses it, upgrades it and removes it: by `install.sh` and by the Debian package. No file may remain,
+//! no file of another owner may change, and every guest must still start.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod support;
 
@@ -21,7 +21,7 @@ on_both_suites! {
     a_dispatcher_of_the_users_hides_no_request
 }
 
-/// Debian unstable, where what the next Debian does to an installation is seen first.
+/// Debian unstable, which shows incompatibilities of the next Debian first.
 mod sid {
     use super::Suite;
 
@@ -42,8 +42,8 @@ const MAIN: &str = "/etc/libvirt/hooks/qemu";
 const OWN: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
 const UUID: &str = "6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913";
 
-/// A guest without a disk that may ask for a vIOMMU.
-fn domain(emulator: &str, asks: bool) -> String {
+/// A guest without a disk, with or without a request for a vIOMMU.
+fn domain(emulator: &str, with_request: bool) -> String {
     let metadata = "<metadata><viommu xmlns='urn:libvirt-viommu:1' model='intel'/></metadata>";
     format!(
         "<domain type='qemu'><name>guest</name><uuid>{UUID}</uuid>{}
@@ -51,11 +51,11 @@ fn domain(emulator: &str, asks: bool) -> String {
            <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>
            <devices><emulator>{emulator}</emulator></devices>
          </domain>",
-        if asks { metadata } else { "" }
+        if with_request { metadata } else { "" }
     )
 }
 
-/// Starts a guest, and ends it again. Whether its QEMU has the vIOMMU.
+/// Starts and ends a guest. Returns whether its QEMU has the vIOMMU.
 #[track_caller]
 fn start(lab: &Libvirt, xml: &str) -> bool {
     let guest = lab.guest(xml);
@@ -66,7 +66,7 @@ fn start(lab: &Libvirt, xml: &str) -> bool {
     line.contains("intel-iommu")
 }
 
-/// Everything that a host with viommu can do.
+/// Asserts all features of a host with viommu.
 #[track_caller]
 fn guests_start(lab: &Libvirt) {
     assert!(!start(lab, &domain(REAL, false)));
@@ -77,8 +77,8 @@ fn guests_start(lab: &Libvirt) {
     assert!(start(lab, &rewritten));
 }
 
-/// Waits until libvirtd has seen the hook: the signal that tells it so is not waited for. A guest that asks, and could not get
-/// what it asks for, is refused.
+/// Waits until libvirtd has loaded the hook, because the script does not wait for the effect of its signal. A guest
+/// whose request cannot be met is then refused.
 #[track_caller]
 fn hook_is_seen(lab: &Libvirt) -> String {
     let guest = lab.guest(&domain(REAL, true));
@@ -89,7 +89,8 @@ fn hook_is_seen(lab: &Libvirt) -> String {
     refusal
 }
 
-/// Whether a confined guest may become the wrapper and read its state, as AppArmor's parser puts the profile together.
+/// Whether a confined guest may execute the wrapper and read its state, according to the profile that AppArmor's parser
+/// compiles.
 fn apparmor_knows(lab: &Libvirt) -> bool {
     let profile = lab.run(
         r"printf '#include <tunables/global>\nprofile x {\n#include <abstractions/libvirt-qemu>\n}\n' >/tmp/profile
@@ -101,7 +102,7 @@ fn apparmor_knows(lab: &Libvirt) -> bool {
     rules[0]
 }
 
-/// Every file that an installation could change, and what is in it. Not what libvirt, dpkg and virsh keep for themselves.
+/// All files that an installation could change, with their content. Without libvirt's, dpkg's and virsh's own state.
 fn files(lab: &Libvirt) -> String {
     lab.run(
         "set -e
@@ -127,11 +128,11 @@ fn assert_same_files(lab: &Libvirt, before: &str) {
     assert!(gone.is_empty() && new.is_empty(), "gone: {gone:#?}\nnew: {new:#?}");
 }
 
-/// A release for the lab: the package, and the unpacked tarball, in two versions of which the second one is newer.
+/// A release for the lab: the package and the unpacked tarball, in two versions; the second is newer.
 fn bring(lab: &Libvirt, packages: &Packages) {
     fs::copy(&packages.deb, lab.share.join("old.deb")).unwrap();
     fs::copy(&packages.tarball, lab.share.join("old.tar.gz")).unwrap();
-    // The binary of the newer version is longer by a byte, which nobody reads.
+    // The newer version's binary has an additional byte at its end, which has no effect.
     lab.run(
         "set -e
          mkdir /tmp/old /tmp/new
@@ -150,7 +151,7 @@ fn bring(lab: &Libvirt, packages: &Packages) {
     .ok();
 }
 
-/// The life of an installation. The commands must leave nothing but what the caller says.
+/// Installation, upgrade and removal. The commands must leave only the files that the caller names.
 fn live(lab: &Libvirt, install: &str, upgrade: &str, uninstall: &str, purge: &str) {
     let before = files(lab);
     assert!(!apparmor_knows(lab));
@@ -167,7 +168,7 @@ fn live(lab: &Libvirt, install: &str, upgrade: &str, uninstall: &str, purge: &st
     );
     assert_same_files(lab, &installed);
 
-    // Guests start while it is upgraded, and one that runs does not notice.
+    // Guests start during the upgrade, and a running guest is unaffected.
     let running = domain(WRAPPER, true).replace("guest", "running").replace("6a1f", "6a20");
     let running = lab.guest(&running);
     running.virsh("start", &[]).ok();
@@ -191,15 +192,16 @@ fn live(lab: &Libvirt, install: &str, upgrade: &str, uninstall: &str, purge: &st
         assert!(refused.status == 1 && refused.stderr.contains("guest running has the wrapper"), "{refused:?}");
         assert_same_files(lab, &before);
     }
-    let says = lab.run(uninstall);
-    // Guests with the wrapper cannot start any more, so they are named; this is not what ended them.
-    assert!(says.stderr.contains("guest running cannot start while"), "{says:?}");
-    says.ok();
+    let printed = lab.run(uninstall);
+    // Guests with the wrapper cannot start any more, so the output names them; the removal does not end a running
+    // guest.
+    assert!(printed.stderr.contains("guest running cannot start while"), "{printed:?}");
+    printed.ok();
     lab.run(purge).ok();
     lab.restart_libvirtd();
     assert_eq!(running.virsh("domstate", &[]).ok().trim(), "running");
     drop(running);
-    assert!(!start(lab, &domain(REAL, true)), "nobody is there to hear it ask");
+    assert!(!start(lab, &domain(REAL, true)), "without the hook no start is refused");
     assert_same_files(lab, &before);
 }
 
@@ -209,7 +211,7 @@ fn a_package_is_installed_and_removed_without_a_trace(suite: Suite) {
     let newer = "dpkg -i /share/new.deb; [ $(dpkg-query -W -f '${Version}' libvirt-viommu) = 99-1 ]";
     live(&lab, "dpkg -i /share/old.deb", newer, "dpkg -r libvirt-viommu", "dpkg -P libvirt-viommu");
 
-    // A QEMU that is upgraded, and a libvirt that comes later, both without us.
+    // An upgrade of QEMU, and a later installation of libvirt, both without viommu's script.
     lab.run("dpkg -i /share/old.deb && rm /etc/libvirt/hooks/qemu.d/50-viommu").ok();
     let probed = || {
         let ask = format!("virsh domcapabilities --emulatorbin {WRAPPER} --machine q35 >/dev/null");
@@ -220,12 +222,12 @@ fn a_package_is_installed_and_removed_without_a_trace(suite: Suite) {
     let before = probed();
     let (before_probe, before_modified) = before.split_once('\n').unwrap();
     let upgrade = |path: &str| format!("dpkg-trigger --no-await --by-package=qemu-system-x86 {path}");
-    // libvirt counts whole seconds.
+    // libvirt compares times in seconds.
     lab.run(&format!("sleep 1.1; {} && dpkg --triggers-only -a", upgrade(REAL))).ok();
     let after = probed();
     let (after_probe, after_modified) = after.split_once('\n').unwrap();
-    assert!(before_probe < after_probe, "libvirt asked at {before_probe} and again at {after_probe}");
-    assert_eq!(before_modified, after_modified, "the binary was not written anew");
+    assert!(before_probe < after_probe, "libvirt probed at {before_probe} and at {after_probe}");
+    assert_eq!(before_modified, after_modified, "the binary was not replaced");
     assert_eq!(lab.run(&format!("readlink {OWN}")).ok(), "/usr/bin/viommu\n");
     lab.run(&format!("rm {OWN}")).ok();
     lab.run(&format!("{} && dpkg --triggers-only -a", upgrade("/etc/libvirt/hooks"))).ok();
@@ -251,8 +253,8 @@ fn what_is_not_ours_is_left_alone(suite: Suite) {
     let install = || lab.run("/tmp/old/install.sh --no-reload");
     let uninstall = || lab.run("/tmp/old/install.sh --purge");
 
-    // Somebody else's program of the same name.
-    let nobody = files(&lab);
+    // Another program with the same name.
+    let others_files = files(&lab);
     lab.run("echo mine >/usr/bin/viommu").ok();
     let before = files(&lab);
     let refused = install();
@@ -262,16 +264,16 @@ fn what_is_not_ours_is_left_alone(suite: Suite) {
     assert_same_files(&lab, &before);
     lab.run("rm /usr/bin/viommu").ok();
 
-    // The hook's place is taken: it says what to do.
+    // Another program is the hook: the output printed what to do.
     lab.run("mkdir /etc/libvirt/hooks/qemu.d; cd /etc/libvirt/hooks; echo mine | tee qemu >qemu.d/50-viommu").ok();
     let before = files(&lab);
-    let says = install();
-    assert!(says.stderr.contains("qemu.d/50-viommu is not viommu's"), "{says:?}");
+    let printed = install();
+    assert!(printed.stderr.contains("qemu.d/50-viommu is not viommu's"), "{printed:?}");
     uninstall().ok();
     assert_same_files(&lab, &before);
     lab.run("rm -r /etc/libvirt/hooks/qemu*").ok();
 
-    // A package's.
+    // A file of a package.
     lab.run("dpkg -i /share/old.deb").ok();
     let before = files(&lab);
     assert!(install().stderr.contains("installed from a package"));
@@ -279,16 +281,16 @@ fn what_is_not_ours_is_left_alone(suite: Suite) {
     assert_same_files(&lab, &before);
     lab.run("dpkg -P libvirt-viommu").ok();
 
-    // Changed after it was installed, and a damaged release.
+    // A file that was changed after the installation, and a damaged release.
     install().ok();
     lab.run("echo '# more' >>/usr/lib/tmpfiles.d/viommu.conf").ok();
     assert_eq!(lab.run("/tmp/new/install.sh").status, 1);
     assert!(uninstall().stderr.contains("tmpfiles.d/viommu.conf was changed"));
     assert_eq!(lab.run("rm /usr/lib/tmpfiles.d/viommu.conf; ls /usr/bin/viommu* 2>/dev/null").stdout, "");
-    assert_same_files(&lab, &nobody);
+    assert_same_files(&lab, &others_files);
     lab.run("echo >>/tmp/old/viommu").ok();
     assert!(install().stderr.contains("this release is damaged"));
-    assert_same_files(&lab, &nobody);
+    assert_same_files(&lab, &others_files);
 }
 
 fn a_hook_of_the_users_runs_first(suite: Suite) {
@@ -303,7 +305,7 @@ fn a_hook_of_the_users_runs_first(suite: Suite) {
     lab.run("/tmp/old/install.sh").ok();
     assert_eq!(lab.get("/etc/libvirt/hooks/qemu"), mine);
 
-    // Its failure and ours are told apart by libvirt, which names the hook.
+    // libvirt's message distinguishes a failure of this hook from one of viommu's hook.
     let ours = hook_is_seen(&lab);
     assert!(ours.contains("/etc/libvirt/hooks/qemu.d/50-viommu guest prepare"), "{ours}");
     lab.run("touch /run/mine.fails").ok();
@@ -312,7 +314,7 @@ fn a_hook_of_the_users_runs_first(suite: Suite) {
     assert!(refusal.stderr.contains("/etc/libvirt/hooks/qemu guest prepare"), "{refusal:?}");
     assert!(refusal.stderr.contains("not today") && !refusal.stderr.contains("error["), "{refusal:?}");
 
-    // The state file is ours, written at `start`.
+    // viommu wrote the state file at `start`.
     lab.run("rm /run/mine.fails /run/mine.log").ok();
     guest.virsh("start", &[]).ok();
     assert_eq!(lab.get("/run/mine.log"), "prepare\nstart\nstarted after viommu\n");
@@ -322,7 +324,7 @@ fn a_hook_of_the_users_runs_first(suite: Suite) {
     assert_same_files(&lab, &before);
 }
 
-/// Earlier versions put a link to the binary into the main place. `cp` and `wget -O` write through it.
+/// Earlier versions put a link to the binary into the main hook's place. `cp` and `wget -O` write through it.
 fn the_main_place_of_the_hook_is_the_users_by_every_way_to_write_it(suite: Suite) {
     let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
     bring(&lab, packages);
@@ -339,18 +341,22 @@ fn the_main_place_of_the_hook_is_the_users_by_every_way_to_write_it(suite: Suite
         ] {
             for end in [format!("{upgrade}; {remove}"), remove.to_owned()] {
                 lab.run(&format!("{install} && {earlier} && {write}")).ok();
-                // The installed binary may be the user's script now.
+                // The installed binary may now be the user's script.
                 let doctor = lab.run("/tmp/old/viommu doctor").stdout;
                 let whole = lab.run("cmp /tmp/mine /usr/bin/viommu").status != 0;
                 let message = if whole { "no hook is viommu" } else { "/usr/bin/viommu is another program" };
                 assert!(doctor.contains(message) && doctor.contains("[hook-unusable]"), "{write}: {doctor}");
-                let says = lab.run(&end);
+                let printed = lab.run(&end);
                 let written = lab.run(&format!("cmp /tmp/mine {MAIN} && [ ! -L {MAIN} ] && [ -x {MAIN} ]"));
-                assert_eq!(written.status, 0, "{install}, {write}, {end}: {written:?}\n{says:?}");
-                assert_eq!(lab.run(&format!("ls /usr/bin/viommu {OWN} 2>/dev/null; rm {MAIN}")).stdout, "", "{says:?}");
+                assert_eq!(written.status, 0, "{install}, {write}, {end}: {written:?}\n{printed:?}");
+                assert_eq!(
+                    lab.run(&format!("ls /usr/bin/viommu {OWN} 2>/dev/null; rm {MAIN}")).stdout,
+                    "",
+                    "{printed:?}"
+                );
             }
         }
-        // Not written to: the link moves, and no start is without a hook.
+        // The script replaces the link instead of writing through it, so that each start has a hook.
         lab.run(&format!("{install} && {earlier}; {upgrade}")).ok();
         assert_eq!(lab.run(&format!("readlink {OWN}; ls {MAIN}")).stdout, "/usr/bin/viommu\n");
         hook_is_seen(&lab);
@@ -367,14 +373,14 @@ fn the_main_place_of_the_hook_on_request(suite: Suite) {
     lab.run(&format!("/tmp/old/install.sh --hook {MAIN}; {copied}")).ok();
     hook_is_seen(&lab);
     guests_start(&lab);
-    // An upgrade keeps the place, and renews the copy.
+    // An upgrade keeps the place, and replaces the copy.
     lab.run(&format!("/tmp/new/install.sh; {copied}")).ok();
-    // A hook of the host's own is not replaced.
+    // The administrator's own hook is not replaced.
     lab.run("/tmp/new/install.sh --purge").ok();
     assert_same_files(&lab, &before);
     lab.put(MAIN, "mine");
-    let says = lab.run(&format!("/tmp/old/install.sh --hook {MAIN}"));
-    assert!(says.stderr.contains("hooks/qemu is not viommu's, and stays"), "{says:?}");
+    let printed = lab.run(&format!("/tmp/old/install.sh --hook {MAIN}"));
+    assert!(printed.stderr.contains("hooks/qemu is not viommu's, and stays"), "{printed:?}");
     assert_eq!(lab.get(MAIN), "mine");
     lab.run(&format!("[ -L {OWN} ]; rm {MAIN}; /tmp/old/install.sh --purge")).ok();
     assert_same_files(&lab, &before);
@@ -391,7 +397,8 @@ if [ -d "$HOOKPATH" ]; then
 fi
 "#;
 
-/// A dispatcher that consumes its input and calls viommu at its end, as viommu's own documentation once said.
+/// A dispatcher that reads all of stdin and calls viommu at its end, as an earlier version of viommu's documentation
+/// recommended.
 const DRAINS: &str = "#!/bin/bash\ncat - >/dev/null\necho \"$2\" >>/run/mine.log\nexec viommu hook \"$@\"\n";
 
 fn a_dispatcher_of_the_users_hides_no_request(suite: Suite) {
@@ -400,7 +407,7 @@ fn a_dispatcher_of_the_users_hides_no_request(suite: Suite) {
     let page = include_str!("../docs/install.md");
     let lines = page.split_once("```bash\n").unwrap().1.split_once("```").unwrap().0;
     let first = format!("#!/bin/bash\n{lines}echo \"$2\" >>/run/mine.log\n");
-    for (dispatcher, says, wrapped_starts) in [
+    for (dispatcher, finding, wrapped_starts) in [
         (VFIO_TOOLS, "50-viommu is viommu", true),
         (DRAINS, "which may consume the XML", false),
         (&first, "hooks/qemu is viommu", true),
@@ -413,12 +420,12 @@ fn a_dispatcher_of_the_users_hides_no_request(suite: Suite) {
         for install in ["/tmp/old/install.sh", "/tmp/new/install.sh"] {
             lab.run(&format!("{install}; rm -f /run/mine.log")).ok();
             let doctor = lab.run("viommu doctor").stdout;
-            assert!(doctor.contains(says), "{doctor}");
+            assert!(doctor.contains(finding), "{doctor}");
             let guest = lab.guest(&domain(REAL, true));
             lab.wait_for("! virsh -q start guest 2>/run/refusal || { virsh -q destroy guest; false; }");
             drop(guest);
             assert!(lab.get("/run/refusal").contains("viommu: error["), "{}", lab.get("/run/refusal"));
-            // viommu has decided before the rest of the script acts.
+            // viommu has decided before the rest of the script runs.
             let acted = lab.run("grep -q prepare /run/mine.log").status == 0;
             assert!(!acted || dispatcher != first, "{dispatcher}");
             let guest = lab.guest(&domain(WRAPPER, true));

@@ -1,8 +1,8 @@
-//! What a guest's start costs, in instructions: the hook at each event, the wrapper, and the filter, as whole processes; and
-//! what it costs the kernel, in page faults and system calls.
+//! The cost of a guest's start in instructions: the hook at each event, the wrapper, and `rewrite`, as whole processes;
+//! and the page faults and system calls.
 //!
-//! The budgets are a tenth above what was measured. One that is broken asks a question: what is bought for it? One that
-//! could be much lower is lowered.
+//! Each budget is 10 % above the measured value. A change that exceeds a budget needs a reason; a budget far above the
+//! measured value is lowered.
 
 #![expect(clippy::disallowed_methods, clippy::print_stdout, clippy::unwrap_used, reason = "a test program")]
 
@@ -24,9 +24,9 @@ use std::path::Path;
 
 use callgrind::instructions_alone;
 use kernel::{HOOK, begin};
-use sized::{UUID, asking, silent, wrapped};
+use sized::{UUID, plain, requesting, wrapped};
 
-/// One way to start the binary, and what it may cost, in thousands of instructions.
+/// One invocation of the binary, and its limit in thousands of instructions.
 struct Case<'a> {
     what: &'a str,
     program: &'a str,
@@ -44,29 +44,30 @@ fn instructions_stay_within_their_budgets() {
     }
     let (hook, wrapper, cli) = (HOOK, "/run/test/bin/viommu-qemu-system-x86_64", "/run/test/bin/viommu");
     kernel::host(&binary, &[hook, wrapper, cli]);
-    // The wrapper becomes what stands there; a real QEMU is none of ours to count.
+    // The wrapper executes this path, which does not exist: QEMU's own instructions do not count.
     fs::write("/etc/viommu.toml", "[emulators]\nx86_64 = '/nonexistent/qemu'\n").unwrap();
-    let (asks, silent, inside, large) = (asking(20_000), silent(20_000), wrapped(20_000), asking(1_000_000));
+    let (requesting, plain, inside, large) =
+        (requesting(20_000), plain(20_000), wrapped(20_000), requesting(1_000_000));
     let case =
         |what, program, arguments, stdin, status, budget| Case { what, program, arguments, stdin, status, budget };
     let guest = guest();
     let [prepare, start, started, migrate, reconnect] =
         ["prepare", "start", "started", "migrate", "reconnect"].map(begin);
     let cases = [
-        case("prepare, who asks", hook, &prepare[..], asks.as_str(), 1, 2180),
-        case("prepare, who asks by the wrapper", hook, &prepare, &inside, 0, 2104),
-        case("prepare, who does not ask", hook, &prepare, &silent, 0, 263),
-        case("start, who asks by the wrapper", hook, &start, &inside, 0, 2124),
+        case("prepare, a request", hook, &prepare[..], requesting.as_str(), 1, 2180),
+        case("prepare, a request by the wrapper", hook, &prepare, &inside, 0, 2104),
+        case("prepare, no request", hook, &prepare, &plain, 0, 263),
+        case("start, a request by the wrapper", hook, &start, &inside, 0, 2124),
         // libvirt's arguments, thirty devices more, and the state that the start above has left.
         case("wrapper, a guest", wrapper, &guest, "", 1, 1062),
         case("wrapper, a probe", wrapper, &["-S", "-machine", "none", "-qmp", "unix:/x", "-daemonize"], "", 1, 158),
-        // It looks at every process, of which there are two here.
-        case("started, who asks by the wrapper", hook, &started, &inside, 0, 2227),
-        case("migrate, who asks by the wrapper", hook, &migrate, &inside, 0, 2099),
+        // The search reads each process; there are two here.
+        case("started, a request by the wrapper", hook, &started, &inside, 0, 2227),
+        case("migrate, a request by the wrapper", hook, &migrate, &inside, 0, 2099),
         case("stopped", hook, &["g", "stopped", "end", "-"], &inside, 0, 165),
         case("release", hook, &["g", "release", "end", "-"], &inside, 0, 165),
-        case("reconnect", hook, &reconnect, &asks, 0, 133),
-        case("viommu rewrite, 20 KB", cli, &["rewrite"], &asks, 0, 2356),
+        case("reconnect", hook, &reconnect, &requesting, 0, 133),
+        case("viommu rewrite, 20 KB", cli, &["rewrite"], &requesting, 0, 2356),
         case("viommu rewrite, 1 MB", cli, &["rewrite"], &large, 0, 91_130),
     ];
     let mut over = Vec::new();
@@ -81,8 +82,8 @@ fn instructions_stay_within_their_budgets() {
     assert!(over.is_empty(), "over their budgets: {over:?}");
 }
 
-/// Page faults and system calls take the other half of the time. The faults of the binary's own pages depend on how they lie
-/// about in memory, so that budget is a fifth above what was measured.
+/// Page faults and system calls take about half of the time. The number of faults of the binary's own pages depends on
+/// their place in memory, so that budget is 20 % above the measured value.
 #[test]
 fn system_calls_stay_within_their_budgets() {
     let Some(binary) = release::release() else { return };
@@ -90,10 +91,10 @@ fn system_calls_stay_within_their_budgets() {
         return;
     }
     kernel::host(&binary, &[HOOK]);
-    let (asks, silent) = (asking(20_000), silent(20_000));
+    let (requesting, plain) = (requesting(20_000), plain(20_000));
     let mut over = Vec::new();
     for (event, xml, most) in
-        [("prepare", &asks, (145, 79)), ("prepare", &silent, (89, 42)), ("reconnect", &asks, (73, 37))]
+        [("prepare", &requesting, (145, 79)), ("prepare", &plain, (89, 42)), ("reconnect", &requesting, (73, 37))]
     {
         let found = (kernel::page_faults(event, xml), kernel::system_calls(event, xml));
         println!("{event:10} {found:?} of {most:?}");

@@ -1,15 +1,17 @@
-//! iommufd: a host ("L1") in pure software emulation with libvirt 12.9 and QEMU 11.1 and a kernel that has `CONFIG_IOMMUFD`.
+//! iommufd: a host ("L1") in pure software emulation with libvirt 12.9 and QEMU 11.1 and a kernel with
+//! `CONFIG_IOMMUFD`.
 //!
-//! As `tests/nested.rs`, with the scenarios `f…`. The first run builds the kernel: `tests/lab/nested/kernel.sh`.
+//! The test works like `tests/nested.rs`, with the scenarios `f…`. The first run builds the kernel:
+//! `tests/lab/nested/kernel.sh`.
 
 #![expect(clippy::disallowed_methods, reason = "a test harness starts programs and reads the environment")]
-#![expect(clippy::panic, reason = "the helpers of the tests are tests, too")]
+#![expect(clippy::panic, reason = "a panic in a helper fails the test")]
 
 #[path = "lab/nested/host.rs"]
-#[allow(dead_code, reason = "tests/nested.rs has other hosts")]
+#[allow(dead_code, reason = "tests/nested.rs uses the other hosts")]
 mod host;
 #[path = "lab/nested/results.rs"]
-#[allow(dead_code, reason = "tests/nested.rs asks for more")]
+#[allow(dead_code, reason = "tests/nested.rs uses the rest")]
 mod results;
 mod support;
 
@@ -22,7 +24,7 @@ fn run(scenario: &str, seconds: u64) -> Option<Results> {
     HOST.run(scenario, seconds)
 }
 
-/// Locked under a limit of so much: RAM once for each address space, of which an iommufd has pinned so many.
+/// Locked memory under this limit: RAM once for each address space, of which an iommufd has pinned the given number.
 #[track_caller]
 fn assert_spaces(started: &Values, spaces: u64, pinned: u64) {
     started.assert_started();

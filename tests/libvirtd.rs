@@ -1,13 +1,13 @@
-//! The lab itself: what the other tests with a real libvirt rely on, shown on plain guests that ask viommu for nothing.
+//! Tests the lab itself: the features that the other tests with a real libvirt need, with guests without a request.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic fails the test")]
 
 mod support;
 
 use support::libvirt::{Suite, shared};
 use support::on_both_suites;
 
-/// A guest that runs but has nothing to boot: 128 MiB, no disk.
+/// A running guest without a boot device: 128 MiB, no disk.
 fn x86_64(name: &str) -> String {
     format!(
         "<domain type='qemu'><name>{name}</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
@@ -16,7 +16,7 @@ fn x86_64(name: &str) -> String {
     )
 }
 
-/// The same on AArch64, booted by firmware.
+/// The same on AArch64, with firmware.
 fn aarch64(name: &str) -> String {
     format!(
         "<domain type='qemu'><name>{name}</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>
@@ -50,7 +50,7 @@ fn nothing_of_the_machine_is_in_reach(suite: Suite) {
     assert_eq!(lab.run("ls /sys/class/net").ok(), "lo\n");
     assert_eq!(lab.run("ls /dev/kvm /dev/vfio/[0-9]* 2>/dev/null").stdout, "");
     assert_eq!(lab.run("grep -c cgroup /proc/self/mounts").stdout, "0\n");
-    // Only what the script mounts, so that no path leads to the machine's files but /share.
+    // Only the script's mounts, so that no path except /share leads to the machine's files.
     let mounts = lab.run("cut -d' ' -f2 /proc/self/mounts | sort | xargs").ok();
     assert_eq!(mounts, "/ /dev /dev/pts /dev/shm /proc /run /share /sys /sys/kernel/iommu_groups /tmp\n");
 }
@@ -75,7 +75,7 @@ fn hooks_are_called_with_the_domain(suite: Suite) {
     lab.hook_log();
     guest.virsh("start", &[]).ok();
     guest.virsh("destroy", &[]).ok();
-    // Only since 10.5.0 does libvirt say why a domain was released (docs/hooks.rst).
+    // libvirt gives the reason of a release only since 10.5.0 (docs/hooks.rst).
     let reason = if suite == Suite::Bookworm { "-" } else { "destroyed" };
     let events =
         ["prepare begin -", "start begin -", "started begin -", "stopped end -", &format!("release end {reason}")];
@@ -125,7 +125,7 @@ fn guests_outlive_libvirtd(suite: Suite) {
     assert_ne!(lab.get("/run/lab-libvirtd.pid"), daemon);
     assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "running");
     assert_eq!(lab.get("/run/libvirt/qemu/kept.pid"), pid);
-    // libvirtd takes up its guests again in threads that it does not wait for.
+    // libvirtd reconnects to its guests in threads, and does not wait for them.
     lab.wait_for("grep -q reconnect /run/hooks.log");
     assert_eq!(lab.hook_log(), ["kept reconnect begin -"]);
 }

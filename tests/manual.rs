@@ -1,7 +1,7 @@
-//! Manual pages and shell completions say what the program takes: both are made from its own arguments.
+//! Manual pages and shell completions match the program: the test derives both from its arguments.
 
-#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests do I/O")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 #[path = "support/completions.rs"]
 mod completions;
@@ -26,7 +26,7 @@ fn command() -> clap::Command {
     command
 }
 
-/// Text for roff: a dash is a dash, and no line is a request.
+/// Escapes text for roff: dashes, and lines that would be requests.
 fn roff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
@@ -37,7 +37,7 @@ fn sentence(text: &str) -> String {
     if text.ends_with('.') { text } else { text + "." }
 }
 
-/// What stands for the value of an argument: `FILE`, or what follows an option.
+/// The placeholder for an argument's value: `FILE`, or the text after an option.
 fn value(argument: &Arg) -> String {
     let names: Vec<String> = argument.get_value_names().unwrap_or_default().iter().map(ToString::to_string).collect();
     let name = format!("\\fI{}\\fR", roff(&names.join(" ")));
@@ -54,7 +54,7 @@ fn option(argument: &Arg, out: &mut String) {
     let name = argument.get_long().map(|long| format!("\\fB\\-\\-{}\\fR", roff(long))).unwrap_or_default();
     let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
     writeln!(out, ".TP\n{name}{}\n{}", value(argument), sentence(&help)).unwrap();
-    // A switch has true and false, which nobody types.
+    // A switch takes the values true and false, which users do not type.
     if argument.get_action().takes_values() {
         for possible in argument.get_possible_values() {
             if let Some(help) = possible.get_help() {
@@ -65,7 +65,7 @@ fn option(argument: &Arg, out: &mut String) {
     }
 }
 
-/// The section VERBS: each verb with what it takes.
+/// The section VERBS: each verb with its arguments.
 fn verbs() -> String {
     let mut out = String::new();
     for verb in command().get_subcommands_mut().filter(|verb| verb.get_name() != "help") {
@@ -104,7 +104,7 @@ fn completions_are_those_of_the_program() {
     }
 }
 
-/// What each shell offers behind a line, with a virsh that knows two domains.
+/// The words that each shell offers after a line, with a virsh that has two domains.
 #[test]
 fn shells_complete_names_codes_and_words() {
     let desk = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("completions");
@@ -158,7 +158,7 @@ fn shells_complete_names_codes_and_words() {
             ("viommu doctor --format ", "json", true),
             ("viommu remove --", "--dry-run", true),
         ] {
-            // bash gets the words that are complete, and the last one.
+            // bash gets the complete words and the last one.
             let found = if shell("").0 == "bash" && !line.ends_with(' ') {
                 let (words, last) = line.rsplit_once(' ').unwrap();
                 let (name, mut arguments) = bash(&format!("{words} "));
@@ -172,7 +172,7 @@ fn shells_complete_names_codes_and_words() {
     }
 }
 
-/// The options that a help text lists, without its own.
+/// The options in a help text, without `--help`.
 fn options(help: &str) -> Vec<&str> {
     let lines = help.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
     lines.filter_map(|line| line.split(|c: char| c != '-' && !c.is_ascii_lowercase()).next()).collect()
@@ -184,7 +184,7 @@ fn help_of(verb: &[&str]) -> String {
     ran.stdout
 }
 
-/// `--help` is what users believe; the pages and completions are held against what it prints.
+/// Compares the pages and completions with the output of `--help`.
 #[test]
 fn help_has_the_same_verbs_and_options() {
     let help = help_of(&[]);
@@ -207,7 +207,7 @@ fn help_has_the_same_verbs_and_options() {
     }
 }
 
-/// The example in docs/configuration.md has every key, which `tests/docs.rs` sees to.
+/// The example in docs/configuration.md has every key; `tests/docs.rs` checks that.
 #[test]
 fn the_configuration_page_has_every_key() {
     let example = fs::read_to_string("docs/configuration.md").unwrap();

@@ -1,9 +1,9 @@
-//! The locked-memory limit: what libvirt sets by itself, and what a guest needs, for every shape of a guest that matters.
+//! The locked-memory limit: libvirt's own limit, and the need of a guest, for all relevant shapes of guests.
 //!
-//! Every number is typed in from another source than this program: libvirt's own tests, limits and `VmLck` of guests that
-//! were really started, or QEMU's and libvirt's formulas worked out by hand. `docs/proof/memlock.md` shows the second table.
+//! Every number comes from another source than this program: libvirt's own tests, limits and `VmLck` of guests that
+//! really ran, or QEMU's and libvirt's formulas computed by hand. `docs/proof/memlock.md` shows the second table.
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a test program that shows its table")]
+#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a test program that prints its table")]
 
 #[path = "support/corpus.rs"]
 mod corpus;
@@ -40,8 +40,8 @@ fn memlock(text: &str, model: Option<&str>, libvirt: &str) -> Memlock {
     plan.memlock
 }
 
-/// What `qemuDomainGetMemLockLimitBytes` must give: the second argument of each `DO_TEST` in libvirt 9.0.0's
-/// tests/qemumemlocktest.c. None is its 0, which sets nothing.
+/// The expected results of `qemuDomainGetMemLockLimitBytes`: the second argument of each `DO_TEST` in libvirt 9.0.0's
+/// tests/qemumemlocktest.c. `None` is its 0, which sets no limit.
 const LIBVIRTS_OWN: [(&str, Option<Limit>); 18] = [
     ("pc-kvm", None),
     ("pc-tcg", None),
@@ -71,7 +71,7 @@ fn libvirts_own_limits() {
         let Some(name) = stem.strip_prefix("qemumemlock-") else { continue };
         let (_, limit) = LIBVIRTS_OWN.iter().find(|(known, _)| *known == name).unwrap();
         if name == "pseries-hostdev" {
-            // The file as libvirt completes it and hands it to a hook: a host bridge for the device's IOMMU group alone.
+            // The file with libvirt's additions, as a hook gets it: a host bridge for the device's IOMMU group alone.
             let bridges = "<devices><controller type='pci' index='0' model='pci-root'/>
                 <controller type='pci' index='1' model='pci-root'/>";
             text = text.replace("<devices>", bridges);
@@ -85,7 +85,7 @@ fn libvirts_own_limits() {
     assert!(seen == 0 || seen == LIBVIRTS_OWN.len(), "{seen}");
 }
 
-/// A guest in parts; everything else about it does not matter to the limit.
+/// The parts of a guest that affect the limit.
 #[derive(Clone)]
 struct Guest {
     arch: &'static str,
@@ -97,7 +97,7 @@ struct Guest {
     model: Option<&'static str>,
 }
 
-/// A q35 guest with so much memory, MiB, and these devices.
+/// A q35 guest with this memory, MiB, and these devices.
 fn guest(mebibytes: u32, devices: &str) -> Guest {
     Guest {
         arch: "x86_64",
@@ -115,7 +115,7 @@ impl Guest {
         Guest { model: Some(model), ..self }
     }
 
-    /// The vIOMMU is added to QEMU's command line, and libvirt does not know it.
+    /// The wrapper adds the vIOMMU to QEMU's command line, and libvirt's XML does not contain it.
     fn behind_the_wrapper(self) -> Guest {
         Guest { wrapper: "viommu-", ..self }
     }
@@ -160,7 +160,7 @@ fn function(host: u32, bus: u32, slot: u32, function: u32) -> String {
     )
 }
 
-/// So many devices, each behind a root port of its own.
+/// This number of devices, each behind its own root port.
 fn root_ports(devices: u32) -> String {
     (1..=devices).map(|index| controller(index, "pcie-root-port", 0, index) + &function(index, index, 0, 0)).collect()
 }
@@ -170,12 +170,12 @@ fn by_iommufd(number: u32) -> String {
     root_ports(number).replace("<source>", "<driver iommufd='yes'/><source>")
 }
 
-/// Two devices on a conventional bus with this index, whatever is above it.
+/// Two devices on a conventional bus with this index, with any bus above it.
 fn two_on(bus: u32) -> String {
     function(1, bus, 1, 0) + &function(2, bus, 2, 0)
 }
 
-/// Two expander buses of PCI Express with a root port and a device each.
+/// Two PCI Express expander buses with a root port and a device each.
 fn expanders() -> String {
     let expander = |index: u32, slot| {
         controller(index, "pcie-expander-bus", 0, slot)
@@ -223,7 +223,7 @@ const NVME_CHAIN: &str = "<disk type='nvme' device='disk'><driver name='qemu' ty
 const SHMEM: &str = "<shmem name='s'><model type='ivshmem-plain'/><size unit='M'>1024</size></shmem>";
 const LARGE_VGA: &str = "<video><model type='vga' vram='131072' heads='1' primary='yes'/></video>";
 
-/// Guests by the name that they have in [`TABLES`].
+/// Guests by their names in [`TABLES`].
 fn guests() -> Vec<(&'static str, Guest)> {
     let locked = "<memoryBacking><locked/></memoryBacking>";
     let limited = "<memtune><hard_limit unit='MiB'>2560</hard_limit></memtune>";
@@ -335,7 +335,7 @@ fn what_every_guest_needs() {
             let (_, guest) = guests.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("{name}"));
             let found = memlock(&guest.xml(), guest.model, libvirt);
             let (needed, libvirts) = (limit(needed), limit(libvirts));
-            // Whether anything is raised for a guest without a vIOMMU is no question of arithmetic.
+            // This test checks the computed sizes, not whether viommu raises the limit of a guest without a vIOMMU.
             let raise = if guest.has_viommu() { needed > libvirts } else { found.raise };
             if (found.required_bytes, found.libvirt_bytes, found.raise) != (needed, libvirts, raise) {
                 wrong.push(format!("{row}: {found:?}"));

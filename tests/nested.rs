@@ -1,16 +1,17 @@
-//! libvirt, QEMU, VFIO and the kernel's locked-memory limit for real, on hosts ("L1") in pure software emulation.
+//! libvirt, QEMU, VFIO and the kernel's locked-memory limit without stand-ins, on hosts ("L1") in pure software
+//! emulation.
 //!
-//! `tests/lab/nested/` builds and boots the hosts and holds the scenarios; here their results are checked. Needs root
-//! and mmdebstrap, else each test says SKIPPED and passes, unless `VIOMMU_REQUIRE_LAB=1`. What is built stays in
+//! `tests/lab/nested/` builds and boots the hosts and holds the scenarios; this file checks their results. Needs root
+//! and mmdebstrap; without them each test prints SKIPPED and passes, unless `VIOMMU_REQUIRE_LAB=1`. Built files stay in
 //! `VIOMMU_LAB` (default `target/lab`).
 
 #![expect(clippy::disallowed_methods, reason = "a test harness starts programs and reads the environment")]
-#![expect(clippy::panic, clippy::unwrap_used, reason = "the helpers of the tests are tests, too")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a panic in a helper fails the test")]
 
 #[path = "lab/nested/dpdk.rs"]
 mod dpdk;
 #[path = "lab/nested/host.rs"]
-#[allow(dead_code, reason = "tests/arm64.rs has another host")]
+#[allow(dead_code, reason = "tests/arm64.rs uses the other host")]
 mod host;
 #[path = "lab/nested/page.rs"]
 mod page;
@@ -250,7 +251,7 @@ fn every_legitimate_start_gets_its_limit() {
     assert_all_raised(&results, &["idle", "load", "bare"]);
 }
 
-/// Processes have other numbers there than outside.
+/// Process numbers inside the container differ from those outside.
 #[test]
 fn a_daemon_in_a_container_gives_each_start_its_limit() {
     let Some(results) = TRIXIE.run("container", 30) else { return };
@@ -269,7 +270,7 @@ fn assert_all_raised(results: &results::Results, kinds: &[&str]) {
     }
 }
 
-/// The same with more tries: `docs/proof/guard.md`.
+/// The same with more attempts: `docs/proof/guard.md`.
 #[test]
 fn no_attacker_gets_a_raised_limit() {
     let Some(results) = TRIXIE.run("attack", 60) else { return };
@@ -286,7 +287,7 @@ fn no_attacker_gets_a_raised_limit() {
     name.assert_clean();
 }
 
-/// Of `tests/hook`, which needs a host where limits can be raised.
+/// A test of `tests/hook`, which needs a host where limits can be raised.
 #[test]
 fn the_guard_raises_the_limit_and_ends() {
     let Some(results) = TRIXIE.run("guard", 10) else { return };
@@ -360,16 +361,16 @@ fn the_host_route_works_with_selinux() {
 fn the_host_route_serves_guests_without_an_emulator(suite: &Suite) {
     let Some(results) = suite.run("route", 120) else { return };
     results.of("rt-on").assert_value("status", "0");
-    let (asks, plain) = (results.of("rt"), results.of("rt-plain"));
-    for (guest, spaces) in [(asks, 2), (plain, 1)] {
+    let (requesting, plain) = (results.of("rt"), results.of("rt-plain"));
+    for (guest, spaces) in [(requesting, 2), (plain, 1)] {
         guest.assert_value("status", "0");
         guest.assert_value("denials", "0");
         guest.assert_locked(spaces, RAM);
         guest.assert_limit(spaces * RAM + GIB);
         guest.assert_value("viommus", &(spaces - 1).to_string());
     }
-    asks.assert_value("emulator", "/usr/lib/libvirt-host-route/qemu-system-x86_64");
-    asks.assert_value("exe", "/usr/bin/qemu-system-x86_64");
+    requesting.assert_value("emulator", "/usr/lib/libvirt-host-route/qemu-system-x86_64");
+    requesting.assert_value("exe", "/usr/bin/qemu-system-x86_64");
     for refused in ["rt-unhooked", "rt-plain-unhooked"] {
         let refused = results.of(refused);
         refused.assert_value("status", "1");
@@ -379,11 +380,11 @@ fn the_host_route_serves_guests_without_an_emulator(suite: &Suite) {
     results.of("rt-off").assert_value("emulator", "/usr/bin/qemu-system-x86_64");
 }
 
-/// Without the rules that viommu ships, the security module must be what refuses the start.
+/// Without viommu's rules, the security module must refuse the start.
 #[track_caller]
 fn assert_denied(start: &results::Values) {
     start.assert_value("status", "1");
-    // libvirt 9.0 on a starved machine has been seen to report the monitor's socket instead.
+    // On a busy machine libvirt 9.0 sometimes reports the monitor's socket instead.
     let reported = ["Permission denied", "failed to connect to monitor socket"];
     assert!(reported.iter().any(|words| start.line.contains(words)), "{}", start.line);
     assert!(start.number("denials") > 0, "{}", start.line);

@@ -1,8 +1,8 @@
-//! The packages themselves: what is in them, what their distributions' checkers say, and that the RPM comes and goes without a
-//! trace. What the Debian package does on hosts is in `install.rs`.
+//! The packages: their contents, the results of the distributions' checkers, and an installation and removal of the RPM
+//! without remaining files. `install.rs` tests the Debian package on hosts.
 
-#![expect(clippy::disallowed_methods, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, reason = "tests do I/O")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic fails the test")]
 
 #[path = "support/release.rs"]
 mod release;
@@ -22,7 +22,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// Runs a program that must succeed, and gives what it prints.
+/// Runs a program that must succeed, and returns its stdout.
 #[track_caller]
 fn output(program: &str, arguments: &[&dyn AsRef<OsStr>]) -> String {
     let mut command = Command::new(program);
@@ -41,13 +41,13 @@ fn desk(name: &str) -> PathBuf {
     directory
 }
 
-/// The files and links below a directory, but for what distributions want beside a program.
+/// The files and links below a directory, except for the files that distributions demand beside a program.
 fn tree(root: &Path) -> BTreeSet<String> {
     let found = output("find", &[&root, &"!", &"-type", &"d", &"-printf", &"/%P %m %l\n"]);
     let theirs = ["changelog", "copyright", "LICENSE"].map(|name| format!("/usr/share/doc/libvirt-viommu/{name}"));
     let own = |line: &&str| !theirs.iter().any(|name| line.starts_with(name));
     let lines = found.lines().filter(own).filter(|line| !line.starts_with("/usr/share/lintian/"));
-    // Packages compress manual pages, and Debian's zsh has a directory of its own.
+    // Packages compress manual pages, and Debian's zsh has another directory.
     lines.map(|line| line.replace(".gz ", " ").replace("vendor-completions", "site-functions")).collect()
 }
 
@@ -65,7 +65,7 @@ fn packages_hold_what_the_script_installs() {
     output("sh", &[&"-c", &unpack, &"sh", rpm, &by_rpm]);
     let list = tree(&by_script);
     assert!(list.contains("/usr/bin/viommu-qemu-system-x86_64 777 viommu"), "{list:?}");
-    // Where 'viommu explain' points to.
+    // The pages that 'viommu explain' refers to.
     for page in
         ["README.md", "docs/install.md", "docs/guides/dpdk.md", "docs/pictures/plan.svg", "examples/viommu.toml"]
     {
@@ -76,7 +76,7 @@ fn packages_hold_what_the_script_installs() {
     assert_eq!(tree(&by_rpm), list);
 }
 
-/// Debian and RPM name architectures each in their own way.
+/// Debian and RPM have different names of architectures.
 #[test]
 fn one_command_packages_for_both_architectures() {
     if cross().is_none() {
@@ -106,7 +106,7 @@ fn one_command_packages_for_both_architectures() {
     }
 }
 
-/// What SECURITY.md says about checking a release, with a key of this test's.
+/// SECURITY.md's commands that check a release, with a key of this test.
 #[test]
 fn a_release_can_be_verified() {
     let Some(binary) = std::env::var_os("VIOMMU_BINARY").map(PathBuf::from).or_else(release) else { return };
@@ -150,7 +150,7 @@ fn checkers_of_the_distributions_find_no_error() {
     output("rpmlint", &[&"-c", &"packaging/rpmlint.toml", &packages.rpm]);
 }
 
-/// Maintainers' scripts as they are shipped, with what the tools put into them.
+/// The maintainer scripts in the package, with the additions of the packaging tools.
 #[test]
 fn maintainer_scripts_are_sound() {
     let Some(packages) = packages() else { return };
@@ -198,7 +198,7 @@ fn the_rpm_is_installed_and_removed_without_a_trace() {
     let script = r#"
         apt-get update -qq
         apt-get install -y -qq --no-install-recommends rpm >/dev/null 2>&1
-        # Debian's rpm says that packages of Debian are not in its database.
+        # Debian's rpm reports that packages of Debian are not in its database.
         rpm="rpm --nodeps --dbpath /tmp/rpmdb"
         files() { find / -xdev -path /tmp -prune -o -path /proc -prune -o -printf '%y %m %U:%G %l %p\n' | sort; }
         # An administrator's own hook, in the place that ours would like.
@@ -250,8 +250,8 @@ fn the_rpm_is_installed_and_removed_without_a_trace() {
     assert!(printed.contains("QEMU emulator version"), "{printed}");
 }
 
-/// libvirt and viommu come and go in every order; where libvirt reads AppArmor's local file only, it has viommu's line while
-/// both are there, and is as libvirt makes it otherwise.
+/// Installations and removals of libvirt and viommu in every order. If libvirt reads AppArmor's local file only, that
+/// file contains viommu's line while both are installed, and otherwise equals libvirt's own.
 #[test]
 fn every_order_of_installation_with_libvirt() {
     let Some(packages) = packages() else { return };
@@ -339,15 +339,15 @@ fn every_order_of_installation_with_libvirt() {
     }
 }
 
-/// A fresh checkout has no binary yet; a preview names what its build would give.
+/// A fresh checkout has no binary yet; a preview prints the results of its build.
 #[test]
 fn a_preview_names_the_binary_before_it_is_built() {
     let nowhere = desk("preview");
     let mut preview = Command::new("./install.sh");
     preview.args(["--dry-run", "--prefix"]).arg(nowhere.join("usr")).env("CARGO_TARGET_DIR", nowhere.join("target"));
     let output = preview.output().unwrap();
-    let says = String::from_utf8(output.stdout).unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
     let binary = format!("would install {}/usr/bin/viommu", nowhere.display());
-    assert!(output.status.success() && says.lines().any(|line| line == binary), "{says}");
+    assert!(output.status.success() && printed.lines().any(|line| line == binary), "{printed}");
     assert_eq!(fs::read_dir(&nowhere).unwrap().count(), 0);
 }

@@ -1,8 +1,7 @@
-//! Pictures of what the program prints on a terminal, for those who would rather look than read. Rendered from real output, so
-//! that they cannot show what is not so.
+//! Pictures of the program's output on a terminal. The test renders real output, so the pictures cannot be out of date.
 
-#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests do I/O")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic fails the test")]
 
 #[path = "support/page.rs"]
 mod page;
@@ -10,11 +9,11 @@ mod page;
 use std::fmt::Write as _;
 use std::process::Command;
 
-/// Hundred characters in units of the picture, for a monospaced font of 14.
+/// The width of a hundred characters in units of the picture, for a monospaced font of 14.
 const CHARACTERS: usize = 843;
 const LINE: usize = 19;
 const MARGIN: usize = 18;
-/// Where the text begins, below the window's title.
+/// The top of the text, below the window's title.
 const TOP: usize = 52;
 
 /// Text of one colour.
@@ -23,10 +22,10 @@ struct Span {
     text: String,
 }
 
-/// What a command prints on a terminal when a shell runs it, with its colours; `None` without the shell or script(1), which makes the
-/// terminal.
+/// The output of a command that a shell runs on a terminal, with its colours; `None` without the shell or script(1),
+/// which creates the terminal.
 fn on_a_terminal(shell: &str, columns: usize, command: &str) -> Option<String> {
-    // The pictures show a fresh machine; the one that runs the test may have a configuration.
+    // The pictures show a fresh machine; the machine of the test may have a configuration.
     let command = command.replacen("viommu", env!("CARGO_BIN_EXE_viommu"), 1);
     let command = if command.contains(" plan ") { command + " --config /dev/null" } else { command };
     let command = format!("stty rows 40 cols {columns}; {command}");
@@ -42,7 +41,7 @@ fn on_a_terminal(shell: &str, columns: usize, command: &str) -> Option<String> {
     Some(text)
 }
 
-/// The class of a colour: what stands between `ESC [` and `m`.
+/// The class of a colour: the text between `ESC [` and `m`.
 fn class(code: &str) -> &'static str {
     match code {
         "0" => "",
@@ -51,7 +50,7 @@ fn class(code: &str) -> &'static str {
         "32" => "g",
         "33" => "y",
         "36" => "c",
-        other => panic!("no picture knows the colour {other}"),
+        other => panic!("unknown colour {other}"),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Time and memory grow as the input does, whatever its shape. Time is counted in instructions, which a busy machine does
-//! not change.
+//! Time and memory grow linearly with the input, for every shape. The test counts instructions, which do not depend on
+//! the machine's load.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -54,13 +54,14 @@ fn twice_the_input_takes_twice_the_time() {
     for Shape { what, number, make, refused } in SHAPES {
         let [small, large] = [make(number), make(number * 2)];
         let ((once, status), (twice, _)) = (count(&small), count(&large));
-        // Who asks, and has no vIOMMU in the XML and no wrapper, is refused as well: for another reason.
+        // A guest with a request, without a vIOMMU in the XML and without the wrapper, is also refused, for another
+        // reason.
         assert_eq!(status, 1, "{what}");
         let bytes = large.len() as f64 / small.len() as f64;
         let growth = growth(least, once, twice) * 2.0 / bytes;
         let each = once.saturating_sub(least) as f64 / small.len() as f64;
         println!("| {what:40} | {:6} | {each:6.1} | {growth:4.2} |", small.len());
-        // What is refused at once costs no more for more.
+        // The cost of an early refusal does not depend on the size.
         if growth > 2.2 || (refused && each > 100.0) {
             worse.push(what);
         }
@@ -68,7 +69,7 @@ fn twice_the_input_takes_twice_the_time() {
     assert!(worse.is_empty(), "not linear: {worse:?}");
 }
 
-/// Instructions for twice the input, by those for the input: where nothing grows faster than the input, hardly more than two.
+/// Instructions for twice the input, divided by those for the input: about two at most for linear growth.
 fn growth(least: u64, once: u64, twice: u64) -> f64 {
     twice.saturating_sub(least) as f64 / once.saturating_sub(least).max(1) as f64
 }
@@ -82,7 +83,7 @@ fn twice_the_log_takes_twice_the_time() {
         count
     };
     let least = count("");
-    // Messages as they are, and lines that are made to be searched: 40 KB, so that twice as much is not yet cut.
+    // Real messages, and lines that make a search slow: 40 KB, so that twice the size is not truncated yet.
     for (what, piece) in [
         ("messages", include_str!("../docs/messages.md")),
         ("codes", "error[auto-model]\n"),
@@ -106,7 +107,7 @@ fn twice_the_log_takes_twice_the_time() {
     }
 }
 
-/// libvirt gives each device an argument, and the edits look at all of them.
+/// libvirt writes an argument for each device, and the edits read all of them.
 #[test]
 fn twice_the_arguments_take_twice_the_time() {
     let Some(binary) = release::release().filter(|_| callgrind::available()) else { return };
@@ -122,7 +123,7 @@ fn twice_the_arguments_take_twice_the_time() {
         let guest = ["-name", "guest=g", "-machine", "pc-q35-7.2", "-uuid", sized::UUID];
         let guest = [&guest, more.repeat(number).as_slice()].concat();
         let (count, status) = instructions(Path::new(wrapper), &guest, b"");
-        assert_eq!(status, 1, "it was about to become what is not there");
+        assert_eq!(status, 1, "it tried to execute the missing file");
         count
     };
     let least = count(0, &[]);
@@ -142,7 +143,7 @@ fn twice_the_arguments_take_twice_the_time() {
     }
 }
 
-/// Of other guests.
+/// State files and records of other guests.
 fn two_thousand_states_and_records() {
     let uuid = |number: u32| format!("{:02x}{number:06x}-3b0a-4f7e-9a51-2f6f0c1d7e93", number % 256);
     for number in 0..2000 {
@@ -154,7 +155,7 @@ fn two_thousand_states_and_records() {
     }
 }
 
-/// Other guests' state files are nothing to look at.
+/// The hook does not read state files of other guests.
 #[test]
 fn two_thousand_guests_add_no_instructions() {
     let Some(binary) = release::release().filter(|_| callgrind::available()) else { return };

@@ -1,11 +1,11 @@
-//! Every text of the packaged QEMUs and libvirts, and every message of the kernels that the tests boot, that speaks of IOMMUs, VFIO,
-//! iommufd, PASID, ATS or locked memory is explained by `viommu explain`, or is listed in `tests/data/strings.txt`, which says why
-//! it has no page.
+//! The texts of the packaged QEMUs and libvirts, and the messages of the kernels that the tests boot, about IOMMUs,
+//! VFIO, iommufd, PASID, ATS or locked memory: `viommu explain` explains each of them, or
+//! `tests/data/strings.txt` lists it with the reason why it has no page.
 //!
-//! `VIOMMU_REGENERATE=1` writes the unknown ones to the end of that list, for a person to sort.
+//! `VIOMMU_REGENERATE=1` appends unknown texts to that list, to be sorted by hand.
 
-#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests do I/O")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic fails the test")]
 
 mod support;
 
@@ -45,10 +45,10 @@ const WORDS: [&str; 15] = [
     "eim=",
 ];
 
-/// Words of the subject that only libvirt has, for the driver of a device; in the kernel they have other subjects.
+/// Words of the subject in libvirt only, for the driver of a device; in the kernel they have other meanings.
 const WORDS_OF_LIBVIRT: [&str; 3] = ["pci driver", "stub driver", "driver_override"];
 
-/// Words of the subject that only the kernel has: its tables, and the queues of SMMUs.
+/// Words of the subject in the kernel only: its tables, and the queues of SMMUs.
 const WORDS_OF_THE_KERNEL: [&str; 14] = [
     "dmar",
     "amd-vi",
@@ -66,7 +66,7 @@ const WORDS_OF_THE_KERNEL: [&str; 14] = [
     "global fault",
 ];
 
-/// What the kernel's device messages begin with; the format does not have it.
+/// The prefixes of the kernel's device messages; the format string does not contain them.
 const DEVICES: [&str; 6] = [
     "",
     "vfio-pci 0000:01:00.0: ",
@@ -109,7 +109,7 @@ mod kernel {
     }
 
     #[test]
-    #[ignore = "its kernel is made by hand: tests/lab/boot/guest.sh debian-13-arm64"]
+    #[ignore = "needs a kernel that is built by hand: tests/lab/boot/guest.sh debian-13-arm64"]
     fn debian_13_arm64() {
         messages_are_known("boot/debian-13-arm64", 60);
     }
@@ -120,7 +120,7 @@ mod kernel {
     }
 
     #[test]
-    #[ignore = "its kernel is made by hand: tests/lab/boot/guest.sh debian-unstable"]
+    #[ignore = "needs a kernel that is built by hand: tests/lab/boot/guest.sh debian-unstable"]
     fn debian_unstable() {
         messages_are_known("boot/debian-unstable", 330);
     }
@@ -128,7 +128,7 @@ mod kernel {
 
 fn texts_are_known(suite: Suite) {
     let Some(root) = suite.root() else {
-        // tests/run names a suite that cannot be installed that day.
+        // tests/run lists a suite that cannot be installed on that day.
         println!("SKIPPED: no root of {}; tests/lab/root.sh makes it", suite.name());
         return;
     };
@@ -143,7 +143,7 @@ fn texts_are_known(suite: Suite) {
     suite.judge(&unknown.iter().map(|line| format!("not in docs/messages.md: {line}")).collect::<Vec<_>>());
 }
 
-/// Looks at a kernel of the lab, and at the VFIO modules beside it.
+/// Checks a kernel of the lab, and the VFIO modules beside it.
 fn messages_are_known(place: &str, at_least: usize) {
     let lab = std::env::var_os("VIOMMU_LAB").map_or_else(|| PathBuf::from("target/lab"), PathBuf::from).join(place);
     let Ok(image) = fs::read(lab.join("vmlinuz")) else {
@@ -162,11 +162,11 @@ fn messages_are_known(place: &str, at_least: usize) {
     for text in &unknown {
         println!("DIFFERS in {place}: not in docs/messages.md: {text}");
     }
-    // A later kernel of the release can have a few new ones.
+    // A later kernel of the release can have a few new messages.
     assert!(unknown.len() <= 10, "{unknown:#?}");
 }
 
-/// The texts that no page and no list has, each after one of these beginnings.
+/// The texts without a page or a list entry, each after one of these prefixes.
 fn unknown<'a>(whose: &str, texts: &BTreeSet<&'a str>, beginnings: &[&str]) -> Vec<&'a str> {
     let listed = fs::read_to_string(LIST).unwrap();
     let known: BTreeSet<&str> = listed.lines().filter(|line| !line.starts_with('#')).collect();
@@ -180,14 +180,15 @@ fn unknown<'a>(whose: &str, texts: &BTreeSet<&'a str>, beginnings: &[&str]) -> V
     unknown
 }
 
-/// The kernel in an image: of x86 where the boot protocol's header says, of `AArch64` as it is.
+/// The kernel in an image: compressed on x86, at the place that the boot protocol's header gives; uncompressed on
+/// `AArch64`.
 fn uncompressed(image: Vec<u8>, name: &str) -> Vec<u8> {
     if image.get(0x202..0x206) != Some(b"HdrS") {
         return image;
     }
     let number = |at: usize| u32::from_le_bytes(image.get(at..at + 4).unwrap().try_into().unwrap()) as usize;
     let begin = (usize::from(*image.get(0x1f1).unwrap()) + 1) * 512 + number(0x248);
-    // The last four bytes are the size of what is compressed.
+    // The last four bytes are the size of the uncompressed data.
     let kernel = image.get(begin..begin + number(0x24c) - 4).unwrap();
     let program = if kernel.starts_with(b"\xfd7zXZ") { "xz" } else { "zstd" };
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{program}"));
@@ -213,8 +214,8 @@ fn modules(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The lines of the messages in a kernel or module: strings that begin with a level (byte 1 and a digit), or that end with a line,
-/// as those of devices do.
+/// The message lines in a kernel or module: strings that begin with a level (byte 1 and a digit), or that end with a
+/// line feed, as device messages do.
 fn messages(image: &[u8]) -> impl Iterator<Item = &str> {
     image
         .split(|byte| *byte == 0)
@@ -233,10 +234,10 @@ fn message(string: &[u8]) -> Option<&str> {
     Some(text).filter(|text| text.chars().all(|c| !c.is_control() || matches!(c, '\n' | '\t')))
 }
 
-/// Whether a string is a sentence about the subject, and not the format of a trace point (`event_name arguments`).
+/// Whether a string is a sentence about the subject, and not the format of a trace event (`event_name arguments`).
 fn is_about(text: &str) -> bool {
     let first = text.split(' ').next().unwrap_or_default();
-    // QEMU before 10.1 has them with the time.
+    // QEMU before 10.1 prints trace events with the time.
     let is_event = first.starts_with("%d@%zu.%06zu:")
         || first.contains('_') && first.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     text.contains(' ') && !is_event && (has(text, &WORDS) || has(text, &WORDS_OF_LIBVIRT))
@@ -251,9 +252,9 @@ fn has(text: &str, words: &[&str]) -> bool {
     words.iter().any(|word| lower.contains(word))
 }
 
-/// Whether a page explains the line that a format gives with some value in it.
+/// Whether a page explains a line of this format.
 fn is_explained(format: &str) -> bool {
-    // An error number of the system comes last.
+    // The system's error text is at the end.
     let reasons = ["", ": Operation not permitted", ": Cannot allocate memory", " (Cannot allocate memory)"];
     let line = printed(format);
     reasons.iter().any(|why| Findings::read(format!("{line}{why}").as_bytes()).unwrap().iter().next().is_some())

@@ -1,4 +1,4 @@
-//! What the binary is made of: a reason and a licence for everything, and the bill of materials.
+//! The parts of the binary: each has a reason and a licence, and the bill of materials lists it.
 
 #![expect(
     clippy::disallowed_methods,
@@ -28,7 +28,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// The packages that go into the binary or into building it, by their ids.
+/// The packages that go into the binary or into its build, by their ids.
 fn shipped() -> BTreeMap<String, Value> {
     let cargo = env::var_os("CARGO").unwrap();
     let mut command = Command::new(cargo);
@@ -44,7 +44,7 @@ fn shipped() -> BTreeMap<String, Value> {
     while let Some(id) = wanted.pop() {
         if found.insert(id) {
             let dependencies = nodes[id]["deps"].as_array().unwrap().iter();
-            // A kind that is null is that of the program itself.
+            // The kind of a normal dependency is null.
             let shipped = dependencies.filter(|dependency| {
                 dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"] != "dev")
             });
@@ -78,7 +78,7 @@ fn every_licence_is_allowed() {
         policy["licenses"]["allow"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
     for package in shipped().values() {
         let licence = text(&package["license"]).replace('/', " OR ").replace(['(', ')'], "");
-        // Every AND must be allowed, by one of its ORs.
+        // Each part of an AND must be allowed, by one part of its OR.
         let holds = licence.split(" AND ").all(|all| all.split(" OR ").any(|one| allowed.contains(&one.trim())));
         assert!(holds, "{} is under {licence}", package["name"]);
         assert!(
@@ -89,7 +89,7 @@ fn every_licence_is_allowed() {
     }
 }
 
-/// `packaging/sbom` lists what cargo's metadata lists, with the checksums of the lock file.
+/// `packaging/sbom` lists the same packages as cargo's metadata, with the checksums of the lock file.
 #[test]
 fn bill_of_materials() {
     let shipped = shipped();
@@ -129,5 +129,5 @@ fn bill_of_materials() {
     assert_eq!(only_in_metadata, ["errno", "toml_writer"]);
     assert!(listed.iter().any(|(name, ..)| *name == "roxmltree"));
     assert!(listed.iter().all(|(name, ..)| *name != "proptest"), "no dependency of the tests is shipped");
-    assert!(listed.len() <= 50, "{} crates: is each worth it?", listed.len());
+    assert!(listed.len() <= 50, "{} crates: check whether each is necessary", listed.len());
 }

@@ -1,5 +1,5 @@
-//! A host with an earlier version of viommu, running and saved guests, and a hook of its own gets this version, and the
-//! earlier one again: real libvirt, real QEMU, and the versions' own installation scripts and packages.
+//! A host with an earlier version of viommu, running and saved guests, and its own hook is upgraded to this version and
+//! downgraded again: real libvirt, real QEMU, and the versions' own installation scripts and packages.
 
 #![expect(
     clippy::disallowed_methods,
@@ -7,7 +7,7 @@
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    reason = "a test harness; what fails here fails the test"
+    reason = "a test harness; a panic fails the test"
 )]
 
 #[path = "live/guests.rs"]
@@ -26,34 +26,34 @@ use second_host::SecondHost;
 use support::libvirt::{Guest, Libvirt, Suite, bare};
 use support::packages::packages;
 
-/// Its hook is a link in libvirt's main place, its records have no model of `auto`.
+/// Its hook is a link in libvirt's main place; its records do not contain the model that `auto` became.
 const EARLIER: &str = "957c1dd";
 
 const MAIN: &str = "/etc/libvirt/hooks/qemu";
 const OWN: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
-/// A hook of the host's own, which libvirt runs before viommu's.
+/// The administrator's own hook, which libvirt runs before viommu's.
 const USERS: &str = "/etc/libvirt/hooks/qemu.d/20-mine";
 const USERS_TEXT: &str = "#!/bin/sh\necho \"$1 $2\" >>/run/mine.log\n";
 
-/// The second host has the earlier version, as its installation leaves it.
+/// The second host has the earlier version, as its script installs it.
 const SECOND_HAS_EARLIER: &str = "mount --bind /share/earlier/viommu usr/bin/viommu
     rm -f etc/libvirt/hooks/qemu.d/50-viommu
     ln -s /usr/bin/viommu etc/libvirt/hooks/qemu";
 
-/// The earlier version, built once; none where this clone does not have it.
+/// The earlier version, built once; `None` if this clone does not contain it.
 fn earlier() -> Option<PathBuf> {
     let lab = std::env::var_os("VIOMMU_LAB").map_or_else(|| Path::new("target/lab").to_owned(), PathBuf::from);
     let directory = lab.join("releases").join(EARLIER);
     let mut script = Command::new("tests/lab/release.sh");
     let output = script.arg(EARLIER).arg(&directory).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stderr);
     match output.status.code() {
         Some(0) => Some(directory),
         Some(3) => {
-            println!("SKIPPED: {}", said.trim());
+            println!("SKIPPED: {}", printed.trim());
             None
         }
-        _ => panic!("{said}"),
+        _ => panic!("{printed}"),
     }
 }
 
@@ -74,7 +74,7 @@ fn install(lab: &Libvirt, version: &str, options: &str) -> String {
     lab.run(&format!("cd /share/{version} && VIOMMU_BINARY=./viommu ./install.sh {options} 2>&1")).ok()
 }
 
-/// Waits until libvirtd has seen the hook, which refuses a guest that it can give no vIOMMU.
+/// Waits until libvirtd has loaded the hook, which refuses a guest whose request cannot be met.
 #[track_caller]
 fn hook_is_seen(lab: &Libvirt, code: &str) {
     let guest = lab.guest(&named(&domain(Arch::X86, Arch::X86.real(), "model='intel'"), "probe", 9));
@@ -82,7 +82,7 @@ fn hook_is_seen(lab: &Libvirt, code: &str) {
     drop(guest);
 }
 
-/// A guest of another name and UUID.
+/// The guest with another name and UUID.
 fn named(xml: &str, name: &str, number: u32) -> String {
     let xml = xml.replace("<name>live<", &format!("<name>{name}<"));
     xml.replace("6a1f3c52-", &format!("6a1f3c5{number}-"))
@@ -109,7 +109,7 @@ fn restored(lab: &Libvirt, guest: &Guest<'_>) {
     runs(guest);
 }
 
-/// Looks at a restored guest, and starts it anew.
+/// Checks a restored guest, and starts it again.
 #[track_caller]
 fn starts_again(guest: &Guest<'_>, had: &[Viommu]) {
     assert_eq!(viommus(guest), had, "{}", guest.name);
@@ -118,7 +118,7 @@ fn starts_again(guest: &Guest<'_>, had: &[Viommu]) {
     assert_eq!(viommus(guest), had, "{}", guest.name);
 }
 
-/// Starts the guest, rewritten for the native route, with the vIOMMU that libvirt then knows.
+/// Starts the guest, rewritten for the native route, with the vIOMMU in libvirt's XML.
 #[track_caller]
 fn start_native(lab: &Libvirt) -> (Guest<'_>, Vec<Viommu>) {
     lab.put("/tmp/asks.xml", named(&domain(Arch::X86, Arch::X86.real(), "model='intel'"), "up-native", 1));
@@ -146,12 +146,12 @@ fn findings(lab: &Libvirt, is_wanted: impl Fn(&serde_json::Value) -> bool) -> Ve
     wanted.map(|finding| finding["message"].to_string()).filter(|message| message.contains("up-")).collect()
 }
 
-/// Looks at a host after the upgrade: the hook is in its place, the host's own hook is untouched.
+/// Checks a host after the upgrade: the hook is installed, the administrator's own hook is unchanged.
 #[track_caller]
 fn is_upgraded(lab: &Libvirt) {
     let place = lab.run(&format!("readlink {OWN}; ls -d {MAIN} 2>/dev/null; cat {USERS}")).stdout;
     assert_eq!(place, format!("/usr/bin/viommu\n{USERS_TEXT}"));
-    // This host refuses none afterwards, so doctor may name none.
+    // This host refuses no guest, so doctor may report none.
     assert_eq!(findings(lab, |finding| finding["state"] == "broken"), [""; 0]);
 }
 
@@ -165,7 +165,7 @@ fn guests_outlive_an_upgrade_and_a_downgrade() {
     assert_eq!(lab.run(&format!("readlink {MAIN}")).ok(), "/usr/bin/viommu\n");
     hook_is_seen(&lab, "wrapper-missing");
 
-    // As the earlier version leaves them.
+    // In the earlier version's form.
     let native = start_native(&lab);
     let wrapper = start(&lab, &named(&wrapped(Arch::X86, "virtio"), "up-wrapper", 2));
     let plain = start(&lab, &named(&domain(Arch::X86, Arch::X86.real(), ""), "up-plain", 3));
@@ -194,7 +194,7 @@ fn guests_outlive_an_upgrade_and_a_downgrade() {
     assert_eq!(viommus(&saved.0), saved.1);
     managed.0.virsh("start", &[]).ok();
     assert_eq!(viommus(&managed.0), managed.1);
-    // These two have a vIOMMU that depends on the host: that of `auto`, and intel under TCG.
+    // The vIOMMU of these two guests depends on the host: that of `auto`, and intel under TCG.
     let stay = findings(&lab, |finding| finding["name"] == "migration");
     assert!(stay.len() == 1 && stay[0].contains("'viommu explain migration-mismatch'"), "{stay:?}");
     assert!(
@@ -213,7 +213,7 @@ fn guests_outlive_an_upgrade_and_a_downgrade() {
     let calls = lab.get("/run/mine.log");
     assert!(calls.contains("up-managed started") && calls.contains("up-wrapper restore"), "{calls}");
 
-    // As docs/install.md describes a downgrade.
+    // The steps of a downgrade in docs/install.md.
     saved.0.virsh("save", &["/tmp/saved"]).ok();
     managed.0.virsh("managedsave", &[]).ok();
     lab.put("/etc/viommu.toml", "auto-order = 'specification'\n");
@@ -231,7 +231,7 @@ fn guests_outlive_an_upgrade_and_a_downgrade() {
     }
     managed.0.virsh("start", &[]).ok();
     assert_eq!(viommus(&managed.0), managed.1);
-    // The record of a guest with `auto` has what the earlier version does not know.
+    // The record of a guest with `auto` contains a key that the earlier version refuses.
     let refused = lab.virsh(&["restore", "/tmp/saved"]).stderr;
     assert!(refused.contains("error[migration-mismatch]"), "{refused}");
     let model = saved.1[0].driver.split('-').next().unwrap();
@@ -241,7 +241,7 @@ fn guests_outlive_an_upgrade_and_a_downgrade() {
     assert_eq!(viommus(&saved.0), saved.1);
 }
 
-/// The same by the Debian packages of both versions, which have the same number.
+/// The same with the Debian packages of both versions, which have the same version number.
 #[test]
 fn guests_outlive_an_upgrade_and_a_downgrade_of_the_package() {
     let (Some(earlier), Some(packages)) = (earlier(), packages()) else { return };

@@ -1,15 +1,16 @@
-//! Is what viommu writes what libvirt takes, and does it refuse only what libvirt or QEMU would refuse?
+//! Compares viommu's verdicts with libvirt's: libvirt accepts all rewritten domains, and viommu refuses only domains
+//! that libvirt or QEMU refuses.
 //!
-//! The oracle is libvirt itself: 9.0.0 with QEMU 7.2 and 11.3.0 with QEMU 10.0, asked about every combination of machine,
-//! VFIO devices, vCPUs and ACPI with each model of IOMMU.
+//! The oracle is libvirt itself: 9.0.0 with QEMU 7.2 and 11.3.0 with QEMU 10.0. The test defines every combination of
+//! machine, VFIO devices, vCPUs and ACPI with each model of IOMMU.
 
-#![expect(clippy::disallowed_methods, reason = "tests have effects")]
+#![expect(clippy::disallowed_methods, reason = "tests do I/O")]
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "what fails here fails the test"
+    reason = "a panic fails the test"
 )]
 
 mod support;
@@ -22,7 +23,7 @@ use std::process::{Command, Stdio};
 
 use support::libvirt::{Libvirt, Suite, shared};
 
-/// The machines that differ in what IOMMU they can have.
+/// Machines with different sets of IOMMU models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Machine {
     Q35,
@@ -34,16 +35,16 @@ enum Machine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Base {
     machine: Machine,
-    /// PCI host devices.
+    /// Number of PCI host devices.
     vfio: u8,
     vcpus: u32,
     acpi: bool,
 }
 
-/// 288 and 300 are more than xAPIC can number (255); 288 is the most that q35 of QEMU 7.2 has.
+/// 288 and 300 exceed the highest number of an xAPIC id (255); 288 is the maximum of q35 in QEMU 7.2.
 const VCPUS: [u32; 3] = [4, 288, 300];
 
-/// The models that can be written into a domain.
+/// The models that XML can contain.
 const MODELS: [&str; 4] = ["intel", "virtio", "smmuv3", "amd"];
 
 fn base_domains() -> Vec<Base> {
@@ -63,10 +64,10 @@ fn base_domain(base: Base) -> String {
     domain(base, "", "")
 }
 
-/// The base domain with this model written into it by hand, in the least form that any libvirt takes.
+/// The base domain with this model added by hand, in the shortest form that every libvirt accepts.
 fn with_iommu(base: Base, model: &str) -> String {
     if model == "intel" && base.machine == Machine::Q35 && base.vcpus > 255 {
-        // 9.0.0 adds neither by itself; 11.3.0 does.
+        // 9.0.0 adds neither as a default; 11.3.0 does.
         domain(base, "<ioapic driver='qemu'/>", "<iommu model='intel'><driver intremap='on' eim='on'/></iommu>")
     } else {
         domain(base, "", &format!("<iommu model='{model}'/>"))
@@ -80,7 +81,7 @@ fn domain(base: Base, more_features: &str, more_devices: &str) -> String {
         Machine::I440fx => ("x86_64", "pc"),
         Machine::Virt => ("aarch64", "virt"),
     };
-    // On AArch64 ACPI tables come from UEFI only, and more than 8 vCPUs take a GICv3.
+    // On AArch64 only UEFI provides ACPI tables, and more than 8 vCPUs need a GICv3.
     let arm = machine == Machine::Virt;
     let firmware = if arm && acpi { " firmware='efi'" } else { "" };
     let gic = if arm { "<gic version='3'/>" } else { "" };
@@ -123,13 +124,13 @@ impl fmt::Display for Base {
     }
 }
 
-/// Why a guest cannot be, though libvirt takes its definition.
+/// The reason why a guest cannot start although libvirt accepts its definition.
 struct Fact {
-    /// The code with which viommu refuses it.
+    /// viommu's code of the refusal.
     code: &'static str,
     model: &'static str,
     applies: fn(Base, Suite) -> bool,
-    /// What QEMU says when it is started.
+    /// QEMU's message at a start.
     qemu: &'static str,
 }
 
@@ -140,7 +141,7 @@ const FACTS: [Fact; 4] = [
         applies: |base, _| base.vfio > 0,
         qemu: "requires iommu MAP notifier which is not currently supported",
     },
-    // Without KVM until QEMU 9.0; the test below sees it.
+    // Without KVM before QEMU 9.0; the test below starts it.
     Fact {
         code: "vcpus-need-eim",
         model: "intel",
@@ -153,7 +154,7 @@ const FACTS: [Fact; 4] = [
         applies: |base, suite| base.vfio > 0 && matches!(suite, Suite::Sid | Suite::Backports),
         qemu: "requires dma-remap=1",
     },
-    // libvirt 12.8 takes the I/O APIC instead, which reaches them with KVM.
+    // libvirt 12.8 accepts the I/O APIC instead, which supports them with KVM.
     Fact {
         code: "vcpus-need-eim",
         model: "virtio",
@@ -164,9 +165,9 @@ const FACTS: [Fact; 4] = [
     },
 ];
 
-/// What `viommu rewrite` makes of a domain: the new XML, or the code with which it refuses.
+/// The result of `viommu rewrite` for a domain: the new XML, or the code of the refusal.
 fn rewrite(xml: &str, model: &str, suite: Suite) -> Result<String, String> {
-    // The devices of the machine that runs the tests must not count.
+    // The devices of the test's machine must have no effect.
     let sysfs = concat!(env!("CARGO_TARGET_TMPDIR"), "/sysfs");
     std::fs::create_dir_all(format!("{sysfs}/class")).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_viommu"))
@@ -191,8 +192,8 @@ fn rewrite(xml: &str, model: &str, suite: Suite) -> Result<String, String> {
     }
 }
 
-/// What libvirt is known to say about a model in a domain, in the order of its checks (qemuValidateDomainDef and
-/// qemuValidateDomainDeviceDefIOMMU); nothing if it takes it. The model may be `none`.
+/// libvirt's known error for a model in a domain, in the order of its checks (qemuValidateDomainDef and
+/// qemuValidateDomainDeviceDefIOMMU); `None` if libvirt accepts it. The model may be `none`.
 fn known_refusal(base: Base, model: &str, suite: Suite) -> Option<String> {
     if model == "amd" {
         return Some("XML error: Invalid value for attribute 'model' in element 'iommu': 'amd'.".to_owned());
@@ -202,7 +203,7 @@ fn known_refusal(base: Base, model: &str, suite: Suite) -> Option<String> {
             "Maximum CPUs greater than specified machine type limit 288"
         }
         (Machine::I440fx, _) if base.vcpus > 255 => "Maximum CPUs greater than specified machine type limit 255",
-        // Since 10.10.0 libvirt adds an IOMMU to a domain that has none and needs one.
+        // Since 10.10.0 libvirt adds an IOMMU to a domain that lacks one and needs it.
         (Machine::Q35, "none") if base.vcpus > 255 && suite == Suite::Trixie => return None,
         (Machine::Q35, "none" | "virtio" | "smmuv3") if base.vcpus > 255 => {
             "more than 255 vCPUs require extended interrupt mode enabled on the iommu device"
@@ -217,25 +218,25 @@ fn known_refusal(base: Base, model: &str, suite: Suite) -> Option<String> {
     Some(format!("unsupported configuration: {message}"))
 }
 
-/// What libvirt says about a base domain, as it is and with each of [`MODELS`].
-type Says = [Result<(), String>; 5];
+/// libvirt's results for a base domain, unchanged and with each of [`MODELS`].
+type Results = [Result<(), String>; 5];
 
-/// What libvirt says about each base domain.
-fn oracle(lab: &Libvirt) -> Vec<Says> {
+/// libvirt's results for each base domain.
+fn oracle(lab: &Libvirt) -> Vec<Results> {
     let domains: Vec<String> = base_domains()
         .into_iter()
         .flat_map(|base| std::iter::once(base_domain(base)).chain(MODELS.map(|model| with_iommu(base, model))))
         .collect();
-    lab.define_many(&domains).chunks(5).map(|says| says.to_vec().try_into().unwrap()).collect()
+    lab.define_many(&domains).chunks(5).map(|results| results.to_vec().try_into().unwrap()).collect()
 }
 
 #[test]
 fn libvirt_refuses_what_the_table_says() {
     for suite in Suite::ALL {
         let Some(lab) = shared(suite) else { return };
-        for (base, says) in base_domains().into_iter().zip(oracle(&lab)) {
-            for (model, says) in ["none"].into_iter().chain(MODELS).zip(says) {
-                assert_eq!(says.err(), known_refusal(base, model, suite), "{} | {base} | {model}", suite.name());
+        for (base, results) in base_domains().into_iter().zip(oracle(&lab)) {
+            for (model, results) in ["none"].into_iter().chain(MODELS).zip(results) {
+                assert_eq!(results.err(), known_refusal(base, model, suite), "{} | {base} | {model}", suite.name());
             }
         }
     }
@@ -254,7 +255,7 @@ fn qemu_7_2_has_no_eim_without_kvm() {
     }
 }
 
-/// Numbers the texts that many rows of the table have in common.
+/// Numbers the texts that several rows of the table share.
 #[derive(Default)]
 struct Footnotes(Vec<String>);
 
@@ -268,34 +269,34 @@ impl Footnotes {
     }
 }
 
-/// By whose word a model cannot be in a domain, and the code that says so, where only one does.
-fn impossible(base: Base, model: &str, suite: Suite, says: &Says) -> Option<(String, Option<&'static str>)> {
-    if let Err(message) = &says[1 + MODELS.iter().position(|known| *known == model).unwrap()] {
+/// The program that refuses a model in a domain, and the code if there is only one.
+fn impossible(base: Base, model: &str, suite: Suite, results: &Results) -> Option<(String, Option<&'static str>)> {
+    if let Err(message) = &results[1 + MODELS.iter().position(|known| *known == model).unwrap()] {
         return Some((format!("libvirt: {message}"), None));
     }
     let fact = FACTS.iter().find(|fact| fact.model == model && (fact.applies)(base, suite))?;
     Some((format!("QEMU: {}", fact.qemu), Some(fact.code)))
 }
 
-/// What libvirt makes of a model, for the table.
-fn theirs(base: Base, model: &str, suite: Suite, says: &Says, notes: &mut Footnotes) -> String {
-    match impossible(base, model, suite, says) {
+/// libvirt's result for a model, for the table.
+fn theirs(base: Base, model: &str, suite: Suite, results: &Results, notes: &mut Footnotes) -> String {
+    match impossible(base, model, suite, results) {
         None => "accepts".to_owned(),
         Some((reason, None)) => format!("refuses {}", notes.mark(reason)),
         Some((reason, Some(_))) => format!("accepts, but {}", notes.mark(reason)),
     }
 }
 
-/// The two cells of the table that one libvirt gets in one row, and what is wrong with them, if anything.
+/// The two cells of the table for one libvirt in one row, and their errors.
 fn judge(
     (base, model, suite): (Base, &str, Suite),
-    says: &Says,
+    results: &Results,
     ours: &Result<String, String>,
     verdict: &Result<(), String>,
     notes: &mut Footnotes,
 ) -> (String, Option<String>) {
     if model == "none" {
-        let theirs = says[0].as_ref().err().map_or_else(
+        let theirs = results[0].as_ref().err().map_or_else(
             || "accepts".to_owned(),
             |message| format!("refuses {}", notes.mark(format!("libvirt: {message}"))),
         );
@@ -304,7 +305,7 @@ fn judge(
     }
     let candidates: Vec<&str> = MODELS.into_iter().filter(|candidate| [candidate, "auto"].contains(&model)).collect();
     let cell = |candidate: &&str| {
-        let theirs = theirs(base, candidate, suite, says, notes);
+        let theirs = theirs(base, candidate, suite, results, notes);
         if model == "auto" { format!("{candidate} {theirs}") } else { theirs }
     };
     let theirs: Vec<String> = candidates.iter().map(cell).collect();
@@ -320,7 +321,7 @@ fn judge(
             (format!("{added} | {theirs}"), wrong)
         }
         Err(code) => {
-            let justified = candidates.iter().all(|candidate| match impossible(base, candidate, suite, says) {
+            let justified = candidates.iter().all(|candidate| match impossible(base, candidate, suite, results) {
                 None => false,
                 Some((_, only)) => model == "auto" || only.is_none_or(|only| only == code),
             });
@@ -360,13 +361,13 @@ fn rewritten_domains_are_accepted_and_refusals_are_justified() {
 
 /// The same for the oldest and the newest libvirt, of Debian 11 and unstable.
 #[test]
-#[ignore = "Debian unstable moves: cargo test --test verdict -- --ignored"]
+#[ignore = "Debian unstable changes: cargo test --test verdict -- --ignored"]
 fn the_oldest_and_the_newest_libvirt() {
     let Some(table) = table(INTRODUCTION_OTHERS, &Suite::OTHERS) else { return };
     compare(&table, "docs/proof/verdict-oldest-newest.md");
 }
 
-/// What Debian has today, against the rules for the newest supported versions. Asked by `tests/newest`.
+/// Debian's current versions with the rules for the newest supported versions. For `tests/newest`.
 mod newest {
     use super::*;
 
@@ -389,7 +390,7 @@ mod newest {
     }
 }
 
-/// The table of all combinations for these suites; panics where anything in it is wrong.
+/// The table of all combinations for these suites; panics if it contains an error.
 fn table(introduction: &str, suites: &[Suite]) -> Option<String> {
     let (table, wrong) = compared(introduction, suites)?;
     print!("{table}");
@@ -397,7 +398,7 @@ fn table(introduction: &str, suites: &[Suite]) -> Option<String> {
     Some(table)
 }
 
-/// The table, and what is wrong in it.
+/// The table, and its errors.
 fn compared(introduction: &str, suites: &[Suite]) -> Option<(String, Vec<String>)> {
     let models = ["auto", "intel", "virtio", "smmuv3", "amd", "none"];
     let rows: Vec<(Base, &str)> =
@@ -408,13 +409,13 @@ fn compared(introduction: &str, suites: &[Suite]) -> Option<(String, Vec<String>
     for &suite in suites {
         let lab = shared(suite)?;
         let ours: Vec<_> = rows.iter().map(|(base, model)| rewrite(&base_domain(*base), model, suite)).collect();
-        let says = oracle(&lab);
-        // A refusal has no XML to define; an empty one keeps the answers in step.
+        let results = oracle(&lab);
+        // A refusal has no XML to define; an empty document keeps the order of the results.
         let verdicts = lab.define_many(&ours.iter().map(|ours| ours.as_deref().unwrap_or("")).collect::<Vec<_>>());
         let mut column = Vec::new();
         for (index, ((base, model), ours)) in rows.iter().zip(&ours).enumerate() {
-            let says = &says[index / models.len()];
-            let (cells, problem) = judge((*base, model, suite), says, ours, &verdicts[index], &mut notes);
+            let results = &results[index / models.len()];
+            let (cells, problem) = judge((*base, model, suite), results, ours, &verdicts[index], &mut notes);
             wrong.extend(problem.map(|problem| format!("{} | {base} | {model}: {problem}", suite.name())));
             column.push(cells);
         }
@@ -436,7 +437,7 @@ fn compared(introduction: &str, suites: &[Suite]) -> Option<(String, Vec<String>
     Some((table, wrong))
 }
 
-/// Holds the table in the documentation against this one, or makes it this one.
+/// Compares the table with the one in the documentation, or writes it there.
 fn compare(table: &str, page: &str) {
     let documented = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     if std::env::var_os("VIOMMU_REGENERATE").is_some_and(|value| value == "1") {

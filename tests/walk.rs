@@ -1,10 +1,11 @@
-//! A new user's way to the first guest: README.md and docs/guides/first-guest.md, followed by `tests/lab/walk.sh` on a fresh Debian.
+//! A new user's steps to the first guest: README.md and docs/guides/first-guest.md, which `tests/lab/walk.sh` executes
+//! on a fresh Debian.
 
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a test program that shows its table"
+    reason = "a test program that prints its table"
 )]
 
 #[path = "support/page.rs"]
@@ -24,7 +25,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap()
 }
 
-/// The commands of the guide and the README's first one, as a table has them.
+/// The commands of the guide and the first command of the README, as a table contains them.
 fn commands() -> Vec<String> {
     let guide = read("docs/guides/first-guest.md");
     let blocks = guide.split("```sh walk\n").skip(1).map(|rest| rest.split("```").next().unwrap());
@@ -61,7 +62,7 @@ fn walk(suite: &str, name: &str) {
     }
 }
 
-/// A command that is new in the guide needs a new walk.
+/// A new command in the guide needs a new walk.
 #[test]
 fn every_table_of_the_page_has_the_commands_of_the_guide() {
     let page = read(PAGE);

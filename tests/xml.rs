@@ -1,5 +1,5 @@
-//! Properties of edits over libvirt's own test domains, in several hands: every original byte stays, in order, and the
-//! rest of the tree is what it was.
+//! Properties of edits on libvirt's own test domains, in several formats: every original byte stays, in order, and the
+//! rest of the tree is unchanged.
 
 #![expect(clippy::unwrap_used, reason = "a test program")]
 
@@ -12,12 +12,12 @@ use corpus::documents;
 use kept::is_kept;
 use viommu::xml::{self, Edit, Element, NewElement};
 
-/// Names that no test domain uses, so that what was added can be told from what was there.
+/// Names that no test domain contains, so that additions can be distinguished from the original.
 const ELEMENT: &str = "added-features";
 const ATTRIBUTE: &str = "added-model";
 const VALUE: &str = "it's \"<&>\"";
 
-/// The document in the hands of other authors.
+/// The document in the formats of other authors.
 fn variants(plain: &str) -> Vec<(&'static str, String)> {
     let per_line = |change: &dyn Fn(&str) -> String| plain.split_inclusive('\n').map(change).collect::<String>();
     let tabs = per_line(&|line| {
@@ -44,7 +44,7 @@ fn new() -> NewElement {
     NewElement { name: ELEMENT, attributes: vec![], children: vec![child] }
 }
 
-/// Appends to the root and to every child of `<devices>`, follows the first element, sets attributes.
+/// Appends to the root and to every child of `<devices>`, inserts after the first element, sets attributes.
 fn insertions<'d, 'a>(root: Element<'d, 'a>) -> Vec<Edit<'d, 'a>> {
     let attribute = |element| Edit::SetAttribute { element, name: ATTRIBUTE, value: VALUE.to_owned() };
     let mut edits = vec![Edit::Append { parent: root, new: new() }, attribute(root)];
@@ -55,7 +55,7 @@ fn insertions<'d, 'a>(root: Element<'d, 'a>) -> Vec<Edit<'d, 'a>> {
     edits
 }
 
-/// Everything of a tree but what was added and the white space between elements.
+/// The whole tree except for additions and the white space between elements.
 fn outline(text: &str) -> Vec<String> {
     let tree = roxmltree::Document::parse(text).unwrap();
     let added = |node: roxmltree::Node<'_, '_>| node.ancestors().any(|node| node.tag_name().name() == ELEMENT);
@@ -90,14 +90,14 @@ fn insertions_keep_every_byte() {
             assert!(last.is(ELEMENT) && last.path(&["added-ioapic"]).unwrap().attr("driver") == Some(VALUE), "{what}");
             assert_eq!(again.root().attr(ATTRIBUTE), Some(VALUE), "{what}");
 
-            // The newline style: no line end of another kind than the document has, none in a one-line document.
+            // The newline style: only the document's own kind of line ends, none in a one-line document.
             let bare = |text: &str| text.matches('\n').count() - text.matches("\r\n").count();
             if text.contains("\r\n") {
                 assert_eq!(bare(&out), bare(&text), "{what}:\n{out}");
             } else {
                 assert!(!out.contains('\r') && (text.contains('\n') || !out.contains('\n')), "{what}:\n{out}");
             }
-            // Where the end tag has a line of its own, so has what comes before it.
+            // If the end tag is on its own line, so is the last insertion before it.
             if variant == "plain" && text.ends_with("\n</domain>\n") {
                 assert!(out.ends_with("  </added-features>\n</domain>\n"), "{what}:\n{out}");
             }
@@ -113,7 +113,7 @@ fn removal_undoes_insertion() {
             let root = document.root();
             let mut edits = vec![Edit::Append { parent: root, new: new() }];
             edits.extend(root.elements().next().map(|sibling| Edit::InsertAfter { sibling, new: new() }));
-            // `<a/>` that was opened stays open.
+            // An edit that opened `<a/>` leaves it open.
             if root.elements().next().is_none() {
                 continue;
             }
@@ -126,7 +126,7 @@ fn removal_undoes_insertion() {
     }
 }
 
-/// Small damage at random places: whatever parses can be edited, and whatever comes out parses.
+/// Random damage: a document that parses can be edited, and the result parses.
 #[test]
 fn damaged_documents_never_panic() {
     const PIECES: [&str; 20] = [

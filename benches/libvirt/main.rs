@@ -1,12 +1,14 @@
-//! What viommu adds to `virsh start` and `virsh destroy`: `cargo bench --bench libvirt`, as root. Writes the figures into
+//! The cost that viommu adds to `virsh start` and `virsh destroy`: `cargo bench --bench libvirt`, as root. Writes the
+//! figures into
 //! `docs/proof/performance.md`.
 //!
-//! Four real libvirtds with real QEMUs, one after the other in each round, so that a noisy machine is noisy for all: one
-//! without viommu and with the vIOMMU in the guest's XML; one with a hook and an emulator that do nothing (C programs), and
-//! the same guest; one with viommu and a guest with a request; and one with neither viommu nor a vIOMMU, which tells QEMU's
-//! own work for the vIOMMU. `-- PAIRS` makes that many rounds instead of 40, and prints the section without writing it.
-#![expect(clippy::disallowed_methods, reason = "a benchmark has effects")]
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failure here fails the benchmark")]
+//! Four real libvirtds with real QEMUs run one after the other in each round, so that the load of the machine affects
+//! all of them. The first has no viommu, and the guest's XML has the vIOMMU. The second has the same guest, and a hook
+//! and an emulator that do nothing (C programs). The third has viommu and a guest with a request. The fourth has
+//! neither viommu nor a vIOMMU; it shows QEMU's own work for the vIOMMU. `-- PAIRS` makes that many rounds instead of
+//! 40, and prints the section without writing it.
+#![expect(clippy::disallowed_methods, reason = "a benchmark does I/O")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a panic fails the benchmark")]
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -18,7 +20,7 @@ use std::process::Command;
 use support::libvirt::{Libvirt, Suite, bare};
 
 const PAIRS: usize = 40;
-/// Guests that are started at once, and how often.
+/// Number of guests that start at once, and number of rounds.
 const GUESTS: usize = 20;
 const BURSTS: usize = 8;
 
@@ -76,7 +78,7 @@ fn main() {
     }
 }
 
-/// The hosts of a suite, with guests that are defined; none where there is no lab.
+/// The hosts of a suite, with their guests defined; `None` without a lab.
 fn hosts(suite: Suite) -> Option<Vec<Host>> {
     let host = |what, domain: &dyn Fn(usize) -> String, prepare: &dyn Fn(&Libvirt)| {
         let libvirt = bare(suite)?;
@@ -108,13 +110,13 @@ fn hosts(suite: Suite) -> Option<Vec<Host>> {
     ])
 }
 
-/// The first host of one round is the last one of the next.
+/// The order of the hosts: each round reverses it.
 fn alternating(hosts: &mut [Host], round: usize) -> Box<dyn Iterator<Item = &mut Host> + '_> {
     if round % 2 == 0 { Box::new(hosts.iter_mut()) } else { Box::new(hosts.iter_mut().rev()) }
 }
 
 impl Host {
-    /// How long a script takes that must not fail.
+    /// The duration of a script that must succeed.
     fn milliseconds(&self, script: &str) -> f64 {
         let timed = format!("set -e; from=$(date +%s%N); {script}; to=$(date +%s%N); echo $((to - from)) >&3");
         let nanoseconds = self.libvirt.run(&format!("exec 3>&1 >/dev/null; {timed}")).ok();
@@ -122,7 +124,7 @@ impl Host {
     }
 }
 
-/// A command for each guest at once; all must succeed.
+/// Runs a command for each guest at once; all must succeed.
 fn each(command: &str) -> String {
     format!(
         "jobs=(); for number in {{0..{}}}; do {command} jobs+=($!); done; for job in \"${{jobs[@]}}\"; do wait \"$job\"; done",
@@ -143,7 +145,7 @@ fn domain(number: usize, emulator: &str) -> String {
     )
 }
 
-/// A domain with the vIOMMU for which it asks.
+/// A domain with the vIOMMU that it requests.
 fn rewritten(suite: Suite, number: usize) -> String {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench.xml");
     fs::write(&path, domain(number, QEMU)).unwrap();
@@ -153,7 +155,7 @@ fn rewritten(suite: Suite, number: usize) -> String {
     String::from_utf8(made.stdout).unwrap()
 }
 
-/// A static C program.
+/// Compiles a static C program.
 fn compiled(source: &str) -> Vec<u8> {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (text, program) = (directory.join("bench.c"), directory.join("bench"));
@@ -168,7 +170,7 @@ fn median(times: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap()
 }
 
-/// The figures; the ratio is the median of those of each round, so that a slow round is slow for both.
+/// The figures. The ratio is the median of the ratios of the rounds, so that a slow round does not change it.
 fn table(suite: Suite, hosts: &[Host]) -> String {
     let [base, ..] = hosts else { return String::new() };
     let ratio = |these: &[f64], those: &[f64]| {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::Figure;
 
-/// Where the bars begin.
+/// The left end of the bars.
 const LEFT: f64 = 290.0;
 /// Width of a power of ten.
 const DECADE: f64 = 105.0;
@@ -62,7 +62,7 @@ fn bar(bars: &mut String, figure: &Figure, y: f64) {
     writeln!(bars, "<text x='{:.1}' y='{text:.0}'>{}</text>", high.max(end) + 6.0, duration(*median)).unwrap();
 }
 
-/// A duration as people say it.
+/// A duration in a readable unit.
 pub(crate) fn duration(micros: f64) -> String {
     match micros {
         ..1e3 => format!("{micros:.0} µs"),

@@ -1,17 +1,17 @@
-//! Documents that were made to hurt: what the hook says about each, and how long it takes to say so.
+//! Hostile documents: the hook's result for each, and its duration.
 
 use crate::measure;
 use crate::shapes::{SHAPES, Shape};
 use crate::subjects::Workshop;
 
-/// How much larger the second document of each shape is.
+/// Size of the second document of each shape, as a multiple of the first.
 pub(crate) const LARGER: usize = 8;
 
 /// A shape at two sizes.
 pub(crate) struct Hostile {
     pub(crate) what: &'static str,
-    /// The code of the refusal. All of them ask, and a guest that asks and has no vIOMMU in its XML and no wrapper is refused
-    /// in the end: with `wrapper-missing`, where nothing else is wrong.
+    /// The code of the refusal. All of these guests have a request, no vIOMMU in the XML and no wrapper. The hook
+    /// therefore refuses a guest without another error with `wrapper-missing`.
     pub(crate) code: String,
     pub(crate) bytes: [usize; 2],
     /// Medians, microseconds.

@@ -1,10 +1,11 @@
-//! What viommu adds to the start of a guest, beside what others would: `cargo bench --bench start`, as root. Writes the
-//! figures into `docs/proof/performance.md` and the chart beside it.
+//! The time that viommu adds to the start of a guest, compared with alternatives: `cargo bench --bench start`, as root.
+//! Writes the figures into `docs/proof/performance.md` and the chart beside it.
 //!
-//! Whole processes, from spawn to exit, against a static C program that does nothing; runs alternate, so that a noisy
-//! machine is noisy for all. The state files stand on a tmpfs in a mount namespace of the benchmark's own. A number behind
-//! `--` makes that many rounds instead, and prints the page without writing it.
-#![expect(clippy::disallowed_methods, reason = "a benchmark has effects")]
+//! The benchmark measures whole processes, from spawn to exit, against a static C program that does nothing. Runs
+//! alternate, so that the load of the machine affects all programs. The state files are on a tmpfs in the benchmark's
+//! own mount namespace. A number after
+//! `--` sets the number of rounds, and prints the page without writing it.
+#![expect(clippy::disallowed_methods, reason = "a benchmark does I/O")]
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -12,7 +13,7 @@
     clippy::cast_precision_loss,
     clippy::format_collect,
     clippy::panic,
-    reason = "what fails here fails the benchmark"
+    reason = "a panic fails the benchmark"
 )]
 
 mod chart;
@@ -20,7 +21,7 @@ mod hostile;
 #[path = "../../tests/scale/memory.rs"]
 mod memory;
 mod page;
-#[expect(dead_code, reason = "what is not looked at here is looked at by tests/scale.rs")]
+#[expect(dead_code, reason = "tests/scale.rs uses the rest")]
 #[path = "../../tests/scale/shapes.rs"]
 mod shapes;
 #[path = "../../tests/support/sized.rs"]
@@ -33,15 +34,15 @@ use std::process::Command;
 use page::Page;
 use subjects::{Subject, Workshop};
 
-/// Rounds for each size of the domain. The claims are made at 20 KB, and at 1 MB.
+/// Rounds for each size of the domain. The documented limits are for 20 KB and 1 MB.
 const SIZES: [(&str, usize, usize); 4] =
     [("1 KB", 1_000, 50), ("20 KB", 20_000, 200), ("1 MB", 1_000_000, 30), ("10 MB", 10_000_000, 10)];
 
-/// What came of one way to start at one size, microseconds.
+/// The result of one program at one size, in microseconds.
 struct Figure {
     what: &'static str,
     median: f64,
-    /// A tenth of the runs is faster than the first, and a tenth slower than the second.
+    /// The 10th and the 90th percentile.
     spread: (f64, f64),
 }
 
@@ -74,10 +75,10 @@ fn main() {
     }
 }
 
-/// Runs everything in turn; what comes first in one round comes last in the next.
+/// Runs all subjects alternately; each round reverses the order.
 fn measure(subjects: &[Subject], rounds: usize) -> Vec<Figure> {
     let mut times = vec![Vec::with_capacity(rounds); subjects.len()];
-    // The first rounds fill caches.
+    // The first rounds only fill caches.
     let warm = (rounds / 20).max(1);
     for round in 0..rounds + warm {
         for turn in 0..subjects.len() {
@@ -86,7 +87,7 @@ fn measure(subjects: &[Subject], rounds: usize) -> Vec<Figure> {
                 continue;
             }
             let taken = subjects[number].run();
-            // Of the slow ones every run counts.
+            // Every run of a slow program counts.
             if round >= warm || subjects[number].every > 1 {
                 times[number].push(taken.as_nanos() as f64 / 1000.0);
             }
@@ -100,7 +101,7 @@ fn measure(subjects: &[Subject], rounds: usize) -> Vec<Figure> {
     subjects.iter().zip(times).map(figure).collect()
 }
 
-/// Peak memory for a megabyte and for ten, as multiples of the input.
+/// Peak memory for 1 MB and 10 MB of input, as multiples of the input.
 fn memory_of(workshop: &Workshop, make: fn(usize) -> String) -> [f64; 2] {
     [1_000_000, 10_000_000].map(|bytes| {
         let text = make(bytes);

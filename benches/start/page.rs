@@ -6,18 +6,18 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::hostile::{Hostile, LARGER};
-use crate::subjects::{FLOOR, LXML, PREPARE, RECONNECT, SILENT, XMLSTARLET};
+use crate::subjects::{FLOOR, LXML, NO_REQUEST, PREPARE, RECONNECT, XMLSTARLET};
 use crate::{Figure, chart};
 
 const BEGIN: &str = "<!-- generated: cargo bench --bench start -->\n";
 const END: &str = "<!-- end of the generated part -->\n";
 
-/// Everything that was measured.
+/// All measured values.
 pub(crate) struct Page {
     /// By the size of the domain.
     pub(crate) sizes: Vec<(&'static str, Vec<Figure>)>,
     pub(crate) hostile: Vec<Hostile>,
-    /// Peak memory of a megabyte and of ten, as multiples of the input.
+    /// Peak memory for 1 MB and 10 MB of input, as multiples of the input.
     pub(crate) memory: Vec<(&'static str, [f64; 2])>,
 }
 
@@ -47,7 +47,7 @@ impl Page {
         )
     }
 
-    /// What this project promises to keep.
+    /// The limits that the project promises.
     fn promises(&self) -> String {
         let median = |size: &str, what: &str| {
             let (_, figures) = self.sizes.iter().find(|(name, _)| *name == size)?;
@@ -57,7 +57,7 @@ impl Page {
         let memory = self.memory.iter().flat_map(|(_, multiples)| multiples).copied().fold(0.0, f64::max);
         let rows = [
             ("20 KB: the hook at `prepare` with a request, times the C program", "at most 2", ratio(PREPARE, FLOOR)),
-            ("20 KB: the hook at `prepare` without one, times the C program", "at most 1.3", ratio(SILENT, FLOOR)),
+            ("20 KB: the hook at `prepare` without one, times the C program", "at most 1.3", ratio(NO_REQUEST, FLOOR)),
             ("20 KB: the hook at `reconnect`, times the C program", "at most 1.3", ratio(RECONNECT, FLOOR)),
             ("20 KB: bash with xmlstarlet, times the hook", "at least 5", ratio(XMLSTARLET, PREPARE)),
             ("20 KB: Python with lxml, times the hook", "at least 40", ratio(LXML, PREPARE)),
@@ -112,7 +112,7 @@ fn times(figures: &[Figure]) -> String {
     text
 }
 
-/// What the figures mean is nothing without the machine.
+/// The machine of the measurement.
 fn machine() -> String {
     let line = |path: &str, key: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();

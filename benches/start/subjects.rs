@@ -1,4 +1,4 @@
-//! What is measured: the floor, viommu in all its shapes, and what people use instead, as far as it is installed.
+//! The measured programs: the baseline, each use of viommu, and the installed alternatives.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,15 +12,15 @@ use viommu::state::GuestState;
 use viommu::state::store::STATES;
 use viommu::sys::process::boot_clock;
 
-use crate::sized::{UUID, asking, silent};
+use crate::sized::{UUID, plain, requesting};
 
-/// The floor of every comparison.
+/// The baseline of each comparison.
 pub(crate) const FLOOR: &str = "a static C program that does nothing";
-/// The event that costs most.
+/// The most expensive event.
 pub(crate) const PREPARE: &str = "viommu: hook, prepare, with a request";
-/// The same for a guest that asks for nothing.
-pub(crate) const SILENT: &str = "viommu: hook, prepare, without a request";
-/// An event at which nothing is done.
+/// The same event for a guest without a request.
+pub(crate) const NO_REQUEST: &str = "viommu: hook, prepare, without a request";
+/// An event without any action.
 pub(crate) const RECONNECT: &str = "viommu: hook, reconnect";
 pub(crate) const WRAPPER: &str = "viommu: the C program behind the wrapper";
 pub(crate) const REWRITE: &str = "viommu rewrite";
@@ -29,18 +29,18 @@ pub(crate) const LXML: &str = "a Python hook with lxml";
 
 const EVENT: [&str; 4] = ["dpdk-gateway", "prepare", "begin", "-"];
 
-/// A program run in a certain way.
+/// A program with its arguments.
 pub(crate) struct Subject {
     pub(crate) what: &'static str,
     program: PathBuf,
     arguments: Vec<String>,
     stdin: PathBuf,
-    /// Takes part in every so-manieth round only.
+    /// The subject runs in every n-th round only.
     pub(crate) every: usize,
 }
 
 impl Subject {
-    /// A program that gets a document.
+    /// A program that gets a document on stdin.
     fn new(what: &'static str, program: impl Into<PathBuf>, arguments: &[&str], xml: &Path) -> Subject {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         Subject { what, program: program.into(), arguments, stdin: xml.to_owned(), every: 1 }
@@ -55,7 +55,7 @@ impl Subject {
         start.elapsed()
     }
 
-    /// What it says on stderr.
+    /// The program's stderr.
     pub(crate) fn words(&self) -> String {
         let stdin = fs::File::open(&self.stdin).unwrap();
         let output = Command::new(&self.program).args(&self.arguments).stdin(stdin).output().unwrap();
@@ -63,7 +63,7 @@ impl Subject {
     }
 }
 
-/// Where the programs and their inputs stand; gone with its owner.
+/// The directory of the programs and their inputs; `drop` removes it.
 pub(crate) struct Workshop(PathBuf);
 
 impl Drop for Workshop {
@@ -76,7 +76,7 @@ impl Workshop {
     pub(crate) fn open() -> Workshop {
         let work = std::env::temp_dir().join(format!("viommu-bench-{}", std::process::id()));
         fs::create_dir_all(work.join("hooks")).unwrap();
-        // As fresh in memory as the C program: pages of an older file lie about, which is worth a tenth.
+        // A fresh copy, like the C program: an older file's pages are scattered in memory, which costs about 10 %.
         fs::copy(env!("CARGO_BIN_EXE_viommu"), work.join("viommu")).unwrap();
         for name in ["hooks/qemu", "viommu-qemu-system-x86_64"] {
             fs::hard_link(work.join("viommu"), work.join(name)).unwrap();
@@ -89,7 +89,8 @@ impl Workshop {
         Workshop(work)
     }
 
-    /// What the hook leaves for the wrapper, which takes none that is older than a quarter of an hour.
+    /// Writes the state file that the hook leaves for the wrapper. The wrapper rejects a state file older than 15
+    /// minutes.
     fn write_state(&self) {
         let uuid: Uuid = UUID.parse().unwrap();
         let device = "intel-iommu,id=ua-viommu0,intremap=on,caching-mode=on,eim=on,aw-bits=48";
@@ -103,7 +104,7 @@ impl Workshop {
         fs::write(Path::new(STATES).join(format!("{UUID}.json")), state.to_json()).unwrap();
     }
 
-    /// Something in the workshop.
+    /// A path in the workshop.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
@@ -120,11 +121,11 @@ impl Workshop {
         Subject::new(PREPARE, self.path("hooks/qemu"), &EVENT, &self.document(document))
     }
 
-    /// Everything that can be measured with a domain of this size, the floor first.
+    /// All subjects for a domain of this size; the baseline is the first.
     pub(crate) fn subjects(&self, bytes: usize) -> Vec<Subject> {
         self.write_state();
-        let (nothing, asking, silent) =
-            (self.document(""), self.document(&asking(bytes)), self.document(&silent(bytes)));
+        let (nothing, requesting, plain) =
+            (self.document(""), self.document(&requesting(bytes)), self.document(&plain(bytes)));
         let root_port = ["-device", r#"{"driver":"pcie-root-port","port":8,"chassis":1,"id":"pci.1","bus":"pcie.0"}"#];
         let guest = ["-name", "guest=bench", "-machine", "pc-q35-7.2,usb=off", "-uuid", UUID];
         let guest = [&guest[..], &root_port.repeat(30)].concat();
@@ -132,26 +133,26 @@ impl Workshop {
         let mut subjects = vec![
             Subject::new(FLOOR, self.path("noop"), &guest, &nothing),
             Subject::new(WRAPPER, self.path("viommu-qemu-system-x86_64"), &guest, &nothing),
-            Subject::new(RECONNECT, &hook, &["dpdk-gateway", "reconnect", "begin", "-"], &asking),
-            Subject::new(SILENT, &hook, &EVENT, &silent),
-            Subject::new(PREPARE, &hook, &EVENT, &asking),
-            Subject::new(REWRITE, self.path("viommu"), &["rewrite"], &asking),
+            Subject::new(RECONNECT, &hook, &["dpdk-gateway", "reconnect", "begin", "-"], &requesting),
+            Subject::new(NO_REQUEST, &hook, &EVENT, &plain),
+            Subject::new(PREPARE, &hook, &EVENT, &requesting),
+            Subject::new(REWRITE, self.path("viommu"), &["rewrite"], &requesting),
         ];
         let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/hooks");
         let edit = ["--connect", "test:///default", "--edit", "--features", "ioapic.driver=qemu"];
         let rivals = [
-            Subject::new(XMLSTARLET, hooks.join("xmlstarlet"), &EVENT, &asking),
-            Subject::new(LXML, hooks.join("lxml"), &EVENT, &asking),
+            Subject::new(XMLSTARLET, hooks.join("xmlstarlet"), &EVENT, &requesting),
+            Subject::new(LXML, hooks.join("lxml"), &EVENT, &requesting),
         ];
         subjects.extend(rivals.into_iter().filter(works));
-        // Too slow for every round, and for anything larger.
-        let slow = Subject { every: 20, ..Subject::new("virt-xml --edit", "virt-xml", &edit, &asking) };
+        // This program is too slow for every round and for larger domains.
+        let slow = Subject { every: 20, ..Subject::new("virt-xml --edit", "virt-xml", &edit, &requesting) };
         subjects.extend(Some(slow).filter(|slow| bytes <= 20_000 && works(slow)));
         subjects
     }
 }
 
-/// Whether a rival does its work here: it prints a domain with an I/O APIC.
+/// Whether an alternative works on this machine: it prints a domain with an I/O APIC.
 fn works(subject: &Subject) -> bool {
     let mut command = Command::new(&subject.program);
     command.args(&subject.arguments).stdin(fs::File::open(&subject.stdin).unwrap());

@@ -4,10 +4,10 @@ mod property;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| property::check(data));
 
-/// JSON objects are hash tables of a random seed, and what is covered in them would differ from run to run.
+/// JSON objects are hash tables with a random seed. A fixed seed keeps the coverage equal in each run.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn getrandom(buffer: *mut u8, length: usize, _flags: u32) -> isize {
-    // SAFETY: the caller gives room for that many bytes, as it would to the C library.
+    // SAFETY: the caller provides a buffer of that many bytes, as for the C library.
     unsafe { buffer.write_bytes(0, length) };
     length as isize
 }

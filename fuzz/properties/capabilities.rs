@@ -1,9 +1,9 @@
-//! libvirt's capability cache: nothing is made up, and what follows the facts has no say.
+//! libvirt's capability cache: the result holds only values of the file, and the text after the facts has no effect.
 
 use viommu::host::capcache::parse;
 
 pub(crate) fn check(data: &[u8]) {
-    // As the file is read: what is cut within a character is dropped.
+    // The code reads the file in the same way: it drops an incomplete character at the cut.
     let text = match std::str::from_utf8(data) {
         Ok(text) => text,
         Err(error) => std::str::from_utf8(&data[..error.valid_up_to()]).unwrap(),

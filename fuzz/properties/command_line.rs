@@ -1,4 +1,4 @@
-//! Command line → wrapper: what must hold for every command line that a plan's edits are written into.
+//! Command line → wrapper: properties of every command line after the edits of a plan.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +9,7 @@ use viommu::qemu::{self, Edits, Invocation, Translated};
 const INTEL: &str = "intel-iommu,id=ua-viommu0,intremap=on,caching-mode=on,eim=on,aw-bits=48";
 const VIRTIO: &str = "virtio-iommu-pci,id=ua-viommu0,bus=pcie.0";
 
-/// One argument per line; the edits follow from the bytes.
+/// One argument per line; the edits depend on the bytes.
 pub(crate) fn check(data: &[u8]) {
     let arguments: Vec<OsString> =
         data.split(|byte| *byte == b'\n').map(|line| OsStr::from_bytes(line).into()).collect();
@@ -24,11 +24,12 @@ pub(crate) fn check(data: &[u8]) {
         Err(note) => return assert!(note.level == Level::Error && !note.message.is_empty(), "{note:?}"),
     };
     let after = &rewritten;
-    // Nothing else about the start is different: who it is, whether it comes in, whether it is a start at all.
+    // The edits change neither the guest's identity, nor whether it is incoming, nor whether the command line is a
+    // start.
     assert_eq!(qemu::classify(after), kind, "{after:?}");
     if let Some(wanted) = edits.devices.first() {
         let driver = wanted.split(',').next().unwrap();
-        let found = qemu::find_iommu(after).unwrap_or_else(|| panic!("the vIOMMU is lost: {after:?}"));
+        let found = qemu::find_iommu(after).unwrap_or_else(|| panic!("the vIOMMU is missing: {after:?}"));
         assert_eq!(found.driver, driver, "{after:?}");
         assert!(qemu::rewrite(after, &edits).is_err(), "a second vIOMMU: {after:?}");
         let placed = after.iter().any(|argument| {
@@ -36,23 +37,23 @@ pub(crate) fn check(data: &[u8]) {
         });
         assert_eq!(placed, driver.starts_with("virtio"), "{after:?}");
     }
-    // An -accel that says kernel-irqchip again changes with the machine; so does every -overcommit.
+    // A later -accel with kernel-irqchip changes with the machine; so does every -overcommit.
     let repeated = |name: &[u8]| arguments.iter().filter(|argument| argument.as_bytes().ends_with(name)).count();
     let translated = if edits.virtio.is_some() { repeated(b"device") } else { 0 };
     let allowed =
         edits.machine.len() * (1 + repeated(b"accel")) + edits.existing.len() + repeated(b"overcommit") + translated;
-    // Every argument stays in its place, but for what is inserted or appended and the values that are named.
+    // Every argument keeps its place, except for inserted and appended arguments and the named values.
     let stay = |rest: &[OsString]| arguments.iter().zip(rest).filter(|(old, new)| old != new).count() <= allowed;
     let stays = match edits.devices.first() {
         None => stay(after),
-        // What reads like the inserted device may also be a disk image, or the value of another option.
+        // The same text as the inserted device may also be a disk image or the value of another option.
         Some(wanted) => (1..after.len()).any(|at| {
             let there = after[at - 1] == "-device" && after[at].as_bytes().starts_with(wanted.as_bytes());
             there && stay(&[&after[..at - 1], &after[at + 1..]].concat())
         }),
     };
     assert!(stays, "{arguments:?} {after:?}");
-    // What was done once needs not be done again.
+    // A second application changes nothing.
     let again = Edits { devices: Vec::new(), ..edits };
     if !again.machine.contains_key("iommu") {
         assert_eq!(qemu::rewrite(after, &again).unwrap(), *after);
@@ -62,7 +63,7 @@ pub(crate) fn check(data: &[u8]) {
     }
 }
 
-/// What plans hold.
+/// Edits as plans have them.
 fn edits(choice: usize) -> Edits {
     let one = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
     let split = || one("kernel_irqchip", "split");

@@ -1,4 +1,4 @@
-//! The configuration: understood or refused in one line, and never of use to who chooses a name.
+//! The configuration: it is valid, or its error is one line; a tenant cannot select a rule by a guest's name alone.
 
 use viommu::config::Config;
 use viommu::domain::Domain;
@@ -15,13 +15,13 @@ pub(crate) fn check(data: &[u8]) {
             return;
         }
     };
-    // A tenant may call their domain whatever the file says.
+    // A tenant may choose any text of the file as the name of a domain.
     let name: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
     let rules = config.domain.iter().filter_map(|rule| rule.uuid());
     for uuid in rules.map(|uuid| uuid.parse().ok()).chain([None]).take(4) {
         let domain = Domain { name: name.clone(), uuid, virt_type: "kvm".to_owned(), ..Domain::default() };
         let keys = config.keys_for(&domain);
-        // The first rule that matches and [default] are all that there is.
+        // Only the first matching rule and [default] set values.
         let known = |model: &String| {
             config.domain.iter().chain([&config.default]).any(|rule| rule.keys.model.as_ref() == Some(model))
         };

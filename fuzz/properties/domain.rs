@@ -1,4 +1,4 @@
-//! Domain XML → plan → rewrite: what must hold for every document, every wish and every host.
+//! Domain XML → plan → rewrite: properties of every document, every request and every host.
 
 #[path = "../../tests/support/kept.rs"]
 mod kept;
@@ -16,7 +16,7 @@ use viommu::rewrite::rewrite;
 use viommu::version::Version;
 use viommu::xml::{self, Document, Edit};
 
-/// One document; wish and host follow from its bytes, so that any XML file is a seed.
+/// One document; its bytes determine the request and the host, so that any XML file is a seed.
 pub(crate) fn check(data: &[u8]) {
     match xml::parse(data) {
         Ok(document) => {
@@ -29,17 +29,18 @@ pub(crate) fn check(data: &[u8]) {
             let locked_memory = (choice / 10 % 4 == 0).then_some(true);
             let keys = Keys { model: model.map(str::to_owned), locked_memory, ..Keys::of(Source::Cli) };
             rewritten("", document.text(), &keys, &host);
-            // Not `start`, where the hook tries whether it may raise limits.
+            // Without `start`: there the hook also tests its privilege to raise limits.
             for event in [Event::Prepare, Event::Started, Event::Migrate, Event::Stopped] {
-                glanced(document.text(), event);
+                check_prefilter(document.text(), event);
             }
         }
         Err(note) => assert_refusal(&note),
     }
 }
 
-/// What the hook does at a glance is what it does after a closer look: a comment that speaks of an MMU makes it read.
-pub(crate) fn glanced(text: &str, event: Event) {
+/// The prefilter and the parser lead to the same result. A comment that contains "iommu" makes the hook parse the
+/// document.
+pub(crate) fn check_prefilter(text: &str, event: Event) {
     const COMMENT: &str = "<!-- mmu -->";
     let domain = xml::parse(text.as_bytes()).and_then(|document| Domain::read(&document));
     if domain.is_err_and(|note| note.code == Code::DomainInvalid) {
@@ -61,13 +62,13 @@ pub(crate) fn glanced(text: &str, event: Event) {
     let [outcome, closer] = [text, &closely].map(|text| {
         let outcome =
             hook::decide(event, "-", text.as_bytes(), Ok(Config::default()), &|domain| places.host_for(domain));
-        // What is printed has the comment in it; other lines have other numbers.
+        // The printed document contains the comment, and line numbers differ.
         (outcome.print.is_some(), outcome.refusal.map(|note| note.code), outcome.log, outcome.effects, outcome.asks)
     });
     assert_eq!(outcome, closer, "{event:?}\n{text}");
 }
 
-/// The oldest host that is supported, and the newest, by their versions.
+/// The oldest and the newest supported host, by their versions.
 pub(crate) fn hosts() -> [(&'static str, Host); 2] {
     let host = |libvirt, qemu| Host {
         libvirt: Some(libvirt),
@@ -85,13 +86,13 @@ fn decide(document: &Document<'_>, keys: &Keys, host: &Host) -> Result<(Domain, 
     let request = Request::of(&domain, keys, &Config::default())?;
     let plan = plan(&domain, &request, host).map_err(|refusal| {
         serde_json::to_string(&refusal).unwrap();
-        assert!(refusal.unchanged.changes.is_empty(), "refused, and changed");
+        assert!(refusal.unchanged.changes.is_empty(), "a refused guest was changed");
         refusal.note
     })?;
     Ok((domain, plan))
 }
 
-/// Rewrites once and looks at everything that must be so; what came of it, in a word.
+/// Rewrites the document once and checks all properties; returns the result as a word.
 pub(crate) fn rewritten(what: &str, text: &str, keys: &Keys, host: &Host) -> String {
     let document = xml::parse(text.as_bytes()).unwrap();
     let (domain, plan) = match decide(&document, keys, host) {
@@ -114,7 +115,7 @@ pub(crate) fn rewritten(what: &str, text: &str, keys: &Keys, host: &Host) -> Str
     let again = xml::parse(out.as_bytes()).unwrap();
     let (after, second) = decide(&again, keys, host).unwrap();
     assert!(second.changes.is_empty(), "{what}: {second:?}\n{out}");
-    // libvirt reads what the plan promised, and nothing else of the domain changed.
+    // libvirt reads the vIOMMU that the plan describes, and the rest of the domain is unchanged.
     let promised = plan.iommu.as_ref().map(|iommu| (&iommu.name, &iommu.driver));
     let found = second.iommu.as_ref().map(|iommu| (&iommu.name, &iommu.driver));
     assert_eq!(found, promised, "{what}\n{out}");
@@ -130,7 +131,7 @@ pub(crate) fn rewritten(what: &str, text: &str, keys: &Keys, host: &Host) -> Str
     "rewritten".to_owned()
 }
 
-/// Where all that was written are new elements among others of their parent, taking them away gives the bytes back.
+/// Where all insertions are new elements among siblings, their removal restores the original bytes.
 fn assert_removable(what: &str, before: &Document<'_>, after: &Document<'_>, plan: &Plan) {
     let mut removals = Vec::new();
     for change in &plan.changes {
@@ -138,10 +139,10 @@ fn assert_removable(what: &str, before: &Document<'_>, after: &Document<'_>, pla
             DomainEdit::AddIommu { .. } => ("devices", "iommu"),
             DomainEdit::SplitIoapic if before.root().path(&["features", "ioapic"]).is_none() => ("features", "ioapic"),
             DomainEdit::LockMemory => ("memoryBacking", "locked"),
-            // What was added to an existing element does not go with it.
+            // Attributes and children that were added to an existing element stay.
             _ => return,
         };
-        // A parent that was made for its child, or opened for it, stays.
+        // A parent that was created or opened for the new child stays.
         if before.root().child(parent).is_none_or(|parent| parent.elements().next().is_none()) {
             return;
         }
@@ -152,7 +153,7 @@ fn assert_removable(what: &str, before: &Document<'_>, after: &Document<'_>, pla
     assert_eq!(xml::apply(after, &removals).unwrap(), before.text(), "{what}");
 }
 
-/// A refusal is one line, of a known code, and quotes no more than a little.
+/// A refusal is one line with a known code and a short quotation.
 fn assert_refusal(note: &Note) {
     assert!(note.level == Level::Error && Code::from_name(note.code.as_str()) == Some(note.code), "{note:?}");
     assert!(!note.message.is_empty(), "{note:?}");

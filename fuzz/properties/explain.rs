@@ -1,13 +1,14 @@
-//! Log text → explain: what is said of a log is what its lines say, and nothing in it commands a terminal.
+//! Log text → explain: the result depends only on the lines of the log, and the output contains no terminal control
+//! sequence.
 
 use std::io::BufReader;
 
 use viommu::explain::{Finding, Findings, Subject};
 use viommu::note::Code;
 
-/// Bytes of a line that are looked at, as `src/explain/log.rs` promises.
+/// Number of bytes that `explain` reads of a line, as `src/explain/log.rs` says.
 const LOOKED_AT: usize = 64 * 1024;
-/// Characters of a line that are shown, with the one that says that more stood there.
+/// Number of characters that `explain` shows of a line, with the mark for a truncated line.
 const SHOWN: usize = 401;
 
 pub(crate) fn check(data: &[u8]) {
@@ -24,7 +25,7 @@ pub(crate) fn check(data: &[u8]) {
         let harmful = |c: char| c.is_control() || turns.contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c);
         assert!(!line.contains(harmful), "{finding:?}");
         match subject {
-            // Who asks for the code gets the same page.
+            // The page of the code is the same page.
             Subject::Code(code) => assert!(code.as_str() == *title && Code::from_name(title) == Some(*code)),
             Subject::Message(_) => assert!(Code::from_name(title).is_none() && !title.is_empty()),
         }
@@ -33,20 +34,21 @@ pub(crate) fn check(data: &[u8]) {
         return;
     }
     let of = |log: Findings| log.iter().map(|(finding, _)| finding.clone()).collect::<Vec<_>>();
-    // However the bytes come in.
+    // The chunks of the input do not change the result.
     let read = Findings::read(BufReader::with_capacity(7, data)).unwrap();
     assert!(of(read).iter().eq(found.iter().map(|(finding, _)| finding)));
-    // The same again says the same once more.
+    // A repeated log gives the same result.
     let twice = of(Findings::read([data, data].join(&b'\n').as_slice()).unwrap());
     assert_eq!(twice.len(), found.len());
     for (once, _) in &found {
         let again = twice.iter().find(|again| again.subject == once.subject).unwrap();
         assert!(again.count == 2 * once.count && again.line == once.line, "{once:?} {again:?}");
     }
-    // An argument of a command line that libvirt logs is no message, whatever it says.
+    // An argument of a logged command line is not a message.
     let arguments = data.split(|byte| *byte == b'\n').flat_map(|line| [line, b" \\\n"].concat()).collect::<Vec<u8>>();
     assert!(of(Findings::read(arguments.as_slice()).unwrap()).is_empty());
-    // Nobody looks so far behind. That takes a hundred times as long as all else, so only some have to show it.
+    // Text after the read part of a line has no effect. This check takes a hundred times as long as all others, so it
+    // runs for some inputs only.
     if data.len() % 64 == 0 {
         let mut far = vec![b'-'; LOOKED_AT];
         far.extend(data.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }));

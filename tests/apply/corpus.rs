@@ -1,4 +1,4 @@
-//! libvirt's own domains, there and back again.
+//! `apply` and `remove` on libvirt's own test domains: `remove` restores the original.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,16 +17,16 @@ use crate::support::on_both_suites;
 
 on_both_suites!(apply_remove_apply_ends_in_the_same_bytes);
 
-/// How many domains go there and back.
+/// The minimum number of compared domains.
 const ENOUGH: usize = 50;
 
 fn apply_remove_apply_ends_in_the_same_bytes(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
-    // The lab has no KVM, and libvirt defines no domain of a type that the host does not have.
+    // The lab has no KVM, and libvirt does not define a domain of a type that the host lacks.
     let domains = documents().into_iter().map(|(path, text)| {
         (path, text.replacen("type='kvm'", "type='qemu'", 1).replacen("type=\"kvm\"", "type=\"qemu\"", 1))
     });
-    // Neighbours in the corpus are variants of one domain, so every model gets some of each kind.
+    // Neighbours in the corpus are variants of one domain. The cycle gives each model some of each kind.
     let models = ["auto", "intel", "virtio", "smmuv3"].into_iter().cycle();
     let changing: Vec<_> = domains
         .zip(models)
@@ -44,7 +44,7 @@ fn apply_remove_apply_ends_in_the_same_bytes(suite: Suite) {
     let mut names: BTreeMap<&str, String> = BTreeMap::new();
     let mut dump = String::new();
     for (index, (path, model, text)) in chosen.iter().enumerate() {
-        // Many of them share a name and a UUID.
+        // Many domains of the corpus share a name and a UUID.
         let name = format!("{index}-{}", path.file_stem().unwrap().to_str().unwrap());
         let text = with_text(text, "name", &name);
         let text = with_text(&text, "uuid", &format!("8d3f0c6e-41b2-4f57-9a60-0000000000{index:02}"));
@@ -63,7 +63,7 @@ fn apply_remove_apply_ends_in_the_same_bytes(suite: Suite) {
     let dumps = || lab.run("virsh -q </tmp/corpus/dump | grep -v '^virsh # '").ok();
 
     lab.run("for file in /tmp/corpus/*.xml; do virsh -q define $file || exit; done").ok();
-    // libvirt reads some of its own dumps with other controllers first. Once it has, the order stays.
+    // libvirt changes the order of controllers when it reads some of its own dumps; after that the order stays.
     lab.run(
         "virsh -q list --all --uuid | while read -r uuid; do
              virsh -q dumpxml --inactive --security-info $uuid >/tmp/corpus/settled
@@ -72,7 +72,7 @@ fn apply_remove_apply_ends_in_the_same_bytes(suite: Suite) {
     )
     .ok();
     let began = dumps();
-    let nothing = |said: &str| said.lines().filter(|line| line.contains(": nothing to change")).count();
+    let nothing = |printed: &str| printed.lines().filter(|line| line.contains(": nothing to change")).count();
     assert_eq!(nothing(&every_model("apply")), 0);
     let applied = dumps();
     let translated = |dump: &str| dump.lines().filter(|line| line.contains(" iommu='on'")).count();
@@ -86,7 +86,7 @@ fn apply_remove_apply_ends_in_the_same_bytes(suite: Suite) {
     lab.run("virsh -q list --all --uuid | while read -r uuid; do virsh -q undefine --nvram $uuid; done").ok();
 }
 
-/// The domain with another text in its first element of this name.
+/// The domain with another text in the first element of this name.
 fn with_text(xml: &str, element: &str, text: &str) -> String {
     let (start, end) = (format!("<{element}>"), format!("</{element}>"));
     let Some((head, rest)) = xml.split_once(&start) else {
@@ -95,7 +95,7 @@ fn with_text(xml: &str, element: &str, text: &str) -> String {
     format!("{head}{start}{text}{end}{}", rest.split_once(&end).unwrap().1)
 }
 
-/// Equal line by line; only the first difference is shown.
+/// Asserts equal lines; the message shows the first difference only.
 #[track_caller]
 fn assert_same(found: &str, expected: &str, suite: Suite) {
     let mut name = "";
@@ -105,14 +105,14 @@ fn assert_same(found: &str, expected: &str, suite: Suite) {
         }
         assert_eq!(found, expected, "{}{name}", suite.name());
     }
-    assert!(found == expected, "{}: they differ in their ends", suite.name());
+    assert!(found == expected, "{}: one of them has more lines", suite.name());
 }
 
 fn x86(model: &'static str) -> &'static str {
     if model == "smmuv3" { "auto" } else { model }
 }
 
-/// Whether the domain can have this model and has none.
+/// Whether viommu adds this model to the domain.
 fn changes(text: &str, model: &str, suite: Suite) -> bool {
     let changed = || {
         let document = xml::parse(text.as_bytes()).ok()?;

@@ -11,8 +11,8 @@ on_both_suites! {
 
 const GUIDE: &str = include_str!("../../docs/guides/virsh.md");
 
-/// Prints what the real one does for the guide's options (virt-install 4.1.0), as far as libvirt looks at it. The real one
-/// needs Python and more than the roots of the tests have.
+/// A replacement for virt-install 4.1.0: it prints the same XML for the options of the guide, as far as libvirt's
+/// behaviour depends on it. The real virt-install needs Python and more packages than the test roots have.
 const VIRT_INSTALL: &str = "#!/bin/bash
 [ \"$*\" = '--name dpdk2 --memory 2048 --vcpus 2 --machine q35 --osinfo linux2022 --disk none --import --print-xml' ] || exit 9
 cat <<'XML'
@@ -51,8 +51,8 @@ fn the_guides_commands_do_what_it_says(suite: Suite) {
     run(apply);
     assert!(stored(&lab, "dpdk").contains("<iommu model='intel'>"));
     run(remove);
-    let asks = stored(&lab, "dpdk");
-    assert!(!asks.contains("<iommu") && asks.contains("urn:libvirt-viommu:1"), "{asks}");
+    let requesting = stored(&lab, "dpdk");
+    assert!(!requesting.contains("<iommu") && requesting.contains("urn:libvirt-viommu:1"), "{requesting}");
     run(&format!("viommu apply --yes dpdk\n{both}"));
     // libvirt 9.0 keeps the empty element.
     assert_eq!(stored(&lab, "dpdk").replace("  <metadata/>\n", ""), began);
@@ -74,7 +74,7 @@ fn a_rule_of_the_hosts_serves_an_emulator_that_terraform_sets(suite: Suite) {
     terraformed.virsh("start", &["--paused"]).ok();
     let tree = terraformed.virsh("qemu-monitor-command", &["--hmp", "info qtree"]).ok();
     assert!(tree.contains("dev: intel-iommu"), "{tree}");
-    // The step after the domain, for one with the plain emulator.
+    // The step after the definition, for a domain with QEMU's own emulator path.
     drop(terraformed);
     let command = GUIDE.split("command = \"").nth(1).unwrap().split_once('"').unwrap().0;
     let plain = guest(&lab, &domain("dpdk-8", ""));

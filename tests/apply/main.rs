@@ -1,6 +1,6 @@
-//! `viommu apply` and `viommu remove` with a real libvirtd: what virsh shows before and after is what counts.
+//! `viommu apply` and `viommu remove` with a real libvirtd: the tests compare virsh's output before and after.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic fails the test")]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -13,18 +13,18 @@ mod wrapper;
 
 use support::libvirt::{Guest, Libvirt, Output};
 
-/// Where root's backups are.
+/// The directory of root's backups.
 pub(crate) const BACKUP: &str = "/var/lib/viommu/backup";
 
-/// The UUID of the guests here; one of them exists at a time.
+/// The UUID of the guests in these tests; one of them exists at a time.
 pub(crate) const UUID: &str = "0d9c9d0f-5a3e-4c58-9a3c-6f2e0c1d7b44";
 
-/// A q35 guest whose metadata asks for this model; nothing asks for nothing. It has a password.
-pub(crate) fn domain(name: &str, asks: &str) -> String {
-    let metadata = if asks.is_empty() {
+/// A q35 guest with a password. Its metadata requests this model; an empty `model` writes no request.
+pub(crate) fn domain(name: &str, model: &str) -> String {
+    let metadata = if model.is_empty() {
         String::new()
     } else {
-        format!("<metadata><viommu xmlns='urn:libvirt-viommu:1' model='{asks}'/></metadata>")
+        format!("<metadata><viommu xmlns='urn:libvirt-viommu:1' model='{model}'/></metadata>")
     };
     format!(
         "<domain type='qemu'><name>{name}</name><uuid>{UUID}</uuid>{metadata}
@@ -37,7 +37,7 @@ pub(crate) fn domain(name: &str, asks: &str) -> String {
     )
 }
 
-/// Defines a domain of which nothing is kept from an earlier life.
+/// Defines a domain and removes all data of an earlier domain with its UUID.
 #[track_caller]
 pub(crate) fn guest<'a>(lab: &'a Libvirt, xml: &str) -> Guest<'a> {
     lab.run(&format!("rm -rf {BACKUP}")).ok();
@@ -49,7 +49,7 @@ pub(crate) fn stored(lab: &Libvirt, name: &str) -> String {
     lab.virsh(&["dumpxml", "--inactive", "--security-info", "--domain", name]).ok()
 }
 
-/// Refused with this code, in one line that names the domain.
+/// Asserts a refusal with this code, in one line with the domain's name.
 #[track_caller]
 pub(crate) fn assert_refused(output: &Output, code: &str, name: &str) {
     assert_eq!(output.status, 1, "{output:?}");

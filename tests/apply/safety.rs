@@ -1,4 +1,4 @@
-//! Nobody's edit is lost, nothing is done that was not confirmed, and what is done is told.
+//! `apply` and `remove` never lose a later edit, change nothing without a confirmation, and print each change.
 
 use crate::support::libvirt::{Libvirt, Suite, shared};
 use crate::support::on_both_suites;
@@ -13,7 +13,7 @@ on_both_suites! {
     hostile_names_are_names
 }
 
-/// A virsh that runs a script before the second dump of a domain, which is the one before the definition.
+/// A virsh that runs a script before the second dump of a domain, which comes before the definition.
 fn edit_in_between(lab: &Libvirt, edit: &str) -> String {
     let script = format!(
         "#!/bin/bash\n[[ $* != *dumpxml* ]] || echo >>/tmp/dumps\n\
@@ -26,18 +26,18 @@ fn edit_in_between(lab: &Libvirt, edit: &str) -> String {
 fn an_edit_in_the_meantime_is_not_lost(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = guest(&lab, &domain("edited", "intel"));
-    let edit = "/usr/bin/virsh desc edited --config 'of somebody else'";
+    let edit = "/usr/bin/virsh desc edited --config 'by another user'";
     let between = edit_in_between(&lab, edit);
     assert_refused(&lab.run(&format!("{between} viommu apply --yes edited")), "domain-changed", "edited");
     let now = stored(&lab, "edited");
-    assert!(now.contains("<description>of somebody else</description>") && !now.contains("<iommu"), "{now}");
-    // The next one looks at what is there now, and so does the way back.
+    assert!(now.contains("<description>by another user</description>") && !now.contains("<iommu"), "{now}");
+    // The next `apply` reads the current definition, and so does `remove`.
     lab.run("viommu apply --yes edited").ok();
     let applied = stored(&lab, "edited");
-    assert!(applied.contains("<iommu model='intel'>") && applied.contains("of somebody else"), "{applied}");
-    let between = edit_in_between(&lab, "/usr/bin/virsh desc edited --config 'of a third one'");
+    assert!(applied.contains("<iommu model='intel'>") && applied.contains("by another user"), "{applied}");
+    let between = edit_in_between(&lab, "/usr/bin/virsh desc edited --config 'by a third user'");
     assert_refused(&lab.run(&format!("{between} viommu remove --yes edited")), "domain-changed", "edited");
-    assert_eq!(stored(&lab, "edited"), applied.replace("of somebody else", "of a third one"));
+    assert_eq!(stored(&lab, "edited"), applied.replace("by another user", "by a third user"));
     drop(guest);
 }
 
@@ -46,25 +46,25 @@ fn the_backup_is_unchanged_and_private(suite: Suite) {
     let guest = guest(&lab, &domain("kept", "intel"));
     let began = stored(&lab, "kept");
     assert!(began.contains("passwd='sesame'"), "{began}");
-    let said = lab.run("umask 0; viommu apply --yes kept").ok();
+    let printed = lab.run("umask 0; viommu apply --yes kept").ok();
     let file = format!("{BACKUP}/{UUID}.before.xml");
-    assert!(said.contains(&file), "{said}");
-    assert!(!said.contains("sesame"), "{said}");
-    assert!(stored(&lab, "kept").contains("passwd='sesame'"), "the password must survive");
+    assert!(printed.contains(&file), "{printed}");
+    assert!(!printed.contains("sesame"), "{printed}");
+    assert!(stored(&lab, "kept").contains("passwd='sesame'"), "the password must stay");
     assert_eq!(lab.get(&file), began);
     let modes = format!("stat -c '%a %U' /var/lib/viommu {BACKUP} {BACKUP}/{UUID}.*");
     assert_eq!(lab.run(&modes).ok(), "755 root\n700 root\n600 root\n600 root\n");
-    // It can be defined by hand.
+    // The printed document can be defined by hand.
     assert_eq!(
         lab.run(&format!("virsh -q define {file} && virsh -q dumpxml --inactive --security-info kept")).ok(),
         began
     );
     lab.run("viommu apply --yes kept && viommu remove --yes kept").ok();
-    // However often: three copies of a domain and no more.
+    // The backup holds at most three copies of a domain.
     lab.run("for round in 1 2; do viommu apply --yes kept && viommu remove --yes kept || exit; done").ok();
     lab.run("viommu apply --yes kept").ok();
     assert_eq!(lab.run(&format!("ls {BACKUP} | cut -d. -f2- | xargs")).ok(), "applied.xml before.xml removed.xml\n");
-    // A place into which others can look takes no backup, and without one nothing is done.
+    // A directory that other users can read takes no backup, and without a backup `apply` changes nothing.
     lab.run(&format!("viommu remove --yes kept && chmod 755 {BACKUP}")).ok();
     let output = lab.run("viommu apply --yes kept");
     lab.run(&format!("chmod 700 {BACKUP}")).ok();
@@ -85,14 +85,17 @@ fn nothing_is_done_without_a_yes(suite: Suite) {
     assert_eq!(stored(&lab, "asked"), began);
     let terminal =
         |answer: &str| lab.run(&format!("echo {answer} | script -qec 'TERM=xterm viommu apply asked' /dev/null"));
-    let said = terminal("n");
-    assert!(said.status == 1 && said.stdout.contains("Define asked like this? [y/N]"), "{said:?}");
-    assert!(said.stdout.contains("error[not-confirmed]") && said.stdout.contains("\x1b[32m+    <iommu"), "{said:?}");
+    let printed = terminal("n");
+    assert!(printed.status == 1 && printed.stdout.contains("Define asked like this? [y/N]"), "{printed:?}");
+    assert!(
+        printed.stdout.contains("error[not-confirmed]") && printed.stdout.contains("\x1b[32m+    <iommu"),
+        "{printed:?}"
+    );
     assert_eq!(stored(&lab, "asked"), began);
-    assert_eq!(lab.run(&format!("ls {BACKUP}/{UUID}.*")).stdout, "", "no copy of what was not changed");
+    assert_eq!(lab.run(&format!("ls {BACKUP}/{UUID}.*")).stdout, "", "an unchanged domain has no backup");
     assert_eq!(terminal("y").status, 0);
     assert!(stored(&lab, "asked").contains("<iommu model='intel'>"));
-    // Where nothing changes nobody has to be asked.
+    // An unchanged domain needs no confirmation.
     let output = lab.run("viommu apply asked");
     assert_eq!((output.status, output.stdout.as_str()), (0, "asked: nothing to change\n"));
     drop(guest);
@@ -102,17 +105,17 @@ fn apply_tells_when_a_change_takes_effect(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = guest(&lab, &domain("busy", ""));
     guest.virsh("start", &["--paused"]).ok();
-    let said = lab.run("viommu apply --yes --model intel busy").ok();
-    assert!(said.contains("busy: is running: the change takes effect"), "{said}");
-    assert!(!guest.virsh("dumpxml", &[]).ok().contains("<iommu"), "the running one is as it was");
+    let printed = lab.run("viommu apply --yes --model intel busy").ok();
+    assert!(printed.contains("busy: is running: the change takes effect"), "{printed}");
+    assert!(!guest.virsh("dumpxml", &[]).ok().contains("<iommu"), "the running guest is unchanged");
     guest.virsh("managedsave", &[]).ok();
-    let said = lab.run("viommu remove --yes busy").ok();
-    assert!(said.contains("busy: has a saved state, which is restored unchanged"), "{said}");
+    let printed = lab.run("viommu remove --yes busy").ok();
+    assert!(printed.contains("busy: has a saved state, which is restored unchanged"), "{printed}");
     guest.virsh("managedsave-remove", &[]).ok();
-    let said = lab.run("viommu apply --yes --model intel busy").ok();
-    assert!(!said.contains("busy: is "), "{said}");
+    let printed = lab.run("viommu apply --yes --model intel busy").ok();
+    assert!(!printed.contains("busy: is "), "{printed}");
     drop(guest);
-    // Without a definition there is nothing to define; libvirt would make it a permanent one.
+    // A transient guest has no stored definition; a definition would make it persistent.
     lab.put("/tmp/transient.xml", domain("busy", "intel"));
     let _removed = lab.without_hook();
     lab.run("virsh -q create --paused /tmp/transient.xml").ok();
@@ -125,20 +128,22 @@ fn one_that_fails_does_not_stop_the_others(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guests: Vec<_> = [("a", "smmuv3"), ("b", "intel"), ("c", ""), ("d", "virtio")]
         .into_iter()
-        .map(|(name, asks)| lab.guest(&domain(name, asks).replace(UUID, &UUID.replace("7b44", &format!("7b4{name}")))))
+        .map(|(name, model)| {
+            lab.guest(&domain(name, model).replace(UUID, &UUID.replace("7b44", &format!("7b4{name}"))))
+        })
         .collect();
-    let silent = stored(&lab, "c");
+    let plain = stored(&lab, "c");
     let output = lab.run("viommu apply --all --yes");
     assert_eq!(output.status, 1, "{output:?}");
     assert!(output.stderr.starts_with("viommu: error[model-arch-mismatch]: a: "), "{output:?}");
     assert!(output.stdout.contains("c: nothing to change"), "{output:?}");
     let has = |name: &str| stored(&lab, name).contains("<iommu model=");
     assert_eq!(["a", "b", "c", "d"].map(has), [false, true, false, true]);
-    assert_eq!(stored(&lab, "c"), silent);
+    assert_eq!(stored(&lab, "c"), plain);
     let output = lab.run("viommu apply --yes missing b");
     assert!(output.status == 1 && output.stderr.contains("missing"), "{output:?}");
     assert_eq!(lab.run("viommu apply --yes missing").status, 2);
-    // Only what apply has changed; one with a vIOMMU of its own is none of them.
+    // `remove --all` changes only domains that `apply` has changed, not one with its own vIOMMU.
     lab.run("virsh -q dumpxml --inactive c | sed 's|</devices>|<iommu model=\"virtio\"/></devices>|' | virsh define /dev/stdin").ok();
     lab.run("viommu remove --all --yes").ok();
     assert_eq!(["a", "b", "c", "d"].map(has), [false, false, true, false]);
@@ -148,13 +153,13 @@ fn one_that_fails_does_not_stop_the_others(suite: Suite) {
 
 fn hostile_names_are_names(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
-    // U+009B begins a command to a terminal, as ESC [ does.
+    // U+009B starts a terminal control sequence, as ESC [ does.
     for name in ["--connect", "-x", "--all", "a;touch pwned", "$(touch pwned)", "a\u{9b}2Jb", "x' --connect 'y"] {
         let guest = guest(&lab, &domain(&name.replace('\'', "&apos;"), "virtio"));
         let quoted = name.replace('\'', r"'\''");
         let began = stored(&lab, name);
-        let said = lab.run(&format!("cd /tmp && viommu apply --yes -- '{quoted}'")).ok();
-        assert!(said.contains(": changed") && !said.contains('\u{9b}'), "{said}");
+        let printed = lab.run(&format!("cd /tmp && viommu apply --yes -- '{quoted}'")).ok();
+        assert!(printed.contains(": changed") && !printed.contains('\u{9b}'), "{printed}");
         assert!(stored(&lab, name).contains("<iommu model='virtio'>"), "{name}");
         lab.run(&format!("cd /tmp && viommu remove --yes -- '{quoted}' && ! test -e pwned")).ok();
         assert_eq!(stored(&lab, name), began);

@@ -1,4 +1,4 @@
-//! The way back when something has happened since: later edits stay, and what is somebody's own stays.
+//! `remove` after later edits: they stay, and so does each element that viommu did not add.
 
 use crate::support::libvirt::{Suite, shared};
 use crate::support::on_both_suites;
@@ -10,7 +10,7 @@ on_both_suites! {
     without_a_backup_every_viommu_is_removed
 }
 
-/// virt-xml's kind of edit: the stored XML through sed.
+/// An edit like virt-xml's: the stored XML through sed.
 fn edit(name: &str, sed: &str) -> String {
     format!("virsh -q dumpxml --inactive --security-info {name} | sed '{sed}' | virsh -q define /dev/stdin")
 }
@@ -23,10 +23,10 @@ fn later_edits_survive_the_way_back(suite: Suite) {
     lab.run(&edit("later", "s/>2<.vcpu>/>1<\\/vcpu>/")).ok();
     lab.run("viommu apply --yes later").ok();
     lab.run(&edit("later", "s/>1<.vcpu>/>2<\\/vcpu>/")).ok();
-    // Applied to again, with something to do: what it was before is still known.
+    // After a second `apply` with a change, the original is still known.
     lab.run(&edit("later", "s/ aw_bits=.48.//")).ok();
-    let said = lab.run("viommu apply --yes later").ok();
-    assert!(said.contains("set /domain/devices/iommu/driver"), "{said}");
+    let printed = lab.run("viommu apply --yes later").ok();
+    assert!(printed.contains("set /domain/devices/iommu/driver"), "{printed}");
     lab.run("viommu remove --yes later").ok();
     assert_eq!(stored(&lab, "later"), edited);
     drop(guest);
@@ -41,7 +41,7 @@ fn a_viommu_of_ones_own_stays(suite: Suite) {
     lab.run("viommu apply --yes own").ok();
     assert!(stored(&lab, "own").contains("aw_bits='48'"));
     lab.run("viommu remove --yes own").ok();
-    assert_eq!(stored(&lab, "own"), began, "completed attributes go, the rest stays");
+    assert_eq!(stored(&lab, "own"), began, "added attributes are removed, the rest stays");
     lab.run("viommu apply --yes own && virsh -q desc own --config later").ok();
     lab.run("viommu remove --yes own").ok();
     assert!(stored(&lab, "own").contains("<iommu model='intel'>"));
@@ -57,7 +57,7 @@ fn without_a_backup_every_viommu_is_removed(suite: Suite) {
     assert!(output.status == 1 && output.stdout.contains("-    <iommu model='intel'>"), "{output:?}");
     lab.run("viommu remove --yes bare").ok();
     assert_eq!(stored(&lab, "bare"), began);
-    // Somebody else's way back is one, too.
+    // `remove` also accepts a domain from which another tool removed the vIOMMU.
     lab.run(&format!("viommu apply --yes bare && {}", edit("bare", "/<iommu/,/<.iommu/d; /<ioapic/d"))).ok();
     assert_eq!(lab.run("viommu remove bare").ok(), "bare: nothing to change\n");
     assert_eq!(stored(&lab, "bare"), began);

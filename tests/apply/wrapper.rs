@@ -1,4 +1,4 @@
-//! `viommu apply --route wrapper`: the emulator is what changes.
+//! `viommu apply --route wrapper` changes the emulator.
 
 use crate::support::libvirt::{Suite, shared};
 use crate::support::on_both_suites;
@@ -20,18 +20,18 @@ fn apply_sets_the_wrapper_and_remove_unsets_it(suite: Suite) {
     lab.run("viommu apply --yes --route wrapper wrapped").ok();
     let applied = stored(&lab, "wrapped");
     assert_eq!(applied, began.replace("/usr/bin/qemu-system-x86_64", WRAPPER));
-    // QEMU has what libvirt does not know of.
+    // QEMU has the vIOMMU that libvirt's XML does not show.
     guest.virsh("start", &["--paused"]).ok();
     let tree = guest.virsh("qemu-monitor-command", &["--hmp", "info qtree"]).ok();
     assert!(tree.contains("dev: intel-iommu"), "{tree}");
     guest.virsh("destroy", &[]).ok();
-    // Without a word about the route it stays what it is.
-    let said = lab.run("viommu apply --yes wrapped").ok();
-    assert_eq!(said, "wrapped: nothing to change (its emulator is the wrapper)\n");
+    // Without `--route` the route does not change.
+    let printed = lab.run("viommu apply --yes wrapped").ok();
+    assert_eq!(printed, "wrapped: nothing to change (its emulator is the wrapper)\n");
     lab.run("viommu remove --yes wrapped").ok();
     assert_eq!(stored(&lab, "wrapped"), began);
 
-    // From one route to the other, and back to the beginning.
+    // A change of the route in each direction, and a removal.
     lab.run("viommu apply --yes wrapped").ok();
     let native = stored(&lab, "wrapped");
     lab.run("viommu remove --yes wrapped && viommu apply --yes --route wrapper wrapped").ok();
@@ -40,10 +40,10 @@ fn apply_sets_the_wrapper_and_remove_unsets_it(suite: Suite) {
     lab.run("viommu remove --yes wrapped").ok();
     assert_eq!(stored(&lab, "wrapped"), began);
 
-    // Who asks for nothing gets no wrapper, which would refuse each start of a host without the hook.
+    // A domain without a request gets no wrapper: the wrapper refuses each start on a host without the hook.
     lab.run("virsh -q metadata wrapped urn:libvirt-viommu:1 --remove --config").ok();
-    let said = lab.run("viommu apply --yes --route wrapper wrapped").ok();
-    assert!(said.starts_with("wrapped: nothing to change: the domain does not request a vIOMMU"), "{said}");
+    let printed = lab.run("viommu apply --yes --route wrapper wrapped").ok();
+    assert!(printed.starts_with("wrapped: nothing to change: the domain does not request a vIOMMU"), "{printed}");
     drop(guest);
 }
 

@@ -1,4 +1,5 @@
-//! `viommu apply` and `remove` with a virsh that is a script, for what needs no libvirt; and a plan for several hosts.
+//! `viommu apply` and `remove` with a script as virsh, for behaviour that needs no libvirt; and a plan for several
+//! hosts.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use crate::program::{Ran, VIOMMU, feed, run};
 use crate::{EXAMPLE, HOST, NO_CONFIG, assert_refused, assert_unusable, example};
 
-/// A directory of everybody's, with a virsh that keeps one domain in a file beside it.
+/// A world-accessible directory with a virsh that keeps one domain in a file beside it.
 fn desk(test: &str) -> PathBuf {
     let desk = std::env::temp_dir().join(format!("viommu-cli-apply-{}-{test}", std::process::id()));
     let _ = fs::remove_dir_all(&desk);
@@ -30,13 +31,13 @@ fn desk(test: &str) -> PathBuf {
     desk
 }
 
-/// Copies a program, by another process: a child that another test starts would for a moment hold a descriptor that this
-/// one writes through, and nobody could execute the file (ETXTBSY).
+/// Copies a program by another process. A child that another test starts could hold this process's writable descriptor
+/// for a moment, and the execution would fail with ETXTBSY.
 fn program(from: &Path, to: &Path) {
     assert!(Command::new("cp").args([from, to]).status().unwrap().success());
 }
 
-/// viommu, as nobody where this is root, so that no backup goes to a place of the machine's.
+/// Runs viommu, as the user `nobody` if the test runs as root, so that no backup goes to a system directory.
 fn viommu(desk: &Path, path: &str, arguments: &[&str]) -> Ran {
     let mut command = Command::new(desk.join("viommu"));
     command.args(arguments).env("PATH", path).env("HOME", desk.join("home")).env_remove("XDG_STATE_HOME");
@@ -50,7 +51,7 @@ fn path(desk: &Path) -> String {
     format!("{}:/usr/bin:/bin", desk.join("bin").display())
 }
 
-/// Without a URI an ordinary user's virsh connects to the user's own libvirt, which has none of the system's domains.
+/// Without a URI an ordinary user's virsh connects to the user's own libvirt, which does not have the system's domains.
 #[test]
 fn an_ordinary_user_sees_that_the_system_connection_is_used() {
     if !rustix::process::geteuid().is_root() {
@@ -66,7 +67,7 @@ fn an_ordinary_user_sees_that_the_system_connection_is_used() {
     fs::remove_dir_all(&desk).unwrap();
 }
 
-/// A domain without a request: what to do, in a command that can be pasted whatever the domain's name is.
+/// A domain without a request: the message contains a command that a shell accepts for every name.
 #[test]
 fn apply_shows_how_to_request_a_viommu() {
     let desk = desk("silent");
@@ -112,9 +113,9 @@ fn an_ordinary_user_has_a_backup_directory() {
         assert_eq!(ran.status, 0, "{ran:?}");
         ran.stdout
     };
-    let said = verb("apply");
+    let printed = verb("apply");
     let backup = desk.join("home/.local/state/viommu/backup");
-    assert!(said.contains(backup.to_str().unwrap()), "{said}");
+    assert!(printed.contains(backup.to_str().unwrap()), "{printed}");
     assert_eq!(fs::metadata(&backup).unwrap().permissions().mode() & 0o7777, 0o700);
     assert!(fs::read_to_string(desk.join("domain.xml")).unwrap().contains("<iommu model='intel'>"));
     verb("remove");
@@ -190,7 +191,7 @@ fn several_hosts_answer_in_their_order() {
     assert_eq!(json["hosts"][2]["reason"]["code"], "model-unsupported-by-libvirt");
     assert_eq!(json["hosts"][1]["plan"]["iommu"]["model"], "virtio");
 
-    // None can take it.
+    // No host can run it.
     assert_eq!(plan(&[&off, &old], &["--model", "virtio"]).status, 1);
     assert_refused(&plan(&[HOST], &["--model", "smmuv3"]), "model-arch-mismatch");
     assert_unusable(&plan(&[HOST, "missing.json"], &[]), "missing.json");

@@ -1,4 +1,4 @@
-//! What the command line takes from elsewhere: configuration, facts about a host, domains that virsh knows, processes.
+//! External input of the command line: configuration, facts about a host, virsh's domains, processes.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -19,7 +19,7 @@ fn directory(test: &str) -> PathBuf {
     directory
 }
 
-/// Of the example.
+/// The UUID of the example.
 const UUID: &str = "8d6f2c4e-3b0a-4f7e-9a51-2f6f0c1d7e93";
 
 #[test]
@@ -28,26 +28,26 @@ fn a_named_configuration_counts() {
     let file = directory.join("other.toml");
     let path = file.to_str().unwrap();
     let plan = |path: &str, domain: &str| run(VIOMMU, &["plan", "--host", HOST, "--config", path], domain.as_bytes());
-    let silent = example().replace(" model='auto'", " hotplug='no'");
+    let without_model = example().replace(" model='auto'", " hotplug='no'");
 
     fs::write(&file, "[[domain]]\nname = 'dpdk-*'\nmodel = 'intel'\n").unwrap();
-    let ran = plan(path, &silent);
+    let ran = plan(path, &without_model);
     assert!(ran.status == 0 && ran.stdout.contains("the host configuration asks for 'intel'"), "{ran:?}");
     if rustix::process::geteuid().is_root() {
-        // Whoever names a file trusts it, and need not be root: only the one that the hook reads must be root's.
+        // A file that the user names may have any owner: only the hook's file must be root's.
         chown(&file, Some(65534), None).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
-        assert_eq!(plan(path, &silent).stdout, ran.stdout);
+        assert_eq!(plan(path, &without_model).stdout, ran.stdout);
     }
 
     for broken in ["[default]\nmodel = 'Intel'\n", "modell = 'intel'\n", "no TOML", "[default]\nlocked-memory = 3\n"] {
         fs::write(&file, broken).unwrap();
-        let ran = plan(path, &silent);
+        let ran = plan(path, &without_model);
         assert_refused(&ran, "config-invalid");
-        assert!(ran.stderr.contains(path), "the sentence names the file that is broken: {ran:?}");
+        assert!(ran.stderr.contains(path), "the message names the invalid file: {ran:?}");
     }
-    assert_unusable(&plan(directory.join("missing.toml").to_str().unwrap(), &silent), "missing.toml");
-    assert_unusable(&plan(directory.to_str().unwrap(), &silent), path.strip_suffix("/other.toml").unwrap());
+    assert_unusable(&plan(directory.join("missing.toml").to_str().unwrap(), &without_model), "missing.toml");
+    assert_unusable(&plan(directory.to_str().unwrap(), &without_model), path.strip_suffix("/other.toml").unwrap());
 }
 
 /// A sysfs with an IOMMU of 39 bits (a client CPU's capability register) and the two devices of the example.
@@ -86,7 +86,7 @@ fn a_plan_for_another_host_is_the_plan_there() {
     assert_eq!(there["iommu"]["driver"]["aw_bits"], "39");
     assert_eq!(there["memlock"]["address_spaces"][1]["iommu_groups"], serde_json::json!([41]));
 
-    // What is said on the command line is stronger than what was recorded.
+    // An option wins over a recorded fact.
     let host = ["--host", file.to_str().unwrap()];
     assert_eq!(plan(&[&host[..], &["--host-aw-bits", "48"]].concat())["iommu"]["driver"]["aw_bits"], "48");
     let old = plan(&[&host[..], &["--libvirt-version", "7.0.0"]].concat());
@@ -109,14 +109,14 @@ fn a_plan_for_another_host_is_the_plan_there() {
     assert!(iommufd(&["--libvirt-version", "11.3.0"]).starts_with("no: libvirt 11.3.0"));
 }
 
-/// A virsh that prints its arguments where it was asked to, and the example for a domain that it knows.
+/// A virsh that records its arguments in a file, and prints the example for its only domain.
 fn virsh(directory: &Path) -> PathBuf {
     let virsh = directory.join("virsh");
     let script = format!(
         "#!/bin/sh\nprintf '%s|' \"$@\" >> '{}'\nfor last; do :; done\n\
          case $last in known|-known|{UUID}) exec cat '{}';; esac\n\
          printf 'error: failed to get domain\\nerror: not found\\n' >&2\nexit 1\n",
-        directory.join("asked").display(),
+        directory.join("arguments").display(),
         directory.join("known.xml").display(),
     );
     fs::write(&virsh, script).unwrap();
@@ -129,24 +129,24 @@ fn virsh(directory: &Path) -> PathBuf {
 fn a_domain_that_libvirt_has_defined() {
     let directory = directory("virsh");
     virsh(&directory);
-    let asked = || fs::read_to_string(directory.join("asked")).unwrap_or_default();
+    let arguments = || fs::read_to_string(directory.join("arguments")).unwrap_or_default();
     let path = format!("{}:/usr/bin:/bin", directory.display());
     let viommu = |arguments: &[&str]| {
-        let _ = fs::remove_file(directory.join("asked"));
+        let _ = fs::remove_file(directory.join("arguments"));
         feed(Command::new(VIOMMU).args(arguments).env("PATH", &path), b"")
     };
     let ran = viommu(&["plan", "--host", HOST, "--config", NO_CONFIG, "--connect", "qemu:///system", "known"]);
     assert!(ran.status == 0 && ran.stdout.contains("dpdk-gateway"), "{ran:?}");
-    assert_eq!(asked(), "--connect|qemu:///system|--quiet|dumpxml|--inactive|--domain|known|");
+    assert_eq!(arguments(), "--connect|qemu:///system|--quiet|dumpxml|--inactive|--domain|known|");
     assert_eq!(viommu(&["plan", "--host", HOST, "--config", NO_CONFIG, "--", "-known"]).status, 0);
 
     let ran = viommu(&["plan", "--config", NO_CONFIG, "unknown"]);
     assert_unusable(&ran, "error: failed to get domain; error: not found");
     assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
-    // The filter reads a file or stdin. A misspelt file is no reason to ask anybody.
+    // `rewrite` reads a file or stdin. For a misspelt file it does not call virsh.
     assert_unusable(&viommu(&["rewrite", "--config", NO_CONFIG, "known"]), "known");
-    assert_eq!(asked(), "");
-    // Without virsh the sentence says so.
+    assert_eq!(arguments(), "");
+    // Without virsh the message says so.
     let ran = feed(Command::new(VIOMMU).args(["plan", "known"]).env("PATH", "/nonexistent"), b"");
     assert_unusable(&ran, "virsh");
 }
@@ -158,7 +158,7 @@ fn the_limit_of_a_running_guest() {
     }
     let directory = directory("memlock");
     virsh(&directory);
-    // virsh knows dpdk-gateway by the name `known`.
+    // The domain dpdk-gateway is `known` to virsh.
     let arguments = ["-name", "guest=dpdk-gateway", "-uuid", UUID];
     fs::write(directory.join("known.xml"), sandbox::running(&example())).unwrap();
     let mut qemu = sandbox::qemu("dpdk-gateway", &arguments);
@@ -168,7 +168,7 @@ fn the_limit_of_a_running_guest() {
         let mut command = Command::new(VIOMMU);
         feed(command.args(["memlock", "--config", NO_CONFIG, "--host", HOST]).args(arguments).env("PATH", &path), b"")
     };
-    // Two devices of 8 GiB and 1 GiB; a third one needs 8 more.
+    // Two devices of 8 GiB and 1 GiB; a third device needs 8 GiB more.
     let ran = memlock(&["--pid", &pid]);
     assert_refused(&ran, "memlock-too-low");
     for words in ["65536 bytes", "18253611008 bytes", "26843545600 bytes", "0000:3b:00.1"] {
@@ -180,23 +180,24 @@ fn the_limit_of_a_running_guest() {
     } else {
         assert_refused(&ran, "memlock-no-privilege");
     }
-    // Any process can have a command line, and QEMU's user can write to the directory of pidfiles; the cgroup is libvirt's.
+    // Any process can have this command line, and QEMU's user can write to the directory of pidfiles; the cgroup is
+    // libvirt's.
     let mut other = sandbox::stand_in(&arguments);
     assert_unusable(&memlock(&["--pid", &other.id().to_string()]), &format!("is not the QEMU of {UUID}"));
     drop(qemu.stdin.take());
     qemu.wait().unwrap();
     fs::write("/run/libvirt/qemu/dpdk-gateway.pid", other.id().to_string()).unwrap();
     assert_unusable(&memlock(&["known", "--raise"]), "no guard has recorded its process");
-    // A cgroup that is not root's alone.
+    // A cgroup that other users can change.
     let mut forged = sandbox::qemu("dpdk-gateway", &arguments);
     fs::set_permissions("/sys/fs/cgroup/machine", fs::Permissions::from_mode(0o777)).unwrap();
     assert_unusable(&memlock(&["known", "--raise"]), "no guard has recorded its process");
     fs::set_permissions("/sys/fs/cgroup/machine", fs::Permissions::from_mode(0o755)).unwrap();
     assert_refused(&memlock(&["known"]), "memlock-too-low");
-    // libvirt 11.3 gives QEMU's user the pidfiles, and puts what they name into the guest's cgroup.
+    // libvirt 11.3 gives QEMU's user the pidfiles, and moves the named processes into the guest's cgroup.
     std::os::unix::fs::chown("/run/libvirt/qemu", Some(1), Some(1)).unwrap();
     assert_unusable(&memlock(&["known", "--raise"]), "no guard has recorded its process");
-    // What a guard has recorded is believed; a number that another process has now is not.
+    // The guard's record is valid; a process with a reused pid is not the guest.
     fs::create_dir("/run/viommu").unwrap();
     let record = format!("/run/viommu/{UUID}.process");
     let pid = rustix::process::Pid::from_raw(i32::try_from(forged.id()).unwrap()).unwrap();

@@ -1,10 +1,10 @@
-//! One fault at a time. Each must be the first that is named, with its code, and must be the only one.
+//! One fault at a time. The report names each as the first and only fault, with its code.
 
 use std::fs;
 
 use crate::host::{HOOK, Host, RULES, UUID, limits, now};
 
-/// Breaks one thing on a healthy host, and looks at the first line and at the exit status.
+/// Breaks one thing on a healthy host, and checks the first line and the exit status.
 #[track_caller]
 fn fault(name: &str, expected: (&str, &str), words: &str, break_it: impl FnOnce(&Host)) {
     let host = Host::healthy(name);
@@ -17,13 +17,13 @@ fn fault(name: &str, expected: (&str, &str), words: &str, break_it: impl FnOnce(
     let broken = i32::from(expected.0 == "broken");
     assert_eq!((report["broken"].as_i64(), status), (Some(i64::from(broken)), broken), "{report:#}");
     assert_eq!(report["warnings"], 1 - broken, "{report:#}");
-    // The same on one line for people.
+    // The same in the text format, on one line.
     let ran = host.examine(&[]);
     let line = ran.stdout.lines().next().unwrap();
     assert!(line.starts_with(expected.0) && line.ends_with(&format!("[{}]", expected.1)), "{line}");
 }
 
-/// One thing that is unusual and no fault.
+/// An unusual state that is not a fault.
 #[track_caller]
 fn fine(name: &str, change: impl FnOnce(&Host)) {
     let host = Host::healthy(name);
@@ -68,7 +68,7 @@ fn a_hook_of_another_program() {
         let buffered = "xml=$(cat)\nprintf '%s\\n' \"$xml\" | viommu hook \"$@\" || exit 1\n";
         host.program(HOOK, &format!("#!/bin/bash\n# Ours.\n{buffered}logger \"$@\"\n"));
     });
-    // Like the dispatcher of VFIO-Tools with a call at its end: the input is gone by then.
+    // Like the dispatcher of VFIO-Tools with a call at its end: another program has already read stdin.
     fault("foreign-calls-ours-last", ("warning", "hook-unusable"), "before viommu", |host| {
         host.program(HOOK, "#!/bin/bash\ncat - >/dev/null\nexec viommu hook \"$@\"\n");
     });
@@ -146,7 +146,7 @@ fn a_libvirt_that_does_not_look_into_the_directory() {
         host.remove(HOOK);
         host.link("etc/libvirt/hooks/qemu.d/50-viommu", "/usr/bin/viommu");
     };
-    // It is too old for everything else, too; that comes second.
+    // The same version also lacks other features; that message is the second.
     let host = Host::healthy("directory");
     in_directory(&host);
     host.versions(6_004_000, 10_000_002);
@@ -170,14 +170,14 @@ fn a_daemon_that_was_not_reloaded() {
         older(host);
         host.systemd(now() + 5);
     });
-    // Without systemd, files that the hook wrote tell …
+    // Without systemd, files of the hook show its runs …
     fine("has-run", older);
-    // … and without those it is not known, which is a warning.
+    // … and without these files the state is unknown, which is a warning.
     fault("doubt", ("warning", "hook-not-loaded"), "no record shows", |host| {
         host.remove("run/viommu");
         older(host);
     });
-    // Another hook that was there before is enough: libvirt remembers only that there is any.
+    // An earlier hook is sufficient: libvirt only records that a hook exists.
     fine("no-daemon", |host| host.remove("run/libvirtd.pid"));
 }
 
@@ -209,7 +209,7 @@ fn a_wrapper_without_its_qemu() {
     fault("wrong-link", MISSING_QEMU, "does not lead to viommu", |host| {
         host.link("usr/bin/viommu-qemu-system-x86_64", "qemu-system-x86_64");
     });
-    // The package has links for other architectures too.
+    // The package has links for other architectures, too.
     let foreign = if std::env::consts::ARCH == "x86_64" { "aarch64" } else { "x86_64" };
     if foreign == "aarch64" {
         fine("foreign-qemu", |host| host.remove("usr/bin/qemu-system-aarch64"));
@@ -237,7 +237,7 @@ fn apparmor_refuses_the_wrapper() {
         );
         host.remove(RULES);
     });
-    // Where guests are not confined, no rule is needed.
+    // Unconfined guests need no rule.
     fine("unconfined", |host| {
         host.remove(RULES);
         host.daemon("attr/current", "unconfined\n");
@@ -297,7 +297,7 @@ fn a_host_without_an_iommu() {
     fault("no-groups", off, "no groups", |host| host.remove("sys/kernel/iommu_groups/11"));
 }
 
-/// A host without passthrough, VFIO and KVM, whose guests ask for nothing, has nothing to repair.
+/// A host without passthrough, VFIO and KVM, whose guests have no request, has no fault.
 #[test]
 fn a_host_that_needs_nothing() {
     let nothing = |host: &Host| {
@@ -310,7 +310,7 @@ fn a_host_that_needs_nothing() {
         host.file("etc/libvirt/qemu/plain.xml", "<domain type='qemu'><name>plain</name></domain>");
     };
     fine("needs-nothing", nothing);
-    // A problem of viommu itself concerns no guest yet.
+    // A fault of viommu does not affect a guest yet.
     fault("needs-no-hook", ("warning", "hook-unusable"), "no qemu hook", |host| {
         nothing(host);
         host.remove(HOOK);
@@ -324,7 +324,7 @@ fn a_host_that_needs_nothing() {
 #[test]
 fn a_binary_that_is_another_program_or_missing() {
     fault("overwritten", UNUSABLE, "/usr/bin/viommu is another program", |host| {
-        // The links that lead to it are wrappers and hook no longer; that comes second.
+        // The links to it are then neither wrappers nor a hook; that message is the second.
         host.program("usr/bin/viommu", "#!/bin/sh\n");
         host.remove("usr/bin/viommu-qemu-system-aarch64");
         host.remove("usr/bin/viommu-qemu-system-x86_64");
@@ -391,11 +391,11 @@ fn kvm_without_the_split_irqchip() {
 #[test]
 fn a_daemon_that_may_not_raise_limits() {
     let may_not = ("broken", "memlock-no-privilege");
-    // What Docker leaves to a container.
+    // The privileges that Docker leaves to a container.
     let needed = |name, words, break_it: fn(&Host)| {
-        // No guest needs a higher limit than libvirt sets …
+        // No guest needs a higher limit than libvirt's …
         fault(name, ("warning", "memlock-no-privilege"), words, break_it);
-        // … until one has two devices, and the wrapper gives it a vIOMMU that libvirt does not count.
+        // … until one guest has two devices, and the wrapper adds a vIOMMU that libvirt does not count.
         fault(&format!("{name}-needed"), may_not, words, |host| {
             host.define("two", "viommu-qemu-system-x86_64", SECOND_DEVICE);
             break_it(host);
@@ -480,7 +480,7 @@ fn versions_that_are_not_supported() {
     fine("newest", |host| host.versions(12_009_000, 11_001_004));
 }
 
-/// libvirt's directory of running guests belongs to QEMU's user, who may put any file there.
+/// QEMU's user owns libvirt's directory of running guests and may create any file in it.
 #[test]
 fn what_qemus_user_writes_is_no_guest() {
     fine("forged", |host| {

@@ -1,4 +1,4 @@
-//! A host that is a directory: everything that `viommu doctor --root` looks at, in place, for a test to break one thing.
+//! A host in a directory: all files that `viommu doctor --root` reads, for tests that break one of them.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -15,7 +15,7 @@ use crate::sandbox::{ID, stand_in};
 
 pub(crate) const HOOK: &str = "etc/libvirt/hooks/qemu";
 pub(crate) const RULES: &str = "etc/apparmor.d/abstractions/libvirt-qemu.d/viommu";
-/// The running guest, behind the wrapper.
+/// The running guest, which uses the wrapper.
 pub(crate) const UUID: &str = "3a21c2ee-5ece-4225-baa4-9a11258f601e";
 const DAY: u64 = 24 * 60 * 60;
 
@@ -24,14 +24,14 @@ pub(crate) struct Host {
     root: PathBuf,
     /// Holds the lock of the daemon's pidfile, so that this process is the daemon.
     _pidfile: File,
-    /// The running guest's.
+    /// The running guest's process.
     qemu: Child,
 }
 
 impl Host {
-    /// A host on which everything is in place: AppArmor, one guest defined with its `<iommu>`, one running behind the wrapper.
+    /// A host in working order: AppArmor, one guest defined with its `<iommu>`, one running with the wrapper.
     pub(crate) fn healthy(name: &str) -> Host {
-        // A short path: systemd's socket has one of at most 107 bytes.
+        // A short path: the address of systemd's socket has at most 107 bytes.
         let root = env::temp_dir().join(format!("viommu-doctor-{}-{name}", process::id()));
         let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(root.join("run")).unwrap();
@@ -101,7 +101,7 @@ impl Host {
         let status =
             format!("<domstatus state='running' reason='booted' pid='1'>\n  <monitor/>\n{running}\n</domstatus>\n");
         self.file("run/libvirt/qemu/running.xml", &status);
-        // Twice the 512 MiB of its memory would be for two devices; it has one.
+        // Twice the 512 MiB of its memory would be right for two devices; the guest has one.
         self.guest_runs(
             (512 << 20) + (1 << 30),
             &["-device", "intel-iommu,intremap=on", "-device", "vfio-pci,host=1:0.0"],
@@ -110,7 +110,7 @@ impl Host {
         self.file(&state, "{}");
     }
 
-    /// A guest that asks for model intel and has one device to pass through.
+    /// A guest that requests model intel and has one passed-through device.
     pub(crate) fn define(&self, name: &str, emulator: &str, iommu: &str) {
         let xml = format!("<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE.\n-->\n\n{}\n", domain(name, emulator, iommu));
         let xml = if iommu.contains("no request") {
@@ -121,7 +121,7 @@ impl Host {
         self.file(&format!("etc/libvirt/qemu/{name}.xml"), &xml.replace("<uuid/>", ""));
     }
 
-    /// What the kernel says of the running guest.
+    /// The kernel's files about the running guest.
     pub(crate) fn guest_runs(&self, limit: u64, arguments: &[&str]) {
         let proc = format!("proc/{}", self.qemu.id());
         self.file(&format!("{proc}/limits"), &limits(limit));
@@ -140,12 +140,12 @@ impl Host {
         self.daemon("status", &format!("Name:\tlibvirtd\nCapEff:\t{bits:016x}\nCapBnd:\t{bits:016x}\n"));
     }
 
-    /// What the kernel says of the daemon.
+    /// The kernel's files about the daemon.
     pub(crate) fn daemon(&self, file: &str, text: &str) {
         self.file(&format!("proc/{}/{file}", process::id()), text);
     }
 
-    /// systemd, which recorded when the daemon's state last changed. The host then runs a viommu of its own, because viommu
+    /// systemd's record of the daemon's last state change. The host then runs its own copy of viommu, because viommu
     /// starts no program of an image.
     pub(crate) fn systemd(&self, changed: u64) {
         let date = Command::new("date")
@@ -207,7 +207,7 @@ int main(int count, char **words) {{
         let _ = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     }
 
-    /// Who is not root becomes it in a namespace, where its files are root's.
+    /// An ordinary user runs it as root of a user namespace, in which the user's files are root's.
     pub(crate) fn command(&self) -> Command {
         let mut words = vec!["unshare", "--map-root-user"];
         if rustix::process::geteuid().is_root() {
@@ -248,7 +248,7 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// The day before yesterday at most, so that hosts have run for a while however short this machine has.
+/// The boot time: at most two days ago, so that the host has run for a while on any test machine.
 fn booted() -> u64 {
     now() / DAY * DAY - DAY
 }

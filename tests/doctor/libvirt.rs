@@ -1,4 +1,4 @@
-//! What doctor says about a real libvirtd, before and after it knows of the hook.
+//! doctor with a real libvirtd, before and after the daemon has loaded the hook.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ on_both_suites! {
 
 /// The check of this name.
 fn check(lab: &Libvirt, name: &str) -> Value {
-    // Such a machine has no IOMMU and no KVM, so something is always broken.
+    // This machine has no IOMMU and no KVM, so the report always has an error.
     let report: Value = serde_json::from_str(&lab.run("viommu doctor --format json").stdout).unwrap();
     let checks = report["checks"].as_array().unwrap();
     checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{report:#}")).clone()
@@ -25,25 +25,25 @@ fn a_daemon_knows_of_its_hook_or_not(suite: Suite) {
     let daemon = check(&lab, "daemon");
     assert!(daemon["state"] == "ok" && daemon["message"].as_str().unwrap().contains("libvirtd"), "{daemon}");
 
-    // A host without a hook gets one while its daemon runs.
+    // The hook is installed while the daemon runs.
     lab.run("rm -rf /etc/libvirt/hooks; mkdir /etc/libvirt/hooks").ok();
     lab.restart_libvirtd();
     assert_eq!(check(&lab, "hook")["code"], "hook-unusable");
-    // Times are compared to the second.
+    // doctor compares times in seconds.
     lab.run("sleep 4").ok();
     lab.hook_is_viommu();
     let daemon = check(&lab, "daemon");
     assert_eq!((&daemon["state"], &daemon["code"]), (&"warning".into(), &"hook-not-loaded".into()), "{daemon}");
 
-    // Nobody refuses a guest that asks and cannot have: that proves it.
-    let asks = |name: &str, emulator: &str| {
+    // A guest whose request cannot be met starts: this proves that the daemon does not call the hook.
+    let requesting = |name: &str, emulator: &str| {
         format!(
             "<domain type='qemu'><name>{name}</name><metadata><v:viommu xmlns:v='urn:libvirt-viommu:1' model='intel'/></metadata>
                <memory unit='MiB'>128</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='q35'>hvm</type></os>
                <features><acpi/></features><devices><emulator>/usr/bin/{emulator}</emulator></devices></domain>"
         )
     };
-    let unnoticed = lab.guest(&asks("unnoticed", "qemu-system-x86_64"));
+    let unnoticed = lab.guest(&requesting("unnoticed", "qemu-system-x86_64"));
     lab.run("sleep 5").ok();
     unnoticed.virsh("start", &[]).ok();
     let daemon = check(&lab, "daemon");
@@ -52,9 +52,9 @@ fn a_daemon_knows_of_its_hook_or_not(suite: Suite) {
     assert_eq!(check(&lab, "guest")["code"], "request-unmet");
     drop(unnoticed);
 
-    // After a reload it is called, and what it writes proves that.
+    // After a reload the daemon calls the hook, and the hook's files prove it.
     lab.run("kill -HUP \"$(cat /run/libvirtd.pid)\"; virsh -q uri >/dev/null; sleep 2").ok();
-    let noticed = lab.guest(&asks("noticed", "viommu-qemu-system-x86_64"));
+    let noticed = lab.guest(&requesting("noticed", "viommu-qemu-system-x86_64"));
     noticed.virsh("start", &[]).ok();
     let daemon = check(&lab, "daemon");
     assert!(

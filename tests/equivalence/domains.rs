@@ -1,4 +1,4 @@
-//! The domains to compare: libvirt's own, the examples, and some made for the purpose.
+//! The compared domains: libvirt's own, the examples, and additional ones.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use std::path::Path;
 use super::machines::{nameless, on_q35, on_virt, with_uefi};
 use super::support::corpus;
 
-/// A domain, fit for a host without KVM.
+/// A domain for a host without KVM.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) name: String,
@@ -24,9 +24,9 @@ pub(crate) fn all() -> Vec<Case> {
     }
     for (path, text) in corpus::documents() {
         let here = case(&path, &text);
-        // What was made for i440fx has devices of its own, which are as good on q35.
+        // Domains for i440fx have other devices, which are also valid on q35.
         all.extend(on_q35(&here));
-        // Few are of AArch64, and most of those have no firmware.
+        // The corpus has few AArch64 domains, and most of them have no firmware.
         all.extend(on_virt(&here));
         all.extend(with_uefi(&here));
         all.push(here);
@@ -39,7 +39,7 @@ pub(crate) fn all() -> Vec<Case> {
 fn case(path: &Path, text: &str) -> Case {
     let name = path.file_stem().unwrap().to_string_lossy().into_owned();
     let text = text.replacen("type='kvm'", "type='qemu'", 1).replacen("type=\"kvm\"", "type=\"qemu\"", 1);
-    // Only KVM has the host's processor to give.
+    // Only KVM provides the host's CPU model.
     let text = ["host-passthrough", "host-model"].into_iter().fold(text, |text, mode| {
         text.replace(&format!("mode='{mode}'"), "mode='maximum'").replace(&format!("mode=\"{mode}\""), "mode='maximum'")
     });
@@ -47,14 +47,14 @@ fn case(path: &Path, text: &str) -> Case {
     Case { name, xml: text }
 }
 
-/// A domain as libvirt wrote it down, so that it can make a command line of it here.
+/// A domain in libvirt's format, changed so that libvirt can make a command line of it on this host.
 pub(crate) fn askable(xml: &str) -> String {
     with_vfio_driver(&with_interfaces_as_hostdevs(xml))
 }
 
 const HOSTDEV: &str = "<hostdev mode='subsystem' type='pci'";
 
-/// libvirt 9.0 wants to be told on a host whose VFIO is there in name only.
+/// libvirt 9.0 needs an explicit driver on a host whose VFIO is a placeholder.
 fn with_vfio_driver(xml: &str) -> String {
     let mut pieces = xml.split(HOSTDEV);
     let mut result = pieces.next().unwrap().to_owned();
@@ -67,8 +67,8 @@ fn with_vfio_driver(xml: &str) -> String {
     result
 }
 
-/// On `<interface type='hostdev'>` `domxml-to-native` of both libvirts crashes or makes nonsense, because it takes it for a
-/// plain interface. When it starts a guest, libvirt makes the same `-device` of it as of a `<hostdev>`.
+/// `domxml-to-native` of both libvirts crashes or writes invalid text for `<interface type='hostdev'>`, because it
+/// treats it as an ordinary interface. At a start libvirt writes the same `-device` as for a `<hostdev>`.
 fn with_interfaces_as_hostdevs(xml: &str) -> String {
     let mut pieces = xml.split("<interface type='hostdev'");
     let mut result = pieces.next().unwrap().to_owned();
@@ -87,7 +87,7 @@ fn with_interfaces_as_hostdevs(xml: &str) -> String {
     result
 }
 
-/// What the corpus may not have, or not in this combination.
+/// Domains that the corpus may lack, also in combinations.
 fn made() -> Vec<Case> {
     let q35 = Made::default();
     let virt = Made { virt: true, ..q35 };
@@ -166,7 +166,7 @@ const BARE_INTEL: &str = "<iommu model='intel'/>";
 const BARE_INTEL_HOSTDEV: &str = "<iommu model='intel'><driver aw_bits='39'/></iommu>
   <hostdev mode='subsystem' type='pci' managed='no'>
     <source><address domain='0' bus='1' slot='0' function='0'/></source></hostdev>";
-/// The slots where a search from above would look first.
+/// The slots that a search from the top would try first.
 const FULL_BUS: &str = "<controller type='pci' index='0' model='pcie-root'/>
   <controller type='usb' model='ich9-ehci1'><address type='pci' domain='0' bus='0' slot='0x1d' function='7'/></controller>
   <controller type='usb' model='ich9-uhci1'><master startport='0'/>
@@ -176,7 +176,7 @@ const FULL_BUS: &str = "<controller type='pci' index='0' model='pcie-root'/>
   <sound model='ich9'><address type='pci' domain='0' bus='0' slot='0x1c' function='0'/></sound>";
 
 impl Made<'_> {
-    /// Has libvirt write every device as key=value.
+    /// Makes libvirt write every device as key=value.
     pub(crate) const KEY_VALUE: &'static str =
         "<qemu:capabilities><qemu:del capability='device.json+hotplug'/></qemu:capabilities>";
 

@@ -1,13 +1,13 @@
-//! QEMU's command line, as far as two of them are the same to QEMU.
+//! QEMU's command line, with a comparison that ignores differences without an effect on QEMU.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A vIOMMU's `-device`.
 #[derive(Debug, PartialEq, Eq)]
 struct Viommu {
-    /// How many devices stand before it.
+    /// Number of devices before it.
     devices_before: usize,
-    /// The driver and every property, values as key=value writes them.
+    /// The driver and every property, with values in the form of key=value.
     properties: BTreeMap<String, String>,
 }
 
@@ -15,16 +15,16 @@ struct Viommu {
 #[derive(Debug)]
 pub(crate) struct Line {
     viommus: Vec<Viommu>,
-    /// Every other option in its place, byte for byte, but for the order of keys in `-machine` and in virtio devices.
+    /// Every other option in order, byte for byte, except for the order of keys in `-machine` and in virtio devices.
     rest: Vec<(String, Option<String>)>,
-    /// The slots of the root bus that other devices have.
+    /// The slots of other devices on the root bus.
     slots: BTreeSet<u8>,
-    /// How many devices stand before the first that is passed through.
+    /// Number of devices before the first passed-through device.
     before_vfio: Option<usize>,
 }
 
 impl Line {
-    /// The line as `domxml-to-native` knows it: to that, a network interface has no `<driver>`.
+    /// The line in `domxml-to-native`'s form, which has no `<driver>` of a network interface.
     pub(crate) fn without_drivers_of_interfaces(words: &[String]) -> Line {
         let word = |word: &String| {
             if !word.contains("virtio-net-pci") {
@@ -65,7 +65,7 @@ impl Line {
                     keys[1..].sort_unstable();
                     line.rest.push((option.clone(), Some(keys.join(","))));
                 }
-                // A clock that is set off from now moves between two questions.
+                // A clock with an offset from the current time differs between two calls.
                 ("-rtc", Some(text)) if text.starts_with("base=20") => {
                     let rest = text.split_once(',').map_or("", |(_, rest)| rest);
                     line.rest.push((option.clone(), Some(format!("base=some time,{rest}"))));
@@ -77,13 +77,13 @@ impl Line {
     }
 }
 
-/// Numbers of descriptors are libvirt's own at that moment.
+/// libvirt assigns the numbers of descriptors at each call.
 fn without_descriptors(text: &str) -> String {
     let keys = ["fd\":\"", "fd=", "fds\":\"", "fds="];
     keys.iter().fold(text.to_owned(), |text, key| without_values(&text, key, |c| c.is_ascii_digit() || c == ':'))
 }
 
-/// Without the characters of a value behind each key.
+/// Removes the characters of a value after each key.
 fn without_values(text: &str, key: &str, of_value: fn(char) -> bool) -> String {
     let mut pieces = text.split(key);
     let mut result = pieces.next().unwrap().to_owned();
@@ -94,8 +94,8 @@ fn without_values(text: &str, key: &str, of_value: fn(char) -> bool) -> String {
     result
 }
 
-/// The machine, the devices and their spelling, by which a command line differs from that of the same guest with another name,
-/// UUID or MAC addresses.
+/// The machine, the devices and their spelling. The result is equal for guests that differ only in name, UUID and MAC
+/// addresses.
 pub(crate) fn hardware(words: &[String]) -> String {
     let line = Line::read(words);
     let named = |option: &str| ["-name", "-uuid"].contains(&option);
@@ -103,7 +103,7 @@ pub(crate) fn hardware(words: &[String]) -> String {
     let mut result = format!("{json} {:?}", line.viommus);
     for (option, value) in line.rest.iter().filter(|(option, _)| !named(option)) {
         let value = value.as_deref().unwrap_or_default();
-        // Paths of libvirt's own files have the name.
+        // Paths of libvirt's own files contain the name.
         let value = ["/domain-", "/nvram/"].iter().fold(value, |value, path| value.split(path).next().unwrap());
         let keys = ["mac\":\"", "mac\": \"", "mac="];
         let of_mac = |c: char| c.is_ascii_hexdigit() || c == ':';
@@ -113,7 +113,7 @@ pub(crate) fn hardware(words: &[String]) -> String {
     result
 }
 
-/// The driver and the properties in either spelling of a `-device`.
+/// The driver and the properties of a `-device` in either spelling.
 fn properties(text: &str) -> BTreeMap<String, String> {
     if text.starts_with('{') {
         let object: BTreeMap<String, serde_json::Value> = serde_json::from_str(text).unwrap();
@@ -140,7 +140,8 @@ fn root_slot(properties: &BTreeMap<String, String>) -> Option<u8> {
 }
 
 /// # Errors
-/// In what the wrapper's command line does not do what libvirt's own does.
+///
+/// The difference between the wrapper's command line and libvirt's own.
 pub(crate) fn compare(native: &Line, wrapped: &Line) -> Result<(), String> {
     if native.rest != wrapped.rest {
         let differ = native.rest.iter().zip(&wrapped.rest).find(|(native, wrapped)| native != wrapped);
@@ -149,7 +150,7 @@ pub(crate) fn compare(native: &Line, wrapped: &Line) -> Result<(), String> {
     }
     let mut both = [&native.viommus, &wrapped.viommus]
         .map(|viommus| viommus.iter().map(|viommu| viommu.properties.clone()).collect::<Vec<_>>());
-    // That of AMD is two devices, of which the wrapper writes what libvirt cannot: dma-remap.
+    // AMD's vIOMMU is two devices. The wrapper writes a property of one of them that libvirt cannot write: dma-remap.
     for amd in both[1].iter_mut().filter(|viommu| viommu["driver"] == "amd-iommu") {
         if amd.remove("dma-remap").as_deref() != Some("on") {
             return Err(format!("nothing is translated: {amd:?}"));
@@ -163,7 +164,7 @@ pub(crate) fn compare(native: &Line, wrapped: &Line) -> Result<(), String> {
             viommu.remove("id");
             viommu.remove("pci-id");
             if viommu.contains_key("bus") {
-                // libvirt takes the first free slot, the wrapper the last, out of the way of what QEMU adds by itself.
+                // libvirt takes the first free slot. The wrapper takes the last, which QEMU's own devices do not use.
                 let slot = root_slot(viommu).ok_or_else(|| format!("no slot on the root bus: {viommu:?}"))?;
                 if line.slots.contains(&slot) {
                     return Err(format!("slot {slot:#x} is taken: {viommu:?}"));
@@ -176,7 +177,7 @@ pub(crate) fn compare(native: &Line, wrapped: &Line) -> Result<(), String> {
     if native_has != wrapped_has {
         return Err(format!("natively {native_has:?}, wrapped {wrapped_has:?}"));
     }
-    // Whatever else is said above, a device that is passed through must find its vIOMMU there.
+    // In each case a passed-through device must come after its vIOMMU.
     for line in [native, wrapped] {
         let late = line.viommus.iter().find(|viommu| line.before_vfio.is_some_and(|vfio| viommu.devices_before > vfio));
         if let Some(viommu) = late {

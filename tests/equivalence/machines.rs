@@ -1,8 +1,8 @@
-//! Puts a domain of one machine on another. What the other machine lacks, libvirt refuses, and the domain has no part.
+//! Moves a domain to another machine type. The comparison leaves out a domain that libvirt refuses on that machine.
 
 use super::domains::Case;
 
-/// A domain of the old machine on q35, where libvirt finds a place for every PCI device anew.
+/// A domain of the old machine on q35, where libvirt assigns all PCI addresses anew.
 pub(crate) fn on_q35(case: &Case) -> Option<Case> {
     let (head, rest) = case.xml.split_once(" machine='pc")?;
     let (_, tail) = rest.split_once('\'')?;
@@ -12,7 +12,7 @@ pub(crate) fn on_q35(case: &Case) -> Option<Case> {
     Some(Case { name: format!("{} on q35", case.name), xml: with_rng(&with_devices_anew(&xml, "sata")) })
 }
 
-/// A domain of x86 on AArch64's machine, with the firmware that ACPI needs there. The PCI topology of a q35 stays.
+/// An x86 domain on AArch64's machine, with the firmware that ACPI needs there. The PCI topology of a q35 stays.
 pub(crate) fn on_virt(case: &Case) -> Option<Case> {
     const BOOT: [&str; 6] = ["<boot ", "<bootmenu ", "<smbios ", "<kernel>", "<initrd>", "<cmdline>"];
     let machine = case.xml.split_once(" machine='")?.1;
@@ -23,7 +23,7 @@ pub(crate) fn on_virt(case: &Case) -> Option<Case> {
     } else {
         return None;
     };
-    // Processors and clocks of x86 go, with the features that only it has.
+    // Removes CPUs and clocks of x86, and x86 features.
     let xml = replaced(&xml, "features", |_| String::new());
     let xml = replaced(&xml, "pm", |_| String::new());
     let xml = replaced(&xml, "os", |os| {
@@ -59,7 +59,7 @@ pub(crate) fn on_virt(case: &Case) -> Option<Case> {
     Some(Case { name: format!("{} on virt", case.name), xml })
 }
 
-/// A domain of AArch64 with the firmware that ACPI needs there.
+/// An AArch64 domain with the firmware that ACPI needs there.
 pub(crate) fn with_uefi(case: &Case) -> Option<Case> {
     let old = [" firmware=", "<loader", "<nvram", "<acpi/>"].iter().any(|part| case.xml.contains(part));
     let virt = ["arch='aarch64' machine='virt", "arch=\"aarch64\" machine=\"virt"];
@@ -78,8 +78,8 @@ fn with_acpi(xml: &str) -> String {
     }
 }
 
-/// Without the PCI and IDE controllers of the old machine and the addresses there. Disks of IDE become virtio disks, and
-/// what virtio-blk cannot be goes to another bus.
+/// Removes the PCI and IDE controllers of the old machine, and their addresses. IDE disks become virtio disks; types
+/// that virtio-blk does not support go to another bus.
 fn with_devices_anew(xml: &str, other: &str) -> String {
     let mut result = String::new();
     let (mut before, mut bus) = ("", "");
@@ -106,23 +106,24 @@ fn with_devices_anew(xml: &str, other: &str) -> String {
     result
 }
 
-/// A virtio RNG in place of the memory balloon that most of the domains lack, so that `virtio=all` has a device to translate.
+/// A virtio RNG instead of the memory balloon, which most of the domains lack: `virtio=all` needs a device to
+/// translate.
 fn with_rng(xml: &str) -> String {
     const RNG: &str = "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>";
     xml.replacen("<memballoon model='none'/>", &format!("<memballoon model='none'/>{RNG}"), 1)
 }
 
-/// What is left of a domain when another has its devices and another name.
+/// The domain without its name, for a comparison of domains.
 pub(crate) fn nameless(case: &Case) -> String {
     ["name", "uuid"].iter().fold(case.xml.clone(), |xml, element| replaced(&xml, element, |_| String::new()))
 }
 
-/// With something else in place of the first element of this name.
+/// Replaces the first element of this name.
 fn replaced(xml: &str, name: &str, other: impl FnOnce(&str) -> String) -> String {
     element(xml, name).map_or(xml.to_owned(), |(before, own, after)| format!("{before}{}{after}", other(own)))
 }
 
-/// What comes before the first element of this name, the element, and what comes after it.
+/// The text before the first element of this name, the element, and the text after it.
 fn element<'a>(xml: &'a str, name: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let open = format!("<{name}");
     let named = |at: &usize| xml[at + open.len()..].starts_with([' ', '>', '/', '\n']);

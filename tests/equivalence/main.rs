@@ -1,15 +1,15 @@
-//! The measure of the wrapper: its command line is the one that libvirt makes of the natively rewritten domain.
+//! The acceptance test of the wrapper: its command line equals libvirt's command line of the natively rewritten domain.
 //!
-//! Both begin with one domain, whose addresses libvirt has settled before. *Native*: `viommu rewrite`, and then libvirt makes
-//! a command line of it. *Wrapped*: libvirt makes a command line of it, and then the wrapper edits that. What may differ is
-//! said in `line.rs`, and nothing else may.
+//! Both begin with one domain, to which libvirt has assigned all addresses. *Native*: `viommu rewrite`, then libvirt
+//! makes the command line. *Wrapped*: libvirt makes the command line, then the wrapper edits it. `line.rs` lists the
+//! permitted differences.
 
 #![expect(
     clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "what fails here fails the test, which says what it counted"
+    reason = "a panic fails the test, and the test prints its counts"
 )]
 
 #[path = "../support/mod.rs"]
@@ -36,7 +36,8 @@ use domains::Case;
 use line::Line;
 use support::libvirt::{Libvirt, Suite, shared};
 
-/// The tests start in the order of their names, and a libvirtd serves one at a time: so the two libvirtds work at once.
+/// The tests start in the order of their names, and a libvirtd serves one at a time. This order uses both libvirtds at
+/// once.
 mod all_devices {
     use super::{Suite, compare_all};
 
@@ -51,13 +52,13 @@ mod all_devices {
     }
 
     #[test]
-    #[ignore = "Debian unstable moves: cargo test --test equivalence -- --ignored"]
+    #[ignore = "Debian unstable changes: cargo test --test equivalence -- --ignored"]
     fn sid() {
         compare_all(Suite::Sid, 1);
     }
 
     #[test]
-    #[ignore = "Debian's backports move: cargo test --test equivalence -- --ignored"]
+    #[ignore = "Debian's backports change: cargo test --test equivalence -- --ignored"]
     fn backports() {
         compare_all(Suite::Backports, 1);
     }
@@ -94,12 +95,12 @@ mod newest {
     }
 }
 
-/// A model, and what is asked of it beside that.
+/// A model, and the other key of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Wish(&'static str, Beside);
+struct Requested(&'static str, Extra);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Beside {
+enum Extra {
     Nothing,
     /// `virtio=on` and `virtio=all`.
     Interfaces,
@@ -108,43 +109,43 @@ enum Beside {
     Interrupts,
 }
 
-const WISHES: [Wish; 11] = [
-    Wish("intel", Beside::Nothing),
-    Wish("virtio", Beside::Nothing),
-    Wish("smmuv3", Beside::Nothing),
-    Wish("intel", Beside::Interfaces),
-    Wish("virtio", Beside::Interfaces),
-    Wish("smmuv3", Beside::Interfaces),
-    Wish("intel", Beside::Virtio),
-    Wish("virtio", Beside::Virtio),
-    Wish("smmuv3", Beside::Virtio),
-    Wish("intel", Beside::Interrupts),
-    Wish("amd", Beside::Nothing),
+const REQUESTS: [Requested; 11] = [
+    Requested("intel", Extra::Nothing),
+    Requested("virtio", Extra::Nothing),
+    Requested("smmuv3", Extra::Nothing),
+    Requested("intel", Extra::Interfaces),
+    Requested("virtio", Extra::Interfaces),
+    Requested("smmuv3", Extra::Interfaces),
+    Requested("intel", Extra::Virtio),
+    Requested("virtio", Extra::Virtio),
+    Requested("smmuv3", Extra::Virtio),
+    Requested("intel", Extra::Interrupts),
+    Requested("amd", Extra::Nothing),
 ];
 
-/// How many pairs show that the two are the same, of each wish and version.
+/// The minimum number of compared pairs of each request and version.
 const ENOUGH: usize = 300;
 
-/// One domain with one wish.
+/// One domain with one request.
 struct Pair<'a> {
     case: &'a Case,
-    /// The command line of the domain as it is.
+    /// The command line of the unchanged domain.
     base: &'a [String],
-    wish: Wish,
-    /// What viommu makes of the domain natively.
+    request: Requested,
+    /// viommu's native result.
     rewritten: String,
-    /// What viommu tells the wrapper.
+    /// The edits for the wrapper.
     edits: Edits,
 }
 
-/// Why a domain or a pair has no part in the comparison, with the names.
+/// The reasons why domains or pairs are not compared, with their names.
 type Skipped = BTreeMap<String, Vec<String>>;
 
 /// Compares every `step`th domain.
 fn compare_all(suite: Suite, step: usize) {
     let Some(lab) = shared(suite) else { return };
-    // libvirt looks for huge pages when it starts; none are taken.
-    // For an interface it makes a tap device, which lives in the lab's own network and goes at once.
+    // libvirt looks for huge pages at a start; none are in use. For an interface it creates a tap device in the lab's
+    // own network namespace, and removes it.
     lab.run(
         "mkdir -p /dev/huge-2M /dev/huge-1G; mknod -m 666 /dev/net/tun c 10 200
          mount -t hugetlbfs -o pagesize=2M huge /dev/huge-2M; mount -t hugetlbfs -o pagesize=1G huge /dev/huge-1G",
@@ -162,16 +163,16 @@ fn compare_all(suite: Suite, step: usize) {
 
     let mut pairs = Vec::new();
     for (case, base) in &cases {
-        for wish in WISHES {
-            match decided(&case.xml, wish, &host) {
-                Ok(Some((rewritten, edits))) if wish.counts(&rewritten, &edits) => {
-                    pairs.push(Pair { case, base, wish, rewritten, edits });
+        for request in REQUESTS {
+            match decided(&case.xml, request, &host) {
+                Ok(Some((rewritten, edits))) if request.counts(&rewritten, &edits) => {
+                    pairs.push(Pair { case, base, request, rewritten, edits });
                 }
-                // Not worth a line: the pair is one of the model alone, or of the other architecture.
-                Ok(_) if wish.1 != Beside::Nothing => {}
-                Err(code) if code == "model-arch-mismatch" || wish.1 != Beside::Nothing => {}
-                Ok(_) => skip(&mut skipped, "has this vIOMMU already, complete", case, wish.0),
-                Err(code) => skip(&mut skipped, &format!("viommu refuses: {code}"), case, wish.0),
+                // Not listed: the pair equals that of the model alone, or belongs to the other architecture.
+                Ok(_) if request.1 != Extra::Nothing => {}
+                Err(code) if code == "model-arch-mismatch" || request.1 != Extra::Nothing => {}
+                Ok(_) => skip(&mut skipped, "has this vIOMMU already, complete", case, request.0),
+                Err(code) => skip(&mut skipped, &format!("viommu refuses: {code}"), case, request.0),
             }
         }
     }
@@ -180,35 +181,35 @@ fn compare_all(suite: Suite, step: usize) {
     let (compared, wrong) = compared(&pairs, native, Line::without_drivers_of_interfaces, &mut skipped);
     report(suite, cases.len(), &compared, &skipped);
     suite.judge(&wrong);
-    for wish in WISHES {
-        let least = match wish.1 {
-            _ if wish.lacks(suite) => 0,
-            // The drivers of interfaces are compared in `nics.rs`.
-            Beside::Interfaces => usize::from(step == 1),
+    for request in REQUESTS {
+        let least = match request.1 {
+            _ if request.lacks(suite) => 0,
+            // `nics.rs` compares the drivers of interfaces.
+            Extra::Interfaces => usize::from(step == 1),
             _ if step > 1 => 1,
             _ => ENOUGH,
         };
-        assert!(compared.get(&wish).copied().unwrap_or_default() >= least, "{wish:?} of {compared:?}");
+        assert!(compared.get(&request).copied().unwrap_or_default() >= least, "{request:?} of {compared:?}");
     }
 }
 
-impl Wish {
-    /// Whether libvirt lacks it there.
+impl Requested {
+    /// Whether this suite's libvirt lacks it.
     fn lacks(self, suite: Suite) -> bool {
         match suite {
-            Suite::Bullseye | Suite::Bookworm => self.1 == Beside::Interrupts || self.0 == "amd",
-            // libvirt has amd from 11.5 on.
+            Suite::Bullseye | Suite::Bookworm => self.1 == Extra::Interrupts || self.0 == "amd",
+            // libvirt has amd since 11.5.
             Suite::Trixie => self.0 == "amd",
             Suite::Sid | Suite::Backports => false,
         }
     }
 
-    /// Whether the pair shows what is asked for. The wrapper can leave the translation out where libvirt cannot.
+    /// Whether the pair shows the effect of the request. The wrapper can leave out the translation; libvirt cannot.
     fn counts(self, rewritten: &str, edits: &Edits) -> bool {
         match self.1 {
-            Beside::Nothing => true,
-            Beside::Interfaces | Beside::Virtio => edits.virtio.is_some(),
-            Beside::Interrupts => rewritten.contains("dma_translation='off'"),
+            Extra::Nothing => true,
+            Extra::Interfaces | Extra::Virtio => edits.virtio.is_some(),
+            Extra::Interrupts => rewritten.contains("dma_translation='off'"),
         }
     }
 }
@@ -227,12 +228,13 @@ fn compare_started(suite: Suite) {
     let cases = distinct(taken(cases, answers, &mut skipped), &mut skipped);
     let mut pairs = Vec::new();
     for (case, base) in &cases {
-        let here = |wish: &Wish| wish.1 == Beside::Interfaces || *wish == Wish("intel", Beside::Virtio);
-        for wish in WISHES.into_iter().filter(here) {
-            match decided(&case.xml, wish, &host) {
+        let here =
+            |request: &Requested| request.1 == Extra::Interfaces || *request == Requested("intel", Extra::Virtio);
+        for request in REQUESTS.into_iter().filter(here) {
+            match decided(&case.xml, request, &host) {
                 Ok(decision) => {
                     let (rewritten, edits) = decision.unwrap();
-                    pairs.push(Pair { case, base, wish, rewritten, edits });
+                    pairs.push(Pair { case, base, request, rewritten, edits });
                 }
                 Err(code) => assert_eq!(code, "model-arch-mismatch", "{}", case.name),
             }
@@ -245,11 +247,11 @@ fn compare_started(suite: Suite) {
     println!("{}: {} pairs of started domains, {translated} interfaces with iommu_platform", suite.name(), pairs.len());
     report(suite, cases.len(), &compared, &skipped);
     assert!(wrong.is_empty(), "{} of {} differ on {}:\n{}", wrong.len(), pairs.len(), suite.name(), wrong.join("\n"));
-    let on: usize = compared.iter().filter(|(wish, _)| wish.1 == Beside::Interfaces).map(|(_, count)| count).sum();
+    let on: usize = compared.iter().filter(|(request, _)| request.1 == Extra::Interfaces).map(|(_, count)| count).sum();
     assert!(on >= ENOUGH && translated >= 3 * pairs.len(), "{on} pairs, {translated} interfaces");
 }
 
-/// What the lab's libvirt and emulators are. The IOMMU of this machine must not count.
+/// The versions of the lab's libvirt and emulators. This machine's IOMMU has no effect.
 fn host_of(lab: &Libvirt) -> Host {
     let known: Host = serde_json::from_str(&lab.run("viommu capabilities --format json").ok()).unwrap();
     Host { arch: known.arch, libvirt: known.libvirt, emulators: known.emulators, ..Host::default() }
@@ -259,24 +261,25 @@ fn xmls(cases: &[Case]) -> Vec<&str> {
     cases.iter().map(|case| case.xml.as_str()).collect()
 }
 
-/// Whether there is a model that the domain could have, so that libvirt need not be asked about all the others.
+/// Whether the domain can have any of the models; otherwise the test does not ask libvirt.
 fn can_have_one(text: &str, host: &Host) -> bool {
-    WISHES[..3].iter().any(|wish| matches!(decided(text, *wish, host), Ok(Some(_))))
+    REQUESTS[..3].iter().any(|request| matches!(decided(text, *request, host), Ok(Some(_))))
 }
 
-/// What viommu makes of a domain natively, and what it tells the wrapper; nothing where nothing is to be done.
+/// viommu's native result for a domain, and the edits for the wrapper; `None` for no change.
 ///
 /// # Errors
+///
 /// The code of the refusal.
-fn decided(text: &str, wish: Wish, host: &Host) -> Result<Option<(String, Edits)>, String> {
+fn decided(text: &str, request: Requested, host: &Host) -> Result<Option<(String, Edits)>, String> {
     let code = |note: viommu::note::Note| note.code.to_string();
-    let Wish(model, beside) = wish;
+    let Requested(model, extra) = request;
     let mut keys = Keys { model: Some(model.to_owned()), ..Keys::of(Source::Cli) };
-    match beside {
-        Beside::Nothing => {}
-        Beside::Interfaces => keys.virtio = Some(VirtioScope::On),
-        Beside::Virtio => keys.virtio = Some(VirtioScope::All),
-        Beside::Interrupts => keys.purpose = Some(Purpose::Interrupts),
+    match extra {
+        Extra::Nothing => {}
+        Extra::Interfaces => keys.virtio = Some(VirtioScope::On),
+        Extra::Virtio => keys.virtio = Some(VirtioScope::All),
+        Extra::Interrupts => keys.purpose = Some(Purpose::Interrupts),
     }
     let planned = |text: &str| {
         let document = xml::parse(text.as_bytes()).map_err(code)?;
@@ -292,7 +295,7 @@ fn decided(text: &str, wish: Wish, host: &Host) -> Result<Option<(String, Edits)
     Ok(rewritten.map(|rewritten| (rewritten, plan.qemu)))
 }
 
-/// The cases for which libvirt has an answer, with it.
+/// The cases for which libvirt has a result, with the result.
 fn taken<T>(cases: Vec<Case>, answers: Vec<Result<T, String>>, skipped: &mut Skipped) -> Vec<(Case, T)> {
     let mut taken = Vec::new();
     for (case, answer) in cases.into_iter().zip(answers) {
@@ -304,7 +307,7 @@ fn taken<T>(cases: Vec<Case>, answers: Vec<Result<T, String>>, skipped: &mut Ski
     taken
 }
 
-/// The first case of every command line, so that each pair is one of other devices.
+/// The first case of each command line, so that no two pairs have the same devices.
 fn distinct(cases: Vec<(Case, Vec<String>)>, skipped: &mut Skipped) -> Vec<(Case, Vec<String>)> {
     let mut seen = BTreeSet::new();
     let (first, again): (Vec<_>, Vec<_>) = cases.into_iter().partition(|(_, line)| seen.insert(line::hardware(line)));
@@ -319,14 +322,14 @@ fn skip(skipped: &mut Skipped, reason: &str, case: &Case, model: &str) {
     skipped.entry(reason.to_owned()).or_default().push(name.trim_end().to_owned());
 }
 
-/// How many pairs of each wish were compared, and what differs in which. Where libvirt and the wrapper refuse both, nothing is
-/// compared.
+/// Number of compared pairs of each request, and the differences. A pair that both libvirt and the wrapper refuse is
+/// not compared.
 fn compared(
     pairs: &[Pair<'_>],
     native: Vec<Result<Vec<String>, String>>,
     read: fn(&[String]) -> Line,
     skipped: &mut Skipped,
-) -> (BTreeMap<Wish, usize>, Vec<String>) {
+) -> (BTreeMap<Requested, usize>, Vec<String>) {
     let mut compared = BTreeMap::new();
     let mut wrong = Vec::new();
     for (pair, native) in pairs.iter().zip(native) {
@@ -334,14 +337,14 @@ fn compared(
             (Ok(native), Ok(wrapped)) => line::compare(&read(&native[1..]), &read(&wrapped)),
             (Err(native), Err(wrapped)) => {
                 let reason = format!("libvirt refuses: {native}, and the wrapper: {wrapped}");
-                skip(skipped, &reason, pair.case, pair.wish.0);
+                skip(skipped, &reason, pair.case, pair.request.0);
                 continue;
             }
             (Err(native), Ok(_)) => Err(format!("libvirt alone refuses: {native}")),
             (Ok(_), Err(wrapped)) => Err(format!("the wrapper alone refuses: {wrapped}")),
         };
-        *compared.entry(pair.wish).or_default() += 1;
-        wrong.extend(difference.err().map(|what| format!("{} {:?}: {what}", pair.case.name, pair.wish)));
+        *compared.entry(pair.request).or_default() += 1;
+        wrong.extend(difference.err().map(|what| format!("{} {:?}: {what}", pair.case.name, pair.request)));
     }
     (compared, wrong)
 }
@@ -349,14 +352,15 @@ fn compared(
 /// The wrapper's command line without `argv[0]`.
 ///
 /// # Errors
-/// Why it refuses.
+///
+/// The wrapper's refusal.
 fn wrapped(pair: &Pair<'_>) -> Result<Vec<String>, String> {
     let words: Vec<OsString> = pair.base[1..].iter().map(OsString::from).collect();
     let wrapped = qemu::rewrite(&words, &pair.edits).map_err(|note| format!("{}: {}", note.code, note.message))?;
     Ok(wrapped.into_iter().map(|word| word.into_string().unwrap()).collect())
 }
 
-fn report(suite: Suite, domains: usize, compared: &BTreeMap<Wish, usize>, skipped: &Skipped) {
+fn report(suite: Suite, domains: usize, compared: &BTreeMap<Requested, usize>, skipped: &Skipped) {
     println!("{}: {domains} domains, pairs compared: {compared:?}", suite.name());
     for (reason, names) in skipped {
         println!("{}: {} skipped, because {reason}: {}", suite.name(), names.len(), names.join(", "));

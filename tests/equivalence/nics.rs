@@ -1,5 +1,5 @@
-//! Network interfaces, of which `domxml-to-native` forgets the `<driver>`: libvirt starts these domains, with an emulator that ends at
-//! once, and its log has the command line.
+//! Network interfaces, whose `<driver>` `domxml-to-native` drops: libvirt starts these domains with an emulator that
+//! ends at once, and its log contains the command line.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,7 +7,7 @@ use std::fs;
 use super::domains::{Case, Made};
 use super::support::libvirt::Libvirt;
 
-/// Interfaces with every combination of machine, backend, model, place and spelling; their drivers vary in one domain.
+/// Interfaces with every combination of machine, backend, model, place and spelling; one domain contains all drivers.
 pub(crate) fn cases() -> Vec<Case> {
     let backends = ["<interface type='user'>", "<interface type='ethernet'>", VHOST_USER, UDP];
     let models = ["virtio", "virtio-transitional", "virtio-non-transitional"];
@@ -72,7 +72,7 @@ fn product<'a>(
     first.iter().flat_map(move |a| second.iter().flat_map(move |b| third.iter().map(move |c| (*a, *b, *c))))
 }
 
-/// How many domains libvirt starts at once: it waits more than it works.
+/// Number of domains that libvirt starts at once: it mostly waits.
 const AT_ONCE: usize = 4;
 
 /// The command lines with which libvirt starts these domains.
@@ -94,7 +94,7 @@ pub(crate) fn started(lab: &Libvirt, domains: &[&str]) -> Vec<Result<Vec<String>
         let xml = xml.replace("<emulator>/usr/bin/qemu-system-", "<emulator>/usr/bin/that-ends-");
         fs::write(directory.join(index.to_string()), xml).unwrap();
     }
-    // libvirt appends to the log; each start adds its time, the command line, and how it ended.
+    // libvirt appends to the log; each start adds its time, the command line, and its result.
     let script = "cd /share/started
         for ((own = 0; own < AT_ONCE; own++)); do
             log=/var/log/libvirt/qemu/started$own.log
@@ -132,7 +132,7 @@ pub(crate) fn started(lab: &Libvirt, domains: &[&str]) -> Vec<Result<Vec<String>
     lines.into_iter().enumerate().map(answer).collect()
 }
 
-/// Without the numbers of the start and of its place among those at once.
+/// Removes the numbers of the start and of its place.
 fn masked(line: Vec<String>, own: usize) -> Vec<String> {
     let (name, uuid) = (format!("started{own}"), uuid(own));
     let word = |word: String| {

@@ -1,4 +1,4 @@
-//! What the hook leaves on the host, and takes away again.
+//! The files and processes that the hook leaves on the host, and their removal.
 
 #[path = "faults.rs"]
 mod faults;
@@ -27,7 +27,7 @@ fn state_file() -> PathBuf {
     Path::new("/run/viommu").join(UUID).with_extension("json")
 }
 
-/// Everything below the directories that the hook could change: kind, mode, time, and content of each file.
+/// All files below the directories that the hook could change: kind, mode, time, and content of each.
 fn listing() -> BTreeMap<PathBuf, String> {
     fn walk(path: &Path, into: &mut BTreeMap<PathBuf, String>) {
         let metadata = fs::symlink_metadata(path).unwrap();
@@ -63,8 +63,8 @@ fn a_start_writes_the_state_and_the_end_removes_it() {
         hook(event, &wrapper);
     }
     assert_eq!(listing(), before, "only `start` writes");
-    // A guest without the wrapper whose limit is high enough needs no state, whether it asks or not.
-    for xml in [&guests.native, &guests.silent, &guests.asks] {
+    // A guest without the wrapper and with a sufficient limit needs no state, with or without a request.
+    for xml in [&guests.native, &guests.plain, &guests.requesting] {
         hook(START, xml);
         assert_eq!(listing(), before);
     }
@@ -83,12 +83,12 @@ fn a_start_writes_the_state_and_the_end_removes_it() {
     let names = |directory: &str| fs::read_dir(directory).unwrap().count();
     assert_eq!(names("/run/viommu"), 1, "no temporary file stays");
 
-    // Every start writes it afresh.
+    // Every start writes a new file.
     let inode = fs::metadata(&state_file).unwrap().ino();
     assert_event("start again", &hook(START, &wrapper), None);
     assert_ne!(fs::metadata(&state_file).unwrap().ino(), inode);
 
-    // What it runs with is recorded once it runs.
+    // `started` writes the record of the vIOMMU.
     assert_event("started", &hook(STARTED, &wrapper), None);
     assert_eq!((mode(&record_file), names("/var/lib/viommu/8d")), ((0, 0o600), 1));
     assert_event("stopped", &hook(STOPPED, &wrapper), None);
@@ -101,7 +101,7 @@ fn a_start_writes_the_state_and_the_end_removes_it() {
     assert_event("release again", &hook(RELEASE, &wrapper), None);
 }
 
-/// Sixty-four records whose UUIDs begin alike, and one more guest. The guest of the oldest one runs.
+/// 64 records whose UUIDs have the same first characters, and one more guest. The guest of the oldest record runs.
 #[test]
 fn the_oldest_record_of_a_guest_that_has_ended_is_removed() {
     // `started` sees the processes of other tests.
@@ -117,7 +117,7 @@ fn the_oldest_record_of_a_guest_that_has_ended_is_removed() {
     assert_event("start", &hook(START, &wrapper), None);
     write(&record(0).replace("/var/lib/viommu/8d", "/run/viommu"));
     (0..2).for_each(|number| write(&record(number)));
-    // The times of files are compared to the second.
+    // The hook compares the times of files in seconds.
     std::thread::sleep(std::time::Duration::from_millis(1100));
     (2..64).for_each(|number| write(&record(number)));
     write("/var/lib/viommu/8e/8e000000-3b0a-4f7e-9a51-000000000000.json");
@@ -149,11 +149,11 @@ fn a_place_that_is_not_roots_is_not_written_to() {
     for (what, make) in places {
         make();
         assert_event(what, &hook(START, &guests.wrapper), Some("state-unwritable"));
-        assert_event(what, &hook(START, &guests.silent), None);
+        assert_event(what, &hook(START, &guests.plain), None);
         assert_event(what, &hook(STOPPED, &guests.wrapper), None);
         assert!(fs::read_dir("/run/elsewhere").unwrap().next().is_none());
 
-        // A guest that did not ask starts as it would without us.
+        // A guest without a request starts as on a host without viommu.
         let state = GuestState::new(
             UUID.parse().unwrap(),
             process::boot_clock().as_secs(),
@@ -173,7 +173,8 @@ fn a_place_that_is_not_roots_is_not_written_to() {
     }
 }
 
-/// System calls that change something or reach somebody. A dry run may use none of them; `open` depends on its flags.
+/// System calls that change files or contact another process. A dry run may use none of them; `open` depends on its
+/// flags.
 const CHANGES: [&str; 26] = [
     "unlink",
     "unlinkat",
@@ -203,12 +204,12 @@ const CHANGES: [&str; 26] = [
     "clone3",
 ];
 
-/// The calls of a program that change something, by strace.
+/// The calls of a program with such an effect, from strace.
 fn changes(arguments: &[&str], xml: &str) -> Vec<String> {
     changes_by(Command::new("strace"), arguments, xml)
 }
 
-/// A program that runs another one as root of a user namespace of its own: with every capability, and none that counts.
+/// Runs a program as root of its own user namespace: with every capability, but none in the initial namespace.
 const NAMESPACE: [&str; 2] = ["unshare", "--map-root-user"];
 
 fn changes_by(mut strace: Command, arguments: &[&str], xml: &str) -> Vec<String> {
@@ -231,15 +232,15 @@ fn changes_by(mut strace: Command, arguments: &[&str], xml: &str) -> Vec<String>
     changes.map(str::to_owned).collect()
 }
 
-/// A dry run tells from capabilities and namespace whether the daemon could raise a limit. Setting one to find out would be a
-/// change.
+/// A dry run finds out from the capabilities and the namespace whether the daemon could raise a limit. A test by
+/// setting a limit would be a change.
 #[test]
 fn a_dry_run_sets_no_limit() {
     if !sandbox::inside("effects::a_dry_run_sets_no_limit") {
         return;
     }
     let guests = guests();
-    let two_devices = guests.asks.replace("/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
+    let two_devices = guests.requesting.replace("/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
     let arguments = ["hook", "--dry-run", NAME, "start", "begin"];
     let ran = run(NAMESPACE[0], &[&NAMESPACE[1..], &[VIOMMU], &arguments].concat(), two_devices.as_bytes());
     assert!(ran.status == 1 && ran.stderr.contains("[memlock-no-privilege]"), "{ran:?}");
@@ -271,14 +272,14 @@ fn a_dry_run_changes_nothing() {
         assert!(std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "strace is not installed");
         println!("SKIPPED: strace is not installed, so only the files were compared");
     }
-    // Something to remove, and something to forget.
+    // A state to remove, and a record to forget.
     assert_event("start", &hook(START, &guests.wrapper), None);
     let before = listing();
     for (event, xml, words) in [
-        (PREPARE, &guests.asks, "would refuse: wrapper-missing"),
+        (PREPARE, &guests.requesting, "would refuse: wrapper-missing"),
         (PREPARE, &guests.wrapper, "would print the rewritten XML"),
         (START, &guests.wrapper, "would write the state"),
-        (START, &guests.asks, "would refuse: wrapper-missing"),
+        (START, &guests.requesting, "would refuse: wrapper-missing"),
         (STARTED, &guests.wrapper, "would let the guest pass"),
         (STOPPED, &guests.wrapper, "would remove the state"),
         (["release", "end", "migrated"], &guests.wrapper, "would forget"),
@@ -287,7 +288,7 @@ fn a_dry_run_changes_nothing() {
         let arguments = [&["hook", "--dry-run", NAME][..], &event].concat();
         let ran = run(VIOMMU, &arguments, xml.as_bytes());
         assert!(ran.stdout.contains(words), "{event:?}: {ran:?}");
-        assert_eq!(ran.status, i32::from(words.contains("refuse")), "the status is the real one: {ran:?}");
+        assert_eq!(ran.status, i32::from(words.contains("refuse")), "the status is that of a real run: {ran:?}");
         assert_eq!(listing(), before, "{event:?}");
         if traced {
             assert_eq!(changes(&arguments, xml), [""; 0], "{event:?}");
@@ -295,8 +296,8 @@ fn a_dry_run_changes_nothing() {
         }
     }
     if traced {
-        assert_eq!(changes(&["plan"], &guests.asks), [""; 0], "plan looks and does nothing else");
-        // The same without --dry-run: what is looked for above can be found.
+        assert_eq!(changes(&["plan"], &guests.requesting), [""; 0], "plan changes nothing");
+        // The same call without --dry-run shows that this test can find such calls.
         let real = changes(&["hook", NAME, "start", "begin"], &guests.wrapper).join("\n");
         assert!(real.contains("rename") && real.contains("O_CREAT") && real.contains("write("), "{real}");
     }
@@ -326,7 +327,8 @@ fn soon(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A guard that could do nothing is not started, so this runs where a limit can be raised: `tests/nested.rs` runs it there.
+/// The hook starts no guard without the privilege to raise limits, so this test needs a host with it: `tests/nested.rs`
+/// runs it there.
 #[test]
 #[ignore = "run by tests/nested.rs, on a host where limits can be raised"]
 fn the_guard_raises_the_limit_and_ends() {
@@ -334,9 +336,9 @@ fn the_guard_raises_the_limit_and_ends() {
         return;
     }
     assert!(process::may_raise_limits(), "no limit can be raised on this machine");
-    let two_devices = guests().asks.replace("/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
-    // The guard looks for the daemon among the ancestors of the hook: a shell of that name, which runs the hook, closes its
-    // own streams, and lives on until somebody speaks to it.
+    let two_devices = guests().requesting.replace("/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
+    // The guard searches for the daemon among the ancestors of the hook. The stand-in is a shell with that name: it
+    // runs the hook, closes its own streams, and lives until a write to its FIFO.
     let daemon = Path::new("/run/test/libvirtd");
     fs::copy("/bin/sh", daemon).unwrap();
     fs::write("/run/test/guest.xml", &two_devices).unwrap();
@@ -346,12 +348,12 @@ fn the_guard_raises_the_limit_and_ends() {
         command.args(["-c", script]).arg(sandbox::hook()).arg(NAME).args(START);
         command.env("VIOMMU_TEST_PARENT", std::process::id().to_string());
         let mut daemon = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        // libvirt waits for the end of the hook's streams, so the guard must hold none of them.
+        // libvirt waits for the end of the hook's streams, so the guard must close all of them.
         let began = Instant::now();
-        let mut said = String::new();
-        daemon.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-        assert_eq!(said, "status=0\n");
-        assert!(began.elapsed() < Duration::from_secs(60), "something held the hook's streams");
+        let mut printed = String::new();
+        daemon.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+        assert_eq!(printed, "status=0\n");
+        assert!(began.elapsed() < Duration::from_secs(60), "a process held the hook's streams");
         assert_eq!(guards().len(), 1);
         let text = fs::read_to_string(state_file()).unwrap();
         // Two address spaces of 8 GiB, and 1 GiB.
@@ -361,7 +363,7 @@ fn the_guard_raises_the_limit_and_ends() {
     let running = start();
     let pid = guards()[0];
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
-    // Nothing but CAP_SYS_PTRACE (bit 19) and CAP_SYS_RESOURCE (bit 24) is left, and nothing can be gained.
+    // The guard has only CAP_SYS_PTRACE (bit 19) and CAP_SYS_RESOURCE (bit 24), and cannot gain others.
     soon("the guard drops its capabilities", || read("status").contains("CapPrm:\t0000000001080000\n"));
     assert!(
         read("status").contains("CapEff:\t0000000001080000\n")
@@ -374,7 +376,7 @@ fn the_guard_raises_the_limit_and_ends() {
     assert_event("stopped", &hook(STOPPED, &two_devices), None);
     soon("the guard of a stopped guest ends", || guards().is_empty());
     end(running);
-    // A daemon that dies will never tell that the start is over.
+    // A daemon that dies does not report the end of the start.
     end(start());
     soon("the guard of a dead daemon ends", || guards().is_empty());
     assert!(!state_file().exists());
@@ -386,16 +388,17 @@ fn a_limit_that_may_not_be_raised_refuses_only_guests_with_a_request() {
         return;
     }
     let guests = guests();
-    // libvirt before 8.7.0 does not count the vIOMMU that it knows.
+    // libvirt before 8.7.0 does not count the vIOMMU in its own XML.
     host::write(8_000_000);
-    let unasked = guests.native.replace("<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto'/>", "");
+    let without_request =
+        guests.native.replace("<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto'/>", "");
     let without_the_privilege = |xml: &str| {
         let mut command = Command::new("setpriv");
         command.args(["--bounding-set", "-sys_resource"]).arg(sandbox::hook()).arg(NAME).args(START);
         feed(&mut command, xml.as_bytes())
     };
-    assert_event("asks", &without_the_privilege(&guests.native), Some("memlock-no-privilege"));
-    assert_event("does not ask", &without_the_privilege(&unasked), None);
+    assert_event("a request", &without_the_privilege(&guests.native), Some("memlock-no-privilege"));
+    assert_event("no request", &without_the_privilege(&without_request), None);
     assert!(!state_file().exists());
 }
 
@@ -404,7 +407,7 @@ fn a_running_guest_with_too_low_a_limit_is_logged() {
     if !sandbox::inside("effects::a_running_guest_with_too_low_a_limit_is_logged") {
         return;
     }
-    let two_devices = guests().asks.replace("/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
+    let two_devices = guests().requesting.replace("/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
     fs::create_dir_all("/run/systemd/journal").unwrap();
     let journal = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
     journal.set_nonblocking(true).unwrap();
@@ -416,13 +419,13 @@ fn a_running_guest_with_too_low_a_limit_is_logged() {
         }
         text
     };
-    // A process that says so, and no more.
+    // A process that only has the guest's arguments.
     let mut other = sandbox::stand_in(&["-name", "guest=dpdk-gateway", "-uuid", UUID]);
     assert_event("started", &hook(STARTED, &two_devices), None);
     let text = logged();
     assert!(text.contains("is not known: no guard has recorded its process"), "{text}");
     let mut qemu = sandbox::qemu(NAME, &["-name", "guest=dpdk-gateway", "-uuid", UUID]);
-    // Whether it can be raised is a matter of this machine; that it was too low is not.
+    // This machine may permit a raise or not; in both cases the log contains the low limit.
     assert_event("started", &hook(STARTED, &two_devices), None);
     let text = logged();
     assert!(

@@ -1,7 +1,7 @@
-//! What a host can do to a hook call: files that are not there or not readable, a disk that is full, signals, a call of the
-//! kernel that fails. The exit status stays what the table of events says, and nothing half done is left behind.
+//! Faults of the host during a hook call: missing or unreadable files, a full disk, signals, failing system calls. The
+//! exit status is the one of the table of events, and no partial file remains.
 //!
-//! strace makes calls of the kernel fail; without it a part of this is skipped, unless `VIOMMU_REQUIRE_LAB` is set.
+//! strace makes system calls fail; without it a part of this is skipped, unless `VIOMMU_REQUIRE_LAB` is set.
 
 #[path = "faults/sweep.rs"]
 mod sweep;
@@ -27,7 +27,7 @@ use crate::{
 
 const STATE: &str = "/run/viommu/8d6f2c4e-3b0a-4f7e-9a51-2f6f0c1d7e93.json";
 
-/// Events of which a guest must not notice anything, whatever happens.
+/// Events that must not affect a guest, whatever fails.
 const HARMLESS: [[&str; 3]; 3] = [STARTED, STOPPED, RELEASE];
 
 fn traced() -> bool {
@@ -39,7 +39,7 @@ fn traced() -> bool {
     traced
 }
 
-/// The hook with calls of the kernel that fail as strace is told.
+/// The hook with failing system calls, by an strace expression.
 fn injected(fault: &str, event: [&str; 3], xml: &str) -> Output {
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject={fault}")]).arg(sandbox::hook());
@@ -52,7 +52,7 @@ fn injected(fault: &str, event: [&str; 3], xml: &str) -> Output {
     })
 }
 
-/// The guest's state, if there is one: never a part of it.
+/// The guest's state, if there is one; a partial file fails.
 fn state() -> Option<GuestState> {
     let text = fs::read_to_string(STATE).ok()?;
     Some(GuestState::parse(&text, UUID.parse().unwrap(), process::boot_clock().as_secs()).unwrap())
@@ -73,7 +73,7 @@ fn interrupted_calls_and_short_reads_change_nothing() {
             assert_eq!(String::from_utf8_lossy(&interrupted.stdout), whole.stdout, "{fault}");
         }
     }
-    // A pipe that gives a few bytes at a time.
+    // A pipe that provides a few bytes at a time.
     let mut command = Command::new(sandbox::hook());
     command.arg(NAME).args(PREPARE).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -120,9 +120,9 @@ fn a_host_with_missing_or_read_only_directories() {
     }
     let guests = guests();
     let unwritable = Some("state-unwritable");
-    // An unknown libvirt may be one that sets too low a limit.
+    // An unknown libvirt may set too low a limit.
     let raise = (!process::may_raise_limits()).then_some("memlock-no-privilege");
-    // What is done to the host, how a guest that asks fares at `start`, and how the host is mended.
+    // The fault, the result at `start` for a guest with a request, and the repair.
     let faults = [
         ("no /proc", "mount -t tmpfs none /proc", None, "umount /proc"),
         ("no /sys", "umount /sys && mount -t tmpfs none /sys", None, "true"),
@@ -142,7 +142,7 @@ fn a_host_with_missing_or_read_only_directories() {
         assert_event(what, &hook(START, &guests.wrapper), refusal);
         assert_event(what, &hook(PREPARE, &guests.wrapper), None);
         for event in [PREPARE, START] {
-            assert_event(what, &hook(event, &guests.silent), None);
+            assert_event(what, &hook(event, &guests.plain), None);
             let raised = event == START && what == "no capability cache";
             assert_event(what, &hook(event, &guests.native), raise.filter(|_| raised));
         }
@@ -153,7 +153,7 @@ fn a_host_with_missing_or_read_only_directories() {
     }
 }
 
-/// Whoever reads the log may be stuck; a line is lost then, and the start is not.
+/// The reader of the log may be blocked; then the hook drops the line and the start continues.
 #[test]
 fn a_log_without_a_reader_does_not_block_the_hook() {
     if !sandbox::inside("effects::faults::a_log_without_a_reader_does_not_block_the_hook") {
@@ -169,10 +169,10 @@ fn a_log_without_a_reader_does_not_block_the_hook() {
     fs::write(CONFIG, "no TOML, which is logged for a guest that does not ask").unwrap();
     let mut command = Command::new("timeout");
     command.arg("20").arg(sandbox::hook()).arg(NAME).args(START);
-    assert_event("a full log", &feed(&mut command, guests.silent.as_bytes()), None);
+    assert_event("a full log", &feed(&mut command, guests.plain.as_bytes()), None);
 }
 
-/// The clock of the wall is not read, and the clock of the machine only goes on; here it is set, as no administrator can.
+/// The hook reads the monotonic clock only, which cannot be set; a time namespace changes it for this test.
 #[test]
 fn a_clock_that_jumps_makes_a_state_invalid() {
     if !sandbox::inside("effects::faults::a_clock_that_jumps_makes_a_state_invalid") {
@@ -209,12 +209,12 @@ fn names_that_are_no_text() {
     for name in [bytes(b"\xff\xfe"), bytes(b"\xc3("), bytes(b"a\nb\x1b[31m")] {
         let event = |operation: &'static [u8], sub: &'static [u8]| [name, bytes(operation), bytes(sub), name];
         assert_event("start", &call(event(b"start", b"begin"), &guests.wrapper), None);
-        assert_event("prepare", &call(event(b"prepare", b"begin"), &guests.asks), Some("wrapper-missing"));
-        assert_event("reconnect", &call(event(b"reconnect", b"begin"), &guests.asks), None);
-        assert_event("an operation", &call(event(b"\xff", b"\xff"), &guests.asks), None);
+        assert_event("prepare", &call(event(b"prepare", b"begin"), &guests.requesting), Some("wrapper-missing"));
+        assert_event("reconnect", &call(event(b"reconnect", b"begin"), &guests.requesting), None);
+        assert_event("an operation", &call(event(b"\xff", b"\xff"), &guests.requesting), None);
     }
-    // The name in the XML is libvirt's and always text; a byte that is none makes the document unreadable.
-    let broken = [guests.asks.as_bytes(), b"\xff"].concat();
+    // The name in the XML comes from libvirt and is always UTF-8; an invalid byte makes the document unreadable.
+    let broken = [guests.requesting.as_bytes(), b"\xff"].concat();
     assert_event(
         "bytes in the XML",
         &run(sandbox::hook(), &[&[NAME][..], &START].concat(), &broken),
@@ -224,7 +224,7 @@ fn names_that_are_no_text() {
 
 const SECRET: &str = "hunter2-of-a-tenant";
 
-/// The XML that libvirt gives at a migration carries passwords.
+/// libvirt's XML at a migration contains passwords.
 #[test]
 fn no_secret_is_logged_or_stored() {
     if !sandbox::inside("effects::faults::no_secret_is_logged_or_stored") || !traced() {
@@ -233,7 +233,7 @@ fn no_secret_is_logged_or_stored() {
     let guests = guests();
     let trace = Path::new("/run/test/secret.trace");
     let graphics = format!("    <graphics type='vnc' passwd='{SECRET}'/>\n    <memballoon");
-    for xml in [&guests.asks, &guests.native, &guests.wrapper, &guests.silent, &guests.broken] {
+    for xml in [&guests.requesting, &guests.native, &guests.wrapper, &guests.plain, &guests.broken] {
         let xml = xml.replace("    <memballoon", &graphics).replace("<apic/>", &format!("<apic eoi='{SECRET}'/>"));
         for event in [PREPARE, START, STARTED, MIGRATE, STOPPED, RELEASE].into_iter().chain(OTHERS) {
             let mut command = Command::new("strace");
@@ -241,9 +241,9 @@ fn no_secret_is_logged_or_stored() {
             let ran = feed(command.arg(sandbox::hook()).arg(NAME).args(event), xml.as_bytes());
             assert!(!ran.stderr.contains(SECRET), "{event:?}: {ran:?}");
             let trace = fs::read_to_string(trace).unwrap();
-            // What is printed goes back to libvirt, who gave it.
-            let told = trace.lines().find(|line| line.contains(SECRET) && !line.contains("write(1,"));
-            assert_eq!(told, None, "{event:?}");
+            // stdout goes back to libvirt, the source of the XML.
+            let leaked = trace.lines().find(|line| line.contains(SECRET) && !line.contains("write(1,"));
+            assert_eq!(leaked, None, "{event:?}");
         }
     }
 }

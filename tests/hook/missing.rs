@@ -1,4 +1,4 @@
-//! What hides a request, or the whole document, from the hook: a guest that may ask is not started.
+//! A fault that hides a request or the whole document from the hook: the hook refuses a guest that may have a request.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -13,7 +13,7 @@ use super::{end, guests, hook, sandbox};
 
 const STORED: &str = "/etc/libvirt/qemu/dpdk-gateway.xml";
 
-/// The hook with another stdin than a pipe.
+/// The hook with a stdin that is not a pipe.
 fn hook_from(stdin: &str, event: [&str; 3]) -> Ran {
     let script = format!("exec \"$0\" \"$@\" {stdin}");
     run("sh", &[&["-c", &script, sandbox::hook().to_str().unwrap(), NAME][..], &event].concat(), b"")
@@ -43,19 +43,19 @@ fn without_a_document_only_a_guest_that_is_stored_without_a_request_starts() {
         fs::write(STORED, text).unwrap();
     };
     for (what, text) in [
-        ("asks", guests.asks.clone()),
+        ("with a request", guests.requesting.clone()),
         ("the wrapper", guests.wrapper.clone()),
-        ("another guest's", guests.silent.replace("<name>", "<name>x")),
-        ("cut", guests.broken_silent.clone()),
+        ("another guest's", guests.plain.replace("<name>", "<name>x")),
+        ("cut", guests.broken_plain.clone()),
         ("empty", String::new()),
     ] {
         store(&text);
         refused(what);
     }
-    store(&guests.silent);
+    store(&guests.plain);
     fs::set_permissions(STORED, fs::Permissions::from_mode(0o666)).unwrap();
     refused("others may write");
-    store(&guests.silent);
+    store(&guests.plain);
     fs::rename(STORED, "/etc/libvirt/qemu/other.xml").unwrap();
     symlink("other.xml", STORED).unwrap();
     refused("a link");
@@ -63,7 +63,7 @@ fn without_a_document_only_a_guest_that_is_stored_without_a_request_starts() {
     assert!(Command::new("mkfifo").arg(STORED).status().unwrap().success());
     refused("a FIFO");
 
-    store(&guests.silent);
+    store(&guests.plain);
     let passes = |event: [&str; 3]| {
         let ran = run(VIOMMU, &[&["hook", "--dry-run", NAME][..], &event].concat(), b"");
         assert!(ran.status == 0 && ran.stdout.contains("would log: error[xml-malformed]: no domain XML"), "{ran:?}");
@@ -71,17 +71,17 @@ fn without_a_document_only_a_guest_that_is_stored_without_a_request_starts() {
     };
     passes(PREPARE);
     passes(MIGRATE);
-    // Not a state of an earlier start either.
+    // The state of an earlier start is gone, too.
     fs::create_dir_all("/run/viommu").unwrap();
     let state = format!("/run/viommu/{UUID}.json");
     fs::write(&state, "{}").unwrap();
     passes(START);
     assert!(!fs::exists(&state).unwrap());
-    // The wrapper of the host route wants to know that the hook has run.
-    store(&guests.silent.replace("/usr/bin/qemu-system", "/usr/lib/libvirt-host-route/qemu-system"));
+    // The wrapper of the host route needs a marker that the hook has run.
+    store(&guests.plain.replace("/usr/bin/qemu-system", "/usr/lib/libvirt-host-route/qemu-system"));
     passes(START);
     assert!(fs::read_to_string(&state).unwrap().contains(UUID));
-    store(&guests.silent);
+    store(&guests.plain);
     fs::set_permissions("/etc/libvirt/qemu", fs::Permissions::from_mode(0o777)).unwrap();
     refused("a directory of all users");
     fs::set_permissions("/etc/libvirt/qemu", fs::Permissions::from_mode(0o755)).unwrap();
@@ -91,24 +91,24 @@ fn without_a_document_only_a_guest_that_is_stored_without_a_request_starts() {
     passes(PREPARE);
 }
 
-/// libvirt keeps what it knows of emulators in its memory, so guests start when its cache on disk is gone.
+/// libvirt keeps the capabilities of emulators in memory, so guests start without its cache on disk.
 #[test]
 fn unknown_versions_change_no_model() {
     if !sandbox::inside("missing::unknown_versions_change_no_model") {
         return;
     }
     let guests = guests();
-    // With VFIO devices virtio takes QEMU 9.0.
+    // With VFIO devices, virtio needs QEMU 9.0.
     let cache = "/var/cache/libvirt/qemu/capabilities/0123.xml";
     fs::write(cache, fs::read_to_string(cache).unwrap().replace("7002022", "9000000")).unwrap();
     let auto = guests.wrapper.replace("model='virtio'", "model='auto' virtio-iommu-driver='yes'");
     let dry_run = |xml: &str| run(VIOMMU, &["hook", "--dry-run", NAME, "start", "begin"], xml.as_bytes()).stdout;
     let becomes = |xml: &str, device: &str, warning: Option<&str>| {
-        let said = dry_run(xml);
-        assert!(said.contains(&format!("\"devices\":[\"{device},")), "{said}");
+        let printed = dry_run(xml);
+        assert!(printed.contains(&format!("\"devices\":[\"{device},")), "{printed}");
         let logged = "would log: warning[host-fact-assumed]: the version of libvirt and of QEMU is unknown";
-        assert_eq!(said.contains(logged), warning.is_some(), "{said}");
-        assert!(warning.is_none_or(|words| said.contains(words)), "{said}");
+        assert_eq!(printed.contains(logged), warning.is_some(), "{printed}");
+        assert!(warning.is_none_or(|words| printed.contains(words)), "{printed}");
     };
     let runs = |xml: &str, device: &str| {
         assert_event("start", &hook(START, xml), None);
@@ -129,7 +129,7 @@ fn unknown_versions_change_no_model() {
         assert_ne!(other, auto);
         becomes(&other, "intel-iommu", Some("less favourable\n"));
     }
-    // It still keeps it when that start is over.
+    // The record also holds after the end of that start.
     runs(&auto, "virtio-iommu");
     becomes(&auto, "virtio-iommu", Some("auto keeps virtio"));
     fs::rename("/var/cache/gone", "/var/cache/libvirt").unwrap();
@@ -147,7 +147,7 @@ fn what_can_hide_a_request_is_refused() {
             "<metadata><nova:instance xmlns:nova='http://openstack.org/xmlns/libvirt/nova/1.1'><nova:flavor name='f'>
                <nova:extraSpecs><nova:extraSpec name='{key}'>intel</nova:extraSpec></nova:extraSpecs></nova:flavor></nova:instance>"
         );
-        guests.silent.replace("vIOMMU", "").replace("<metadata>", &metadata)
+        guests.plain.replace("vIOMMU", "").replace("<metadata>", &metadata)
     };
     let entity = hidden("hw:v&x;_model");
     assert!(!entity.contains("mmu"), "the refusal must not depend on a word");
@@ -156,7 +156,7 @@ fn what_can_hide_a_request_is_refused() {
     let utf_7 = format!("<?xml version='1.0' encoding='UTF-7'?>\n{}", hidden("hw:v+AGk-o+AG0AbQB1-_model"));
     let padded = |length: usize| {
         let long = format!("<description>{}</description>\n  <metadata>", "a".repeat(length));
-        guests.asks.replacen("<metadata>", &long, 1)
+        guests.requesting.replacen("<metadata>", &long, 1)
     };
     let before_10_mib = padded(5 << 20);
     for event in [PREPARE, START, MIGRATE] {
@@ -167,7 +167,7 @@ fn what_can_hide_a_request_is_refused() {
         assert_event("behind 10 MiB", &hook(event, padded(10 << 20)), Some("xml-too-large"));
         let found = (event != MIGRATE).then_some("wrapper-missing");
         assert_event("within 10 MiB", &hook(event, &before_10_mib), found);
-        assert_event("a reference in a text", &hook(event, guests.silent.replace("<name>", "<!--&x;--><name>")), None);
+        assert_event("a reference in a text", &hook(event, guests.plain.replace("<name>", "<!--&x;--><name>")), None);
     }
     for event in [STARTED, STOPPED, RELEASE].into_iter().chain(OTHERS) {
         for xml in [entity.as_bytes(), declared.as_bytes(), &utf_16, padded(10 << 20).as_bytes()] {
@@ -177,7 +177,7 @@ fn what_can_hide_a_request_is_refused() {
     }
 }
 
-/// What is missing from an <iommu>, and not essential, is no reason to stop the guest.
+/// A missing attribute of <iommu> that is not essential does not stop the guest.
 #[test]
 fn what_an_iommu_lacks_is_logged() {
     if !sandbox::inside("missing::what_an_iommu_lacks_is_logged") {
@@ -194,10 +194,11 @@ fn what_an_iommu_lacks_is_logged() {
     assert!(!call(&guests.native).stdout.contains(log));
 }
 
-/// `started` tells a boot from a restore by the command lines that name the guest, and any process can have one.
+/// `started` distinguishes a boot from a restore by the command lines with the guest's UUID, and any process can have
+/// such a command line.
 #[test]
 fn a_forged_command_line_prevents_a_record_and_changes_none() {
-    // The processes of other tests are in sight.
+    // `started` sees the processes of other tests.
     const OWN: &str = "8d6f2c4e-3b0a-4f7e-9a51-000000000001";
     if !sandbox::inside("missing::a_forged_command_line_prevents_a_record_and_changes_none") {
         return;
@@ -205,7 +206,7 @@ fn a_forged_command_line_prevents_a_record_and_changes_none() {
     let auto = guests().wrapper.replace("model='virtio'", "model='auto'").replace(UUID, OWN);
     let none = auto.replace("model='auto'", "model='none'");
     let (booted, came_in) = (["-uuid", OWN, "-device", "intel-iommu"], ["-uuid", OWN, "-incoming", "defer"]);
-    // How many devices a restored guest gets, by the record.
+    // Number of devices that a restored guest gets according to the record.
     let run = |xml: &str, processes: &[&[&str]]| {
         assert_event("start", &hook(START, xml), None);
         let processes: Vec<_> = processes.iter().map(|words| sandbox::stand_in(words)).collect();
@@ -218,10 +219,10 @@ fn a_forged_command_line_prevents_a_record_and_changes_none() {
         state.incoming.map(|edits| edits.devices.len())
     };
     for (qemu, honest) in [(&booted, Some(1)), (&came_in, Some(0))] {
-        // A record without a vIOMMU, so that a boot differs from a restore.
+        // A record without a vIOMMU makes a boot differ from a restore.
         assert_eq!(run(&none, &[&["-uuid", OWN]]), Some(0));
         assert_eq!(run(&auto, &[qemu]), honest, "{qemu:?}");
         assert_eq!(run(&none, &[&["-uuid", OWN]]), Some(0));
-        assert_eq!(run(&auto, &[&booted, &came_in]), None, "which one is QEMU is not known");
+        assert_eq!(run(&auto, &[&booted, &came_in]), None, "QEMU's process is unknown");
     }
 }

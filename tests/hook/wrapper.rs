@@ -1,4 +1,4 @@
-//! The wrapper as libvirt starts it, with what the hook has left for it.
+//! The wrapper as libvirt starts it, with the hook's files for it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -14,7 +14,7 @@ const STATE: &str = "/run/viommu/8d6f2c4e-3b0a-4f7e-9a51-2f6f0c1d7e93.json";
 const STARTED_WITH: [&str; 8] =
     ["-name", "guest=g", "-machine", "pc-q35-7.2", "-uuid", UUID, "-device", "vfio-pci,host=0000:3b:00.0"];
 
-/// The wrapper, with a QEMU behind it that says how it was started.
+/// The wrapper, with a QEMU that prints its own command line.
 fn wrapper() -> &'static Path {
     fs::write("/run/qemu", "#!/bin/sh\nprintf '%s\\n' \"$@\"\n").unwrap();
     fs::set_permissions("/run/qemu", fs::Permissions::from_mode(0o755)).unwrap();
@@ -43,10 +43,10 @@ fn the_wrapper_becomes_qemu_as_the_hook_said() {
     assert!(ran.stdout.contains(expected), "{ran:?}");
     assert_eq!(arguments.len(), STARTED_WITH.len() + 2, "{ran:?}");
     assert_event("stopped", &hook(STOPPED, &guests.wrapper), None);
-    assert_event("a start that is over", &run(wrapper, &STARTED_WITH, b""), Some("state-missing"));
+    assert_event("a start that has ended", &run(wrapper, &STARTED_WITH, b""), Some("state-missing"));
 }
 
-/// No guard raises the limit, so the wrapper waits for it and gives up.
+/// No guard raises the limit: the wrapper waits for it until its timeout.
 #[test]
 fn a_limit_that_is_not_raised_in_time_stops_qemu() {
     if !sandbox::inside("wrapper::a_limit_that_is_not_raised_in_time_stops_qemu") {
@@ -96,7 +96,7 @@ fn a_state_that_is_not_roots_is_not_used() {
     let guests = guests();
     let wrapper = wrapper();
     let open = |path: &str| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
-    // In a user namespace there is nobody else.
+    // A user namespace has no other users.
     let give = |path: &str| chown(path, Some(65_534), None).unwrap_or_else(|_| open(path));
     let breakages: [(&str, &dyn Fn()); 7] = [
         ("the directory is open to others", &|| open("/run/viommu")),
@@ -133,7 +133,7 @@ fn a_configuration_cannot_make_the_wrapper_run_itself_or_break_a_probe() {
     let ran = feed(Command::new("timeout").arg("20").arg(wrapper).arg("-version"), b"");
     assert_event("itself", &ran, Some("emulator-missing"));
     assert!(ran.stderr.contains("is viommu itself"), "{ran:?}");
-    // What QEMU is called without a configuration, be it installed here or not.
+    // The name of QEMU without a configuration, installed on this machine or not.
     fs::remove_file(CONFIG).unwrap();
     let unconfigured = run(wrapper, &["-version"], b"");
     fs::write(CONFIG, "no TOML").unwrap();
@@ -143,19 +143,19 @@ fn a_configuration_cannot_make_the_wrapper_run_itself_or_break_a_probe() {
     assert!(broken.stderr.starts_with(warning), "{broken:?}");
     assert!(broken.stderr.contains("; this probe runs /usr/bin/qemu-system-x86_64\n"), "{broken:?}");
     assert!(broken.stderr.ends_with(&unconfigured.stderr), "{broken:?}");
-    // libvirt probes as QEMU's user, who may not read this one.
+    // libvirt probes as QEMU's user, who cannot read this configuration.
     fs::write(CONFIG, "[emulators]\nx86_64 = '/run/qemu'\n").unwrap();
     fs::set_permissions(CONFIG, fs::Permissions::from_mode(0o600)).unwrap();
     let mut as_another = Command::new("setpriv");
     as_another.args(["--reuid", "65534", "--clear-groups"]).arg(wrapper).arg("-version");
     let other = feed(&mut as_another, b"");
-    // Without other users, in a user namespace, there is nobody to be.
+    // A user namespace has no other user to switch to.
     if other.status != 127 {
         assert!(other.stderr.starts_with(warning) && other.stderr.contains("Permission denied"), "{other:?}");
     }
 }
 
-/// A program of the wrapper's name need not be the wrapper. Whether the guest got its vIOMMU shows only when it runs.
+/// A program with the wrapper's name may be another program. The running guest shows whether it has its vIOMMU.
 #[test]
 fn another_program_of_the_wrappers_name_is_noticed() {
     if !sandbox::inside("wrapper::another_program_of_the_wrappers_name_is_noticed") {
@@ -164,13 +164,13 @@ fn another_program_of_the_wrappers_name_is_noticed() {
     let guests = guests();
     let noticed = "would log: error[request-unmet]: the guest runs without the vIOMMU that it asks for: its emulator \
                    /usr/bin/viommu-qemu-system-x86_64 is not viommu's wrapper\n";
-    for (devices, said) in [(&[][..], true), (&["-device", "virtio-iommu,id=ua-viommu0"], false)] {
+    for (devices, logged) in [(&[][..], true), (&["-device", "virtio-iommu,id=ua-viommu0"], false)] {
         assert_event("start", &hook(START, &guests.wrapper), None);
         let mut qemu = sandbox::qemu(NAME, &[&["-uuid", UUID], devices].concat());
         let xml = sandbox::running(&guests.wrapper);
         let ran = run(VIOMMU, &["hook", "--dry-run", NAME, "started", "begin"], xml.as_bytes());
-        assert_eq!((ran.status, ran.stdout.contains(noticed)), (0, said), "{ran:?}");
-        assert_eq!(ran.stdout.contains("would record the vIOMMU"), !said, "{ran:?}");
+        assert_eq!((ran.status, ran.stdout.contains(noticed)), (0, logged), "{ran:?}");
+        assert_eq!(ran.stdout.contains("would record the vIOMMU"), !logged, "{ran:?}");
         drop(qemu.stdin.take());
         qemu.wait().unwrap();
     }

@@ -10,14 +10,14 @@ on_both_suites! {
     live_migration_of_guests_of_the_native_door
 }
 
-/// Starts the second host. The first has the route, or the second.
+/// Starts the second host. Either the first host has the route, or the second.
 fn two_hosts(lab: &Libvirt, first_has_route: bool) -> SecondHost<'_> {
     let path = |on: bool| if on { format!("{ROUTE}:") } else { String::new() };
     restart_with(lab, &path(first_has_route));
     SecondHost::start(lab, &path(!first_has_route), "")
 }
 
-/// What became of a guest that was sent to the second host.
+/// The result of a migration to the second host.
 struct Sent {
     output: Output,
     /// Its QEMU's command line there.
@@ -49,24 +49,26 @@ fn live_migration_between_hosts_with_and_without_the_route(suite: Suite) {
     let Some(lab) = host(suite) else { return };
     for first_has_route in [true, false] {
         let second = two_hosts(&lab, first_has_route);
-        // Without the route, as a guest that was defined while it was on.
+        // The destination is without the route; the domain has the link's path, because it was defined while the route
+        // was on.
         let named = format!("<devices><emulator>{ROUTE}/qemu-system-x86_64</emulator>");
-        let asks = |model| {
+        let requesting = |model| {
             let xml = instance(&[("viommu:model", model)]);
             if first_has_route { xml } else { xml.replace("<devices>", &named) }
         };
         let sent = arrives(send(&lab, &second, &instance(&[])), "-uuid");
         assert!(!sent.line.contains("iommu"), "{}", sent.line);
-        let sent = arrives(send(&lab, &second, &asks("virtio")), "virtio-iommu");
-        // libvirt 9.0 does not say why the guest ended.
+        let sent = arrives(send(&lab, &second, &requesting("virtio")), "virtio-iommu");
+        // libvirt 9.0 gives no reason for the end of the guest.
         assert_eq!(sent.recorded_here, suite == Suite::Bookworm);
-        let sent = send(&lab, &second, &asks("auto"));
+        let sent = send(&lab, &second, &requesting("auto"));
         assert!(sent.output.stderr.contains("error[migration-mismatch]"), "{:?}", sent.output);
         assert_eq!((sent.line.as_str(), sent.runs_here, sent.recorded_here), ("", true, true));
     }
 }
 
-/// A domain for a flavor with this model, as Nova's driver writes it for every model and architecture.
+/// A domain of Nova's driver for a flavor with this model; the driver writes the same attributes for every model and
+/// architecture.
 fn instance_with_iommu(arch: &str, machine: &str, model: &str) -> String {
     let driver = "<driver intremap='on' caching_mode='on' aw_bits='48' eim='off' iotlb='on'/>";
     instance(&[("hw:viommu_model", model)])
@@ -76,7 +78,7 @@ fn instance_with_iommu(arch: &str, machine: &str, model: &str) -> String {
         .replace("</devices>", &format!("<iommu model='{model}'>{driver}</iommu></devices>"))
 }
 
-/// libvirt knows their vIOMMU, and neither host needs the route.
+/// libvirt's XML contains their vIOMMU, and neither host needs the route.
 fn live_migration_of_guests_of_the_native_door(suite: Suite) {
     let Some(lab) = host(suite) else { return };
     for first_has_route in [true, false] {

@@ -1,5 +1,5 @@
-//! What `viommu capabilities` says about this host, proven: each yes by a guest that starts with that vIOMMU, each no by what
-//! libvirt or QEMU says to it.
+//! Proves the output of `viommu capabilities` for this host: each supported model by a guest that starts with that
+//! vIOMMU, each unsupported one by the error of libvirt or QEMU.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ on_both_suites!(every_answer_is_proven);
 fn every_answer_is_proven(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let answers = [Arch::X86, Arch::Arm].map(|arch| prove(&lab, arch));
-    // Debian 12 and 13 have both emulators, and neither libvirt refuses a model but for its architecture.
+    // Debian 12 and 13 have both emulators, and their libvirts refuse a model only for its architecture.
     let expected = [
         "amd:refused auto=intel intel=intel smmuv3:refused virtio=virtio",
         "amd:refused auto=smmuv3 intel:refused smmuv3=smmuv3 virtio=virtio",
@@ -20,9 +20,9 @@ fn every_answer_is_proven(suite: Suite) {
     assert_eq!(answers, expected, "{}", suite.name());
 }
 
-/// libvirt 7.0 knows no virtio-iommu, which only then is a no on both architectures.
+/// libvirt 7.0 does not support virtio-iommu, on both architectures.
 #[test]
-#[ignore = "Debian unstable moves: cargo test --test live -- --ignored"]
+#[ignore = "Debian unstable changes: cargo test --test live -- --ignored"]
 fn the_oldest_and_the_newest_libvirt() {
     for suite in Suite::OTHERS {
         let Some(lab) = shared(suite) else { return };
@@ -33,7 +33,7 @@ fn the_oldest_and_the_newest_libvirt() {
     }
 }
 
-/// The answers for one emulator, in the order of their names.
+/// The results for one emulator, in the order of their names.
 fn prove(lab: &Libvirt, arch: Arch) -> String {
     let facts: Value = serde_json::from_str(&lab.run("viommu capabilities --format ansible").ok()).unwrap();
     let emulators = facts["emulators"].as_array().unwrap();
@@ -47,8 +47,8 @@ fn prove(lab: &Libvirt, arch: Arch) -> String {
             if answer["supported"] == true {
                 format!("{model}={}", given(lab, arch, model))
             } else {
-                let (reason, says) = (answer["reason"].as_str().unwrap(), refusal(lab, arch, model));
-                assert!(says.to_lowercase().contains("iommu"), "{model}: {reason}\n{says}");
+                let (reason, error) = (answer["reason"].as_str().unwrap(), refusal(lab, arch, model));
+                assert!(error.to_lowercase().contains("iommu"), "{model}: {reason}\n{error}");
                 format!("{model}:refused")
             }
         })
@@ -56,7 +56,7 @@ fn prove(lab: &Libvirt, arch: Arch) -> String {
         .join(" ")
 }
 
-/// The model of the vIOMMU with which a guest that asks for this one starts.
+/// The vIOMMU model of a started guest that requested this model.
 fn given<'m>(lab: &Libvirt, arch: Arch, model: &'m str) -> &'m str {
     let xml = domain(arch, arch.real(), "");
     lab.put("/run/asks.xml", &xml);
@@ -68,13 +68,13 @@ fn given<'m>(lab: &Libvirt, arch: Arch, model: &'m str) -> &'m str {
     models.iter().copied().find(|model| driver_of(model) == driver).unwrap_or_else(|| panic!("{model}: {driver}"))
 }
 
-/// What libvirt or QEMU says to a guest that has the model written into it by hand.
+/// The error of libvirt or QEMU for a domain with a hand-written vIOMMU of this model.
 fn refusal(lab: &Libvirt, arch: Arch, model: &str) -> String {
     let xml = domain(arch, arch.real(), "").replace("</devices>", &format!("<iommu model='{model}'/></devices>"));
     if let Err(message) = lab.define(&xml) {
         return message;
     }
     let output = lab.guest(&xml).virsh("start", &["--paused"]);
-    assert_ne!(output.status, 0, "{model} was said to be impossible, and it starts");
+    assert_ne!(output.status, 0, "{model} is reported as unsupported, and the guest starts");
     output.stderr
 }

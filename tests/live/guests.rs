@@ -1,22 +1,22 @@
-//! Guests that ask for a vIOMMU, and what their QEMU has.
+//! Guests with a request for a vIOMMU, and the vIOMMU of their QEMU.
 
 use std::collections::BTreeMap;
 
 use crate::support::libvirt::{Guest, Libvirt};
 
-/// The configuration that the tests put in place.
+/// The configuration that the tests write.
 pub(crate) const CONFIG: &str = "/etc/viommu.toml";
 
-/// The UUID of every guest here; one exists at a time.
+/// The UUID of all guests in these tests; one exists at a time.
 pub(crate) const UUID: &str = "6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913";
 
-/// What the hook leaves for the wrapper.
+/// The hook's state file for the wrapper.
 pub(crate) const STATE: &str = "/run/viommu/6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913.json";
 
-/// What the guest ran with, kept for the day when it is restored.
+/// The record of the guest's vIOMMU, which a later restore needs.
 pub(crate) const RECORD: &str = "/var/lib/viommu/6a/6a1f3c52-0d47-4b8e-9c11-5e2d7f80a913.json";
 
-/// Every model with the architecture it runs on here.
+/// Every model with its architecture.
 pub(crate) const MODELS: [(Arch, &str); 4] =
     [(Arch::X86, "intel"), (Arch::X86, "virtio"), (Arch::Arm, "smmuv3"), (Arch::Arm, "virtio")];
 
@@ -42,9 +42,10 @@ impl Arch {
     }
 }
 
-/// A guest without a disk, with this emulator, that says this in the attributes of its metadata; nothing says nothing.
-pub(crate) fn domain(arch: Arch, emulator: &str, asks: &str) -> String {
-    // On AArch64 ACPI tables, without which there is no virtio-iommu, come from UEFI only.
+/// A guest without a disk, with this emulator, and these attributes in its metadata; empty `attributes` writes no
+/// metadata.
+pub(crate) fn domain(arch: Arch, emulator: &str, attributes: &str) -> String {
+    // On AArch64 only UEFI provides the ACPI tables that virtio-iommu needs.
     let (system, cpu) = match arch {
         Arch::X86 => ("<os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>", ""),
         Arch::Arm => (
@@ -53,12 +54,12 @@ pub(crate) fn domain(arch: Arch, emulator: &str, asks: &str) -> String {
             "<cpu mode='custom'><model>cortex-a57</model></cpu>",
         ),
     };
-    let metadata = if asks.is_empty() {
+    let metadata = if attributes.is_empty() {
         String::new()
     } else {
-        format!("<metadata><viommu xmlns='urn:libvirt-viommu:1' {asks}/></metadata>")
+        format!("<metadata><viommu xmlns='urn:libvirt-viommu:1' {attributes}/></metadata>")
     };
-    // A virtio device on the root bus, so that slots there matter.
+    // A virtio device on the root bus, so that its slots are significant.
     format!(
         "<domain type='qemu'><name>live</name><uuid>{UUID}</uuid>{metadata}
            <memory unit='MiB'>128</memory><vcpu>1</vcpu>{system}{cpu}
@@ -70,12 +71,12 @@ pub(crate) fn domain(arch: Arch, emulator: &str, asks: &str) -> String {
     )
 }
 
-/// [`domain`] behind the wrapper, asking for this model.
+/// [`domain`] with the wrapper, and a request for this model.
 pub(crate) fn wrapped(arch: Arch, model: &str) -> String {
     domain(arch, arch.wrapper(), &format!("model='{model}'"))
 }
 
-/// A vIOMMU as QEMU describes it: the type, and every property with its value.
+/// A vIOMMU in QEMU's device tree: the type, and every property with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Viommu {
     pub(crate) driver: String,
@@ -93,12 +94,12 @@ pub(crate) fn driver_of(model: &str) -> &'static str {
     }
 }
 
-/// The vIOMMUs of a running guest: those in QEMU's device tree.
+/// The vIOMMUs of a running guest in QEMU's device tree.
 pub(crate) fn viommus(guest: &Guest<'_>) -> Vec<Viommu> {
     viommus_in(&guest.virsh("qemu-monitor-command", &["--hmp", "info qtree"]).ok())
 }
 
-/// The vIOMMUs in what QEMU says about its device tree.
+/// The vIOMMUs in QEMU's output of its device tree.
 pub(crate) fn viommus_in(tree: &str) -> Vec<Viommu> {
     let lines: Vec<&str> = tree.lines().collect();
     let indentation = |line: &str| line.len() - line.trim_start().len();
@@ -110,7 +111,7 @@ pub(crate) fn viommus_in(tree: &str) -> Vec<Viommu> {
             continue;
         }
         let own = lines[at + 1..].iter().take_while(|next| indentation(next) > indentation(line));
-        // The buses of a device, and what is on them, come after its properties.
+        // The child buses of a device follow its properties.
         let own = own.take_while(|next| !next.trim_start().starts_with("bus: "));
         let properties = own.filter_map(|next| next.trim().split_once(" = "));
         let properties = properties.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -119,7 +120,7 @@ pub(crate) fn viommus_in(tree: &str) -> Vec<Viommu> {
     found
 }
 
-/// The one vIOMMU that a running guest must have.
+/// The only vIOMMU of a running guest.
 #[track_caller]
 pub(crate) fn viommu(guest: &Guest<'_>) -> Viommu {
     let mut all = viommus(guest);
@@ -127,7 +128,7 @@ pub(crate) fn viommu(guest: &Guest<'_>) -> Viommu {
     all.remove(0)
 }
 
-/// The pid that libvirt knows.
+/// libvirt's pid of the guest.
 pub(crate) fn pid(lab: &Libvirt) -> u32 {
     lab.get("/run/libvirt/qemu/live.pid").trim().parse().unwrap()
 }
@@ -138,7 +139,8 @@ pub(crate) fn command_line(lab: &Libvirt) -> Vec<String> {
     line.split_terminator('\0').map(str::to_owned).collect()
 }
 
-/// A command line without what differs between two starts of one guest: libvirt's id of it and numbers of descriptors.
+/// A command line without the parts that differ between two starts of one guest: libvirt's id and the numbers of
+/// descriptors.
 pub(crate) fn without_numbers(words: &[String]) -> Vec<String> {
     let mask = |word: &str, before: &str, after: char| {
         let Some((head, tail)) = word.split_once(before) else { return word.to_owned() };
@@ -152,14 +154,14 @@ pub(crate) fn values<'a>(words: &'a [String], option: &str) -> Vec<&'a str> {
     words.windows(2).filter(|pair| pair[0] == option).map(|pair| pair[1].as_str()).collect()
 }
 
-/// Starts a guest up to the point where it would run. Several that do run cost more time than everything else here.
+/// Starts a guest paused: running guests would take most of the test's time.
 #[track_caller]
 pub(crate) fn start(guest: &Guest<'_>) {
     guest.virsh("start", &["--paused"]).ok();
     assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "paused");
 }
 
-/// Starts a guest that must be refused with this code, in virsh's own words, and must not run afterwards.
+/// Asserts that the start of a guest is refused with this code in virsh's output, and that the guest does not run.
 #[track_caller]
 pub(crate) fn refused_with(guest: &Guest<'_>, command: &str, arguments: &[&str], code: &str) {
     let output = guest.virsh(command, arguments);

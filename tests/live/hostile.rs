@@ -1,5 +1,4 @@
-//! What neither an unprivileged user nor a process under the guests' own uid can do to a guest: change its plan, or get a
-//! limit raised.
+//! An unprivileged user, or a process with the guests' uid, cannot change a guest's plan or get a raised limit.
 
 use crate::guests::{Arch, RECORD, STATE, UUID, pid, viommu, wrapped};
 use crate::support::libvirt::{Suite, shared};
@@ -12,7 +11,7 @@ on_both_suites! {
 
 const USERS: [&str; 2] = ["nobody", "libvirt-qemu"];
 
-/// Attempts on the files of a guest that runs, as bash; `$state`, `$record` and `$pidfile` are the guest's.
+/// Attacks on the files of a running guest, as bash; `$state`, `$record` and `$pidfile` are the guest's.
 const ATTEMPTS: [&str; 12] = [
     "echo forged >$state",
     "echo forged >>$record",
@@ -25,7 +24,7 @@ const ATTEMPTS: [&str; 12] = [
     "rm -rf /var/lib/viommu",
     "echo 1 >$pidfile",
     "chmod 777 /run/viommu",
-    // The hook, by hand, with the guest's own XML: it may not write either.
+    // The hook, by hand, with the guest's own XML: it cannot write either.
     "/usr/bin/viommu hook live start begin - </tmp/live.xml",
 ];
 
@@ -60,11 +59,11 @@ fn no_other_user_raises_a_limit(suite: Suite) {
     let limits = |pid: u32| lab.run(&format!("grep 'Max locked memory' /proc/{pid}/limits")).ok();
     let own = limits(pid(&lab));
     for user in USERS {
-        // Who may not, may not through us either.
+        // viommu gives an unprivileged user no additional permission.
         let output = lab.run(&format!("runuser -u {user} -- /usr/bin/viommu memlock --pid {} --raise", pid(&lab)));
         assert_ne!(output.status, 0, "{user}: {output:?}");
         assert_eq!(limits(pid(&lab)), own);
-        // A process that only looks like the guest's QEMU is not believed when root asks for it.
+        // A process with the arguments of the guest's QEMU is refused, also for root.
         let output = lab.run(&format!(
             "runuser -u {user} -- bash -c 'echo $$ >/tmp/forged.{user}; read -r -t 60 line < <(sleep 60)' \\
                  qemu -name guest=live -uuid {UUID} >/dev/null 2>&1 </dev/null &

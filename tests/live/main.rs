@@ -1,9 +1,9 @@
-//! The hook and the wrapper at work: real libvirt, real QEMU, guests that start, are saved and come back.
+//! The hook and the wrapper with real libvirt and real QEMU: guests start, are saved and are restored.
 //!
-//! Nothing here looks at what viommu says it does. What counts is QEMU's own word (`info qtree`, the machine's properties),
-//! the kernel's (`/proc`), and what virsh shows to whoever typed it.
+//! These tests do not read viommu's own statements. They read QEMU's monitor (`info qtree`, the machine's properties),
+//! the kernel's `/proc`, and virsh's output.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a panic fails the test")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,4 +1,5 @@
-//! The hook alone: it vetoes what is not met, leaves everything else as it is, and never harms a running guest.
+//! The hook alone: it refuses a guest whose request is not met, changes no other guest, and never affects a running
+//! guest.
 
 use crate::guests::{Arch, CONFIG, MODELS, command_line, domain, driver_of, pid, viommu, viommus, without_numbers};
 use crate::guests::{refused_with, start};
@@ -13,14 +14,14 @@ on_both_suites! {
     a_guest_without_a_request_starts_as_without_the_hook
 }
 
-/// A configuration that is no TOML, and one with a key that nobody knows.
+/// A configuration that is not TOML, and one with an unknown key.
 const BROKEN: [&str; 2] = ["[default\nmodel = ", "[default]\nmodels = 'intel'\n"];
 
 fn native(arch: Arch, model: &str) -> String {
     domain(arch, arch.real(), &format!("model='{model}'"))
 }
 
-/// As an operator would do it.
+/// The operator's commands.
 fn rewrite(lab: &Libvirt) {
     lab.run("set -o pipefail; virsh dumpxml --inactive live | viommu rewrite | virsh define /dev/stdin").ok();
 }
@@ -37,13 +38,13 @@ fn an_unmet_request_is_vetoed_until_the_domain_is_rewritten(suite: Suite) {
         guest.virsh("start", &[]).ok();
         assert_eq!(guest.virsh("domstate", &[]).ok().trim(), "running");
         assert_eq!(viommu(&guest).driver, driver_of(model), "{}", suite.name());
-        // QEMU's getter of this property knows no third value, and ends the guest that has a virtio-iommu.
+        // QEMU's getter of this property supports no third value, and aborts a guest with a virtio-iommu.
         if model == "smmuv3" {
             let property = r#"{"execute":"qom-get","arguments":{"path":"/machine","property":"iommu"}}"#;
-            let says = guest.virsh("qemu-monitor-command", &[property]).ok();
-            assert!(says.contains(r#""return":"smmuv3""#), "{says}");
+            let answer = guest.virsh("qemu-monitor-command", &[property]).ok();
+            assert!(answer.contains(r#""return":"smmuv3""#), "{answer}");
         }
-        // What the guest asks for is in its XML now, so a second rewriting has nothing to do.
+        // The guest's XML now contains the requested vIOMMU, so that a second rewrite changes nothing.
         let defined = guest.virsh("dumpxml", &["--inactive"]).ok();
         rewrite(&lab);
         assert_eq!(guest.virsh("dumpxml", &["--inactive"]).ok(), defined);
@@ -72,8 +73,8 @@ fn save_and_restore_pass_the_filter_unchanged(suite: Suite) {
 
 fn a_broken_configuration_fails_no_running_guest(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
-    for (arch, asks) in [(Arch::X86, "model='intel'"), (Arch::X86, "")] {
-        let guest = lab.guest(&domain(arch, arch.real(), asks));
+    for (arch, attributes) in [(Arch::X86, "model='intel'"), (Arch::X86, "")] {
+        let guest = lab.guest(&domain(arch, arch.real(), attributes));
         rewrite(&lab);
         guest.virsh("start", &[]).ok();
         let started = pid(&lab);
@@ -100,7 +101,7 @@ fn a_broken_configuration_refuses_only_guests_that_ask(suite: Suite) {
         let guest = lab.guest(&domain(Arch::X86, Arch::X86.real(), ""));
         guest.virsh("start", &[]).ok();
         assert_eq!(viommus(&guest), []);
-        // It was let pass, but not in silence.
+        // The guest started, and the log contains a message.
         let log = lab.syslog();
         assert!(log.contains(CONFIG), "{log}");
     }

@@ -1,4 +1,4 @@
-//! What libvirt, and whoever is curious, asks a QEMU without a guest: the wrapper must not be heard.
+//! Calls of QEMU without a guest, by libvirt or a user: the wrapper must not change their output.
 
 use crate::guests::Arch;
 use crate::support::libvirt::{Suite, shared};
@@ -9,7 +9,7 @@ on_both_suites! {
     libvirt_finds_the_same_capabilities
 }
 
-/// The arguments of `QEMU`, as bash takes them.
+/// The arguments of `QEMU`, in bash syntax.
 const QUESTIONS: [&str; 9] = [
     "-version",
     "--version",
@@ -27,8 +27,8 @@ fn questions_are_answered_by_qemu_itself(suite: Suite) {
     for arch in [Arch::X86, Arch::Arm] {
         let (real, wrapper) = (arch.real(), arch.wrapper());
         for question in QUESTIONS {
-            // -help names the program by argv[0], so the real one is called by the wrapper's name. What QMP answers ends
-            // with an event that has the time in it.
+            // -help prints argv[0], so the test calls the real QEMU with the wrapper's name. The last QMP event
+            // contains the time.
             let ask = |program: &str| {
                 lab.run(&format!(
                     "printf '%s\\n' '{{\"execute\":\"qmp_capabilities\"}}' '{{\"execute\":\"query-version\"}}' \
@@ -51,9 +51,9 @@ fn libvirt_finds_the_same_capabilities(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for (arch, name, machine) in [(Arch::X86, "x86_64", "q35"), (Arch::Arm, "aarch64", "virt")] {
         let ask = |path: &str| {
-            let says =
+            let printed =
                 lab.virsh(&["domcapabilities", "--emulatorbin", path, "--arch", name, "--machine", machine]).ok();
-            says.replace(path, "QEMU")
+            printed.replace(path, "QEMU")
         };
         assert_eq!(ask(arch.wrapper()), ask(arch.real()), "{}", suite.name());
     }

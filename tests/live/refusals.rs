@@ -1,4 +1,4 @@
-//! What the wrapper refuses, each said to whoever typed `virsh start`: never does a guest run without its vIOMMU.
+//! Refusals by the wrapper, each in the output of `virsh start`: a guest never runs without its requested vIOMMU.
 
 use crate::guests::{Arch, CONFIG, STATE, refused_with, viommu, wrapped};
 use crate::support::libvirt::{Suite, shared};
@@ -22,7 +22,7 @@ fn without_the_hook_no_wrapped_guest_starts(suite: Suite) {
     assert_eq!(viommu(&guest).driver, "intel-iommu");
 }
 
-/// What can have become of a state file between the hook and the wrapper, as bash does it to `$state`.
+/// Changes of a state file between the hook and the wrapper, as bash commands on `$state`.
 const DAMAGES: [(&str, &str); 16] = [
     ("state-missing", "rm $state"),
     ("state-invalid", "sed -i 's/\"written\":[0-9]*/\"written\":1/' $state"),
@@ -75,7 +75,7 @@ fn a_place_for_the_state_that_is_not_roots_is_refused(suite: Suite) {
 fn without_the_real_qemu_no_wrapped_guest_starts(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&wrapped(Arch::X86, "intel"));
-    // The last two would have the wrapper execute itself, for ever.
+    // The last two would make the wrapper execute itself without an end.
     for path in ["/usr/bin/qemu-system-missing", "/usr/bin", "/etc/passwd", "/usr/bin/viommu", Arch::X86.wrapper()] {
         let _config = lab.file(CONFIG, format!("[emulators]\nx86_64 = '{path}'\n"));
         refused_with(&guest, "start", &[], "emulator-missing");

@@ -1,4 +1,5 @@
-//! A wrapped guest that comes back from a saved image has the vIOMMU that it ran with, whatever would be decided now.
+//! A guest with the wrapper that is restored from a saved image has the vIOMMU of its earlier run, independent of a new
+//! decision.
 
 use crate::guests::{
     Arch, CONFIG, MODELS, RECORD, STATE, Viommu, domain, refused_with, start, viommu, viommus, wrapped,
@@ -40,7 +41,7 @@ fn restore(lab: &Libvirt, guest: &Guest<'_>, way: Way) {
         Way::File => lab.virsh(&["restore", IMAGE]).ok(),
         Way::Managed => guest.virsh("start", &[]).ok(),
     };
-    // Running or paused, as it was when it was saved.
+    // Running or paused, as before the save.
     assert_ne!(guest.virsh("domstate", &[]).ok().trim(), "shut off");
 }
 
@@ -58,7 +59,7 @@ fn restored_guests_keep_their_viommu(suite: Suite) {
     }
 }
 
-/// A restore that must be refused with this code; the guest does not run, and its image is still there.
+/// Asserts that a restore is refused with this code; the guest does not run, and its image remains.
 #[track_caller]
 fn not_restored(lab: &Libvirt, guest: &Guest<'_>, way: Way, code: &str) {
     match way {
@@ -75,7 +76,7 @@ fn not_restored(lab: &Libvirt, guest: &Guest<'_>, way: Way, code: &str) {
     }
 }
 
-/// Starts a guest as the configuration wishes, and saves it.
+/// Starts a guest with this configuration, and saves it.
 fn saved_under(lab: &Libvirt, guest: &Guest<'_>, config: &str, way: Way) -> Vec<Viommu> {
     let _config = lab.file(CONFIG, config);
     start(guest);
@@ -112,7 +113,7 @@ fn a_restored_guest_is_recorded_as_it_runs(suite: Suite) {
     let guest = lab.guest(&domain(Arch::X86, Arch::X86.wrapper(), ""));
     let had = saved_under(&lab, &guest, INTEL, Way::File);
     let _config = lab.file(CONFIG, NARROW);
-    // What was decided at the first restore, and not used, must not come into play at the second.
+    // The second restore must not use the result of the first decision.
     for _ in 0..3 {
         restore(&lab, &guest, Way::File);
         assert_eq!(viommus(&guest), had, "{}", suite.name());
@@ -124,7 +125,7 @@ fn a_guest_that_ran_without_comes_back_without(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&domain(Arch::X86, Arch::X86.wrapper(), ""));
     for now in [INTEL, VIRTIO, NOTHING] {
-        // The run with a vIOMMU before it is over, and says nothing about the run that is saved.
+        // The earlier run with a vIOMMU has ended, and does not describe the saved run.
         let _ = saved_under(&lab, &guest, INTEL, Way::File);
         assert_eq!(saved_under(&lab, &guest, NOTHING, Way::File), []);
         let _config = lab.file(CONFIG, now);
@@ -143,7 +144,7 @@ fn without_a_record_only_a_named_model_comes_back(suite: Suite) {
         save(&guest, way);
         lab.run(&format!("mv {RECORD} /tmp/record")).ok();
         not_restored(&lab, &guest, way, "migration-mismatch");
-        // The image is as good as before.
+        // The image is unchanged.
         lab.run(&format!("mv /tmp/record {RECORD}")).ok();
         restore(&lab, &guest, way);
         assert_eq!(viommu(&guest), had);
@@ -156,7 +157,7 @@ fn without_a_record_only_a_named_model_comes_back(suite: Suite) {
             save(&guest, way);
             lab.run(&format!("rm {RECORD}")).ok();
             if model == "intel" {
-                // Without KVM QEMU's version decides about eim, and it may have been another one then.
+                // Without KVM eim depends on QEMU's version, which may have been another one then.
                 not_restored(&lab, &guest, way, "migration-mismatch");
                 continue;
             }
@@ -166,7 +167,7 @@ fn without_a_record_only_a_named_model_comes_back(suite: Suite) {
     }
 }
 
-/// A restore that fails for a passing reason must cost neither the image nor the knowledge that the next one needs.
+/// After a restore that failed for a temporary reason, the image and the record still exist.
 fn a_failed_restore_can_be_tried_again(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&wrapped(Arch::X86, "auto"));
@@ -175,12 +176,12 @@ fn a_failed_restore_can_be_tried_again(suite: Suite) {
     for way in [Way::File, Way::Managed] {
         save(&guest, way);
         {
-            // Seen at every event of the hook that can refuse.
+            // The hook finds the error at every event that can refuse.
             let _config = lab.file(CONFIG, "[broken");
             not_restored(&lab, &guest, way, "config-invalid");
         }
         {
-            // Seen by the wrapper only.
+            // Only the wrapper finds the error.
             let damaging = format!("#!/bin/bash\n[ $2 != start ] || rm {STATE}\n");
             let _damaging = lab.file("/etc/libvirt/hooks/qemu.d/90-damage", damaging);
             not_restored(&lab, &guest, way, "state-missing");
@@ -190,7 +191,7 @@ fn a_failed_restore_can_be_tried_again(suite: Suite) {
     }
 }
 
-/// There is one libvirt here, so the hook is called by hand as the destination would call it.
+/// There is one libvirt here, so the test calls the hook as the destination's libvirt would.
 fn migration_needs_a_named_model(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for (arch, model) in [(Arch::X86, "auto"), (Arch::Arm, "auto")].into_iter().chain(MODELS) {
@@ -209,13 +210,13 @@ fn migration_needs_a_named_model(suite: Suite) {
             assert!(output.stderr.contains("viommu: error[migration-mismatch]: "), "{output:?}");
         } else {
             assert_eq!(output.status, 0, "{output:?}");
-            // Printed XML would be taken for the guest's; and what this host knew of it is of yesterday.
+            // libvirt would use printed XML as the guest's; and this host's record is from an earlier run.
             assert_eq!(output.stdout, "");
         }
     }
 }
 
-/// Whatever is wrong when a guest has started, libvirt would kill it for a complaint.
+/// After a start every error must be harmless, because libvirt kills the guest if the hook fails.
 fn a_guest_that_runs_is_not_refused_any_more(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&wrapped(Arch::X86, "intel"));
@@ -241,8 +242,8 @@ fn a_guest_that_runs_is_not_refused_any_more(suite: Suite) {
     }
 }
 
-/// A snapshot inside a disk image comes back as QEMU's `-loadvm`, where libvirt uses that, as 9.0 does; 11.3 loads it
-/// through the monitor, of which the wrapper knows nothing.
+/// An internal snapshot is restored by QEMU's `-loadvm` in libvirt 9.0; libvirt 11.3 loads it through the monitor,
+/// which the wrapper does not see.
 fn snapshots_come_back_with_what_they_ran_with(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     if suite != Suite::Bookworm {

@@ -1,4 +1,4 @@
-//! The wrapper: it becomes the very QEMU that libvirt would have started, with the vIOMMU in it.
+//! The wrapper executes the same QEMU that libvirt would have started, with the vIOMMU added.
 
 use crate::guests::{
     Arch, CONFIG, MODELS, RECORD, STATE, UUID, command_line, domain, driver_of, pid, start, values, viommu, viommus,
@@ -30,7 +30,7 @@ fn a_wrapped_guest_has_its_viommu(suite: Suite) {
             // QEMU 7.2 has no eim under TCG.
             assert_eq!(found.properties["eim"] == "\"on\"", suite == Suite::Trixie, "{found:?}");
         }
-        // No device of the guest stands before its vIOMMU, so none can bypass it.
+        // The vIOMMU comes before all devices of the guest, so that none bypasses it.
         let words = command_line(&lab);
         let devices = values(&words, "-device");
         if model == "smmuv3" {
@@ -39,7 +39,7 @@ fn a_wrapped_guest_has_its_viommu(suite: Suite) {
             assert!(devices[0].contains("-iommu"), "{devices:?}");
         }
         assert!(devices.last().unwrap().contains("virtio-"), "{devices:?}");
-        // libvirt does not know of it.
+        // libvirt's XML does not contain it.
         assert!(!guest.virsh("dumpxml", &[]).ok().contains("<iommu"));
     }
 }
@@ -60,7 +60,7 @@ fn a_wrapped_guest_without_a_request_has_no_viommu(suite: Suite) {
 fn a_virtio_iommu_takes_a_slot_that_is_free(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for arch in [Arch::X86, Arch::Arm] {
-        // Where it would go, there is a device of the guest's.
+        // A device of the guest has the slot that the vIOMMU would get.
         let guest = lab.guest(&wrapped(arch, "virtio").replace("slot='5'", "slot='0x1e'"));
         start(&guest);
         assert_eq!(viommu(&guest).properties["addr"], "1d.0", "{arch:?} on {}", suite.name());
@@ -71,12 +71,12 @@ fn a_virtio_iommu_takes_a_slot_that_is_free(suite: Suite) {
     }
 }
 
-/// What QEMU does with its own process differs from nothing but the wrapper; what it was given is looked at below.
+/// The process state of QEMU with the wrapper equals that without; the test below compares its inputs.
 fn the_process_is_the_one_that_libvirt_started(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let begin = |emulator: &str| {
         let guest = lab.guest(&domain(Arch::X86, emulator, "model='virtio'"));
-        // As a native guest it would be vetoed.
+        // As a native guest the hook would refuse it.
         lab.run("virsh dumpxml --inactive live | sed s,/viommu-qemu,/qemu, | viommu rewrite >/tmp/native.xml").ok();
         if emulator == Arch::X86.real() {
             lab.virsh(&["define", "/tmp/native.xml"]).ok();
@@ -85,7 +85,7 @@ fn the_process_is_the_one_that_libvirt_started(suite: Suite) {
         let pid = pid(&lab);
         assert_eq!(lab.run(&format!("readlink /proc/{pid}/exe")).ok(), "/usr/bin/qemu-system-x86_64\n");
         assert_eq!(command_line(&lab)[0], emulator);
-        // libvirt's own record of the guest names the same pid, and the process is libvirt's child no more.
+        // libvirt's own record of the guest contains the same pid, and the process is not libvirt's child any more.
         let status = lab.get("/run/libvirt/qemu/live.xml");
         assert!(status.contains(&format!(" pid='{pid}'")), "{status}");
         lab.run(&format!(
@@ -99,7 +99,7 @@ fn the_process_is_the_one_that_libvirt_started(suite: Suite) {
     assert_eq!(begin(Arch::X86.wrapper()), begin(Arch::X86.real()), "{}", suite.name());
 }
 
-/// A stand-in for QEMU that writes down what it was started with, and then is QEMU.
+/// A stand-in for QEMU that records its arguments and environment, and then executes QEMU.
 const RECORDER: &str = r#"#!/bin/bash
 for word; do
     if [ "$word" = -uuid ]; then
@@ -127,12 +127,12 @@ fn qemu_finds_everything_as_libvirt_left_it(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     lab.put("/usr/bin/qemu-system-recorder", RECORDER);
     let _config = lab.file(CONFIG, "[emulators]\nx86_64 = '/usr/bin/qemu-system-recorder'\n");
-    let begin = |emulator: &str, asks: &str| {
-        let guest = lab.guest(&domain(Arch::X86, emulator, asks));
+    let begin = |emulator: &str, attributes: &str| {
+        let guest = lab.guest(&domain(Arch::X86, emulator, attributes));
         guest.virsh("start", &["--paused"]).ok();
         let recorded = lab.get("/tmp/recorded");
         let (pid_line, rest) = recorded.split_once('\n').unwrap();
-        // The process that was QEMU's stand-in is the one that libvirt knows.
+        // libvirt's pid is that of the stand-in.
         assert_eq!(pid_line, format!("pid {}", pid(&lab)));
         (rest.to_owned(), viommus(&guest).len())
     };
@@ -163,7 +163,7 @@ fn the_state_lasts_as_long_as_the_guest(suite: Suite) {
     assert_eq!(state(&lab), running);
     guest.virsh("destroy", &[]).ok();
     assert_eq!(state(&lab), "root root 755 directory\n");
-    // A start that comes to nothing leaves nothing.
+    // A failed start leaves no file.
     lab.put("/etc/libvirt/hooks/qemu.d/90-veto", "#!/bin/bash\n[ $2 != start ]\n");
     let output = guest.virsh("start", &[]);
     lab.run("rm /etc/libvirt/hooks/qemu.d/90-veto").ok();

@@ -1,4 +1,4 @@
-//! `onDefineDomain` as KubeVirt's sidecar-shim runs it (cmd/sidecars/sidecar_shim.go), over what virt-launcher hands to it.
+//! `onDefineDomain` as KubeVirt's sidecar-shim runs it (cmd/sidecars/sidecar_shim.go), with virt-launcher's domain.
 
 use std::fs;
 
@@ -18,8 +18,8 @@ fn on_define_domain(vmi: &str, domain: &str) -> Ran {
     run(named("onDefineDomain"), &["--vmi", vmi, "--domain", domain], b"")
 }
 
-/// The instance with these of our annotations.
-fn asking(annotations: &str) -> String {
+/// The instance with these annotations of viommu.
+fn requesting(annotations: &str) -> String {
     let vmi = VMI.replace(r#""viommu.libvirt/model": "auto""#, annotations);
     assert!(annotations == r#""viommu.libvirt/model": "auto""# || vmi != VMI);
     vmi
@@ -40,16 +40,20 @@ fn the_annotations_are_the_request() {
         // KubeVirt's interfaces are of the model virtio-non-transitional, with a tap device.
         (r#""viommu.libvirt/model": "intel", "viommu.libvirt/virtio": "on""#, "iommu='on' ats='on'"),
     ] {
-        let ran = on_define_domain(&asking(annotations), DOMAIN);
+        let ran = on_define_domain(&requesting(annotations), DOMAIN);
         let bytes = ran.stdout.replace('"', "'");
         assert!(ran.status == 0 && bytes.contains(added), "{annotations}: {ran:?}");
-        assert!(is_kept(DOMAIN, &ran.stdout), "what is not understood survives:\n{}", ran.stdout);
-        assert_eq!(on_define_domain(&asking(annotations), &ran.stdout).stdout, ran.stdout, "twice is once");
+        assert!(is_kept(DOMAIN, &ran.stdout), "unknown parts stay:\n{}", ran.stdout);
+        assert_eq!(
+            on_define_domain(&requesting(annotations), &ran.stdout).stdout,
+            ran.stdout,
+            "a second run changes nothing"
+        );
     }
     let lock = r#""viommu.libvirt/model": "intel", "viommu.libvirt/locked-memory": "true""#;
     let bounded =
         DOMAIN.replace("\t<os>", "\t<memoryBacking>\n\t\t<hugepages></hugepages>\n\t</memoryBacking>\n\t<os>");
-    let ran = on_define_domain(&asking(lock), &bounded);
+    let ran = on_define_domain(&requesting(lock), &bounded);
     assert!(ran.stdout.contains("<locked/>") && is_kept(&bounded, &ran.stdout), "{ran:?}");
     assert!(ran.stderr.contains("warning[memlock-in-pod]: <locked/> needs an unlimited"), "{ran:?}");
 }
@@ -62,20 +66,21 @@ fn the_log_has_the_settings_for_the_limit() {
         return;
     }
     fs::write(RECORDED_HOST, LAUNCHER).unwrap();
-    let intel = asking(r#""viommu.libvirt/model": "intel""#);
+    let intel = requesting(r#""viommu.libvirt/model": "intel""#);
     let gib = |number: u64| number << 30;
     let memory = gib(8);
     let ran = on_define_domain(&intel, DOMAIN);
-    let says = format!("info[memlock-in-pod]: QEMU needs {} bytes of locked memory, and in a pod", 2 * memory + gib(1));
-    assert!(ran.stderr.contains(&says), "{ran:?}");
+    let message =
+        format!("info[memlock-in-pod]: QEMU needs {} bytes of locked memory, and in a pod", 2 * memory + gib(1));
+    assert!(ran.stderr.contains(&message), "{ran:?}");
     assert!(ran.stderr.contains("addedOverhead: 8192Mi, ") && ran.stderr.contains(r#"Ratio: "9";"#), "{ran:?}");
     let hotplug = DOMAIN.replacen("\t<os>", "\t<maxMemory slots=\"4\" unit=\"GiB\">32</maxMemory>\n\t<os>", 1);
     let ran = on_define_domain(&intel, &hotplug);
-    let says = format!(
+    let message = format!(
         "warning[memlock-in-pod]: QEMU needs {} bytes of locked memory, more than libvirt sets, and",
         2 * gib(32) + gib(1)
     );
-    assert!(ran.stderr.contains(&says) && ran.stderr.contains("addedOverhead: 57344Mi, "), "{ran:?}");
+    assert!(ran.stderr.contains(&message) && ran.stderr.contains("addedOverhead: 57344Mi, "), "{ran:?}");
     let one = DOMAIN.split_once("<hostdev").zip(DOMAIN.rsplit_once("<hostdev")).unwrap();
     let ran = on_define_domain(&intel, &format!("{}<hostdev{}", one.0.0, one.1.1));
     assert!(ran.status == 0 && !ran.stderr.contains("memlock-in-pod"), "{ran:?}");
@@ -86,12 +91,12 @@ fn a_machine_without_a_request_is_printed_unchanged() {
     if !sandbox::inside("kubevirt::a_machine_without_a_request_is_printed_unchanged") {
         return;
     }
-    let silent = asking(r#""viommu.example/model": "intel""#);
-    let none = asking(r#""viommu.libvirt/model": "none""#);
+    let plain = requesting(r#""viommu.example/model": "intel""#);
+    let none = requesting(r#""viommu.libvirt/model": "none""#);
     for broken in ["", "not = [valid"] {
         fs::write("/etc/viommu.toml", broken).unwrap();
         fs::write(RECORDED_HOST, broken).unwrap();
-        for vmi in ["{}", &silent, &none] {
+        for vmi in ["{}", &plain, &none] {
             for domain in [DOMAIN, "<domain", "<domain type='kvm'>\u{e4}</domain>\r\n\r\n"] {
                 let ran = on_define_domain(vmi, domain);
                 assert_eq!((ran.status, ran.stdout.as_str()), (0, domain), "{vmi}: {}", ran.stderr);
@@ -107,42 +112,45 @@ fn a_request_that_cannot_be_met_prints_no_domain() {
     }
     fs::write(RECORDED_HOST, LAUNCHER).unwrap();
     let i440fx = DOMAIN.replace("q35", "pc");
-    let intel = asking(r#""viommu.libvirt/model": "intel""#);
-    for (vmi, domain, says) in [
+    let intel = requesting(r#""viommu.libvirt/model": "intel""#);
+    for (vmi, domain, message) in [
         (
-            asking(r#""viommu.libvirt/model": "Intel""#),
+            requesting(r#""viommu.libvirt/model": "Intel""#),
             DOMAIN,
             "error[model-unknown]: unknown vIOMMU model 'Intel' in the VMI",
         ),
         (
-            asking(r#""viommu.libvirt/modell": "intel""#),
+            requesting(r#""viommu.libvirt/modell": "intel""#),
             DOMAIN,
             "error[request-conflict]: unknown key 'viommu.libvirt/modell' in the VMI",
         ),
-        (asking(r#""viommu.libvirt/aw-bits": 40"#), DOMAIN, "error[request-conflict]"),
-        (asking(r#""viommu.libvirt/model": "smmuv3""#), DOMAIN, "error[model-arch-mismatch]"),
+        (requesting(r#""viommu.libvirt/aw-bits": 40"#), DOMAIN, "error[request-conflict]"),
+        (requesting(r#""viommu.libvirt/model": "smmuv3""#), DOMAIN, "error[model-arch-mismatch]"),
         (intel.clone(), i440fx.as_str(), "error[machine-unsupported]"),
         (intel.clone(), "<domain", "error[xml-malformed]"),
-        // An empty document hides what its metadata asks for.
+        // An empty document hides the request in its metadata.
         ("{}".to_owned(), "", "error[xml-malformed]"),
         ("{".to_owned(), DOMAIN, "viommu: --vmi is not a virtual machine instance"),
     ] {
         let ran = on_define_domain(&vmi, domain);
-        assert_eq!((ran.status, ran.stdout.as_str()), (1, ""), "{says}");
-        assert!(ran.stderr.contains(says) && ran.stderr.lines().count() == 1, "{says}: {}", ran.stderr);
+        assert_eq!((ran.status, ran.stdout.as_str()), (1, ""), "{message}");
+        assert!(ran.stderr.contains(message) && ran.stderr.lines().count() == 1, "{message}: {}", ran.stderr);
     }
     for arguments in [&["--vmi", "{}"][..], &["--domain", DOMAIN], &[], &["plan", DOMAIN]] {
         let ran = run(named("onDefineDomain"), arguments, b"");
         assert_eq!((ran.status, ran.stdout.as_str()), (1, ""), "{arguments:?}");
         assert!(!ran.stderr.is_empty());
     }
-    // Who asks is not served from facts that cannot be read.
+    // An instance with a request is refused if the facts are unreadable.
     fs::write(RECORDED_HOST, "{").unwrap();
     let ran = on_define_domain(&intel, DOMAIN);
     assert!(ran.status == 1 && ran.stderr.contains("error[config-invalid]: /etc/viommu-host.json"), "{ran:?}");
     fs::remove_file(RECORDED_HOST).unwrap();
     let ran = on_define_domain(&intel, DOMAIN);
-    assert!(ran.status == 0 && ran.stderr.contains("info[host-fact-assumed]"), "what is assumed is said: {ran:?}");
+    assert!(
+        ran.status == 0 && ran.stderr.contains("info[host-fact-assumed]"),
+        "the output names the assumption: {ran:?}"
+    );
 }
 
 /// The image is `FROM scratch`: no libraries, no /proc, no /dev.
@@ -153,19 +161,19 @@ fn nothing_but_the_binary_is_needed() {
     }
     fs::create_dir_all("/run/image/usr/bin").unwrap();
     fs::copy(VIOMMU, "/run/image/usr/bin/onDefineDomain").unwrap();
-    let intel = asking(r#""viommu.libvirt/model": "intel""#);
+    let intel = requesting(r#""viommu.libvirt/model": "intel""#);
     let ran = run("chroot", &["/run/image", "/usr/bin/onDefineDomain", "--vmi", &intel, "--domain", DOMAIN], b"");
     assert!(ran.status == 0 && ran.stdout.contains("<iommu"), "{ran:?}");
 }
 
 on_both_suites!(libvirt_defines_what_is_printed);
 
-/// As in a virt-launcher: a libvirt of a user's own, whose capabilities the sidecar cannot see.
+/// As in a virt-launcher: an ordinary user's libvirt, whose capabilities the sidecar cannot read.
 fn libvirt_defines_what_is_printed(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     lab.put("/run/domain.xml", without_kvm(DOMAIN));
     for model in ["auto", "intel", "virtio"] {
-        lab.put("/run/vmi.json", asking(&format!(r#""viommu.libvirt/model": "{model}""#)));
+        lab.put("/run/vmi.json", requesting(&format!(r#""viommu.libvirt/model": "{model}""#)));
         let script = "set -e
             rm -rf /run/pod; mkdir -p /run/pod/run; ln -s /usr/bin/viommu /run/pod/onDefineDomain
             viommu capabilities --format json >/etc/viommu-host.json

@@ -1,7 +1,8 @@
-//! The managers' doors: Nova's metadata, KubeVirt's sidecar, vdsm's hook, and what schedulers are told about a host.
+//! The integrations of managers: Nova's metadata, KubeVirt's sidecar, vdsm's hook, and the facts about a host for
+//! schedulers.
 
-#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, clippy::print_stdout, reason = "tests do I/O")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a panic fails the test")]
 
 #[path = "../support/instance.rs"]
 mod instance;
@@ -26,10 +27,10 @@ use std::path::{Path, PathBuf};
 
 use program::VIOMMU;
 
-/// What was recorded about a host, for processes that cannot read libvirt's cache.
+/// Recorded facts about a host, for processes without access to libvirt's cache.
 const RECORDED_HOST: &str = "/etc/viommu-host.json";
 
-/// The binary under another name. Only inside a sandbox, whose `/run` is its own.
+/// A link to the binary with another name. Only in a sandbox, which has its own `/run`.
 fn named(path: &str) -> PathBuf {
     let path = Path::new("/run/test").join(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -39,7 +40,7 @@ fn named(path: &str) -> PathBuf {
     path
 }
 
-/// A domain of a manager's as a libvirt without KVM can define it.
+/// A manager's domain, changed so that a libvirt without KVM can define it.
 fn without_kvm(xml: &str) -> String {
     let text = xml.replacen(r#"type="kvm""#, r#"type="qemu""#, 1);
     text.replace(r#"<cpu mode="host-model">"#, r#"<cpu mode="custom"><model>qemu64</model>"#)

@@ -1,11 +1,11 @@
-//! Nova's libvirt driver with viommu in it, and stand-ins for what it imports. `tests/lab/nova` runs it in the real Nova.
+//! Nova's libvirt driver with viommu, and stand-ins for its imports. `tests/lab/nova` runs it in the real Nova.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use crate::{named, sandbox};
 
-/// What Nova and oslo.concurrency do, as far as the driver uses it; prints the domain, or the reason of the refusal.
+/// The part of Nova and oslo.concurrency that the driver uses; prints the domain, or the reason of the refusal.
 const NOVA: &str = r#"
 import runpy, subprocess, sys, types
 
@@ -86,7 +86,7 @@ fn novas_driver_passes_each_domain_through_the_filter() {
     assert!(own.contains("<iommu model='intel'>"), "{own}");
     let misspelt = passed(&instance("<n:extraSpec name='viommu:modle'>intel</n:extraSpec>", ""), path);
     assert!(misspelt.starts_with("refused: viommu: error[request-conflict]: "), "{misspelt}");
-    // Without viommu no instance starts, and the reason is there.
+    // Without viommu no instance starts, and the error says so.
     let missing = passed(&plain, "/nonexistent");
     assert!(missing.starts_with("refused: ") && missing.contains("'viommu'"), "{missing}");
 }

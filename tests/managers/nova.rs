@@ -1,5 +1,5 @@
-//! Every request that a Nova guest can carry, on every machine: Nova's own rule says which model it is to be, and a real
-//! libvirt whether the XML can be. Ours serves all that libvirt can serve, and refuses the rest with its reason.
+//! Every possible request of a Nova guest, on every machine: Nova's rule gives the expected model, and a real libvirt
+//! accepts or refuses the XML. viommu supports all that libvirt supports, and refuses the rest with a reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ const MACHINES: [(&str, &str); 5] =
 const MODELS: [&str; 4] = ["intel", "smmuv3", "virtio", "auto"];
 
 /// The model that Nova chooses (nova/virt/libvirt/driver.py, `_get_iommu_model` and `_guest_add_iommu_device`) with a libvirt
-/// that has virtio, or our code for what it raises.
+/// that has virtio, or viommu's code for Nova's exception.
 fn novas_choice<'m>(model: &'m str, arch: &str, machine: &str) -> Result<&'m str, Code> {
     match arch {
         "x86_64" if machine.contains("q35") => {}
@@ -37,7 +37,7 @@ fn novas_choice<'m>(model: &'m str, arch: &str, machine: &str) -> Result<&'m str
     Ok(if model == "auto" { "virtio" } else { model })
 }
 
-/// What Nova writes for whatever model (`_guest_add_iommu_device`).
+/// Nova's XML for any model (`_guest_add_iommu_device`).
 fn novas_own(case: &Value, namespace: &'static str, model: &str, machine: &str) -> String {
     let eim = if machine.contains("q35") { "on" } else { "off" };
     let devices = format!(
@@ -50,12 +50,12 @@ fn case(arch: &str, machine: &str, extra_specs: &Value, image_props: &Value) -> 
     json!({"input": {"arch": arch, "machine_type": machine, "extra_specs": extra_specs, "image_props": image_props}})
 }
 
-/// Nova's specification knows nothing of the guest's driver.
+/// Nova's specification does not consider the guest's driver.
 fn as_specified() -> Config {
     Config { auto_order: AutoOrder::Specification, ..Config::default() }
 }
 
-/// What viommu makes of a guest on a host of this suite.
+/// viommu's result for a guest on a host of this suite.
 fn ours(text: &str, suite: Suite) -> Result<String, Note> {
     let document = xml::parse(text.as_bytes()).unwrap();
     let domain = Domain::read(&document).unwrap();
@@ -107,14 +107,14 @@ fn every_request_that_libvirt_can_serve_is_served(suite: Suite) {
                     };
                     let novas = without_kvm(&novas_own(&case, namespace, chosen, machine));
                     if (chosen == "intel") == (arch == "aarch64") && chosen != "virtio" {
-                        // Nova does not look at the architecture. libvirt does, even with nothing but the model.
+                        // Nova does not check the architecture. libvirt does, also for the model without attributes.
                         let bare =
                             novas.replace(&novas[novas.find("<driver ").unwrap()..novas.find("</iommu>").unwrap()], "");
                         of_nova.push((bare.replace("<ioapic driver='qemu'/>", ""), false, what.clone()));
                         assert_eq!(ours.unwrap_err().code, Code::ModelArchMismatch, "{what}");
                         continue;
                     }
-                    // Nova's own XML, without what libvirt refuses of it.
+                    // Nova's own XML, without the parts that libvirt refuses.
                     let own = self::ours(&novas_own(&case, namespace, chosen, machine), suite);
                     served.push((without_kvm(&own.unwrap()), what.clone()));
                     of_nova.push((novas, chosen == "intel", what.clone()));
@@ -195,7 +195,7 @@ fn memory_is_locked_when_nova_locks_it() {
     for (arch, machine) in [MACHINES[0], MACHINES[2], MACHINES[3]] {
         for model in [None, Some("auto")] {
             for (flavor, image) in values.iter().flat_map(|flavor| values.map(|image| (*flavor, image))) {
-                // 0 is nowhere, odd in the flavor, even in the image.
+                // 0 is absent, odd numbers are values of the flavor, even numbers of the image.
                 for at in 0..=sizes.len() {
                     let (mut specs, mut properties) = (json!({}), json!({}));
                     for (place, key, value) in
@@ -217,7 +217,7 @@ fn memory_is_locked_when_nova_locks_it() {
                     let case = case(arch, machine, &specs, &properties);
                     let ours =
                         ours(&Instance::of(&case, NAMESPACES[at % 2]).xml(), Suite::Trixie).map_err(|note| note.code);
-                    // One has nothing to do with the other: what is wrong with either refuses the guest.
+                    // The two checks are independent: an error of either refuses the guest.
                     let mut expected = novas_lock(flavor, image, at > 0);
                     if let (Ok(_), Some("auto"), Err(code)) = (&expected, model, novas_choice("auto", arch, machine)) {
                         expected = Err(code);
@@ -244,11 +244,11 @@ fn viommus_keys_add_what_nova_has_no_key_for() {
     let got = |model: &str, width: &str, caching| Ok(Some((model.to_owned(), Some(width.to_owned()), caching)));
     assert_eq!(of(&json!({"viommu:model": "intel", "viommu:aw_bits": "39"})), got("intel", "39", false));
     assert_eq!(of(&json!({"hw:viommu_model": "intel", "viommu:hotplug": "True"})), got("intel", "48", true));
-    // A width that virtio cannot have here makes auto something else.
+    // With a width that virtio does not support here, auto becomes another model.
     assert_eq!(of(&json!({"viommu:model": "auto", "viommu:aw_bits": "48"})), got("intel", "48", false));
     assert_eq!(of(&json!({"viommu:model": "virtio", "viommu:aw_bits": "48"})), Err(Code::RequestConflict));
     assert_eq!(of(&json!({"viommu:model": "Virtio"})), Err(Code::ModelUnknown));
     assert_eq!(of(&json!({"viommu:aw_bits": "64", "viommu:model": "intel"})), Err(Code::RequestConflict));
-    // What nobody asks a vIOMMU for changes nothing.
+    // These keys alone request no vIOMMU and change nothing.
     assert_eq!(of(&json!({"viommu:aw_bits": "39", "viommu:hotplug": "yes"})), Ok(None));
 }

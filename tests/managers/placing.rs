@@ -1,4 +1,4 @@
-//! What schedulers are told about a host, against the rules of those who read it.
+//! The facts about a host for schedulers, checked with the rules of the programs that read them.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +8,9 @@ use crate::program::{VIOMMU, run};
 
 /// libvirt 11.3, QEMU 10.0 for x86_64 alone, an IOMMU of 39 bits.
 const HOST: &[&str] = &["--host", "tests/data/host.json"];
-/// The same with 48 bits and a libvirt that knows no virtio-iommu.
+/// The same with 48 bits and a libvirt without virtio-iommu.
 const OLD: &[&str] = &["--host", "tests/data/host.json", "--host-aw-bits", "48", "--libvirt-version", "7.0.0"];
-/// Nothing is known.
+/// No facts are known.
 const NOTHING: &[&str] = &["--host", "tests/data/nothing.json"];
 
 fn capabilities(format: &str, host: &[&str]) -> String {
@@ -81,7 +81,7 @@ fn nova_takes_the_provider_configuration() {
     let old = capabilities("placement", OLD);
     assert_eq!(provider_traits(&old), [own("INTEL"), own("AUTO"), "CUSTOM_VIOMMU_AW_BITS_48".to_owned()]);
     assert_eq!(provider_traits(&capabilities("placement", NOTHING)), [""; 0]);
-    // Each trait by its real name (os_traits/compute/viommu.py), with the reason where the host has it not.
+    // Each trait by its real name (os_traits/compute/viommu.py), with the reason if the host lacks it.
     for line in [
         "#   COMPUTE_VIOMMU_MODEL_INTEL   yes",
         "#   COMPUTE_VIOMMU_MODEL_VIRTIO  no [model-unsupported-by-libvirt]: libvirt 7.0.0 does not know",
@@ -92,7 +92,7 @@ fn nova_takes_the_provider_configuration() {
     }
 }
 
-/// What Nova's own keys get does not depend on the host route; what viommu's keys get does.
+/// The traits for Nova's own keys do not depend on the host route; those for viommu's keys do.
 #[test]
 fn placement_distinguishes_novas_keys_from_viommus() {
     let recorded = std::fs::read_to_string("tests/data/host.json").unwrap();
@@ -152,7 +152,7 @@ fn node_feature_discovery_takes_the_feature_file() {
     assert_eq!(labels(&text).into_iter().collect::<Vec<_>>(), expected);
     assert!(text.contains("# smmuv3: no [model-unsupported-by-qemu]: "), "{text}");
     assert!(labels(&capabilities("nfd", NOTHING)).is_empty());
-    // A node without a libvirt: what its virt-launchers have is said on the command line.
+    // A node without a libvirt: options give the versions of its virt-launchers.
     let launcher = [NOTHING, &["--libvirt-version", "11.3.0", "--qemu-version", "10.0.0"]].concat();
     assert_eq!(labels(&capabilities("nfd", &launcher)).len(), 3);
 }

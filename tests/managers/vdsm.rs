@@ -1,4 +1,4 @@
-//! `before_vm_start` as vdsm runs it (lib/vdsm/common/hooks.py, `_runHooksDir`), over what oVirt's engine has written.
+//! `before_vm_start` as vdsm runs it (lib/vdsm/common/hooks.py, `_runHooksDir`), with the domain of oVirt's engine.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -15,10 +15,10 @@ use crate::{RECORDED_HOST, named, sandbox, without_kvm};
 const DOMAIN: &str = include_str!("../data/ovirt-engine.xml");
 const HOST: &str = include_str!("../data/host.json");
 
-/// vdsm and its group.
+/// vdsm's uid and gid.
 const VDSM: u32 = 36;
 
-/// vdsm's temporary file: `tempfile.mkstemp()`, so for its owner's eyes only.
+/// vdsm's temporary file: `tempfile.mkstemp()`, so only its owner can read it.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -37,7 +37,7 @@ impl Temporary {
         fs::read_to_string(&self.0).unwrap()
     }
 
-    /// What stands beside the file.
+    /// Other files in the same directory.
     fn left(&self) -> Vec<String> {
         let entries = fs::read_dir(self.0.parent().unwrap()).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -45,7 +45,7 @@ impl Temporary {
     }
 }
 
-/// The script by its absolute path, without arguments, everything in the environment.
+/// The script by its absolute path, without arguments; the environment contains all input.
 fn script(point: &str, file: &Temporary, properties: &[(&str, &str)]) -> Command {
     let mut script = Command::new(named(&format!("hooks/{point}/50_viommu")));
     script.envs(properties.iter().copied()).env("_hook_domxml", &file.0);
@@ -79,12 +79,16 @@ fn the_custom_properties_are_the_request() {
         let ran = before_vm_start(&file, properties);
         let text = file.content();
         assert!(ran.status == 0 && text.replace('\'', "\"").contains(added), "{properties:?}: {ran:?}\n{text}");
-        assert!(is_kept(DOMAIN, &text), "what is not understood survives:\n{text}");
+        assert!(is_kept(DOMAIN, &text), "unknown parts stay:\n{text}");
         assert_eq!(fs::metadata(&file.0).unwrap().mode() & 0o7777, 0o600);
         assert_eq!(file.left(), [""; 0]);
         let inode = fs::metadata(&file.0).unwrap().ino();
         assert_eq!(before_vm_start(&file, properties).status, 0);
-        assert_eq!((file.content(), fs::metadata(&file.0).unwrap().ino()), (text, inode), "twice is once");
+        assert_eq!(
+            (file.content(), fs::metadata(&file.0).unwrap().ino()),
+            (text, inode),
+            "a second run changes nothing"
+        );
     }
 }
 
@@ -108,7 +112,7 @@ fn a_machine_without_a_request_keeps_its_file() {
     }
 }
 
-/// 2 keeps vdsm from running what comes after; 1 lets it go on. Both keep the machine from starting.
+/// Exit status 2 stops vdsm's later hooks; 1 does not. Both stop the machine's start.
 #[test]
 fn exit_statuses_are_those_of_vdsm() {
     if !sandbox::inside("vdsm::exit_statuses_are_those_of_vdsm") {
@@ -116,7 +120,7 @@ fn exit_statuses_are_those_of_vdsm() {
     }
     fs::write(RECORDED_HOST, HOST).unwrap();
     let i440fx = DOMAIN.replace("pc-q35-7.2", "pc-i440fx-7.2");
-    for (properties, domain, says) in [
+    for (properties, domain, message) in [
         (
             &[("viommu", "Intel")][..],
             DOMAIN,
@@ -133,8 +137,8 @@ fn exit_statuses_are_those_of_vdsm() {
     ] {
         let file = Temporary::new(domain);
         let ran = before_vm_start(&file, properties);
-        assert_eq!((ran.status, file.content().as_str()), (2, domain), "{says}: {}", ran.stderr);
-        assert!(ran.stderr.contains(says), "{says}: {}", ran.stderr);
+        assert_eq!((ran.status, file.content().as_str()), (2, domain), "{message}: {}", ran.stderr);
+        assert!(ran.stderr.contains(message), "{message}: {}", ran.stderr);
     }
     let file = Temporary::new(DOMAIN);
     let missing = Temporary(file.0.with_extension("missing"));
@@ -164,7 +168,7 @@ fn owner_and_mode_survive() {
     }
     let give = |file: &Temporary| chown(&file.0, Some(VDSM), Some(VDSM));
     if give(&Temporary::new(DOMAIN)).is_err() {
-        // In a user namespace there is nobody but root to give a file to.
+        // A user namespace has no user except root that could own the file.
         return;
     }
     let kept = |file: &Temporary| {
@@ -173,7 +177,7 @@ fn owner_and_mode_survive() {
         (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
     };
     for mode in [0o600, 0o640, 0o664] {
-        // As root, and as vdsm runs it.
+        // As root, and as vdsm's user.
         for user in [0, VDSM] {
             let file = Temporary::new(DOMAIN);
             give(&file).unwrap();
@@ -183,7 +187,7 @@ fn owner_and_mode_survive() {
             assert_eq!((ran.status, kept(&file)), (0, (VDSM, VDSM, mode)), "{user}: {}", ran.stderr);
         }
     }
-    // Where vdsm may not write, nothing is half done.
+    // In a directory that vdsm cannot write to, the file stays complete.
     let file = Temporary::new(DOMAIN);
     give(&file).unwrap();
     fs::set_permissions(file.0.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -192,7 +196,7 @@ fn owner_and_mode_survive() {
     assert!(ran.stderr.contains("cannot be replaced: Permission denied"), "{}", ran.stderr);
 }
 
-/// The script below another program, which may see it die.
+/// The script as a child of another program, which may observe its end by a signal.
 fn below(program: &[&str], file: &Temporary) -> Output {
     let script = script("before_vm_start", file, &[("viommu", "intel")]);
     let mut command = Command::new(program[0]);
@@ -206,16 +210,16 @@ fn a_crash_in_the_middle_leaves_the_old_file_whole() {
     if !sandbox::inside("vdsm::a_crash_in_the_middle_leaves_the_old_file_whole") {
         return;
     }
-    // The kernel kills it while it writes (SIGXFSZ), or lets the write fail, as a full disk does.
+    // The kernel kills it during a write (SIGXFSZ), or lets the write fail, as on a full disk.
     let file = Temporary::new(DOMAIN);
     let output = below(&["bash", "-c", "ulimit -c 0 -f 1; exec \"$0\""], &file);
     assert_eq!((output.status.code(), file.content().as_str()), (None, DOMAIN), "{output:?}");
-    assert_eq!(file.left().len(), 1, "it died with half a file in its hands");
+    assert_eq!(file.left().len(), 1, "a partial temporary file remains");
     let file = Temporary::new(DOMAIN);
     let output = below(&["bash", "-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\""], &file);
     assert_eq!((output.status.code(), file.content().as_str()), (Some(2), DOMAIN), "{output:?}");
     assert_eq!(file.left(), [""; 0]);
-    // Killed when everything is written and nothing is renamed.
+    // Killed after all writes and before the rename.
     if Command::new("strace").arg("-V").output().is_err() {
         assert!(std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "strace is not installed");
         println!("SKIPPED: strace is not installed, so nothing was killed between write and rename");
@@ -227,7 +231,7 @@ fn a_crash_in_the_middle_leaves_the_old_file_whole() {
     assert!(!output.status.success(), "{output:?}");
     assert_eq!((file.content().as_str(), file.left().len()), (DOMAIN, 1));
     let written = fs::read_to_string(file.0.parent().unwrap().join(&file.left()[0])).unwrap();
-    assert!(written.contains("<iommu") && written.trim_end().ends_with("</domain>"), "it had been about to");
+    assert!(written.contains("<iommu") && written.trim_end().ends_with("</domain>"), "the temporary file was complete");
 }
 
 on_both_suites!(libvirt_defines_what_the_hook_leaves a_restored_machine_keeps_what_it_has);
@@ -252,8 +256,9 @@ fn libvirt_defines_what_the_hook_leaves(suite: Suite) {
     }
 }
 
-/// At a restore vdsm passes the XML that libvirt printed of the machine when it ran (lib/vdsm/virt/vm.py, `migration_parameters`),
-/// with today's properties, and ignores what the script writes. A refusal would keep the machine from coming back.
+/// At a restore vdsm passes the XML that libvirt printed for the machine when it ran (lib/vdsm/virt/vm.py,
+/// `migration_parameters`), with the current properties, and ignores the script's result. A refusal would prevent the
+/// restore.
 fn a_restored_machine_keeps_what_it_has(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let domain = |iommu: &str| {

@@ -1,11 +1,12 @@
-//! What guests need to lock and what libvirt sets, from other sources than viommu.
+//! The need of guests to lock memory and libvirt's limit, from other sources than viommu.
 
 /// Title, and rows of: guest | libvirt | needs | libvirt sets | known from.
 ///
-/// The first are guests that were really started, with VFIO devices made in software: the limit is what /proc/PID/limits
-/// said; the need is `VmLck` rounded up to whole guest memories, and the 1 GiB that libvirt adds. The containers of the
-/// second were counted in QEMU 10.0 (`vfio_container_connect`). The rest is `qemuDomainGetMemLockLimitBytes` and
-/// `virDomainDefGetMemoryTotal` worked out by hand.
+/// The first table has guests that really ran, with VFIO devices emulated in software: the limit is from
+/// /proc/PID/limits; the need is `VmLck` rounded up to whole guest memories, and libvirt's 1 GiB. For the second table,
+/// QEMU 10.0's containers were counted (`vfio_container_connect`). The other numbers are
+/// `qemuDomainGetMemLockLimitBytes` and
+/// `virDomainDefGetMemoryTotal` computed by hand.
 pub(crate) const TABLES: [(&str, &str); 4] = [
     (
         "Guests that were started",

@@ -1,16 +1,17 @@
-//! Nova's own test cases, decided by us: the same model, the same precedence, the same refusals; and XML that libvirt takes,
-//! which Nova's often is not.
+//! Nova's own test cases with viommu's decision: the same model, the same precedence, the same refusals; and XML that
+//! libvirt accepts, unlike Nova's in many cases.
 //!
-//! The cases are data taken from Nova's source and runs of it (Apache-2.0), not part of this repository. `VIOMMU_CASES` names
-//! the file; without it `../shared/cases/nova_cases.json` beside the repository is tried. Where there is none, the tests say
-//! so and pass, which `tests/run` counts as skipped. `docs/proof/nova-conformance.md` shows what came of each case.
+//! The cases are data taken from Nova's source and runs of it (Apache-2.0), not part of this repository. `VIOMMU_CASES`
+//! names the file; the default is `../shared/cases/nova_cases.json` beside the repository. Without the file the tests
+//! print SKIPPED and pass, and `tests/run` counts them as skipped. `docs/proof/nova-conformance.md` shows the result of
+//! each case.
 
 #![expect(
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "a test program that reads the cases and shows its table"
+    reason = "a test program that reads the cases and prints its table"
 )]
 
 #[path = "../support/cases.rs"]
@@ -38,11 +39,11 @@ use viommu::rewrite::rewrite;
 use viommu::version::Version;
 use viommu::xml;
 
-/// Nova counts versions up in its namespace, and both are in use.
+/// Nova increases the version in its namespace; both versions are in use.
 const NAMESPACES: [&str; 2] =
     ["http://openstack.org/xmlns/libvirt/nova/1.0", "http://openstack.org/xmlns/libvirt/nova/1.1"];
 
-/// The host of a case: the cases only tell libvirt with virtio-iommu from libvirt without (8.3.0).
+/// The host of a case: the cases only distinguish a libvirt with virtio-iommu from one without (8.3.0).
 fn host(case: &Value) -> Host {
     let libvirt = case["input"]["libvirt"].as_str().unwrap_or_default();
     let old = libvirt.contains("< 8.3.0");
@@ -51,12 +52,12 @@ fn host(case: &Value) -> Host {
     Host { libvirt: Some(Version::new(libvirt.0, libvirt.1)), emulators: vec![emulator], ..Host::default() }
 }
 
-/// Nova's specification knows nothing of the guest's driver.
+/// Nova's specification does not consider the guest's driver.
 fn as_specified() -> Config {
     Config { auto_order: AutoOrder::Specification, ..Config::default() }
 }
 
-/// The request of a domain, and what is done about it.
+/// The request of a domain, and the decision about it.
 fn decide(text: &str, host: &Host) -> Result<(Request, Plan), Note> {
     let document = xml::parse(text.as_bytes()).unwrap();
     let domain = Domain::read(&document).unwrap();
@@ -67,13 +68,13 @@ fn decide(text: &str, host: &Host) -> Result<(Request, Plan), Note> {
     }
 }
 
-/// The XML after the plan, which may be the same.
+/// The XML after the plan, possibly unchanged.
 fn rewritten(text: &str, plan: &Plan) -> String {
     let document = xml::parse(text.as_bytes()).unwrap();
     rewrite(&document, plan).unwrap().unwrap_or_else(|| text.to_owned())
 }
 
-/// Our code for what Nova raises, and Nova's reason in our words.
+/// viommu's code for Nova's exception, and Nova's reason in viommu's words.
 fn refusal(exception: &str) -> (Code, &'static str) {
     match exception {
         "InvalidVIOMMUMachineType" => (Code::MachineUnsupported, "refuses the machine type"),
@@ -88,7 +89,7 @@ fn refusal(exception: &str) -> (Code, &'static str) {
 fn nova_refuses(case: &Value) -> Option<(Code, &'static str)> {
     let expect = &case["expect"];
     let raised = match expect["error"].as_str()? {
-        // What the API makes of both.
+        // The API returns this for either conflict.
         "badRequest" if expect["message"].as_str()?.contains("conflict") => "FlavorImageLockedMemoryConflict",
         "badRequest" => "LockMemoryForbidden",
         other => other,
@@ -100,9 +101,10 @@ fn libvirt_refused(case: &Value) -> bool {
     case["libvirt_11_3_verdict"].as_str().is_some_and(|verdict| verdict != "ok")
 }
 
-/// Why libvirt 11.3 refuses an `<iommu>` and the `<ioapic>` with it; none where it takes them. `virDomainIOMMUDefValidate`
-/// and `qemuValidateDomainDefFeatures`, tried with libvirt 7.0, 11.3 and 12.8. That this says the same as libvirt did about
-/// Nova's XML is asserted below, so it can be believed about ours.
+/// The reason why libvirt 11.3 refuses an `<iommu>` with its `<ioapic>`; `None` if libvirt accepts them. From
+/// `virDomainIOMMUDefValidate` and `qemuValidateDomainDefFeatures`, tested with libvirt 7.0, 11.3 and 12.8. An
+/// assertion below compares this function with libvirt's recorded results for Nova's XML; therefore it is valid for
+/// viommu's XML, too.
 fn libvirt_refuses(text: &str) -> Option<&'static str> {
     let document = xml::parse(text.as_bytes()).unwrap();
     let domain = Domain::read(&document).unwrap();
@@ -138,17 +140,18 @@ fn spelled(attributes: &[(String, String)], quote: &str) -> String {
     attributes.iter().fold(String::new(), |text, (name, value)| text + &format!(" {name}={quote}{value}{quote}"))
 }
 
-/// What the model does not take, or what nobody would need: the deliberate differences from Nova's one set of attributes for
-/// every guest. What is left must be as in Nova, for a guest with passed-through devices and virtio devices with ATS.
+/// The deliberate differences from Nova's attributes, which are the same for every guest: viommu leaves out attributes
+/// that the model does not support or that have no use. The other attributes must equal Nova's, for a guest with
+/// passed-through devices and virtio devices with ATS.
 fn expected_driver(nova: &Value, vfio: bool, ats: bool) -> Vec<(String, String)> {
     if nova["model"] != "intel" {
-        // libvirt refuses every attribute for virtio and smmuv3 (before 12.2, and these of Nova's for ever).
+        // libvirt refuses every attribute of virtio and smmuv3 before 12.2, and Nova's attributes in all versions.
         return Vec::new();
     }
     let mut driver = attributes(&nova["driver"]);
-    // caching_mode costs an exit for every mapping, and only VFIO and vDPA devices need it.
+    // caching_mode causes a VM exit for every mapping, and only VFIO and vDPA devices need it.
     driver.retain(|(name, _)| name != "caching_mode" || vfio);
-    // iotlb announces ATS to the guest, and helps virtio devices only that use it.
+    // iotlb announces ATS to the guest, and only virtio devices with ATS benefit.
     driver.retain(|(name, _)| name != "iotlb" || ats);
     driver
 }
@@ -171,7 +174,7 @@ fn guest_config() -> Vec<Line> {
                     assert_eq!(ours.unwrap_err().code, code, "{what}");
                     (words.to_owned(), "", format!("refused: {code}"))
                 }
-                // On purpose: what libvirt refuses late and at length is refused at once, with the remedy.
+                // Deliberate: viommu refuses at once, with the remedy, what libvirt refuses later.
                 None if ours.is_err() && libvirt_refused(&case) => {
                     let model = case["expect"]["iommu"]["model"].as_str().unwrap().to_owned();
                     (model, "refuses", format!("refused: {}", ours.unwrap_err().code))
@@ -179,7 +182,7 @@ fn guest_config() -> Vec<Line> {
                 None => model_choice(&case, &instance, &ours.unwrap()),
             });
 
-            // A flavor that asks in a namespace that Nova lets through gets the same, without Nova's own XML.
+            // A flavor with a request in a namespace that Nova ignores gets the same vIOMMU, without Nova's own XML.
             let mut unseen = Instance::of(&case, namespace);
             for (key, _) in unseen.extra_specs.iter_mut().flatten() {
                 *key = key.replace("hw:viommu_model", "viommu:model");
@@ -195,7 +198,7 @@ fn guest_config() -> Vec<Line> {
     lines
 }
 
-/// A case in which Nova gives a vIOMMU, or none because nobody asked.
+/// A case in which Nova adds a vIOMMU, or none because there is no request.
 fn model_choice(case: &Value, instance: &Instance, (_, plan): &(Request, Plan)) -> (String, &'static str, String) {
     let what = id(case);
     let nova = &case["expect"]["iommu"];
@@ -209,12 +212,12 @@ fn model_choice(case: &Value, instance: &Instance, (_, plan): &(Request, Plan)) 
         driver
     };
     assert_eq!(driver(plan), expected_driver(nova, false, false), "{what}");
-    // The I/O APIC belongs to intel's interrupt remapping; AArch64 has none, and Nova asks for one everywhere.
+    // The I/O APIC belongs to intel's interrupt remapping; AArch64 has none, and Nova writes one on every machine.
     let ioapic = (model == "intel").then_some("qemu");
     assert_eq!(case["expect"]["ioapic"]["driver"], "qemu", "{what}");
     assert_eq!(plan.ioapic.as_ref().map(|ioapic| ioapic.driver.as_str()), ioapic, "{what}");
 
-    // Nova's own XML, and what libvirt said about it.
+    // Nova's own XML, and libvirt's result for it.
     let of_nova = spelled(&attributes(&nova["driver"]), "'");
     let devices = format!("<iommu model='{model}'><driver{of_nova}/></iommu>");
     let novas = Instance { devices, features: "<ioapic driver='qemu'/>", ..Instance::of(case, instance.namespace) };
@@ -222,7 +225,7 @@ fn model_choice(case: &Value, instance: &Instance, (_, plan): &(Request, Plan)) 
     assert_eq!(verdict.is_some(), libvirt_refused(case), "{what}: {}", case["libvirt_11_3_verdict"]);
     assert_eq!(libvirt_refuses(&rewritten(&instance.xml(), plan)), None, "{what}");
     if model != "intel" {
-        // Nova's own XML through the filter.
+        // Nova's own XML as input of `rewrite`.
         let text = novas.xml();
         let (_, plan) = decide(&text, &host(case)).unwrap();
         assert_eq!(libvirt_refuses(&rewritten(&text, &plan)), None, "{what}");
@@ -234,14 +237,14 @@ fn model_choice(case: &Value, instance: &Instance, (_, plan): &(Request, Plan)) 
     (model.to_owned(), verdict.unwrap_or("accepts"), format!("{model}{driver}"))
 }
 
-/// The same guest with a passed-through device and a virtio device that uses ATS.
+/// The same guest with a passed-through device and a virtio device with ATS.
 fn with_devices(case: &Value, instance: &Instance) {
     let what = id(case);
     let nova = &case["expect"]["iommu"];
     let instance = Instance { devices: format!("{VFIO}{ATS}"), ..Instance::of(case, instance.namespace) };
     let decided = decide(&instance.xml(), &host(case));
     if nova["model"] == "smmuv3" {
-        // On purpose: QEMU's SMMUv3 cannot serve a passed-through device, and this libvirt has no other model.
+        // Deliberate: QEMU's SMMUv3 cannot serve a passed-through device, and this libvirt has no other model.
         assert_eq!(decided.unwrap_err().code, Code::ModelUnsupportedByLibvirt, "{what}");
         return;
     }
@@ -252,7 +255,7 @@ fn with_devices(case: &Value, instance: &Instance) {
     assert_eq!(driver, expected_driver(nova, true, true), "{what}: with devices");
 }
 
-/// Values of `hw:viommu_model`. `none` is one of ours and not of Nova's.
+/// Values of `hw:viommu_model`. viommu has `none`; Nova does not.
 fn extra_spec_validation() -> Vec<Line> {
     let mut lines = Vec::new();
     for case in cases("extra-spec-validation") {
@@ -271,7 +274,7 @@ fn extra_spec_validation() -> Vec<Line> {
             ours: ours.map_or_else(|code| format!("refused: {code}"), |_| "accepted".to_owned()),
         });
     }
-    // On purpose: a stronger source needs a word against a weaker one, so `none` is a value.
+    // Deliberate: a stronger source needs a value that cancels a weaker one, so `none` is a value.
     if let Some(case) = cases("extra-spec-validation").first() {
         let none = vec![("hw:viommu_model".to_owned(), "none".to_owned())];
         let instance = Instance { extra_specs: Some(none), ..Instance::of(case, NAMESPACES[1]) };
@@ -280,7 +283,7 @@ fn extra_spec_validation() -> Vec<Line> {
     lines
 }
 
-/// The traits that a host has, of those that Nova reports. On purpose: a host without any emulator has not even `auto`.
+/// A host's traits among those that Nova reports. Deliberate: a host without an emulator does not have `auto` either.
 fn traits() -> Vec<Line> {
     let mut lines = Vec::new();
     for case in cases("traits") {

@@ -1,4 +1,4 @@
-//! Locked memory: who asks, who gets it, and what stands in the XML in the end.
+//! Locked memory: the requests, the results, and the final XML.
 
 use serde_json::Value;
 use viommu::domain::Domain;
@@ -8,7 +8,7 @@ use crate::cases::{cases, id};
 use crate::instance::Instance;
 use crate::{Line, NAMESPACES, decide, host, nova_refuses, rewritten};
 
-/// Who gets locked memory.
+/// The guests that get locked memory.
 pub(crate) fn locked_memory() -> Vec<Line> {
     let mut lines = Vec::new();
     for case in cases("locked-memory").into_iter().chain(cases("api")) {
@@ -40,7 +40,7 @@ pub(crate) fn locked_memory() -> Vec<Line> {
     lines
 }
 
-/// What stands in `<memoryBacking>` in the end, be it that Nova has written it or that nobody has.
+/// The final `<memoryBacking>`, written by Nova or not.
 pub(crate) fn memory_backing() -> Vec<Line> {
     let mut lines = Vec::new();
     for case in cases("memory-backing") {

@@ -1,4 +1,4 @@
-//! `<nova:instance>` in all its shapes.
+//! `<nova:instance>` in all its forms.
 
 use serde_json::Value;
 use viommu::domain::Domain;
@@ -8,14 +8,14 @@ use crate::cases::{cases, id};
 use crate::instance::{Instance, pairs};
 use crate::{Line, NAMESPACES, decide, host};
 
-/// What Nova must have written, by the place that a case names.
+/// Nova's pairs at the place that a case names.
 fn found_in(case: &Value, place: &str) -> Vec<(String, String)> {
     let at = format!("{place}[@name='");
     let named = |(path, value): (String, String)| Some((path.split_once(&at)?.1.strip_suffix("']")?.to_owned(), value));
     pairs(&case["expect"]["xpath"]).into_iter().filter_map(named).collect()
 }
 
-/// What is read from `<nova:instance>` in all its shapes.
+/// The pairs that viommu reads from `<nova:instance>` in all its forms.
 pub(crate) fn metadata() -> Vec<Line> {
     let mut lines = Vec::new();
     for case in cases("metadata") {
@@ -26,7 +26,7 @@ pub(crate) fn metadata() -> Vec<Line> {
             let mut extra_specs = found_in(&case, "nova:extraSpec");
             let mut properties = found_in(&case, "nova:property");
             if expect.get("image_properties").is_some() {
-                // These name the properties once only, and the flavor of Nova's test has no extra specs.
+                // These cases name the properties once only, and the flavor of Nova's test has no extra specs.
                 properties = pairs(&expect["image_properties"]);
                 instance.properties = Some(properties.clone());
             }
@@ -48,26 +48,26 @@ pub(crate) fn metadata() -> Vec<Line> {
             }
             let (found_specs, found_properties) = read(&instance);
             assert_eq!(found_specs, extra_specs, "{what}");
-            // A case may look at some of the properties only, but never at one that is not there.
+            // A case may name some of the properties only, but each of them must exist.
             assert!(
                 properties.iter().all(|property| found_properties.contains(property)),
                 "{what}: {found_properties:?}"
             );
             assert_eq!(found_properties.is_empty(), properties.is_empty(), "{what}");
 
-            // A request is found in the same shape, on either side.
-            let asks = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
+            // viommu finds a request in the same form on either side.
+            let pair = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
             "q35".clone_into(&mut instance.machine);
-            instance.extra_specs.get_or_insert_default().extend(asks("hw:viommu_model", "intel"));
+            instance.extra_specs.get_or_insert_default().extend(pair("hw:viommu_model", "intel"));
             let (request, _) = decide(&instance.xml(), &host(&case)).unwrap();
             assert_eq!(request.model.as_str(), "intel", "{what}");
             if instance.image.is_some() {
                 instance.extra_specs = None;
-                instance.properties.get_or_insert_default().extend(asks("hw_viommu_model", "virtio"));
+                instance.properties.get_or_insert_default().extend(pair("hw_viommu_model", "virtio"));
                 let (request, _) = decide(&instance.xml(), &host(&case)).unwrap();
                 assert_eq!(request.model.as_str(), "virtio", "{what}");
             }
-            // Nova before 32.0.0: neither extra specs nor properties, and so nobody asks.
+            // Nova before 32.0.0: neither extra specs nor properties, and so no request.
             let old = Instance { extra_specs: None, properties: None, ..instance };
             assert_eq!(read(&old), (Vec::new(), Vec::new()), "{what}");
             assert!(!decide(&old.xml(), &host(&case)).unwrap().0.asks(), "{what}");

@@ -1,6 +1,6 @@
-//! Guests and hosts of every sort, sensible or not, as XML that libvirt could hand over.
+//! Random guests and hosts, also unusual ones, as XML that libvirt could give a hook.
 
-#![expect(clippy::format_push_string, reason = "XML grows piece by piece")]
+#![expect(clippy::format_push_string, reason = "builds the XML step by step")]
 #![expect(clippy::struct_excessive_bools, reason = "independent parts of a guest")]
 
 use proptest::option;
@@ -10,18 +10,18 @@ use viommu::version::Version;
 
 const MODELS: [&str; 5] = ["none", "intel", "smmuv3", "virtio", "auto"];
 
-/// Where a passed-through device stands in the guest.
+/// The place of a passed-through device in the guest.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Place {
-    /// Behind a root port of its own.
+    /// Behind its own root port.
     Port,
     /// Behind the guest's one conventional bridge, in this slot.
     Bridge,
-    /// Nowhere yet: libvirt will choose.
+    /// Without an address: libvirt will assign one.
     Open,
 }
 
-/// What a guest's XML is made of.
+/// The parts of a guest's XML.
 #[derive(Debug, Clone)]
 pub(crate) struct Guest {
     pub(crate) virt_type: &'static str,
@@ -35,7 +35,7 @@ pub(crate) struct Guest {
     pub(crate) efi: bool,
     pub(crate) windows: bool,
     pub(crate) ioapic: Option<&'static str>,
-    /// An `<iommu>` that somebody wrote: its model, and attributes of its driver.
+    /// A hand-written `<iommu>`: its model, and attributes of its driver.
     pub(crate) iommu: Option<(&'static str, String)>,
     pub(crate) vfio: Vec<Place>,
     pub(crate) nvme_disks: u32,
@@ -62,8 +62,8 @@ fn metadata() -> impl Strategy<Value = Option<String>> {
         virtio,
         option::of(one_of(&["dma", "interrupts"])),
     );
-    option::weighted(0.8, attributes).prop_map(|wish| {
-        let (model, aw_bits, hotplug, virtio, purpose) = wish?;
+    option::weighted(0.8, attributes).prop_map(|request| {
+        let (model, aw_bits, hotplug, virtio, purpose) = request?;
         let aw_bits = aw_bits.map(|bits| format!(" aw-bits='{bits}'")).unwrap_or_default();
         let hotplug = hotplug.map(|word| format!(" hotplug='{word}'")).unwrap_or_default();
         let virtio = virtio.map(|word| format!(" virtio='{word}'")).unwrap_or_default();
@@ -98,7 +98,7 @@ prop_compose! {
         windows in prop::bool::weighted(0.1),
         ioapic in option::weighted(0.3, one_of(&["qemu", "kvm"])),
     ) -> Guest {
-        // Only x86 has an I/O APIC to write.
+        // Only x86 has an I/O APIC.
         let ioapic = ioapic.filter(|_| arch == "x86_64");
         Guest {
             virt_type, arch, machine, wrapper, vcpus, memory_gib, max_memory_gib, acpi, efi, windows, ioapic,
@@ -123,7 +123,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// A host by its versions, as somebody would name them; unknown ones too.
+    /// A host by its versions, which may be unknown.
     pub(crate) fn host()(
         libvirt in option::weighted(0.9, one_of(&["7.0.0", "8.2.0", "8.3.0", "9.0.0", "10.10.0", "11.3.0", "12.8.0"])),
         qemu in option::weighted(0.9, one_of(&["5.2.0", "6.2.0", "7.0.0", "7.2.0", "9.0.0", "10.0.0", "11.1.0"])),
@@ -162,7 +162,8 @@ impl Guest {
     }
 
     fn metadata_xml(&self) -> String {
-        let own = self.metadata.iter().map(|wish| format!("    <v:viommu xmlns:v='urn:libvirt-viommu:1' {wish}/>\n"));
+        let own =
+            self.metadata.iter().map(|request| format!("    <v:viommu xmlns:v='urn:libvirt-viommu:1' {request}/>\n"));
         let os = "    <l:libosinfo xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'><l:os \
                   id='http://microsoft.com/win/11'/></l:libosinfo>\n";
         let specs = self.flavor.map(|model| format!("<n:extraSpec name='hw:viommu_model'>{model}</n:extraSpec>"));

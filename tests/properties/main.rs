@@ -1,14 +1,14 @@
-//! The decision, over guests and hosts that nobody thought of.
+//! Properties of the decision for random guests and hosts.
 
-#![expect(clippy::unwrap_used, reason = "a test program; what does not hold fails it")]
+#![expect(clippy::unwrap_used, reason = "a test program; a panic fails the test")]
 
-#[expect(dead_code, reason = "fuzzing has a way in of its own")]
+#[expect(dead_code, reason = "only the fuzz target uses its entry point")]
 #[path = "../../fuzz/properties/domain.rs"]
 mod domain;
 mod guests;
 mod rules;
 
-use domain::glanced;
+use domain::check_prefilter;
 use guests::{Guest, Place, guest, host, model};
 use proptest::option;
 use proptest::prelude::*;
@@ -23,7 +23,7 @@ use viommu::rewrite::rewrite;
 use viommu::version::{NEWEST_LIBVIRT, NEWEST_QEMU};
 use viommu::xml;
 
-/// The plan of a guest, where its request can be understood, and its XML afterwards, where something changes.
+/// The plan of a guest with a valid request, and the changed XML.
 fn planned(guest: &Guest, host: &Host) -> Option<(Result<Plan, Refusal>, Option<String>)> {
     let text = guest.xml();
     let document = xml::parse(text.as_bytes()).unwrap();
@@ -51,7 +51,7 @@ proptest! {
         prop_assert_eq!(rules::accepts(&text, libvirt, qemu), Ok(()), "{}", text);
     }
 
-    /// What somebody wrote and was valid stays valid, and keeps its model.
+    /// A valid hand-written vIOMMU stays valid, and keeps its model.
     #[test]
     fn what_is_completed_is_accepted(guest in guest(), host in host()) {
         let (libvirt, qemu) = versions(&host);
@@ -75,7 +75,8 @@ proptest! {
         }
     }
 
-    /// Every container accounts all of guest memory: the need is never below that, and never lowered below libvirt's own.
+    /// Every container accounts all of guest memory: the need is never below that, and the limit is never below
+    /// libvirt's own.
     #[test]
     fn the_need_covers_every_address_space(guest in guest(), host in host()) {
         let Some((outcome, _)) = planned(&guest, &host) else { return Ok(()) };
@@ -121,7 +122,7 @@ proptest! {
     fn the_prefilter_finds_what_the_parser_finds(guest in guest()) {
         let text = guest.xml();
         for event in [Event::Prepare, Event::Started, Event::Migrate, Event::Stopped] {
-            glanced(&text, event);
+            check_prefilter(&text, event);
         }
     }
 
@@ -134,7 +135,7 @@ proptest! {
             let code = Code::from_name(note["code"].as_str().unwrap());
             prop_assert!(code.is_some() && !note["message"].as_str().unwrap().is_empty(), "{}", note);
         }
-        // Who is refused is not changed, and who asks for nothing gets nothing.
+        // A refused guest is unchanged, and a guest without a request gets no vIOMMU.
         prop_assert!(outcome.is_ok() || (plan.changes.is_empty() && plan.qemu.is_empty() && !plan.memlock.raise));
         let silent = plan.request.model == RequestedModel::None && !plan.request.locked_memory;
         prop_assert!(!silent || (rewritten.is_none() && plan.changes.is_empty() && plan.qemu.is_empty()));

@@ -1,4 +1,4 @@
-//! What libvirt and QEMU demand of a vIOMMU, written down from their sources and not from ours:
+//! The rules of libvirt and QEMU for a vIOMMU, written from their sources and not from viommu's:
 //! `virDomainIOMMUDefValidate`, `virDomainDefIOMMUValidate` (domain_validate.c), `qemuValidateDomainDeviceDefIOMMU`,
 //! `qemuValidateDomainDefFeatures`, `qemuValidateDomainVCpuTopology` (qemu_validate.c), `intel_iommu.c`.
 
@@ -9,13 +9,14 @@ fn child<'a>(node: Node<'a, 'a>, name: &str) -> Option<Node<'a, 'a>> {
     node.children().find(|child| child.tag_name().name() == name)
 }
 
-#[expect(clippy::disallowed_methods, reason = "documents of this program's own have no foreign attributes")]
+#[expect(clippy::disallowed_methods, reason = "the program's own documents have no foreign attributes")]
 fn attribute<'a>(node: Option<Node<'a, 'a>>, name: &str) -> Option<&'a str> {
     node?.attribute(name)
 }
 
 /// # Errors
-/// What libvirt or QEMU would say of a vIOMMU that this domain has.
+///
+/// The error of libvirt or QEMU for this domain's vIOMMU.
 pub(crate) fn accepts(xml: &str, libvirt: Version, qemu: Version) -> Result<(), String> {
     let document = Document::parse(xml).unwrap();
     let root = document.root_element();

@@ -1,4 +1,4 @@
-//! Domain documents from a seed, each with a few things in it that can be read in more than one way.
+//! Domain documents from a seed. Each contains a few parts that a parser could read in several ways.
 
 use crate::devices;
 
@@ -22,7 +22,7 @@ impl Dice {
         words[self.roll(words.len())]
     }
 
-    /// A usual value, and one time in three times `rarity` an odd one.
+    /// A usual value; an odd one in one of three times `rarity` cases.
     pub(crate) fn mostly<'a>(&mut self, usual: &'a str, rarity: usize, odd: &[&'a str]) -> &'a str {
         if self.roll(3 * rarity) == 0 { self.pick(odd) } else { usual }
     }
@@ -87,7 +87,7 @@ const UNITS: [&str; 21] = [
 const NUMBERS: [&str; 11] = ["4", " 4", "4 ", "+4", "04", "0x4", "-4", "4.0", "&#52;", "", "\t\n4"];
 pub(crate) const SWITCHES: [&str; 8] = ["on", "off", "yes", "On", "", " on", "o&#110;", "true"];
 
-/// The document of a seed; always the same one.
+/// The document of a seed; equal in every run.
 pub(crate) fn document(seed: u64) -> Made {
     let dice = &mut Dice::new(seed);
     let (uuid, uuid_text) = uuid(dice, seed);

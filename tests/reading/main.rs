@@ -1,12 +1,13 @@
-//! viommu reads a domain as libvirt reads it: documents from a seed, each with a few things that can be read in more than one
-//! way, are given to a real libvirt, and what viommu reads in them is compared with what it reads in libvirt's own dump.
+//! viommu reads a domain as libvirt reads it: the test defines documents from a seed in a real libvirt, and compares
+//! viommu's result for each document with that for libvirt's dump. Each document contains a few parts that a parser
+//! could read in several ways.
 //!
-//! `VIOMMU_READING_DOCUMENTS=2000 cargo test --test reading -- --nocapture` gives each libvirt so many documents (300 without it)
-//! and says how many it took. A document that libvirt refuses has no dump, and reaches no hook.
+//! `VIOMMU_READING_DOCUMENTS=2000 cargo test --test reading -- --nocapture` gives each libvirt this number of documents
+//! (default: 300) and prints how many it accepted. A refused document has no dump, and no hook gets it.
 
-#![expect(clippy::print_stdout, reason = "a test says what it has seen")]
-#![expect(clippy::disallowed_methods, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails the test")]
+#![expect(clippy::print_stdout, reason = "a test prints its counts")]
+#![expect(clippy::disallowed_methods, reason = "tests do I/O")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic fails the test")]
 
 mod devices;
 mod documents;
@@ -25,12 +26,12 @@ use support::on_both_suites;
 on_both_suites!(domains_are_read_as_libvirt_reads_them);
 
 #[test]
-#[ignore = "asks the newest libvirt: cargo test --test reading -- --ignored"]
+#[ignore = "needs the newest libvirt: cargo test --test reading -- --ignored"]
 fn sid() {
     domains_are_read_as_libvirt_reads_them(Suite::Sid);
 }
 
-/// Documents that each libvirt gets unless `VIOMMU_READING_DOCUMENTS` says otherwise.
+/// Number of documents for each libvirt without `VIOMMU_READING_DOCUMENTS`.
 const DOCUMENTS: u64 = 300;
 
 fn domains_are_read_as_libvirt_reads_them(suite: Suite) {
@@ -71,13 +72,13 @@ fn domains_are_read_as_libvirt_reads_them(suite: Suite) {
     );
 }
 
-/// What viommu reads in a document and in libvirt's dump of it, where that differs.
+/// The differences between viommu's results for a document and for libvirt's dump of it.
 fn differences(original: &str, dump: &str) -> Vec<String> {
     let (Ok(mut original), Ok(mut settled)) = (read(original), read(dump)) else {
         return vec!["cannot be read".to_owned()];
     };
     for domain in [&mut original, &mut settled] {
-        // libvirt writes devices down in an order of its own.
+        // libvirt orders the devices in its own way.
         domain.vfio.sort_by(|left, right| left.source.name().cmp(right.source.name()));
     }
     complete(&mut original, &settled);
@@ -98,12 +99,12 @@ fn read(text: &str) -> Result<Domain, String> {
     Domain::read(&document).map_err(|note| note.message)
 }
 
-/// Takes over what libvirt adds where a document says nothing.
+/// Adds libvirt's defaults for parts that the document leaves out.
 fn complete(original: &mut Domain, settled: &Domain) {
     original.arch = original.arch.take().or_else(|| settled.arch.clone());
     original.emulator = original.emulator.take().or_else(|| settled.emulator.clone());
     original.uuid = original.uuid.or(settled.uuid);
-    // An alias becomes the machine that it stands for.
+    // libvirt replaces an alias with the machine type.
     let machine = settled.machine.clone().unwrap_or_default();
     let alias = match original.machine.as_deref() {
         None | Some("pc") => machine.starts_with("pc-i440fx-"),
@@ -113,7 +114,7 @@ fn complete(original: &mut Domain, settled: &Domain) {
     if alias {
         original.machine.clone_from(&settled.machine);
     }
-    // libvirt gives every device an address.
+    // libvirt assigns an address to every device.
     for (device, settled) in original.vfio.iter_mut().zip(&settled.vfio) {
         if device.requester == Requester::Unassigned {
             device.requester = settled.requester.clone();
@@ -124,14 +125,15 @@ fn complete(original: &mut Domain, settled: &Domain) {
     }
 }
 
-/// libvirt keeps the attributes that it knows, in an order of its own.
+/// libvirt keeps only attributes that it supports, and orders them in its own way.
 fn known_attributes(iommu: &mut Iommu) {
     const KNOWN: [&str; 5] = ["intremap", "caching_mode", "eim", "iotlb", "aw_bits"];
     let values = KNOWN.iter().filter_map(|name| Some(((*name).to_owned(), iommu.driver(name)?.to_owned())));
     iommu.driver = values.collect();
 }
 
-/// libvirt writes carriage returns, and line feeds in attributes, as they are; to whoever reads that, they are other white space.
+/// libvirt writes carriage returns, and line feeds in attributes, without escapes; a parser of its output reads other
+/// white space.
 fn unescape(original: &mut Domain) {
     original.name = original.name.replace('\r', "\n");
     for argument in &mut original.commandline {

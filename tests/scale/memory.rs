@@ -1,4 +1,4 @@
-//! The most memory that the program needs for a document.
+//! The program's peak memory for a document.
 
 use std::fs;
 use std::io::Read;
@@ -7,12 +7,13 @@ use std::process::{Command, Stdio};
 
 use super::sized;
 
-/// A document of about so many bytes.
+/// A document of about this number of bytes.
 type Make = fn(usize) -> String;
 
-/// What takes most memory for each byte, and what guests really have. Denser documents are refused, which shows no peak.
+/// Documents with the highest memory for each byte, and realistic guests. Denser documents are refused, which shows no
+/// peak.
 pub(crate) const DENSE: [(&str, Make); 3] = [
-    ("disks", sized::asking),
+    ("disks", sized::requesting),
     ("tiny elements and texts", |bytes| with_devices(&"<a/>12345678".repeat(bytes / 12))),
     ("tiny attributes", |bytes| {
         let names = ('a'..='z').flat_map(|first| ["", "b"].map(|second| format!(" {first}{second}=''")));
@@ -21,13 +22,13 @@ pub(crate) const DENSE: [(&str, Make); 3] = [
     }),
 ];
 
-/// The gateway with more in front of its `</devices>`.
+/// The gateway with additional elements before its `</devices>`.
 fn with_devices(devices: &str) -> String {
     sized::GATEWAY.replace("  </devices>", &format!("{devices}  </devices>"))
 }
 
-/// Peak memory of `viommu rewrite`, KiB: it writes when all is done, and what does not fit into the pipe keeps it. The document
-/// is put into the directory.
+/// Peak memory of `viommu rewrite`, KiB: it writes at the end, and a full pipe blocks it. The function writes the
+/// document into the directory.
 pub(crate) fn peak(binary: &Path, directory: &Path, text: &str) -> u64 {
     let input = directory.join("input.xml");
     fs::write(&input, text).unwrap();

@@ -1,4 +1,4 @@
-//! What the host route adds to the start of a guest without a request, alone and among two thousand others.
+//! The cost that the host route adds to the start of a guest without a request, alone and among two thousand others.
 
 #![expect(
     clippy::disallowed_methods,
@@ -12,11 +12,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::kernel::{HOOK, begin, command};
-use crate::sized::{UUID, silent};
+use crate::sized::{UUID, plain};
 use crate::{kernel, release, sandbox, two_thousand_states_and_records};
 
 const LINK: &str = "/run/test/libvirt-host-route/qemu-system-x86_64";
-/// In place of QEMU.
+/// Executed instead of QEMU.
 const REAL: &str = "/usr/bin/true";
 
 #[test]
@@ -27,7 +27,7 @@ fn the_host_route_costs_a_plain_guest_the_same_among_two_thousand() {
     }
     kernel::host(&binary, &[HOOK, LINK]);
     fs::write("/etc/viommu.toml", format!("[emulators]\nx86_64 = '{REAL}'\n")).unwrap();
-    let plain = silent(20_000);
+    let plain = plain(20_000);
     let routed = plain.replace("/usr/bin/qemu-system-x86_64", LINK);
     println!("| | without the route | with it | |\n|---|---:|---:|---|");
     let alone = costs(&plain, &routed, "alone");
@@ -69,7 +69,7 @@ fn shortest(make: impl Fn() -> Command) -> Duration {
     (0..300).map(|_| once()).min().unwrap()
 }
 
-/// The system calls up to the execution of QEMU, which is one of them.
+/// The system calls up to the execution of QEMU, inclusive.
 fn until_qemu(program: &str, arguments: &[&str]) -> usize {
     let trace = kernel::trace(program, arguments, "");
     1 + trace.iter().position(|line| line.starts_with(&format!("execve(\"{REAL}\""))).unwrap()

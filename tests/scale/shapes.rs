@@ -1,28 +1,28 @@
-//! Documents of a shape that grows: what some guest may really have, and what only somebody hostile writes.
+//! Documents of a variable size and a certain shape: realistic ones, and hostile ones.
 
 use super::sized;
 
-/// A document of this shape; the number says how large.
+/// A document of this shape; the number gives its size.
 pub(crate) struct Shape {
     pub(crate) what: &'static str,
-    /// The number at which it has about 50 KB.
+    /// The number for a document of about 50 KB.
     pub(crate) number: usize,
     pub(crate) make: fn(usize) -> String,
-    /// Whether it is refused before anybody reads it.
+    /// Whether the document is refused before it is parsed.
     pub(crate) refused: bool,
 }
 
-/// The piece so many times, with its number in place of `#`.
+/// Repeats the text, with the repetition's number in place of `#`.
 fn numbered(count: usize, piece: &str) -> String {
     (1..=count).map(|number| piece.replace('#', &number.to_string())).collect()
 }
 
-/// The gateway with more in front of its `</devices>`.
+/// The gateway with additional elements before its `</devices>`.
 fn with_devices(devices: &str) -> String {
     sized::GATEWAY.replace("  </devices>", &format!("{devices}  </devices>"))
 }
 
-/// The gateway with more in its metadata.
+/// The gateway with additional elements in its metadata.
 fn with_metadata(metadata: &str) -> String {
     sized::GATEWAY.replace("  </metadata>", &format!("{metadata}</metadata>"))
 }
@@ -34,7 +34,7 @@ fn hostdevs(count: usize) -> String {
     with_devices(&numbered(count, &format!("{HOSTDEV}</hostdev>\n")))
 }
 
-/// Every device behind every bridge.
+/// All devices behind all bridges.
 fn bridges(count: usize) -> String {
     let bridge =
         "    <controller type='pci' index='#' model='pci-bridge'><address type='pci' bus='@' slot='1'/></controller>\n";
@@ -70,7 +70,7 @@ fn nova(count: usize) -> String {
 }
 
 pub(crate) const SHAPES: [Shape; 23] = [
-    Shape { what: "disks", number: 50_000, make: sized::asking, refused: false },
+    Shape { what: "disks", number: 50_000, make: sized::requesting, refused: false },
     Shape { what: "1,000 passed-through devices", number: 1000, make: hostdevs, refused: false },
     Shape { what: "devices behind bridges behind bridges", number: 200, make: bridges, refused: false },
     Shape { what: "4,096 vCPUs, each pinned", number: 4096, make: vcpus, refused: false },

@@ -1,19 +1,19 @@
-//! Instructions of whole processes, as valgrind's callgrind counts them: the same every time, however busy the machine is.
+//! Instructions of whole processes, counted by valgrind's callgrind: the number does not depend on the machine's load.
 
-#![allow(dead_code, reason = "no test program uses everything")]
+#![allow(dead_code, reason = "each test program uses a part")]
 #![expect(
     clippy::disallowed_methods,
     clippy::panic,
     clippy::print_stdout,
     clippy::unwrap_used,
-    reason = "starts valgrind, which must be able to count"
+    reason = "starts valgrind"
 )]
 
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Whether there is a valgrind. `VIOMMU_REQUIRE_LAB` demands one.
+/// Whether valgrind is installed. `VIOMMU_REQUIRE_LAB` makes it mandatory.
 pub(crate) fn available() -> bool {
     let found = Command::new("valgrind").arg("--version").output().is_ok_and(|output| output.status.success());
     assert!(found || std::env::var_os("VIOMMU_REQUIRE_LAB").is_none(), "valgrind is missing");
@@ -23,12 +23,13 @@ pub(crate) fn available() -> bool {
     found
 }
 
-/// Instructions that the program executes in user space from its first to its last, and its exit status.
+/// All instructions of the program in user space, and its exit status.
 pub(crate) fn instructions(program: &Path, arguments: &[&str], stdin: &[u8]) -> (u64, i32) {
     counted(Command::new("valgrind"), program, arguments, stdin)
 }
 
-/// The same for a program that sees no process of the machine, so that their number does not count. Needs root of a namespace.
+/// The same for a program without access to the machine's processes, so that their number has no effect. Needs root of
+/// a namespace.
 pub(crate) fn instructions_alone(program: &Path, arguments: &[&str], stdin: &[u8]) -> (u64, i32) {
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--mount-proc", "valgrind"]);
@@ -37,7 +38,7 @@ pub(crate) fn instructions_alone(program: &Path, arguments: &[&str], stdin: &[u8
 
 fn counted(mut command: Command, program: &Path, arguments: &[&str], stdin: &[u8]) -> (u64, i32) {
     command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program).args(arguments);
-    // Nothing of the caller's environment can be counted. The C library would pick its functions by the processor.
+    // The caller's environment must not affect the count. The C library would choose functions by the CPU.
     command.env_clear().env("PATH", "/usr/bin:/bin").env("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX2,-AVX512F,-ERMS");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();

@@ -1,4 +1,4 @@
-//! Nova's test cases, where they are at hand.
+//! Nova's test cases, if the file exists.
 
 #![expect(clippy::disallowed_methods, reason = "reads the cases")]
 #![expect(clippy::print_stdout, reason = "tests/run reads this line")]
@@ -15,8 +15,8 @@ pub(crate) fn cases(layer: &str) -> Vec<Value> {
     let required = named.is_some();
     let path = named.unwrap_or(beside);
     if !path.is_file() {
-        assert!(!required, "there are no cases at {}", path.display());
-        println!("SKIPPED: Nova's cases are not here (VIOMMU_CASES)");
+        assert!(!required, "no Nova cases at {}", path.display());
+        println!("SKIPPED: Nova's cases are missing (VIOMMU_CASES)");
         return Vec::new();
     }
     let cases: Vec<Value> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();

@@ -1,10 +1,11 @@
-//! Shell completions, made from the program's own arguments: names of domains from virsh, codes from viommu, the rest by name.
+//! Shell completions, made from the program's own arguments: names of domains from virsh, codes from viommu, and fixed
+//! words.
 
 use std::fmt::Write as _;
 
 use clap::{Arg, Command};
 
-/// What an argument can be completed with.
+/// The values that complete an argument.
 enum Values {
     Words(Vec<String>),
     Domains,
@@ -36,7 +37,7 @@ fn long(argument: &Arg) -> Option<&str> {
     argument.get_long()
 }
 
-/// The value stands behind the option, in a word of its own.
+/// The value is the next word after the option.
 fn takes_word(argument: &Arg) -> bool {
     argument.get_action().takes_values() && !argument.is_require_equals_set()
 }
@@ -55,7 +56,7 @@ fn options(verb: &Command) -> impl Iterator<Item = &Arg> {
 
 const HEAD: &str = "made from viommu's arguments (tests/manual.rs)";
 
-/// For bash: a table of words, and a function that walks over the line.
+/// For bash: a table of words, and a function that parses the line.
 pub(crate) fn bash(command: &Command) -> String {
     let mut table = String::new();
     let mut row = |key: &str, words: &str| writeln!(table, "        {key}) echo '{words}' ;;").unwrap();
@@ -165,7 +166,7 @@ pub(crate) fn zsh(command: &Command) -> String {
         for (number, argument) in verb.get_positionals().enumerate() {
             let several = argument.get_num_args().is_some_and(|range| range.max_values() > 1);
             let position = if several { "*".to_owned() } else { (number + 1).to_string() };
-            // An empty description would make the next part one.
+            // After an empty description zsh would take the next part as the description.
             let text = Some(quoted(&help(argument))).filter(|text| !text.is_empty()).unwrap_or_else(|| " ".to_owned());
             writeln!(cases, "                '{position}:{text}:{}' \\", zsh_action(argument)).unwrap();
         }

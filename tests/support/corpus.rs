@@ -1,8 +1,8 @@
-//! libvirt's own test domains, where they are at hand.
+//! libvirt's own test domains, if they are available.
 //!
 //! They are data of libvirt's source (LGPL), not part of this repository. `VIOMMU_CORPUS` names the archive, or a
-//! directory with its contents; without it `../shared/corpus/libvirt-9.0.0.tar.xz` beside the repository is tried. Where
-//! there is none, a test says so and passes; `tests/run` counts it as skipped.
+//! directory with its contents; the default is `../shared/corpus/libvirt-9.0.0.tar.xz` beside the repository. Without
+//! it a test prints SKIPPED and passes; `tests/run` counts it as skipped.
 
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "finds and unpacks files for tests")]
 
@@ -11,8 +11,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs, process};
 
-/// Every domain of the corpus by its path, sorted. None, with a line that begins with `SKIPPED:`, where there is no corpus;
-/// a broken one panics.
+/// All domains of the corpus with their paths, sorted. Without a corpus, empty, and a line that begins with `SKIPPED:`.
+/// A damaged corpus panics.
 pub(crate) fn documents() -> Vec<(PathBuf, String)> {
     fn collect(directory: &Path, into: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -32,9 +32,9 @@ pub(crate) fn documents() -> Vec<(PathBuf, String)> {
     documents
 }
 
-/// The directory that holds `qemuxml2argvdata/`, `genericxml2xmlindata/` and `qemumemlockdata/`.
+/// The directory that contains `qemuxml2argvdata/`, `genericxml2xmlindata/` and `qemumemlockdata/`.
 fn corpus() -> Option<PathBuf> {
-    // One of this program's threads unpacks, the others wait.
+    // One thread of this program unpacks, the others wait.
     static UNPACKED: OnceLock<PathBuf> = OnceLock::new();
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus/libvirt-9.0.0.tar.xz");
     let named = env::var_os("VIOMMU_CORPUS").map(PathBuf::from);
@@ -52,10 +52,10 @@ fn corpus() -> Option<PathBuf> {
 
 #[expect(clippy::print_stdout, reason = "tests/run reads this line")]
 fn skipped() {
-    println!("SKIPPED: libvirt's test domains are not here (VIOMMU_CORPUS)");
+    println!("SKIPPED: libvirt's test domains are missing (VIOMMU_CORPUS)");
 }
 
-/// Unpacks once, safely against other test programs that do the same at the same time.
+/// Unpacks once; other test programs may do the same at the same time.
 fn unpacked(archive: &Path) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let done = target.join("corpus");
@@ -68,7 +68,7 @@ fn unpacked(archive: &Path) -> PathBuf {
         Command::new("tar").args(["--no-same-owner", "-xf"]).arg(archive).arg("-C").arg(&own).status().unwrap();
     assert!(status.success(), "tar could not unpack {}", archive.display());
     if fs::rename(&own, &done).is_err() {
-        // Another one was faster; its copy is as good.
+        // Another program was faster; its copy is equal.
         fs::remove_dir_all(&own).unwrap();
     }
     done

@@ -1,11 +1,11 @@
-//! A host's facts, written where the hook reads them. Only inside a sandbox.
+//! A host's facts in the files that the hook reads. Only in a sandbox.
 
-#![allow(dead_code, reason = "no test program uses everything")]
+#![allow(dead_code, reason = "each test program uses a part")]
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "writes a file for a test")]
 
 use std::fs;
 
-/// What libvirt 9.0 found out about QEMU 7.2, shortened to what is read of it; another libvirt, if need be.
+/// The capabilities of QEMU 7.2 in the cache of this libvirt version, reduced to the parts that viommu reads.
 pub(crate) fn write(libvirt: u32) {
     let directory = "/var/cache/libvirt/qemu/capabilities";
     fs::create_dir_all(directory).unwrap();

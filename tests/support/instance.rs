@@ -1,26 +1,26 @@
-//! A guest of Nova's: its metadata in the shape that Nova 33.0.0 gives it, and the domain around it.
+//! A guest of Nova: its metadata in the form of Nova 33.0.0, and the domain around it.
 
 use serde_json::Value;
 
-/// What a guest is besides its request, in Nova's words.
+/// The properties of a guest beside its request, in Nova's terms.
 pub(crate) struct Instance {
     pub(crate) namespace: &'static str,
     pub(crate) virt_type: String,
     pub(crate) arch: String,
     pub(crate) machine: String,
-    /// Extra specs and image properties, as Nova writes them; none where the element is missing.
+    /// Extra specs and image properties as Nova writes them; `None` for a missing element.
     pub(crate) extra_specs: Option<Vec<(String, String)>>,
     pub(crate) properties: Option<Vec<(String, String)>>,
-    /// The image's UUID, empty for a guest that boots from a volume; none where the element is missing.
+    /// The image's UUID, empty for a guest that boots from a volume; `None` for a missing element.
     pub(crate) image: Option<String>,
     pub(crate) uefi: bool,
-    /// What Nova itself makes of the request.
+    /// Nova's own XML for the request.
     pub(crate) backing: &'static str,
     pub(crate) features: &'static str,
     pub(crate) devices: String,
 }
 
-/// The value of an extra spec or of a property: text as it is, numbers and booleans as Python prints them.
+/// The value of an extra spec or of a property: a string unchanged, numbers and booleans in Python's form.
 pub(crate) fn written(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -35,12 +35,12 @@ pub(crate) fn pairs(map: &Value) -> Vec<(String, String)> {
 }
 
 impl Instance {
-    /// The instance of a case, before Nova has made anything of its request.
+    /// The instance of a case, before Nova's own XML for the request.
     pub(crate) fn of(case: &Value, namespace: &'static str) -> Instance {
         let input = &case["input"];
         let mut extra_specs = pairs(&input["extra_specs"]);
         if let Some(model) = input.get("mem_encryption_model") {
-            // These cases name the model alone; Nova's tests ask for the encryption in the flavor.
+            // These cases name the model only; Nova's tests request the encryption in the flavor.
             extra_specs.push(("hw:mem_encryption".to_owned(), "True".to_owned()));
             extra_specs.extend(model.as_str().map(|model| ("hw:mem_encryption_model".to_owned(), model.to_owned())));
         }
@@ -48,7 +48,7 @@ impl Instance {
         let property = |name: &str| properties.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
         let arch = input["arch"].as_str().map_or_else(|| "x86_64".to_owned(), str::to_owned);
         let machine = input["machine_type"].as_str().map(str::to_owned).or_else(|| property("hw_machine_type"));
-        // What Nova takes where nobody names a machine type.
+        // Nova's default without a machine type.
         let default = if arch == "aarch64" { "virt" } else { "pc" };
         Instance {
             namespace,

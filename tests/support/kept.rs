@@ -1,6 +1,6 @@
-//! Whether an edit kept what it must keep.
+//! A check that an edit keeps the original bytes.
 
-/// Whether all bytes stand in `of` in their order, but for the blanks in a `<a />` that was opened.
+/// Whether `of` contains all bytes in their order, except for blanks in an `<a />` that an edit opened.
 pub(crate) fn is_kept(bytes: &str, of: &str) -> bool {
     let mut rest = of.bytes();
     let pieces = bytes.split_inclusive("/>").map(|piece| match piece.strip_suffix("/>") {

@@ -1,6 +1,6 @@
-//! The release binary as libvirt's hook in the sandbox, and what a process asks of the kernel.
+//! The release binary as libvirt's hook in the sandbox, and the page faults and system calls of a process.
 
-#![allow(dead_code, reason = "no test program uses everything")]
+#![allow(dead_code, reason = "each test program uses a part")]
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -16,10 +16,10 @@ use std::process::{Command, Stdio};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
-/// Where libvirt's hook is.
+/// The path of libvirt's hook.
 pub(crate) const HOOK: &str = "/run/test/hooks/qemu";
 
-/// A host of which everything is known, with the binary under these names, which select its personality.
+/// A host with all facts known, and the binary under these names, which select its personality.
 pub(crate) fn host(binary: &Path, names: &[&str]) {
     crate::host::write(9_000_000);
     for name in names.iter().map(Path::new) {
@@ -33,7 +33,7 @@ pub(crate) fn begin(event: &str) -> [&str; 4] {
     ["g", event, "begin", "-"]
 }
 
-/// A program with this text on its stdin, of which nothing is heard.
+/// A program with this text on its stdin, without output.
 pub(crate) fn command(program: &str, arguments: &[&str], stdin: &str) -> Command {
     const INPUT: &str = "/run/test/input";
     fs::write(INPUT, stdin).unwrap();
@@ -43,12 +43,12 @@ pub(crate) fn command(program: &str, arguments: &[&str], stdin: &str) -> Command
     command
 }
 
-/// Page faults of the hook that need no disk, the fewest of some runs: the first ones read the binary.
+/// Page faults of the hook without disk access, the minimum of some runs: the first runs read the binary.
 pub(crate) fn page_faults(event: &str, xml: &str) -> u64 {
     let once = || {
         let mut child = command(HOOK, &begin(event), xml).spawn().unwrap();
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        // Ended, and not forgotten yet.
+        // The process has ended, but its entry still exists.
         waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         child.wait().unwrap();
@@ -58,21 +58,21 @@ pub(crate) fn page_faults(event: &str, xml: &str) -> u64 {
     (0..10).map(|_| once()).min().unwrap()
 }
 
-/// System calls of the hook; none where there is no strace.
+/// System calls of the hook; 0 without strace.
 pub(crate) fn system_calls(event: &str, xml: &str) -> usize {
     trace(HOOK, &begin(event), xml).len()
 }
 
-/// The system calls of a program, a line for each; none where there is no strace.
+/// The system calls of a program, one per line; empty without strace.
 pub(crate) fn trace(program: &str, arguments: &[&str], stdin: &str) -> Vec<String> {
     const TRACE: &str = "/run/test/trace";
     let traced = [&["-o", TRACE, program], arguments].concat();
     if command("/usr/bin/strace", &traced, stdin).status().is_err() {
-        println!("SKIPPED: system calls, for want of strace");
+        println!("SKIPPED: strace is not installed, so no system calls were counted");
         return Vec::new();
     }
     let mut lines: Vec<String> = fs::read_to_string(TRACE).unwrap().lines().map(str::to_owned).collect();
-    // It says how the program ended.
+    // The last line is the exit status.
     lines.pop();
     lines
 }

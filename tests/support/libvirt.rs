@@ -1,15 +1,15 @@
-//! Real libvirt and real QEMU of two Debian suites, kept apart from this machine's own by `tests/lab/libvirtd.sh`.
+//! Real libvirt and real QEMU of two Debian suites, isolated from the machine's own by `tests/lab/libvirtd.sh`.
 //!
-//! One libvirtd per suite serves a whole test program ([`shared`]). Its host has no KVM, so guests are `type='qemu'`. It
-//! has IOMMU groups and VFIO in name only: a domain with a PCI host device can be defined, not run.
+//! One libvirtd per suite serves a whole test program ([`shared`]). Its host has no KVM, so guests are `type='qemu'`.
+//! Its IOMMU groups and VFIO are placeholders: a domain with a PCI host device can be defined, but cannot start.
 
-#![expect(clippy::disallowed_methods, reason = "tests have effects")]
+#![expect(clippy::disallowed_methods, reason = "tests do I/O")]
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "what fails here fails the test"
+    reason = "a panic fails the test"
 )]
 
 mod batch;
@@ -27,12 +27,12 @@ use std::time::Duration;
 
 use viommu::version::{NEWEST_LIBVIRT, NEWEST_QEMU, Version};
 
-/// How long a script may take; the slowest one, a few thousand definitions, takes less than a minute.
+/// The time limit of a script; the slowest one, a few thousand definitions, takes less than a minute.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long a lab may take to start, with the Debian root still to be made.
+/// The time limit of a lab's start, which includes the installation of a missing Debian root.
 const START_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// A Debian release, for the libvirt and QEMU in it.
+/// A Debian release with its libvirt and QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Suite {
     /// Debian 11.
@@ -48,12 +48,12 @@ pub(crate) enum Suite {
 }
 
 impl Suite {
-    /// Those that every run of the tests asks.
+    /// The suites of every test run.
     pub(crate) const ALL: [Suite; 2] = [Suite::Bookworm, Suite::Trixie];
-    /// The oldest and the newest, which are asked by a command of their own.
+    /// The oldest and the newest suites, for which there is a separate command.
     pub(crate) const OTHERS: [Suite; 3] = [Suite::Bullseye, Suite::Sid, Suite::Backports];
 
-    /// The name that Debian gives it.
+    /// Debian's name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Suite::Bullseye => "bullseye",
@@ -64,7 +64,7 @@ impl Suite {
         }
     }
 
-    /// What `virsh version --daemon` calls the library.
+    /// The version of the library in the output of `virsh version --daemon`.
     pub(crate) fn libvirt(self) -> &'static str {
         match self {
             Suite::Bullseye => "7.0.0",
@@ -87,7 +87,7 @@ impl Suite {
 }
 
 impl Suite {
-    /// Its root directory, where it has been made.
+    /// Its root directory, if it is installed.
     pub(crate) fn root(self) -> Option<PathBuf> {
         let lab = std::env::var_os("VIOMMU_LAB").map_or_else(|| PathBuf::from("target/lab"), PathBuf::from);
         Some(lab.join("roots").join(self.name())).filter(|root| root.join(".complete").exists())
@@ -102,8 +102,8 @@ impl Suite {
         Some(version.split(['-', '+', '~']).next()?.to_owned())
     }
 
-    /// Panics where something differs from what is claimed for this suite. Where Debian has gone on to versions that are not
-    /// supported yet, it prints the differences.
+    /// Panics if a version differs from the one of this suite. If Debian has a version that viommu does not support
+    /// yet, it prints the differences.
     #[track_caller]
     pub(crate) fn judge(self, differences: &[String]) {
         let newest = [("libvirt0", NEWEST_LIBVIRT), ("qemu-system-x86", NEWEST_QEMU)];
@@ -118,17 +118,17 @@ impl Suite {
     }
 }
 
-/// What a script in the lab left.
+/// The result of a script in the lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Output {
-    /// The exit status as bash counts it.
+    /// The exit status in bash's form.
     pub(crate) status: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
 impl Output {
-    /// The standard output of a script that must not fail.
+    /// The stdout of a script that must succeed.
     #[track_caller]
     pub(crate) fn ok(self) -> String {
         assert_eq!(self.status, 0, "failed, stdout {:?}, stderr:\n{}", self.stdout, self.stderr);
@@ -138,50 +138,51 @@ impl Output {
 
 /// A running libvirtd of a suite.
 pub(crate) struct Libvirt {
-    /// Seen as `/share` inside.
+    /// The directory `/share` of the lab.
     pub(crate) share: PathBuf,
     child: Child,
     stdin: Option<ChildStdin>,
     answers: Receiver<String>,
-    /// How many scripts it was given.
+    /// Number of scripts so far.
     count: Cell<u32>,
 }
 
 /// The libvirtd of this suite that all tests of this program share, for one test at a time.
 ///
-/// Where the lab cannot be had (not root, no mmdebstrap), says so and gives nothing, and the test should pass; with
+/// Without root or mmdebstrap it prints SKIPPED and returns `None`, and the test should pass; with
 /// `VIOMMU_REQUIRE_LAB=1` in the environment it panics instead.
 #[track_caller]
 pub(crate) fn shared(suite: Suite) -> Option<MutexGuard<'static, Libvirt>> {
     static LABS: [OnceLock<Result<Mutex<Libvirt>, String>>; 5] = [const { OnceLock::new() }; 5];
     match LABS[suite as usize].get_or_init(|| Libvirt::start(suite).map(Mutex::new)) {
-        // A test that panicked has taken its guests with it (see Guest), so the next one may go on.
+        // A test that panicked has removed its guests (see Guest), so the next test may continue.
         Ok(libvirt) => Some(libvirt.lock().unwrap_or_else(PoisonError::into_inner)),
         Err(reason) => skip(reason),
     }
 }
 
-/// A libvirtd of its own for one test, on a host without viommu; otherwise as [`shared`].
+/// A separate libvirtd for one test, on a host without viommu; otherwise like [`shared`].
 #[track_caller]
 pub(crate) fn bare(suite: Suite) -> Option<Libvirt> {
     Libvirt::start_in(new_share(suite), suite).map_or_else(|reason| skip(&reason), Some)
 }
 
-/// Says why a test cannot be made here, if that may be.
+/// Prints why a test is skipped; panics if a skip is not allowed.
 #[track_caller]
 pub(crate) fn skip<T>(reason: &str) -> Option<T> {
     let required = std::env::var_os("VIOMMU_REQUIRE_LAB").is_some_and(|value| value == "1");
     assert!(!required, "VIOMMU_REQUIRE_LAB is set, but: {reason}");
-    // Not eprintln!, which the test harness keeps for itself when a test passes.
+    // Not eprintln!, whose output the test harness hides for a passing test.
     let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
     None
 }
 
 impl Libvirt {
-    /// Starts a libvirtd of its own; [`shared`] is usually what a test wants.
+    /// Starts a separate libvirtd; most tests use [`shared`].
     ///
     /// # Errors
-    /// Why it could not be started, as `libvirtd.sh` says it.
+    ///
+    /// The error of `libvirtd.sh`.
     pub(crate) fn start(suite: Suite) -> Result<Libvirt, String> {
         let share = new_share(suite);
         fs::copy(env!("CARGO_BIN_EXE_viommu"), share.join("viommu")).unwrap();
@@ -208,7 +209,7 @@ impl Libvirt {
             Ok("ready") => Ok(libvirt),
             other => {
                 let log = fs::read_to_string(libvirt.share.join("lab.log")).unwrap();
-                let last = log.trim().lines().last().unwrap_or("it says nothing");
+                let last = log.trim().lines().last().unwrap_or("no message");
                 Err(format!("no libvirt of {}: {last} ({other:?})", suite.name()))
             }
         }
@@ -243,7 +244,7 @@ impl Libvirt {
     #[track_caller]
     pub(crate) fn wait_for(&self, script: &str) {
         let output = self.run(&format!("for try in {{1..200}}; do ( {script} ) && exit; sleep 0.1; done; exit 1"));
-        assert_eq!(output.status, 0, "still not true: {script}");
+        assert_eq!(output.status, 0, "not true in time: {script}");
     }
 
     /// Runs virsh with these arguments.
@@ -252,10 +253,10 @@ impl Libvirt {
         self.run(&format!("virsh -q {}", quoted.join(" ")))
     }
 
-    /// Writes an executable file inside, in place of what is there, be it a link.
+    /// Writes an executable file in the lab, and replaces an existing file or link.
     pub(crate) fn put(&self, path: &str, bytes: impl AsRef<[u8]>) {
         fs::write(self.share.join("put"), bytes).unwrap();
-        // Not through the name itself, which may be a link to the binary under test.
+        // Not through the old name, which may be a link to the binary under test.
         let path = quote(path);
         self.run(&format!(
             "mkdir -p \"$(dirname {path})\" && install -m 755 /share/put {path}.new && mv -fT {path}.new {path}"
@@ -263,24 +264,24 @@ impl Libvirt {
         .ok();
     }
 
-    /// Puts a file in place for as long as the value lives.
+    /// Writes a file that exists until the value is dropped.
     pub(crate) fn file(&self, path: &str, bytes: impl AsRef<[u8]>) -> File<'_> {
         self.put(path, bytes);
         File { libvirt: self, path: path.to_owned() }
     }
 
-    /// Makes the binary under test libvirt's hook, as it is at the start.
+    /// Installs the binary under test as libvirt's hook, as at the start.
     pub(crate) fn hook_is_viommu(&self) {
         self.run(HOOK_IS_VIOMMU).ok();
     }
 
-    /// Takes libvirt's hook away for as long as the value lives.
+    /// Removes libvirt's hook until the value is dropped.
     pub(crate) fn without_hook(&self) -> HookRemoved<'_> {
         self.run(&format!("rm -f /etc/libvirt/hooks/qemu; {RELOAD}")).ok();
         HookRemoved { libvirt: self }
     }
 
-    /// What a file inside holds.
+    /// The content of a file in the lab.
     pub(crate) fn get(&self, path: &str) -> String {
         self.run(&format!("cat {}", quote(path))).ok()
     }
@@ -294,23 +295,24 @@ impl Libvirt {
         guest
     }
 
-    /// Ends libvirtd and starts it again. Guests stay.
+    /// Restarts libvirtd. Guests keep running.
     pub(crate) fn restart_libvirtd(&self) {
-        // A starved machine has been seen to end a daemon at its start.
+        // On a busy machine a daemon sometimes ended at its start.
         self.run(
             "source /run/lab.sh; stop_libvirtd; start_libvirtd || { echo 'once more' >&2; sleep 1; start_libvirtd; }",
         )
         .ok();
     }
 
-    /// The events for which libvirt called the hooks since the last question, each "DOMAIN OPERATION SUBOPERATION EXTRA".
-    /// The XML that came with an event is in `/run/hooks/DOMAIN.OPERATION.xml`. An event whose first hook failed is missing.
+    /// The events for which libvirt called the hooks since the last call of this function, each "DOMAIN OPERATION
+    /// SUBOPERATION EXTRA". The XML of an event is in `/run/hooks/DOMAIN.OPERATION.xml`. An event whose first hook
+    /// failed is missing.
     pub(crate) fn hook_log(&self) -> Vec<String> {
         let log = self.run("cat /run/hooks.log 2>/dev/null; rm -f /run/hooks.log").ok();
         log.lines().map(str::to_owned).collect()
     }
 
-    /// What was sent to syslog since the last question.
+    /// The syslog messages since the last call of this function.
     pub(crate) fn syslog(&self) -> String {
         self.run("cat /run/syslog; : >/run/syslog").ok()
     }
@@ -318,14 +320,14 @@ impl Libvirt {
 
 impl Drop for Libvirt {
     fn drop(&mut self) {
-        // The script ends with its input, and everything inside ends with the script.
+        // The script ends with its stdin, and all processes of the lab end with the script.
         self.stdin = None;
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.share);
     }
 }
 
-/// A domain that is defined, for as long as this value lives.
+/// A domain that stays defined until the value is dropped.
 pub(crate) struct Guest<'a> {
     libvirt: &'a Libvirt,
     pub(crate) name: String,
@@ -341,12 +343,12 @@ impl Guest<'_> {
 impl Drop for Guest<'_> {
     fn drop(&mut self) {
         let name = quote(&self.name);
-        // It may run or not, and may have been undefined; in a test that panics nothing must panic again.
+        // The domain may run or not, and may be undefined already; a drop during a panic must not panic.
         let _ = self.libvirt.try_run(&format!("virsh -q destroy --domain {name}; virsh -q {UNDEFINE} {name}"));
     }
 }
 
-/// A file inside that one test puts there, so that the next one does not find it.
+/// A file of one test in the lab, removed before the next test.
 pub(crate) struct File<'a> {
     libvirt: &'a Libvirt,
     path: String,
@@ -358,7 +360,7 @@ impl Drop for File<'_> {
     }
 }
 
-/// While it lives, libvirt has no hook but the recording one.
+/// While the value lives, libvirt has no hook except the recording one.
 pub(crate) struct HookRemoved<'a> {
     libvirt: &'a Libvirt,
 }
@@ -371,18 +373,18 @@ impl Drop for HookRemoved<'_> {
 
 const HOOK_IS_VIOMMU: &str = "ln -sfT /usr/bin/viommu /etc/libvirt/hooks/qemu";
 
-/// Makes libvirtd look for hooks again.
+/// Makes libvirtd load the hooks again.
 const RELOAD: &str = "kill -HUP \"$(cat /run/lab-libvirtd.pid)\"; virsh -q uri >/dev/null";
 
-/// With everything that would keep libvirt from undefining a domain, whatever its name is.
+/// Removes everything that would keep libvirt from undefining a domain, for any name.
 const UNDEFINE: &str = "undefine --nvram --managed-save --snapshots-metadata --checkpoints-metadata --domain";
 
-/// A word as bash and virsh read it.
+/// Quotes a word for bash and virsh.
 fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// The name of a domain; good enough for what tests define.
+/// The name of a domain; sufficient for the tests' domains.
 fn domain_name(xml: &str) -> String {
     let name =
         xml.split_once("<name>").and_then(|(_, rest)| rest.split_once("</name>")).map_or("unnamed", |(name, _)| name);
@@ -391,7 +393,7 @@ fn domain_name(xml: &str) -> String {
         .fold(name.to_owned(), |name, (entity, character)| name.replace(entity, character))
 }
 
-/// An empty directory for an instance, after sweeping away those of test programs that are gone.
+/// An empty directory for an instance. Removes the directories of test programs that have ended.
 fn new_share(suite: Suite) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let parent = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libvirt");
@@ -400,7 +402,7 @@ fn new_share(suite: Suite) -> PathBuf {
         let name = entry.file_name();
         let process = name.to_str().and_then(|name| name.rsplit_once('-')).map_or("", |(_, process)| process);
         if !Path::new("/proc").join(process).exists() {
-            // Another test program may sweep at the same time.
+            // Another test program may remove it at the same time.
             let _ = fs::remove_dir_all(entry.path());
         }
     }

@@ -1,8 +1,8 @@
-//! What `packaging/build` makes, from the release binary.
+//! The packages that `packaging/build` makes of the release binary.
 
-#![expect(clippy::disallowed_methods, reason = "tests have effects")]
-#![allow(dead_code, reason = "no test program uses everything")]
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, reason = "tests do I/O")]
+#![allow(dead_code, reason = "each test program uses a part")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,8 +17,8 @@ pub(crate) struct Packages {
     pub(crate) rpm: PathBuf,
 }
 
-/// Builds the release for this machine, once per test program. Without the tools for it the test should pass, as with
-/// [`shared`](super::libvirt::shared).
+/// Builds the release for this machine, once per test program. Without the necessary tools the test should pass, as
+/// with [`shared`](super::libvirt::shared).
 #[track_caller]
 pub(crate) fn packages() -> Option<&'static Packages> {
     static PACKAGES: OnceLock<Result<Packages, String>> = OnceLock::new();

@@ -1,18 +1,18 @@
-//! Files of the repository that are made by tests, as a whole or in part, so that they cannot say what is not so.
+//! Files of the repository that tests generate, as a whole or in part, so that they are never out of date.
 //! `VIOMMU_REGENERATE` in the environment rewrites them.
 
-#![allow(dead_code, reason = "no test program uses everything")]
+#![allow(dead_code, reason = "each test program uses a part")]
 #![expect(clippy::disallowed_methods, clippy::panic, reason = "reads and writes files of the repository")]
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// Compares the generated part of the page `docs/NAME` with what it must be.
+/// Compares the generated part of the page `docs/NAME` with the expected text.
 pub(crate) fn check(name: &str, test: &str, generated: &str) {
     part(&format!("docs/{name}"), test, ("<!-- ", " -->\n"), generated);
 }
 
-/// The same for any file, in which a comment stands between these two.
+/// The same for any file, with this comment around the generated part.
 pub(crate) fn part(path: &str, test: &str, comment: (&str, &str), generated: &str) {
     let mark = |text: &str| format!("{}{text}{}", comment.0, comment.1);
     let (begin, end) = (mark(&command(test)), mark("end of the generated part"));
@@ -22,7 +22,7 @@ pub(crate) fn part(path: &str, test: &str, comment: (&str, &str), generated: &st
     whole(path, test, &format!("{head}{begin}{generated}{end}{tail}"));
 }
 
-/// Compares a file with what it must be.
+/// Compares a file with the expected text.
 pub(crate) fn whole(path: &str, test: &str, content: &str) {
     if env::var_os("VIOMMU_REGENERATE").is_some() {
         return fs::write(in_repository(path), content).unwrap();

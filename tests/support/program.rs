@@ -1,10 +1,6 @@
-//! Runs programs the way libvirt and people do: arguments, something on stdin, and then what came of it.
+//! Runs programs as libvirt and users do: arguments, stdin, and the result.
 
-#![expect(
-    clippy::disallowed_methods,
-    clippy::panic,
-    reason = "starts the program under test, which must end by itself"
-)]
+#![expect(clippy::disallowed_methods, clippy::panic, reason = "starts the program under test")]
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -14,7 +10,7 @@ use std::thread;
 /// The binary under test.
 pub(crate) const VIOMMU: &str = env!("CARGO_BIN_EXE_viommu");
 
-/// What came of it.
+/// The result of a program.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) status: i32,
@@ -34,7 +30,7 @@ pub(crate) fn feed(command: &mut Command, stdin: &[u8]) -> Ran {
     let mut child = command.spawn().unwrap();
     let mut pipe = child.stdin.take().unwrap();
     thread::scope(|scope| {
-        // A hook that has nothing to do does not read its stdin, as libvirt allows.
+        // A hook without an action does not read its stdin; libvirt permits that.
         scope.spawn(move || drop(pipe.write_all(stdin)));
         let output = child.wait_with_output().unwrap();
         Ran {

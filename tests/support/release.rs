@@ -1,11 +1,11 @@
-//! The release binaries, which are what hosts run: built by `tests/run`, not by `cargo test`, which builds the debug one.
+//! The release binaries, which hosts run: `tests/run` builds them; `cargo test` builds the debug binary.
 
-#![allow(dead_code, reason = "no test program uses everything")]
-#![expect(clippy::print_stdout, reason = "the word to whoever reads the test's output")]
+#![allow(dead_code, reason = "each test program uses a part")]
+#![expect(clippy::print_stdout, reason = "prints SKIPPED into the test's output")]
 
 use std::path::{Path, PathBuf};
 
-/// The release binary; none, with a line that begins with `SKIPPED:`, where nobody has built it.
+/// The release binary; without it, `None` and a line that begins with `SKIPPED:`.
 pub(crate) fn release() -> Option<PathBuf> {
     let debug = PathBuf::from(env!("CARGO_BIN_EXE_viommu"));
     let release = debug.parent().unwrap().with_file_name("release").join("viommu");
@@ -17,7 +17,8 @@ pub(crate) fn release() -> Option<PathBuf> {
     None
 }
 
-/// The binary for AArch64, which `tests/lab/aarch64.sh build` makes; none, with a line that begins with `SKIPPED:`, where nobody has.
+/// The binary for AArch64, which `tests/lab/aarch64.sh build` makes; without it, `None` and a line that begins with
+/// `SKIPPED:`.
 pub(crate) fn cross() -> Option<PathBuf> {
     let cross = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debian/aarch64-unknown-linux-gnu/release/viommu");
     if cross.exists() {

@@ -1,11 +1,11 @@
-//! A place where the hook may write, and where nothing of this machine can be seen: each test runs again as a process in a
-//! mount namespace of its own, with empty file systems over the directories that the hook reads and writes.
+//! A sandbox in which the hook may write and cannot see this machine: each test runs again as a process in its own
+//! mount namespace, with empty file systems over the directories that the hook reads and writes.
 
-#![allow(dead_code, reason = "no test program uses everything")]
+#![allow(dead_code, reason = "each test program uses a part")]
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stdout,
-    reason = "starts the test program again and shows its words"
+    reason = "starts the test program again and prints its output"
 )]
 
 use std::os::unix::process::CommandExt;
@@ -16,24 +16,24 @@ use std::{env, fs};
 /// Set in the process that runs inside.
 const INSIDE: &str = "VIOMMU_TEST_INSIDE";
 
-/// What is hidden: state, configuration, host facts, records, the capability cache.
+/// The hidden directories: state, configuration, host facts, records, the capability cache.
 const HIDDEN: &str = "/run /etc /sys /var/lib /var/cache";
 
 const ENTER: &str = "set -e; mount --make-rprivate /
     for directory in $HIDDEN; do mount -t tmpfs -o mode=755 tmpfs $directory; done
     exec \"$0\" \"$@\"";
 
-/// Whether this process is inside. If it is not, runs the test of this name inside and fails as it fails.
+/// Whether this process is inside. Otherwise runs the test of this name inside, and fails if it fails.
 ///
-/// Who may not mount gets a user namespace too, in which there are no files of other users. Where the machine allows no
-/// such thing the test is skipped, unless `VIOMMU_REQUIRE_LAB` is set.
+/// An ordinary user also gets a user namespace, in which there are no files of other users. On a machine that does not
+/// permit namespaces the test is skipped, unless `VIOMMU_REQUIRE_LAB` is set.
 pub(crate) fn inside(test: &str) -> bool {
     if env::var_os(INSIDE).is_some() {
         return true;
     }
     let program = env::current_exe().unwrap();
     let hidden = HIDDEN.split(' ').find(|directory| program.starts_with(directory));
-    assert_eq!(hidden, None, "{} would hide itself", program.display());
+    assert_eq!(hidden, None, "the sandbox would hide {}", program.display());
     let unshare = |own_user: bool| {
         let mut unshare = Command::new("unshare");
         unshare.arg("--mount").args(own_user.then_some("--map-root-user"));
@@ -48,22 +48,22 @@ pub(crate) fn inside(test: &str) -> bool {
     let mut command = unshare(own_user);
     command.args(["sh", "-c", ENTER]).arg(program).args(["--exact", test, "--include-ignored", "--nocapture"]);
     let output = command.env(INSIDE, "1").env("HIDDEN", HIDDEN).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    println!("{said}");
-    assert!(output.status.success() && said.contains("1 passed"), "{test} failed inside");
+    let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    println!("{printed}");
+    assert!(output.status.success() && printed.contains("1 passed"), "{test} failed inside");
     false
 }
 
 /// libvirt's number for the guest of a stand-in.
 pub(crate) const ID: u32 = 7;
 
-/// A process that stands for the QEMU of a domain, in the domain's cgroup, with a locked-memory limit of 64 KiB, as soon as it
-/// has that limit. The machine's cgroups stay as they are: what the kernel says of the process is hidden by a file.
+/// A stand-in for the QEMU of a domain, in the domain's cgroup, with a locked-memory limit of 64 KiB. Returns when the
+/// process has that limit. The machine's cgroups stay unchanged: a file hides the process's entry in /proc.
 pub(crate) fn qemu(domain: &str, arguments: &[&str]) -> Child {
     let qemu = stand_in(arguments);
     let cgroup = format!("machine/qemu-{ID}-{domain}.libvirt-qemu");
     fs::create_dir_all(Path::new("/sys/fs/cgroup").join(&cgroup)).unwrap();
-    // As before libvirt 11.3: root's own.
+    // As before libvirt 11.3: owned by root.
     fs::create_dir_all("/run/libvirt/qemu").unwrap();
     let membership = PathBuf::from(format!("/run/cgroup-of-{}", qemu.id()));
     fs::write(&membership, format!("0::/{cgroup}/emulator\n")).unwrap();
@@ -73,7 +73,7 @@ pub(crate) fn qemu(domain: &str, arguments: &[&str]) -> Child {
     qemu
 }
 
-/// The same in no cgroup of its own.
+/// The same without a cgroup.
 pub(crate) fn stand_in(arguments: &[&str]) -> Child {
     let mut command = Command::new("bash");
     command.arg0("qemu").args(["-c", "ulimit -l 64; read -r line", "qemu"]).args(arguments);
@@ -86,12 +86,12 @@ pub(crate) fn stand_in(arguments: &[&str]) -> Child {
     qemu
 }
 
-/// The XML of a domain as libvirt has it while the domain runs.
+/// The XML of a running domain, in libvirt's status format.
 pub(crate) fn running(xml: &str) -> String {
     xml.replacen("<domain type='kvm'", &format!("<domain type='kvm' id='{ID}'"), 1)
 }
 
-/// The binary under the name by which libvirt runs a hook.
+/// The binary under libvirt's name of a hook.
 pub(crate) fn hook() -> PathBuf {
     let directory = PathBuf::from("/run/test/hooks");
     fs::create_dir_all(&directory).unwrap();

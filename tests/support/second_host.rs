@@ -2,8 +2,8 @@
 
 use crate::support::libvirt::{Libvirt, Output};
 
-/// Files of its own where libvirt and viommu write, another host name and UUID. $1 comes before the daemon's PATH, $2 is a command
-/// inside, where the first host's /share is to be had.
+/// Its own files in the directories of libvirt and viommu, another host name and UUID. $1 comes before the daemon's
+/// PATH; $2 is a command in the root directory, with access to the first host's /share.
 const SECOND_HOST: &str = r#"set -e
 cat >/run/second.inner <<'INNER'
 set -e
@@ -46,7 +46,7 @@ echo $unshare >/run/second.pid
 /// The first host's daemon.
 const FIRST: &str = "qemu+unix:///system?socket=/run/libvirt/libvirt-sock";
 
-/// It ends when the value is dropped.
+/// The daemon ends when the value is dropped.
 pub(crate) struct SecondHost<'a> {
     lab: &'a Libvirt,
     uri: String,
@@ -59,7 +59,7 @@ impl SecondHost<'_> {
         SecondHost { lab, uri: lab.get("/run/second.uri").trim().to_owned() }
     }
 
-    /// Runs virsh, connected to it.
+    /// Runs virsh with a connection to it.
     pub(crate) fn virsh(&self, arguments: &[&str]) -> Output {
         self.lab.virsh(&[&["-c", &self.uri], arguments].concat())
     }
@@ -81,7 +81,7 @@ impl Drop for SecondHost<'_> {
     }
 }
 
-/// A guest on a starved machine may write faster than its memory is sent.
+/// On a busy machine a guest may write faster than its memory is sent.
 fn migrate<'a>(guest: &'a str, to: &'a str) -> [&'a str; 9] {
     ["migrate", guest, "--live", to, "--migrateuri", "tcp://127.0.0.1", "--timeout", "20", "--timeout-suspend"]
 }

@@ -1,8 +1,8 @@
-//! Every call of the kernel that the hook makes, with every error and with an early end of file: at each event, for guests that
-//! ask by each route and for guests that do not.
+//! Every system call of the hook, with every error and with an early end of file: at each event, for guests with a
+//! request by each route and for guests without a request.
 //!
-//! `VIOMMU_FAULTS=all cargo test --test hook sweep -- --nocapture` makes every run; without `VIOMMU_FAULTS` it is every tenth.
-//! What the C library and Rust do before `main` is counted apart: no code of viommu runs there.
+//! `VIOMMU_FAULTS=all cargo test --test hook sweep -- --nocapture` makes every run; without `VIOMMU_FAULTS` it is every
+//! tenth. The calls of the C library and Rust before `main` count separately: no code of viommu runs there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,20 +27,20 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 const XML: &str = "/run/test/domain.xml";
 const TRACE: &str = "/run/test/trace";
 
-/// What a guest is to the hook.
+/// The kind of a guest for the hook.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Asks, and cannot have it: every start is refused.
+    /// Its request cannot be met: every start is refused.
     Refused,
-    /// The same by a rule of the configuration alone.
+    /// The same, with a request by a rule of the configuration.
     RefusedByRule,
-    /// Asks, and has it in its XML.
+    /// Has a request, and the vIOMMU in its XML.
     Native,
-    /// Asks, and gets it from the wrapper.
+    /// Has a request, and the wrapper adds the vIOMMU.
     Wrapper,
-    /// Asks for nothing.
-    Silent,
-    /// Asks for nothing, and its emulator is a link of the host route, which needs a mark.
+    /// Has no request.
+    Plain,
+    /// Has no request, and its emulator is a link of the host route, which needs a marker file.
     Marked,
 }
 
@@ -57,18 +57,18 @@ fn cases(guests: &Guests) -> Vec<Guest> {
     let routed = |xml: &str, from: &str| xml.replace(from, "/usr/lib/libvirt-host-route/qemu-system");
     let guest = |name, kind, xml: String| Guest { name, kind, xml };
     vec![
-        guest("metadata", Kind::Refused, guests.asks.clone()),
-        guest("nova", Kind::Refused, guests.asks.replace(viommu, nova)),
-        guest("rule", Kind::RefusedByRule, guests.silent.clone()),
+        guest("metadata", Kind::Refused, guests.requesting.clone()),
+        guest("nova", Kind::Refused, guests.requesting.replace(viommu, nova)),
+        guest("rule", Kind::RefusedByRule, guests.plain.clone()),
         guest("native", Kind::Native, guests.native.clone()),
         guest("wrapper", Kind::Wrapper, guests.wrapper.clone()),
         guest("host route", Kind::Wrapper, routed(&guests.wrapper, "/usr/bin/viommu-qemu-system")),
-        guest("silent", Kind::Silent, guests.silent.clone()),
-        guest("silent on the host route", Kind::Marked, routed(&guests.silent, "/usr/bin/qemu-system")),
+        guest("plain", Kind::Plain, guests.plain.clone()),
+        guest("plain on the host route", Kind::Marked, routed(&guests.plain, "/usr/bin/qemu-system")),
     ]
 }
 
-/// A call of the kernel: its name, and which one of that name it is.
+/// A system call: its name, and its number among the calls of that name.
 #[derive(Debug, Clone)]
 struct Call {
     name: String,
@@ -77,7 +77,7 @@ struct Call {
     before_main: bool,
 }
 
-/// The calls of a hook run without a fault.
+/// The system calls of a hook run without a fault.
 fn calls(event: [&str; 3]) -> Vec<Call> {
     let output = traced_hook(&["-o", TRACE], event);
     assert!(output.status.code().is_some_and(|status| status < 2), "{output:?}");
@@ -92,11 +92,11 @@ fn calls(event: [&str; 3]) -> Vec<Call> {
         *number += 1;
         Some(Call { name: name.to_owned(), number: *number, line: (*line).to_owned(), before_main: index < main })
     });
-    // A search for the guest's process looks at every process of the machine, at each in the same way.
+    // A search for the guest's process reads each process of the machine in the same way.
     let totals =
         |name: &str| lines.iter().filter(|line| line.split_once('(').is_some_and(|(own, _)| own == name)).count();
     let calls = calls.filter(|call| call.number <= 20 || call.number + 5 > totals(&call.name));
-    // brk(2) returns the old break and no error; the C library takes an error for an address.
+    // brk(2) returns the old break and no error; the C library treats an error as an address.
     calls.filter(|call| !matches!(call.name.as_str(), "execve" | "exit_group" | "brk")).collect()
 }
 
@@ -107,7 +107,7 @@ fn traced_hook(options: &[&str], event: [&str; 3]) -> Output {
     command.output().unwrap()
 }
 
-/// What a run must not do.
+/// The errors of a run.
 fn wrong(
     guest: &Guest,
     event: [&str; 3],
@@ -127,15 +127,17 @@ fn wrong(
         return (status != 0).then(|| "a running guest is harmed".to_owned());
     }
     let stdin = call.line.starts_with("read(0,");
-    // Without the configuration no rule is known; without an error in the log that would be silent. A file that is not there is
-    // no error, and a log that does not listen hears nothing.
-    let unheard = error == "ENOENT"
+    // Without the configuration the hook has no rules, so the log must contain an error. A missing file is not an
+    // error, and without a connection to the log there is no line.
+    let unlogged = error == "ENOENT"
         || matches!(call.name.as_str(), "socket" | "sendto" | "ioctl")
         || log.contains("config-invalid");
     match (guest.kind, status) {
-        (Kind::Silent, 1) if !stdin => Some("a guest that does not ask is refused".to_owned()),
-        (Kind::Refused, 0) if clean == 1 => Some("it starts without what it asks for".to_owned()),
-        (Kind::RefusedByRule, 0) if clean == 1 && !unheard => Some("the rule is passed over in silence".to_owned()),
+        (Kind::Plain, 1) if !stdin => Some("a guest without a request is refused".to_owned()),
+        (Kind::Refused, 0) if clean == 1 => Some("it starts without its requested vIOMMU".to_owned()),
+        (Kind::RefusedByRule, 0) if clean == 1 && !unlogged => {
+            Some("the rule is ignored without a log line".to_owned())
+        }
         (Kind::Wrapper | Kind::Marked, 0) if event == START && state().is_none() => {
             Some("it starts without a state".to_owned())
         }
@@ -148,7 +150,7 @@ fn state() -> Option<GuestState> {
     GuestState::parse(&text, UUID.parse().unwrap(), process::boot_clock().as_secs()).ok()
 }
 
-/// A file that is not whole, or should not be there.
+/// A partial or unexpected file.
 fn half_done() -> Option<String> {
     for directory in ["/run/viommu", "/var/lib/viommu/8d"] {
         for entry in fs::read_dir(directory).into_iter().flatten() {
@@ -163,7 +165,7 @@ fn half_done() -> Option<String> {
     None
 }
 
-/// Puts the host back: an event of a running guest finds the state of its start.
+/// Restores the host: an event of a running guest finds the state of its start.
 fn reset(event: [&str; 3], state: Option<&str>) {
     let _ = fs::remove_dir_all("/run/viommu");
     let _ = fs::remove_dir_all("/var/lib/viommu");
@@ -183,7 +185,7 @@ fn every_call_of_the_kernel_that_fails() {
     fs::create_dir_all(Path::new(JOURNAL).parent().unwrap()).unwrap();
     let journal = UnixDatagram::bind(JOURNAL).unwrap();
     journal.set_nonblocking(true).unwrap();
-    let heard = || {
+    let log_lines = || {
         let mut buffer = vec![0; 65536];
         std::iter::from_fn(|| {
             journal.recv(&mut buffer).ok().map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned())
@@ -216,7 +218,7 @@ fn every_call_of_the_kernel_that_fails() {
                         continue;
                     }
                     reset(event, kept.as_deref());
-                    heard();
+                    log_lines();
                     let what = if error.starts_with("retval") { error.to_owned() } else { format!("error={error}") };
                     let inject = format!("inject={}:{what}:when={}", call.name, call.number);
                     let output = traced_hook(&["-o", "/dev/null", "-e", &inject], event);
@@ -226,7 +228,7 @@ fn every_call_of_the_kernel_that_fails() {
                         continue;
                     }
                     runs += 1;
-                    let wrong = wrong(guest, event, clean, (&call, error), &output, &heard());
+                    let wrong = wrong(guest, event, clean, (&call, error), &output, &log_lines());
                     faults.extend(wrong.map(|wrong| {
                         format!("{} {event:?} {inject} ({}): {wrong}: {output:?}", guest.name, call.line)
                     }));

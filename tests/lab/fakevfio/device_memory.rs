@@ -1,5 +1,5 @@
-//! Memory of devices that QEMU maps beside RAM is in the limit: a guest boots with a little more than its containers account,
-//! and not with a little less.
+//! The limit includes the memory of devices that QEMU maps beside RAM: a guest boots with a limit slightly above its
+//! containers' locked memory, and does not boot with one slightly below.
 
 use std::ffi::OsString;
 
@@ -13,7 +13,7 @@ use crate::{GIB, decide, edited};
 /// Firmware and option ROMs of two containers, and the default memory of a display.
 const LITTLE: u64 = 64 << 20;
 
-/// Two devices behind root ports, and what has memory of its own: as libvirt knows it, and on QEMU's command line.
+/// Two devices behind root ports, and a device with its own memory: as libvirt's XML, and as QEMU's arguments.
 fn guests() -> [(Topology, [&'static str; 4]); 3] {
     let two = || Topology::q35("").root_ports(&THREE[..2]);
     let backend = r#"{"qom-type":"memory-backend-ram","id":"shmmem-shmem0","size":1073741824,"share":true}"#;
@@ -48,10 +48,10 @@ fn device_memory_is_within_the_limit() {
             arguments.extend(words.map(OsString::from));
             let boot = |limit| fake.boot(suite, "x86_64", &arguments, &[("FAKEVFIO_LIMIT", limit)]);
             let enough = boot(required - GIB + LITTLE);
-            assert!(enough.started, "{words:?}: {} {}", enough.says, enough.answers);
+            assert!(enough.started, "{words:?}: {} {}", enough.stderr, enough.answers);
             assert!(enough.peak > required - GIB - LITTLE, "{words:?}: only {} of {required} bytes", enough.peak);
             let short = boot(required - GIB - LITTLE);
-            assert!(!short.started && short.says.contains("(Cannot allocate memory)"), "{words:?}: {}", short.says);
+            assert!(!short.started && short.stderr.contains("(Cannot allocate memory)"), "{words:?}: {}", short.stderr);
         }
     }
 }

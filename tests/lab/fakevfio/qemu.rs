@@ -1,9 +1,10 @@
-//! Real QEMUs of two Debian suites on a host whose VFIO is made up: see `fakevfio.c` for what is real, and `qemu.sh`.
+//! Real QEMUs of two Debian suites on a host with an emulated VFIO: `fakevfio.c` says which parts are real, see also
+//! `qemu.sh`.
 //!
-//! Each QEMU is started paused, is given commands, and is told to quit. What it did with VFIO is in the [`Outcome`].
+//! Each QEMU starts paused, gets commands, and quits at the end. The [`Outcome`] contains its VFIO calls.
 
-#![expect(clippy::disallowed_methods, reason = "tests have effects")]
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what fails here fails the test")]
+#![expect(clippy::disallowed_methods, reason = "tests do I/O")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a panic fails the test")]
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -18,31 +19,31 @@ use std::time::Duration;
 
 use crate::support::libvirt::Suite;
 
-/// Mediated devices of the made-up host.
+/// Mediated devices of the emulated host.
 pub(crate) const MDEVS: [&str; 2] = ["c2177883-f1bb-47f0-914d-32a22e3a8804", "01b81dce-0f2c-4a55-a7a5-1d3d5e36b7ff"];
-/// Two functions in one IOMMU group, as of a graphics card and its sound.
+/// Two functions in one IOMMU group, like a graphics card and its sound device.
 pub(crate) const GROUP_OF_TWO: [&str; 2] = ["0000:0a:00.0", "0000:0a:00.1"];
 
-/// The made-up host, and where to find the QEMUs.
+/// The emulated host, and the places of the QEMUs.
 pub(crate) struct Fake {
     roots: PathBuf,
     preload: PathBuf,
-    /// Its sysfs. The functions 0000:01:00.0 to 0000:09:00.1 are each in a group of their own.
+    /// Its sysfs. Each of the functions 0000:01:00.0 to 0000:09:00.1 is in its own group.
     pub(crate) sysfs: PathBuf,
 }
 
-/// What a QEMU did.
+/// The result of a QEMU process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// It ran until it was told to quit.
+    /// It ran until the quit command.
     pub(crate) started: bool,
-    /// What it said on standard error.
-    pub(crate) says: String,
-    /// What it answered to the commands.
+    /// Its stderr.
+    pub(crate) stderr: String,
+    /// Its answers to the commands.
     pub(crate) answers: String,
-    /// The VFIO containers in the order in which they were opened.
+    /// The VFIO containers in the order in which QEMU opened them.
     pub(crate) containers: Vec<Container>,
-    /// Bytes that were mapped in all containers together, at most.
+    /// The maximum of mapped bytes in all containers together.
     pub(crate) peak: u64,
 }
 
@@ -57,8 +58,8 @@ pub(crate) struct Container {
 
 /// The host that all tests of this program share.
 ///
-/// Where it cannot be had (not root, no Debian roots, no C compiler), says so and gives nothing, and the test should pass;
-/// with `VIOMMU_REQUIRE_LAB=1` in the environment it panics instead.
+/// Without root, Debian roots or a C compiler it prints SKIPPED and returns `None`, and the test should pass; with
+/// `VIOMMU_REQUIRE_LAB=1` in the environment it panics instead.
 #[track_caller]
 pub(crate) fn fake() -> Option<&'static Fake> {
     static FAKE: OnceLock<Result<Fake, String>> = OnceLock::new();
@@ -67,7 +68,7 @@ pub(crate) fn fake() -> Option<&'static Fake> {
         Err(reason) => {
             let required = std::env::var_os("VIOMMU_REQUIRE_LAB").is_some_and(|value| value == "1");
             assert!(!required, "VIOMMU_REQUIRE_LAB is set, but: {reason}");
-            // Not eprintln!, which the test harness keeps for itself when a test passes.
+            // Not eprintln!, whose output the test harness hides for a passing test.
             let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
             None
         }
@@ -95,7 +96,7 @@ impl Fake {
         Ok(Fake { roots, preload, sysfs: sysfs(&own.join("sys")) })
     }
 
-    /// Starts the suite's QEMU of this architecture. The settings are those of `fakevfio.c`, the commands QMP's.
+    /// Starts the suite's QEMU of this architecture. The settings are those of `fakevfio.c`, the commands those of QMP.
     pub(crate) fn run(
         &self,
         suite: Suite,
@@ -111,12 +112,11 @@ impl Fake {
         })
     }
 
-    /// Lets the guest run until its firmware has placed the memory of every PCI device, or QEMU has ended.
+    /// Runs the guest until its firmware has placed the memory of every PCI device, or QEMU has ended.
     pub(crate) fn boot(&self, suite: Suite, arch: &str, arguments: &[OsString], settings: &[(&str, u64)]) -> Outcome {
         self.talk(suite, arch, arguments, settings, |stdin, answers| {
             tell(stdin, "cont");
-            // Each answer is one line. A base address that nothing was written to reads as all ones; of the memory in question
-            // each is prefetchable.
+            // Each answer is one line. An unset base address reads as all ones; the memory in question is prefetchable.
             let placed = |line: &String| {
                 let mut bases = line.split("prefetchable memory at 0x").skip(1).peekable();
                 bases.peek().is_some() && bases.all(|base| !base.starts_with("ffff"))
@@ -128,7 +128,7 @@ impl Fake {
                 }
                 thread::sleep(Duration::from_millis(200));
                 if answers.lock().unwrap().last().is_some_and(placed) {
-                    // The command register comes after the bases.
+                    // The firmware writes the command register after the base addresses.
                     thread::sleep(Duration::from_secs(2));
                     break;
                 }
@@ -172,10 +172,10 @@ impl Fake {
             output
         });
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let (log, says): (Vec<_>, Vec<_>) = stderr.lines().partition(|line| line.starts_with(LOG));
+        let (log, messages): (Vec<_>, Vec<_>) = stderr.lines().partition(|line| line.starts_with(LOG));
         let mut outcome = Outcome {
             started: output.status.success(),
-            says: says.join("\n"),
+            stderr: messages.join("\n"),
             answers: answers.into_inner().unwrap().join("\n"),
             containers: Vec::new(),
             peak: 0,
@@ -187,20 +187,20 @@ impl Fake {
     }
 }
 
-/// Whether QEMU takes the command. One that refuses its command line does not wait to be told.
+/// Whether QEMU accepts the command. A QEMU that refuses its command line may have ended.
 fn tell(stdin: &mut ChildStdin, command: &str) -> bool {
     let command = if command.starts_with('{') { command.to_owned() } else { format!(r#"{{"execute":"{command}"}}"#) };
     writeln!(stdin, "{command}").is_ok()
 }
 
-/// What lines of `fakevfio.c` begin with.
+/// The prefix of lines of `fakevfio.c`.
 const LOG: &str = "fakevfio: ";
 
 impl Outcome {
     fn enter(&mut self, words: &[&str]) {
         match words {
             ["peak", bytes] => self.peak = bytes.parse().unwrap(),
-            // They are counted from 1.
+            // Their numbers begin at 1.
             ["container", _] => self.containers.push(Container::default()),
             ["container", number, kind, name] => {
                 let container = &mut self.containers[number.parse::<usize>().unwrap() - 1];
@@ -228,7 +228,7 @@ fn compile(directory: &Path) -> Result<PathBuf, String> {
     Err(format!("fakevfio.c cannot be compiled: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Makes the sysfs of the made-up host.
+/// Creates the sysfs of the emulated host.
 fn sysfs(sysfs: &Path) -> PathBuf {
     let device = |bus: &str, name: &str, group: u32| {
         let device = sysfs.join("bus").join(bus).join("devices").join(name);

@@ -1,6 +1,6 @@
-//! Guests that differ in where their VFIO devices are: as domain XML, and as libvirt would start them.
+//! Guests with VFIO devices at different places: as domain XML, and as libvirt's command line.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::qemu::{GROUP_OF_TWO, MDEVS};
 
-/// Guest memory, bytes: enough for a part above 4 GiB on q35, which has 2 GiB below once there are 2.75.
+/// Guest memory, bytes: enough for a part above 4 GiB on q35, which maps 2 GiB below 4 GiB for a guest of 2.75 GiB or
+/// more.
 pub(crate) const MEMORY: u64 = 3 << 30;
 
 /// The spelling of `-device`.
@@ -17,7 +18,7 @@ pub(crate) const MEMORY: u64 = 3 << 30;
 pub(crate) enum Dialect {
     /// libvirt's with QEMU 6.2 or newer.
     Json,
-    /// libvirt's before, and that of people.
+    /// libvirt's with older QEMUs, and the usual spelling by hand.
     KeyValue,
 }
 
@@ -34,7 +35,7 @@ pub(crate) struct Topology {
     hostdevs: Vec<Hostdev>,
     /// `<qemu:commandline>`.
     arguments: Vec<&'static str>,
-    /// `<iommu>` and the like.
+    /// `<iommu>` and other devices.
     more_devices: &'static str,
     /// `<maxMemory>`, bytes.
     max_memory: Option<u64>,
@@ -83,7 +84,7 @@ impl Topology {
         self
     }
 
-    /// Lets the last controller bypass the vIOMMU.
+    /// Makes the last controller bypass the vIOMMU.
     pub(crate) fn bypassing(mut self) -> Topology {
         self.controllers.last_mut().unwrap().bypass = true;
         self
@@ -100,7 +101,7 @@ impl Topology {
         self
     }
 
-    /// A root port on pcie.0 with a VFIO device in it, one for each.
+    /// A root port on pcie.0 for each of these VFIO devices.
     pub(crate) fn root_ports(self, sources: &[&str]) -> Topology {
         let first = self.controllers.iter().map(|controller| controller.index).max().unwrap_or(0) + 1;
         (first..).zip(sources).fold(self, |topology, (index, source)| {
@@ -120,7 +121,7 @@ impl Topology {
         self
     }
 
-    /// Memory with all that can be plugged, bytes.
+    /// The maximum memory with hot-plug, bytes.
     pub(crate) fn max_memory(mut self, bytes: u64) -> Topology {
         self.max_memory = Some(bytes);
         self
@@ -172,7 +173,7 @@ impl Topology {
         )
     }
 
-    /// How libvirt would start the domain, as far as it matters here, with QMP on standard input and output.
+    /// libvirt's command line for the domain, as far as this test depends on it, with QMP on stdin and stdout.
     pub(crate) fn command_line(&self, dialect: Dialect) -> Vec<OsString> {
         let ram = if self.arch == "aarch64" { "mach-virt.ram" } else { "pc.ram" };
         let machine = match self.arch {
@@ -201,7 +202,7 @@ impl Topology {
 const UUID: &str = "b5a3f5b2-6c7c-4d4b-8a0b-3b8f2d8f0a11";
 
 impl Controller {
-    /// As `qemuBuildPCIControllerDevProps` writes it.
+    /// In the form of `qemuBuildPCIControllerDevProps`.
     fn qemu(&self) -> Value {
         let Controller { index, .. } = self;
         let mut device = match self.model {
@@ -211,7 +212,7 @@ impl Controller {
             "pci-bridge" => json!({"driver": "pci-bridge", "chassis_nr": index}),
             "pcie-switch-upstream-port" => json!({"driver": "x3130-upstream"}),
             "pcie-switch-downstream-port" => json!({"driver": "xio3130-downstream", "port": index, "chassis": index}),
-            // Numbers of buses from here on belong to it.
+            // The bus numbers from here on belong to it.
             _ => json!({"driver": "pxb-pcie", "bus_nr": 256 - 16 * i32::from(*index)}),
         };
         device["id"] = format!("pci.{index}").into();
@@ -244,7 +245,7 @@ impl Hostdev {
         format!("<hostdev {from}<address type='pci' bus='{bus}' slot='{slot}' function='{function}'/></hostdev>")
     }
 
-    /// As `qemuBuildPCIHostdevDevProps` and `qemuBuildHostdevMediatedDevProps` write it.
+    /// In the form of `qemuBuildPCIHostdevDevProps` and `qemuBuildHostdevMediatedDevProps`.
     fn qemu(&self, index: usize) -> Value {
         let mut device = if self.is_mdev() {
             json!({"driver": "vfio-pci", "sysfsdev": format!("/sys/bus/mdev/devices/{}", self.source)})
@@ -253,7 +254,7 @@ impl Hostdev {
         };
         device["id"] = format!("hostdev{index}").into();
         device["bus"] = bus(self.bus).into();
-        // Function 0 of a slot with more functions has to say so.
+        // Function 0 of a slot with several functions needs this property.
         if self.function == 0 {
             device["multifunction"] = true.into();
             device["addr"] = format!("{:#x}", self.slot).into();
@@ -286,10 +287,10 @@ pub(crate) const THREE: [&str; 3] = ["0000:01:00.0", "0000:02:00.0", "0000:03:00
 
 /// Every pxb-pcie bypasses the vIOMMU.
 const GLOBAL: [&str; 2] = ["-global", "pxb-pcie.bypass_iommu=on"];
-/// pcie.0 and all below it does, but no pxb-pcie.
+/// pcie.0 and all buses below it bypass the vIOMMU, but no pxb-pcie.
 const DEFAULT_BUS: [&str; 2] = ["-machine", "default_bus_bypass_iommu=on"];
 
-/// Every way in which a device's place decides about its address space.
+/// All topologies in which a device's place determines its address space.
 pub(crate) fn topologies() -> Vec<Topology> {
     [on_q35(), on_virt()].concat()
 }

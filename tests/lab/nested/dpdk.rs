@@ -1,4 +1,4 @@
-//! DPDK in a guest with two passed-through network cards: `dpdk.sh`, by hand, because the guest is emulated twice.
+//! DPDK in a guest with two passed-through network cards: `dpdk.sh`, run by hand, because the guest is emulated twice.
 
 use super::TRIXIE;
 
@@ -19,7 +19,7 @@ fn testpmd_forwards_between_passed_through_ports() {
             ("remapping", "1"),
             ("unsafe_interrupts", "N"),
             ("bound", "2"),
-            // What L1's interfaces at the other ends have counted, the two network cards, and the generator.
+            // The counters of L1's interfaces at the other ends, the two network cards, and the generator.
             ("wire_sent", "10000"),
             ("wire_received", "10000"),
             ("port0", "received-10000-missed-0-errors-0"),
@@ -31,7 +31,7 @@ fn testpmd_forwards_between_passed_through_ports() {
         }
         assert!(["N", "unsupported"].contains(&dpdk.get("no_iommu")), "{}", dpdk.line);
         let groups: Vec<_> = dpdk.get("ports").split(',').filter_map(|port| port.split_once("-group-")).collect();
-        assert!(groups.len() == 2 && groups[0].1 != groups[1].1, "not a group each: {}", dpdk.line);
+        assert!(groups.len() == 2 && groups[0].1 != groups[1].1, "not one group for each: {}", dpdk.line);
         assert!(groups.iter().all(|(_, group)| group.contains("-type-DMA")), "not translated: {}", dpdk.line);
         results.of(&format!("dpdk-{route}-end")).assert_clean();
     }

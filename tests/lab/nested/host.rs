@@ -1,4 +1,4 @@
-//! The L1 of each suite: built and booted when the first test asks for it, stopped when the tests are over.
+//! The L1 of each suite: the first test that needs it builds and boots it; it stops after the tests.
 
 use std::env;
 use std::io::Write as _;
@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use super::results::Results;
 use super::support::packages::packages;
 
-/// What L1 is: a distribution release, confined or not. One scenario at a time: they share its NICs.
+/// The type of an L1: a distribution release, confined or not. One scenario runs at a time: the scenarios share its
+/// NICs.
 pub(super) struct Suite {
     name: &'static str,
     libvirt: &'static str,
@@ -19,7 +20,7 @@ pub(super) struct Suite {
     host: Mutex<Host>,
 }
 
-/// The architecture of L1 and its guests; in the words of `boot.sh`.
+/// The architecture of L1 and its guests, by `boot.sh`'s name.
 #[derive(Clone, Copy)]
 enum Arch {
     X86,
@@ -34,7 +35,7 @@ impl Arch {
         }
     }
 
-    /// What builds L1's disk.
+    /// The script that builds L1's disk.
     fn image(self) -> &'static str {
         match self {
             Arch::X86 => "nested/image.sh",
@@ -42,7 +43,7 @@ impl Arch {
         }
     }
 
-    /// The viommu that L1 gets.
+    /// The viommu binary for L1.
     fn binary(self) -> Result<String, String> {
         match self {
             Arch::X86 => Ok(env!("CARGO_BIN_EXE_viommu").to_owned()),
@@ -55,18 +56,18 @@ impl Arch {
     }
 }
 
-/// What confines libvirtd and its guests.
+/// The confinement of libvirtd and its guests.
 #[derive(Clone, Copy)]
 pub(super) enum Security {
     None,
-    /// As the distribution has it, which takes systemd.
+    /// The distribution's configuration, which needs systemd.
     AppArmor,
-    /// Enforcing, likewise.
+    /// Enforcing; also needs systemd.
     SeLinux,
 }
 
 impl Security {
-    /// For the instance's name.
+    /// A part of the instance's name.
     fn name(self) -> &'static str {
         match self {
             Security::None => "plain",
@@ -75,7 +76,7 @@ impl Security {
         }
     }
 
-    /// From power-on to the first command: what `boot.sh` reads from its environment, with four times what it took.
+    /// Time limits from power-on to the first command, as variables of `boot.sh`: four times the measured values.
     fn boot(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Security::None => &[("BOOT_LIMIT", "150")],
@@ -88,12 +89,12 @@ impl Security {
         }
     }
 
-    /// How long `prepare.sh` takes on two busy cores, seconds.
+    /// The duration of `prepare.sh` on two busy cores, seconds.
     fn prepare_seconds(self) -> u64 {
         match self {
             Security::None => 12,
             Security::AppArmor => 20,
-            // To load a policy module takes longer than all the rest.
+            // The load of a policy module takes longer than all other steps.
             Security::SeLinux => 60,
         }
     }
@@ -137,9 +138,9 @@ impl Suite {
         Self { name, libvirt, qemu, security, arch, host: Mutex::new(Host::Unbooted) }
     }
 
-    /// Runs `scenarios/NAME.sh`, which took so many seconds here; none where there is no lab.
+    /// Runs `scenarios/NAME.sh`, which took the given number of seconds; `None` without a lab.
     ///
-    /// A run that went over its limit or lost its L1 is tried once more on a fresh one, for the machine may have been
+    /// A run that exceeded its time or lost its L1 is repeated once on a new one, because the machine may have been
     /// busy; a wrong result is not.
     pub(super) fn run(&self, scenario: &str, measured_seconds: u64) -> Option<Results> {
         let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,7 +168,7 @@ impl Suite {
         unreachable!("the second try returns or panics")
     }
 
-    /// The name of the L1 that runs, booted if need be; none where there can be no lab.
+    /// The name of the running L1, which this function boots if necessary; `None` if there can be no lab.
     fn up<'a>(&self, host: &'a mut Host) -> Result<Option<&'a str>, String> {
         if matches!(host, Host::Unbooted) {
             *host = match missing() {
@@ -196,8 +197,8 @@ impl Suite {
         }
     }
 
-    /// What brings viommu to L1: a variable of `boot.sh`'s, and its value. A confined host gets the package; none where the tools to
-    /// build it are missing.
+    /// viommu for L1: a variable of `boot.sh`, and its value. A confined host gets the package; `None` without the
+    /// tools that build it.
     fn viommu(&self) -> Result<Option<(&'static str, String)>, String> {
         match self.security {
             Security::None => self.arch.binary().map(|binary| Some(("VIOMMU_BIN", binary))),
@@ -207,9 +208,10 @@ impl Suite {
         }
     }
 
-    /// Builds what is missing, boots, prepares, and checks that L1 is what the scenarios take it for.
+    /// Builds missing parts, boots, prepares, and checks that L1 has the properties that the scenarios need.
     fn boot(&self, viommu: &(&str, String)) -> Result<String, String> {
-        // Building needs the network and may take minutes: it has no limit, and its failure is not one of the boot.
+        // The build needs the network and may take minutes: it has no time limit, and its failure is not a failure of
+        // the boot.
         let build = Ran::from(lab_command(self.arch.image(), &[self.name]).output());
         if build.status != Some(0) {
             return Err(build.output);
@@ -245,7 +247,7 @@ impl Suite {
     }
 }
 
-/// What a script of the lab said, both streams, and its exit status.
+/// The output of a lab script, both streams, and its exit status.
 struct Ran {
     status: Option<i32>,
     output: String,
@@ -273,7 +275,7 @@ fn lab_command(script: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// The path of another test program of this package, which cargo builds if it is not up to date.
+/// The path of another test program of this package; cargo builds an outdated one.
 fn test_program(name: &str) -> Result<String, String> {
     let cargo = env::var_os("CARGO").ok_or("not run by cargo")?;
     let mut build = Command::new(cargo);
@@ -287,7 +289,7 @@ fn test_program(name: &str) -> Result<String, String> {
     path.ok_or(build.output)
 }
 
-/// Why there can be no lab on this machine.
+/// The reason why this machine can have no lab.
 fn missing() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("only root can build and chroot into a Debian root".to_owned());
@@ -304,7 +306,7 @@ fn missing() -> Option<String> {
     None
 }
 
-/// Past the test harness, which keeps what a passing test prints to itself.
+/// Bypasses the test harness, which hides the output of a passing test.
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -1,7 +1,7 @@
-//! `docs/proof/real-vfio.md` and `docs/proof/iommufd.md`: what each scenario comes to on each suite.
+//! `docs/proof/real-vfio.md` and `docs/proof/iommufd.md`: the result of each scenario on each suite.
 //!
-//! `page.sh` runs the scenarios and has the pages written from what they said. In between, a page must have each of its scenarios
-//! as the script describes it, and no other.
+//! `page.sh` runs the scenarios and writes the pages from their output. In other runs, the test checks that a page has
+//! each of its scenarios with the script's description, and no other.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -49,13 +49,13 @@ locked memory.
     },
 ];
 
-/// What differs from run to run, or is the same everywhere.
+/// Values that differ between runs, or that are equal on all hosts.
 const OMITTED: [&str; 7] = ["status", "seconds", "pid", "saved_pid", "attempts", "uid", "capeff"];
 
 /// Below the head of every page.
 const LEGEND: &str = "
 - *limit*: the hard limit of QEMU's process, bytes; *VmLck*: what it has locked; *VmPin*: what an iommufd has pinned. A guest has
-  384 MiB where nothing else is said.
+  384 MiB unless stated otherwise.
 - *guards*, *files*: processes and state files that viommu has left behind; *holders*: processes with the guest's limit.
 - A number in brackets is a message, at the end of the page. Where a command succeeded it has none.
 
@@ -100,7 +100,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Those of these first letters, in the order of their numbers.
+/// The scenarios with these first letters, in the order of their numbers.
 fn scenarios(kinds: &str) -> Vec<Scenario> {
     let directory = root().join("tests/lab/nested/l1/scenarios");
     let mut found: Vec<_> = fs::read_dir(directory)
@@ -120,7 +120,7 @@ fn scenarios(kinds: &str) -> Vec<Scenario> {
 }
 
 impl Page {
-    /// Its text, from what `all.sh` has said about each suite, in files of that name.
+    /// The page's text, from the output of `all.sh` for each suite, in files with the suite's name.
     fn written(&self, scenarios: &[Scenario], directory: &Path) -> String {
         let read = |suite| Results::parse(&fs::read_to_string(directory.join(suite)).unwrap());
         let results: Vec<Results> = self.suites.iter().map(read).collect();
@@ -154,12 +154,12 @@ fn cell(values: &Values, messages: &mut Messages) -> String {
     let pairs: Vec<_> = values.pairs().collect();
     let known: HashMap<_, _> = pairs.iter().copied().collect();
     let mut parts = Vec::new();
-    let said = || values.get("message");
+    let message = || values.get("message");
     match known.get("status") {
         Some(&"0") => parts.push("succeeds".to_owned()),
-        Some(_) => parts.push(format!("fails {}", messages.reference(said()))),
-        None if said().is_empty() => {}
-        None => parts.push(messages.reference(said())),
+        Some(_) => parts.push(format!("fails {}", messages.reference(message()))),
+        None if message().is_empty() => {}
+        None => parts.push(messages.reference(message())),
     }
     for (key, value) in pairs.into_iter().filter(|(key, value)| !OMITTED.contains(key) && !value.is_empty()) {
         parts.push(match key {
@@ -173,7 +173,7 @@ fn cell(values: &Values, messages: &mut Messages) -> String {
     parts.join(", ")
 }
 
-/// What was said, each thing once.
+/// Messages without duplicates.
 #[derive(Default)]
 struct Messages {
     known: Vec<String>,
@@ -191,8 +191,8 @@ impl Messages {
     }
 }
 
-/// Without what differs from run to run, which is times and addresses, and without the arguments that QEMU repeats. Of viommu's own
-/// words only the last sentence.
+/// The message without times and addresses, which differ between runs, and without QEMU's repetition of its arguments.
+/// Of viommu's own message only the last sentence.
 fn stable(message: &str) -> String {
     let last = message.rfind("error[").map_or(message, |start| &message[start..]);
     let is_time = |word: &str| word.ends_with('Z') && word.starts_with("20") && word.contains('T');
@@ -201,7 +201,7 @@ fn stable(message: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// `f(0x55ed00000000,` becomes `f(…,`; what has fewer digits is a size.
+/// `f(0x55ed00000000,` becomes `f(…,`; a number with fewer digits is a size.
 fn without_address(word: &str) -> String {
     let Some((before, after)) = word.split_once("0x") else { return word.to_owned() };
     let rest = after.trim_start_matches(|digit: char| digit.is_ascii_hexdigit());

@@ -1,10 +1,11 @@
-//! What the scenarios in L1 print: lines `RESULT name key=value …`, of which `message=` comes last and takes the rest.
+//! The output of the scenarios in L1: lines `RESULT name key=value …`, in which `message=` is the last key and takes
+//! the rest of the line.
 
 use std::collections::HashMap;
 
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const GIB: u64 = 1 << 30;
-/// RAM of a scenario's guest: the least with which four times as much does not fit under a limit for one (`lib.sh`, `arch.sh`).
+/// RAM of a scenario's guest: the smallest for which four times its size exceeds a limit for one (`lib.sh`, `arch.sh`).
 pub(super) const RAM: u64 = 384 * MIB;
 /// The user `libvirt-qemu` of every Debian.
 const LIBVIRT_QEMU: &str = "64055";
@@ -39,7 +40,8 @@ impl Results {
         self.by_name.get(name)
     }
 
-    /// The results of one scenario, in the order in which it printed them: those whose name is its own or begins with it and a hyphen.
+    /// The results of one scenario, in the order of its output: those with its name, or with its name and a hyphen as
+    /// prefix.
     pub(super) fn names(&self, scenario: &str) -> Vec<&str> {
         let names = self.output.lines().filter_map(|line| line.strip_prefix("RESULT ")?.split(' ').next());
         let own =
@@ -52,7 +54,7 @@ impl Results {
         self.find(name).unwrap_or_else(|| panic!("no RESULT of {name} in:\n{}", self.output))
     }
 
-    /// A Linux with two NICs (`os.sh`) has used the vIOMMU for them, and has unlocked what it does not map.
+    /// A Linux with two NICs (`os.sh`) has used the vIOMMU for them, and has unlocked the memory that it does not map.
     #[track_caller]
     pub(super) fn linux_guest(&self, name: &str) -> &Values {
         let guest = self.of(name);
@@ -60,12 +62,12 @@ impl Results {
         guest.assert_value("done", "1");
         guest.assert_value("leases", "2");
         guest.assert_value("nic_groups", "2");
-        assert!(guest.number("vmlck_kb") < 64 * 1024, "the guest maps what it needs and no more: {}", guest.line);
+        assert!(guest.number("vmlck_kb") < 64 * 1024, "the guest maps more than it needs: {}", guest.line);
         self.of(&format!("{name}-end")).assert_clean();
         guest
     }
 
-    /// The same of one on x86 with 512 MiB.
+    /// The same for an x86 guest with 512 MiB.
     #[track_caller]
     pub(super) fn assert_linux_guest(&self, name: &str) {
         let guest = self.linux_guest(name);
@@ -87,7 +89,7 @@ impl Values {
         Self { line: line.to_owned(), values }
     }
 
-    /// Everything but the message, in the order in which it was printed.
+    /// All keys except the message, in the order of the output.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         let pairs = self.line.split("message=").next().unwrap_or_default();
         pairs.split_whitespace().filter_map(|pair| pair.split_once('='))
@@ -113,7 +115,7 @@ impl Values {
         assert!(self.get("message").contains(part), "{part:?} is not in: {}", self.line);
     }
 
-    /// Started by libvirt as it starts every guest: as its own user, without the capability that the limit spares.
+    /// Started by libvirt as every guest: as libvirt's QEMU user, without the capability that bypasses the limit.
     #[track_caller]
     pub(super) fn assert_started(&self) {
         self.assert_value("status", "0");
@@ -122,7 +124,7 @@ impl Values {
         self.assert_clean();
     }
 
-    /// No guard runs any more, and no state is left of a guest that is gone.
+    /// No guard runs any more, and the ended guest's state is removed.
     #[track_caller]
     pub(super) fn assert_clean(&self) {
         self.assert_value("guards", "0");
@@ -134,7 +136,8 @@ impl Values {
         self.assert_value("limit", &bytes.to_string());
     }
 
-    /// RAM is locked so many times, give or take some hundred KiB each: holes below 1 MiB that a PC does not map, ROMs.
+    /// RAM is locked this many times, with a tolerance of some hundred KiB each: holes below 1 MiB that a PC does not
+    /// map, and ROMs.
     #[track_caller]
     pub(super) fn assert_locked(&self, times: u64, ram: u64) {
         let (locked, exact) = (self.number("vmlck_kb") * 1024, times * ram);

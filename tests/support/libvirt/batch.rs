@@ -1,5 +1,5 @@
-//! Questions about many domains at once: one virsh for all of them, because starting and connecting one takes longer than most
-//! answers.
+//! Calls for many domains at once: one virsh for all of them, because its start and connection take longer than most
+//! calls.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,17 +7,17 @@ use std::fs;
 use super::{Libvirt, Output, UNDEFINE, domain_name, quote};
 
 impl Libvirt {
-    /// Whether `virsh define` takes the domain, which is undefined again.
+    /// Defines and undefines the domain.
     ///
     /// # Errors
-    /// What libvirt says.
+    ///
+    /// libvirt's error.
     pub(crate) fn define(&self, xml: &str) -> Result<(), String> {
         self.define_many(&[xml]).remove(0)
     }
 
     /// [`Libvirt::define`] for many domains, in milliseconds each. Names and UUIDs may repeat.
     pub(crate) fn define_many(&self, domains: &[impl AsRef<str>]) -> Vec<Result<(), String>> {
-        // One virsh for all of them: starting and connecting one takes longer than most definitions.
         let directory = self.share.join("define");
         fs::create_dir_all(&directory).unwrap();
         let mut commands = String::new();
@@ -32,12 +32,14 @@ impl Libvirt {
         verdicts(domains.len(), &output)
     }
 
-    /// The command line with which libvirt would start the domain, from the emulator on. Nothing is defined or started.
+    /// The command line with which libvirt would start the domain, including the emulator. No domain is defined or
+    /// started.
     ///
-    /// libvirt 9.0 wants `<driver name='vfio'/>` in every PCI host device here.
+    /// libvirt 9.0 needs `<driver name='vfio'/>` in every PCI host device here.
     ///
     /// # Errors
-    /// What libvirt says.
+    ///
+    /// libvirt's error.
     pub(crate) fn domxml_to_native(&self, xml: &str) -> Result<Vec<String>, String> {
         fs::write(self.share.join("native.xml"), xml).unwrap();
         self.domxml_to_native_many(&[xml]).remove(0)
@@ -46,7 +48,7 @@ impl Libvirt {
     /// [`Libvirt::domxml_to_native`] for many domains, in milliseconds each.
     pub(crate) fn domxml_to_native_many(&self, domains: &[impl AsRef<str>]) -> Vec<Result<Vec<String>, String>> {
         let lines = self.batch(domains, |_, path| format!("domxml-to-native qemu-argv --xml {path}"));
-        // libvirt quotes the words for a shell, so a shell takes them apart. The environment comes first.
+        // libvirt quotes the words for a shell, so a shell splits them. The environment comes first.
         let directory = self.share.join("lines");
         fs::create_dir_all(&directory).unwrap();
         for (index, line) in lines.iter().enumerate() {
@@ -70,19 +72,21 @@ impl Libvirt {
         lines.into_iter().map(|line| (line, own())).map(|(line, words)| line.map(|_| words)).collect()
     }
 
-    /// The domains as libvirt would write them down: with the address of every device, and all that it adds by itself.
+    /// The domains as libvirt stores them: with the address of every device, and all defaults.
     ///
     /// # Errors
-    /// What libvirt says.
+    ///
+    /// libvirt's error.
     pub(crate) fn settled_many(&self, domains: &[impl AsRef<str>]) -> Vec<Result<String, String>> {
         let names: Vec<String> = domains.iter().map(|xml| domain_name(xml.as_ref())).collect();
         self.settled_as(domains, &names)
     }
 
-    /// [`Libvirt::settled_many`] of domains whose names or UUIDs are given apart, for names that are hard to read.
+    /// [`Libvirt::settled_many`] of domains with separate names or UUIDs, for names that are hard to parse.
     ///
     /// # Errors
-    /// What libvirt says.
+    ///
+    /// libvirt's error.
     pub(crate) fn settled_as(&self, domains: &[impl AsRef<str>], names: &[String]) -> Vec<Result<String, String>> {
         self.batch(domains, |index, path| {
             let name = quote(&names[index]);
@@ -90,7 +94,7 @@ impl Libvirt {
         })
     }
 
-    /// What virsh prints for the commands of each domain, or its first complaint.
+    /// virsh's output for the commands of each domain, or its first error.
     fn batch(
         &self,
         domains: &[impl AsRef<str>],
@@ -105,7 +109,6 @@ impl Libvirt {
             let commands = commands(index, &format!("/share/batch/{index}"));
             all.push(format!("{MARK}\n{commands}\n"));
         }
-        // One virsh for all of them: starting and connecting one takes longer than most answers.
         let mut answers = Vec::new();
         while answers.len() < domains.len() {
             fs::write(directory.join("commands"), all[answers.len()..].concat()).unwrap();
@@ -126,11 +129,11 @@ impl Libvirt {
     }
 }
 
-/// Which domains of a batch were defined, from what virsh printed.
+/// The result of each domain of a batch, from virsh's output.
 fn verdicts(count: usize, output: &Output) -> Vec<Result<(), String>> {
     let mut verdicts: Vec<Option<Result<(), String>>> = vec![None; count];
     let index = |path: &str| path.strip_prefix("/share/define/").and_then(|index| index.parse::<usize>().ok()).unwrap();
-    // A domain's name can hold anything but a line feed, the path only what was written above.
+    // A domain's name may contain any character except a line feed, the path only the characters written above.
     for line in output.stdout.lines() {
         if let Some((_, path)) = line.rsplit_once(" defined from ") {
             verdicts[index(path)] = Some(Ok(()));
@@ -140,10 +143,10 @@ fn verdicts(count: usize, output: &Output) -> Vec<Result<(), String>> {
     for line in output.stderr.lines() {
         if let Some(path) = line.strip_prefix("error: Failed to define domain from ") {
             let verdict = &mut verdicts[index(path)];
-            assert_eq!(*verdict, None, "virsh says both: {output:?}");
+            assert_eq!(*verdict, None, "virsh prints both results: {output:?}");
             failed = Some(verdict.insert(Err(String::new())));
         } else if line.starts_with("error: failed to get domain ") {
-            // Of the undefine that follows a define that failed; its second line says the same again.
+            // An undefine after a failed define; its second line repeats the error.
             failed = None;
         } else if line.starts_with("error: Failed to undefine domain ") {
             panic!("{line}: {}", output.stderr);
@@ -153,18 +156,18 @@ fn verdicts(count: usize, output: &Output) -> Vec<Result<(), String>> {
         }
     }
     let complete: Option<Vec<_>> = verdicts.into_iter().collect();
-    complete.unwrap_or_else(|| panic!("virsh says nothing about some of the domains: {output:?}"))
+    complete.unwrap_or_else(|| panic!("virsh prints no result for some of the domains: {output:?}"))
 }
 
-/// Tells the answers of a batch apart, on both streams.
+/// Separates the results of a batch, on both streams.
 const MARK: &str = "echo --err ====";
 
-/// What virsh says when libvirtd has gone away under it.
+/// virsh's message if libvirtd ended.
 const DISCONNECTED: &str = "Disconnected from ";
 
-/// What virsh printed behind each mark, or its first complaint.
+/// virsh's output after each mark, or its first error.
 fn answers_of(output: &Output) -> Vec<Result<String, String>> {
-    // virsh repeats each command behind its prompt.
+    // virsh prints each command after its prompt.
     let prompt = format!("virsh # {MARK}\n");
     let printed = output.stdout.split(&prompt).skip(1);
     let complaints = output.stderr.split("error: ====\n").skip(1);
@@ -176,7 +179,7 @@ fn answers_of(output: &Output) -> Vec<Result<String, String>> {
         let mut errors = complaint.lines().filter_map(|line| line.strip_prefix("error: "));
         match errors.next() {
             None => Ok(own(printed)),
-            // Only the second line says why.
+            // Only the second line contains the reason.
             Some(first) if first.starts_with("Failed to define domain") => {
                 Err(errors.next().unwrap_or(first).to_owned())
             }
