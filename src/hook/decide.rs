@@ -126,15 +126,17 @@ fn at_start(
 
 fn prepare(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     match rewrite(&decided.document, plan) {
-        Ok(text) => outcome.print = text,
+        Ok(text) => {
+            outcome.print = text;
+            needs_rewriting(plan, outcome);
+        }
         Err(refusal) => outcome.refusal = Some(refusal),
     }
-    needs_rewriting(plan, outcome);
 }
 
 /// At a start libvirt takes no rewritten XML, so a missing change refuses the start if it is essential, and is logged if not.
 fn needs_rewriting(plan: &Plan, outcome: &mut Outcome) {
-    if outcome.refusal.is_some() || plan.route == Route::Wrapper {
+    if plan.route == Route::Wrapper {
         return;
     }
     outcome.refusal = plan.refusal_unless_rewritten();
@@ -200,33 +202,43 @@ fn emulator(decided: &Decided<'_>) -> String {
 
 fn started(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     let Some(guest) = Identity::of(&decided.domain) else { return };
-    let in_use = (plan.route == Route::Wrapper).then(|| edits_in_use(&guest)).flatten();
     if let Some(limit) = plan.memlock.to_set() {
         outcome.effects.push(Effect::Verify { guest: guest.clone(), limit });
     }
-    match in_use {
-        Some((Some(edits), running)) if edits.adds_iommu() && running.is_some_and(|found| !found) => {
+    if plan.route != Route::Wrapper {
+        return;
+    }
+    let Some(in_use) = in_use(&guest) else { return };
+    match in_use.edits {
+        Some(edits) if edits.adds_iommu() && in_use.has_iommu == Some(false) => {
             let message = format!(
                 "the guest runs without the vIOMMU that it asks for: its emulator {} is not viommu's wrapper",
                 decided.domain.emulator.as_deref().unwrap_or_default()
             );
             outcome.log.push(Note::error(Code::RequestUnmet, message));
         }
-        Some((Some(edits), _)) => {
+        Some(edits) => {
             outcome.effects.push(Effect::Record(guest.uuid, Record::new(&decided.domain, plan, edits)));
         }
         // A restore then reports a missing record, and would use the one of an earlier run.
-        Some((None, _)) => outcome.effects.push(Effect::Forget(guest.uuid)),
-        None => {}
+        None => outcome.effects.push(Effect::Forget(guest.uuid)),
     }
 }
 
-/// The edits that the wrapper had to make to a running guest's command line, by the state file and by whether the guest booted
-/// or came in, `None` where that is not known; and whether that command line has a vIOMMU, where it is known.
+/// What the wrapper did for a guest that runs.
+struct InUse {
+    /// The edits of QEMU's command line, by the state file and by whether the guest booted or came in; `None` where that is not
+    /// known.
+    edits: Option<Edits>,
+    /// Whether QEMU's command line has a vIOMMU; `None` where the command line is not known.
+    has_iommu: Option<bool>,
+}
+
+/// What the wrapper did for this guest; `None` without a state file.
 ///
 /// Without a proven process, the processes that were started for the guest since its state was written must agree: QEMU is
 /// one of them, so that no other process can change the answer, and at most prevents it.
-fn edits_in_use(guest: &Identity) -> Option<(Option<Edits>, Option<bool>)> {
+fn in_use(guest: &Identity) -> Option<InUse> {
     let state = store::state(guest.uuid).ok()?;
     let came_in =
         |arguments: &[OsString]| matches!(qemu::classify(arguments), Invocation::Guest { incoming: true, .. });
@@ -242,7 +254,7 @@ fn edits_in_use(guest: &Identity) -> Option<(Option<Edits>, Option<bool>)> {
         Some((false, _)) => Some(state.boot),
         None => None,
     };
-    Some((edits, running.map(|(_, has_iommu)| has_iommu)))
+    Some(InUse { edits, has_iommu: running.map(|(_, has_iommu)| has_iommu) })
 }
 
 /// On the wrapper route libvirt does not know the vIOMMU with which an incoming guest ran. QEMU loads the guest's state into a

@@ -3,6 +3,7 @@
 use viommu::config::Config;
 use viommu::hook::{Effect, Event, Outcome, decide};
 use viommu::host::Host;
+use viommu::note::Code;
 use viommu::qemu::Edits;
 
 /// A guest without state or record on this machine.
@@ -51,6 +52,16 @@ fn a_guest_of_the_host_route_with_a_request_gets_the_state_of_its_request() {
     // An SMMUv3 is for the machine type virt.
     let outcome = decided(Event::Start, &domain(HOST_ROUTE, &request("smmuv3")));
     assert!(outcome.refusal.is_some() && outcome.effects.is_empty(), "{outcome:?}");
+}
+
+/// libvirt gives every domain a UUID.
+#[test]
+fn without_a_uuid_nothing_can_be_prepared_for_a_guest() {
+    let without = |xml: String| xml.replace(&format!("  <uuid>{UUID}</uuid>\n"), "");
+    let outcome = decided(Event::Start, &without(domain("/usr/bin/viommu-qemu-system-x86_64", &request("intel"))));
+    assert_eq!(outcome.refusal.map(|note| note.code), Some(Code::StateUnwritable));
+    let outcome = decided(Event::Start, &without(domain("/usr/bin/qemu-system-x86_64", HARD_LIMIT)));
+    assert!(outcome.refusal.is_none() && outcome.effects.is_empty(), "{outcome:?}");
 }
 
 #[test]
