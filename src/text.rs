@@ -128,6 +128,12 @@ fn columns(word: &str) -> usize {
     first + parts.map(|part| part.split_once('m').map_or(0, |(_, shown)| shown.chars().count())).sum::<usize>()
 }
 
+/// How many there are of a thing: `1 device`, `2 devices`.
+#[must_use]
+pub fn count(number: impl Display + PartialEq + From<u8>, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1.into() { "" } else { "s" })
+}
+
 /// Bytes as people say them: `9 GiB`, `1.4 GiB`, `384 MiB`.
 #[must_use]
 pub fn bytes(bytes: u64) -> String {

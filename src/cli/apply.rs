@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use crate::config::Config;
@@ -19,7 +20,7 @@ use super::backup::{Backup, Snapshot};
 use super::input::{self, HostOptions, RequestOptions};
 use super::redefine::{self, Targets};
 use super::report;
-use super::terminal::Paint;
+use super::terminal::Output;
 use super::virsh::{Stored, Virsh};
 
 /// Give domains the vIOMMU that they ask for: show the change, ask for confirmation, redefine them through virsh
@@ -32,37 +33,35 @@ pub(super) struct Arguments {
     targets: Targets,
     #[arg(help = "How the vIOMMU reaches QEMU [default: wrapper if <emulator> is the wrapper, else native]")]
     #[arg(long, value_enum)]
-    route: Option<RouteOption>,
+    route: Option<Route>,
     #[command(flatten)]
     request: RequestOptions,
     #[command(flatten)]
     host: HostOptions,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum RouteOption {
-    /// In the domain XML, as a device of libvirt
-    Native,
-    #[value(help = "By the wrapper as <emulator>, which adds it to QEMU's command line")]
-    Wrapper,
-}
+impl ValueEnum for Route {
+    fn value_variants<'a>() -> &'a [Route] {
+        &[Route::Native, Route::Wrapper]
+    }
 
-impl From<RouteOption> for Route {
-    fn from(route: RouteOption) -> Route {
-        match route {
-            RouteOption::Native => Route::Native,
-            RouteOption::Wrapper => Route::Wrapper,
-        }
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Route::Native => PossibleValue::new("native").help("In the domain XML, as a device of libvirt"),
+            Route::Wrapper => {
+                PossibleValue::new("wrapper").help("By the wrapper as <emulator>, which adds it to QEMU's command line")
+            }
+        })
     }
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
-    if arguments.route == Some(RouteOption::Wrapper) && !arguments.request.is_empty() {
+pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure> {
+    if arguments.route == Some(Route::Wrapper) && !arguments.request.is_empty() {
         let message = "with --route wrapper a request on the command line has no effect, because the wrapper reads the request at \
                        each start: put it into the domain's metadata (virsh metadata) or into the configuration";
         return Err(Failure::Usage(message.to_owned()));
     }
-    let virsh = arguments.targets.virsh()?;
+    let virsh = arguments.targets.connection.virsh()?;
     let uri = virsh.uri()?;
     if names_another_host(&uri) && !arguments.host.is_recorded() {
         let message = "is on another host, whose libvirt, QEMU and IOMMU are not known here: pass the output of 'viommu \
@@ -72,7 +71,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     let all = || Ok(virsh.all()?.iter().map(ToString::to_string).collect());
     arguments.targets.each(all, out, |name, out| {
         let stored = virsh.stored(name)?;
-        apply(arguments, &virsh, &stored, out).map_err(|failure| failure.of_domain(&stored.name))
+        apply(arguments, &virsh, &stored, out).map_err(|failure| failure.of(&stored.name))
     })
 }
 
@@ -81,13 +80,13 @@ fn names_another_host(uri: &str) -> bool {
     uri.split_once("://").is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with('/'))
 }
 
-fn apply(arguments: &Arguments, virsh: &Virsh, stored: &Stored, out: &mut impl Write) -> Result<(), Failure> {
+fn apply(arguments: &Arguments, virsh: &Virsh, stored: &Stored, out: &mut Output) -> Result<(), Failure> {
     let config = arguments.host.configuration()?;
     let (plan, text) = changed(arguments, stored, &config)?;
     let Some(text) = text else {
         return unchanged(&plan, stored, out);
     };
-    report::headline(&plan, Paint::stdout(), out)?;
+    report::headline(&plan, out)?;
 
     let backup = Backup::of(stored.uuid)?;
     let again = backup.read(Snapshot::Applied).is_some();
@@ -110,12 +109,9 @@ fn apply(arguments: &Arguments, virsh: &Virsh, stored: &Stored, out: &mut impl W
 }
 
 /// Says why a domain needs no change, and how to request a vIOMMU if it has no request.
-fn unchanged(plan: &Plan, stored: &Stored, out: &mut impl Write) -> Result<(), Failure> {
-    let paint = Paint::stdout();
+fn unchanged(plan: &Plan, stored: &Stored, out: &mut Output) -> Result<(), Failure> {
     let name = printable(&stored.name);
-    for note in plan.warnings() {
-        report::noted(note, paint, out)?;
-    }
+    plan.warnings().try_for_each(|warning| report::note(warning, out))?;
     if plan.request.asks() || plan.iommu.is_some() {
         let served = plan.route == Route::Wrapper && plan.iommu.is_some();
         let wrapper = if served { " (its emulator is the wrapper)" } else { "" };
@@ -126,13 +122,13 @@ fn unchanged(plan: &Plan, stored: &Stored, out: &mut impl Write) -> Result<(), F
          metadata {} {METADATA_NAMESPACE} --key viommu --set \"<viommu model='auto'/>\" --config",
         shell_name(&stored.name, Some(stored.uuid))
     );
-    Ok(paint.line(&line, 4, out)?)
+    Ok(out.line(&line, 4)?)
 }
 
 /// The plan, and the new XML of the domain; `None` if it needs no change.
 fn changed(arguments: &Arguments, stored: &Stored, config: &Config) -> Result<(Plan, Option<String>), Failure> {
     let document = xml::parse(stored.xml.as_bytes())?;
-    let switched = arguments.route.map(|route| switched(&document, route.into(), config)).transpose()?.flatten();
+    let switched = arguments.route.map(|route| switched(&document, route, config)).transpose()?.flatten();
     // Decided for the domain with its new emulator: libvirt does not count a vIOMMU that the wrapper adds.
     let text = switched.as_deref().unwrap_or(document.text());
     let Decided { document: target, plan, .. } = input::decide(text.as_bytes(), &arguments.request, &arguments.host)?;

@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::text::{self, printable};
 
 use super::input::FactOptions;
-use super::terminal::{Format, Paint, json};
+use super::terminal::{Format, Output};
 use super::{Failure, report, schedulers};
 
 const FORMATS: &[Format] = &[Format::Text, Format::Json, Format::Placement, Format::Nfd, Format::Ansible];
@@ -26,20 +26,20 @@ pub(super) struct Arguments {
     host: FactOptions,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
+pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure> {
     let host = arguments.host.whole()?;
     let offers = capability::offers(&host);
     match arguments.format {
-        Format::Json => json(&host, out)?,
+        Format::Json => out.json(&host)?,
         Format::Placement => schedulers::placement(&host, &offers, out)?,
         Format::Nfd => schedulers::nfd(&host, &offers, out)?,
-        Format::Ansible => json(&schedulers::AnsibleFacts::new(&host, &offers), out)?,
-        Format::Text | Format::Diff => text(&host, &offers, Paint::stdout(), out)?,
+        Format::Ansible => out.json(&schedulers::ansible(&host, &offers))?,
+        Format::Text | Format::Diff => text(&host, &offers, out)?,
     }
     Ok(0)
 }
 
-fn text(host: &Host, offers: &[Offer<'_>], paint: Paint, out: &mut impl Write) -> io::Result<()> {
+fn text(host: &Host, offers: &[Offer<'_>], out: &mut Output) -> io::Result<()> {
     let unknown = || "not known".to_owned();
     let libvirt =
         host.libvirt.map_or("not known (run this as root, after 'virsh capabilities')".to_owned(), |v| v.to_string());
@@ -69,7 +69,7 @@ fn text(host: &Host, offers: &[Offer<'_>], paint: Paint, out: &mut impl Write) -
         ("memory", host.memory_bytes.map_or_else(unknown, text::bytes)),
     ]);
     for (label, value) in facts {
-        paint.line(&format!("{label:<LABEL$}{}", printable(&value)), LABEL, out)?;
+        out.row(label, LABEL, &printable(&value))?;
     }
     for offer in offers {
         let path = offer.emulator.map(|emulator| emulator.path.as_str()).filter(|path| !path.is_empty());
@@ -81,7 +81,7 @@ fn text(host: &Host, offers: &[Offer<'_>], paint: Paint, out: &mut impl Write) -
                 Ok(given) => format!("yes: {}", given.as_str()),
                 Err(note) => report::no(note),
             };
-            paint.line(&format!("  {:<LABEL$}{answer}", model.as_str(), LABEL = LABEL - 2), LABEL, out)?;
+            out.row(&format!("  {}", model.as_str()), LABEL, &answer)?;
         }
     }
     Ok(())

@@ -9,10 +9,10 @@ use serde::Serialize;
 use crate::doctor::{self, Check, CheckState};
 use crate::note::Level;
 use crate::state::store;
-use crate::text::printable;
+use crate::text::{count, printable};
 
 use super::Failure;
-use super::terminal::{Format, Paint, json};
+use super::terminal::{Format, Output};
 use super::virsh::Connection;
 
 /// Check whether everything is in place on this host, and say what to do about what is not
@@ -38,7 +38,7 @@ struct Report<'a> {
     checks: &'a [Check],
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
+pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure> {
     if let Some(root) = &arguments.root {
         enter(root).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => {
@@ -54,8 +54,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     let count = |state| checks.iter().filter(|check| check.state == state).count();
     let report = Report { broken: count(CheckState::Broken), warnings: count(CheckState::Warning), checks: &checks };
     match arguments.format {
-        Format::Json => json(&report, out)?,
-        _ => text(&report, Paint::stdout(), out)?,
+        Format::Json => out.json(&report)?,
+        _ => text(&report, out)?,
     }
     Ok(u8::from(report.broken > 0))
 }
@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
 /// meanwhile are not among them.
 fn clean() -> Result<(), Failure> {
     let kept = store::files();
-    let known = Connection::system().virsh().map_err(Failure::Usage)?.list(&["--all"])?;
+    let known = Connection::system().virsh()?.list(&["--all"])?;
     for (uuid, _) in kept.into_iter().filter(|(uuid, _)| !known.contains(uuid)) {
         store::remove_state(uuid)?;
         store::remove_record(uuid)?;
@@ -78,19 +78,19 @@ fn enter(root: &PathBuf) -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-fn text(report: &Report<'_>, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+fn text(report: &Report<'_>, out: &mut Output) -> io::Result<()> {
     for check in report.checks {
         let state = format!("{:<7}", check.state);
         let state = match check.state {
-            CheckState::Broken => paint.level(Level::Error, &state),
-            CheckState::Warning => paint.level(Level::Warning, &state),
-            CheckState::Unknown => paint.level(Level::Info, &state),
+            CheckState::Broken => out.level(Level::Error, &state),
+            CheckState::Warning => out.level(Level::Warning, &state),
+            CheckState::Unknown => out.level(Level::Info, &state),
             CheckState::Ok => state,
         };
         let remedy = check.remedy.as_ref().map(|remedy| format!(": {remedy}")).unwrap_or_default();
         let code = check.code.map(|code| format!(" [{code}]")).unwrap_or_default();
         let message = format!("{}{remedy}", check.message);
-        paint.line(&format!("{state}  {:<13}  {}{code}", check.name, printable(&message)), 24, out)?;
+        out.line(&format!("{state}  {:<13}  {}{code}", check.name, printable(&message)), 24)?;
     }
     let verdict = match (report.broken, report.warnings) {
         (0, 0) if report.checks.iter().all(|check| check.state == CheckState::Ok) => {
@@ -98,7 +98,7 @@ fn text(report: &Report<'_>, paint: Paint, out: &mut impl Write) -> io::Result<(
         }
         (0, 0) => "nothing is wrong, but not everything is known".to_owned(),
         (broken, warnings) => {
-            format!("{broken} broken, {warnings} {}", if warnings == 1 { "warning" } else { "warnings" })
+            format!("{broken} broken, {}", count(warnings, "warning"))
         }
     };
     writeln!(out, "\n{verdict}")

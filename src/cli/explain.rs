@@ -9,10 +9,11 @@ use similar::get_close_matches;
 use crate::explain::{self, Findings, Page};
 use crate::note::{Code, Level};
 use crate::sys::fs;
+use crate::text::count;
 
 use super::Failure;
 use super::input;
-use super::terminal::Paint;
+use super::terminal::Output;
 
 /// Bytes of a message catalogue that are read; libvirt's largest has 2 MiB.
 const MAX_CATALOGUE: usize = 8 << 20;
@@ -34,25 +35,24 @@ pub(super) struct Arguments {
     list: bool,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
-    let paint = Paint::stdout();
+pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure> {
     let subject = arguments.subject.as_deref();
     if arguments.list || (subject.is_none() && std::io::stdin().is_terminal()) {
         for page in Code::ALL.iter().filter_map(|code| explain::code(*code)) {
             let summary = page.text.split("\n\n").next().unwrap_or_default();
-            write!(out, "{}\n{}", paint.bold(page.title), plain(summary, paint))?;
+            write!(out, "{}\n{}", out.bold(page.title), plain(summary, out))?;
         }
         return Ok(0);
     }
     match subject.and_then(code) {
-        Some(page) => write!(out, "{}\n\n{}", paint.bold(page.title), plain(page.text, paint))?,
-        None => log(subject, paint, out)?,
+        Some(page) => write!(out, "{}\n\n{}", out.bold(page.title), plain(page.text, out))?,
+        None => log(subject, out)?,
     }
     Ok(0)
 }
 
-fn plain(markdown: &str, paint: Paint) -> String {
-    explain::plain(markdown, "  ", paint.width(WIDTH))
+fn plain(markdown: &str, out: &Output) -> String {
+    explain::plain(markdown, "  ", out.width(WIDTH))
 }
 
 /// The name in `error[CODE]`, as messages have it; else the subject itself.
@@ -88,7 +88,7 @@ fn catalogues() -> Vec<Vec<u8>> {
     of_libvirt.flat_map(|(language, catalogue)| [Some(catalogue), read(language, "libc.mo")]).flatten().collect()
 }
 
-fn log(source: Option<&str>, paint: Paint, out: &mut impl Write) -> Result<(), Failure> {
+fn log(source: Option<&str>, out: &mut Output) -> Result<(), Failure> {
     if let Some(subject) = source.filter(|name| *name != "-" && !name.contains('/') && !Path::new(name).exists()) {
         return Err(unknown(subject));
     }
@@ -97,10 +97,10 @@ fn log(source: Option<&str>, paint: Paint, out: &mut impl Write) -> Result<(), F
         .map_err(|error| input::unreadable(input::name(source), &error))?;
     let mut separator = "";
     for (finding, page) in findings.iter() {
-        let lines = if finding.count == 1 { "1 line".to_owned() } else { format!("{} lines, the last", finding.count) };
-        writeln!(out, "{separator}{}", paint.bold(page.title))?;
-        paint.line(&format!("  {lines}: {}\n", finding.line), 4, out)?;
-        write!(out, "{}", plain(page.text, paint))?;
+        let last = if finding.count == 1 { "" } else { ", the last" };
+        writeln!(out, "{separator}{}", out.bold(page.title))?;
+        out.line(&format!("  {}{last}: {}\n", count(finding.count, "line"), finding.line), 4)?;
+        write!(out, "{}", plain(page.text, out))?;
         for (number, code) in page.codes().enumerate() {
             writeln!(out, "  {} viommu explain {code}", if number == 0 { "more:" } else { "     " })?;
         }
@@ -108,12 +108,11 @@ fn log(source: Option<&str>, paint: Paint, out: &mut impl Write) -> Result<(), F
     }
     if separator.is_empty() {
         let line = format!(
-            "nothing known in {} line{}; known are viommu's codes, and messages of QEMU, libvirt and the kernel about vIOMMUs, \
+            "nothing known in {}; known are viommu's codes, and messages of QEMU, libvirt and the kernel about vIOMMUs, \
              passed-through devices and locked memory; the log of a guest is /var/log/libvirt/qemu/NAME.log",
-            findings.lines,
-            if findings.lines == 1 { "" } else { "s" }
+            count(findings.lines, "line")
         );
-        paint.line(&line, 0, out)?;
+        out.line(&line, 0)?;
     }
     Ok(())
 }

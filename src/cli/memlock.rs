@@ -19,6 +19,7 @@ use crate::text::{bytes, printable};
 use super::Failure;
 use super::input::{self, HostOptions, RequestOptions};
 use super::report;
+use super::terminal::Output;
 use super::virsh::Connection;
 
 /// Show, and raise, the locked-memory limit of a running guest
@@ -39,13 +40,13 @@ pub(super) struct Arguments {
     host: HostOptions,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
+pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure> {
     let name = match (&arguments.domain, arguments.pid) {
         (Some(name), _) => name.clone(),
         (None, Some(pid)) => uuid_of(pid)?,
         (None, None) => return Err(Failure::Usage("name a domain or a --pid".into())),
     };
-    let live = arguments.connection.virsh().and_then(|virsh| virsh.dump(&name, &[])).map_err(Failure::Usage)?;
+    let live = arguments.connection.virsh()?.dump(&name, &[])?;
     let Decided { domain, plan, .. } = input::decide(&live, &RequestOptions::default(), &arguments.host)?;
     let plan = plan::kept(&plan);
     let not_running = || Failure::Usage(format!("{name} is not running"));
@@ -82,7 +83,7 @@ fn show(
     process: &Pinned,
     (found, limit): (LockLimit, LockLimit),
     one_more: Limit,
-    out: &mut impl Write,
+    out: &mut Output,
 ) -> Result<u8, Failure> {
     let spaces = &plan.memlock.address_spaces;
     writeln!(out, "{}: pid {}", printable(&domain.name), process.pid())?;

@@ -27,7 +27,7 @@ use crate::note::Note;
 use crate::plan::Refusal;
 use crate::sys::stderr::{complaint, line_of};
 
-use terminal::Paint;
+use terminal::Output;
 
 /// A virtual IOMMU for libvirt/QEMU guests, with the locked-memory limit that PCI passthrough behind it needs.
 #[derive(Debug, Parser)]
@@ -78,6 +78,12 @@ impl From<Refusal> for Failure {
     }
 }
 
+impl From<String> for Failure {
+    fn from(message: String) -> Failure {
+        Failure::Usage(message)
+    }
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         Failure::Output(error)
@@ -94,7 +100,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };
-    let mut out = io::stdout().lock();
+    let mut out = Output::stdout();
     let done = match arguments.verb {
         Verb::Plan(arguments) => plan::run(&arguments, &mut out),
         Verb::Rewrite(arguments) => rewrite::run(&arguments, &mut out),
@@ -116,16 +122,14 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
 impl Failure {
     /// The same with the name of the file, where the XML itself is invalid.
     fn of_input(self, source: Option<&str>) -> Failure {
-        match (self, source.filter(|name| *name != "-")) {
-            (Failure::Refused(note), Some(name)) if note.code.as_str().starts_with("xml-") => {
-                Failure::Refused(Note { message: format!("{name}: {}", note.message), ..note })
-            }
-            (failure, _) => failure,
+        match (&self, source.filter(|name| *name != "-")) {
+            (Failure::Refused(note), Some(name)) if note.code.as_str().starts_with("xml-") => self.of(name),
+            _ => self,
         }
     }
 
-    /// The same with the name of its domain.
-    fn of_domain(self, name: &str) -> Failure {
+    /// The same with the name of its file or domain.
+    fn of(self, name: &str) -> Failure {
         match self {
             Failure::Refused(note) => Failure::Refused(Note { message: format!("{name}: {}", note.message), ..note }),
             Failure::Usage(message) => Failure::Usage(format!("{name}: {message}")),
@@ -140,7 +144,7 @@ impl Failure {
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return 0,
             Failure::Output(error) => (complaint(&format!("cannot write the output: {error}")), 2),
         };
-        let _ = Paint::stderr().line(&line, 4, &mut io::stderr().lock());
+        let _ = Output::stderr().line(&line, 4);
         status
     }
 }

@@ -1,9 +1,7 @@
 //! `viommu plan`: the dry run, for one host or for several.
 
-use std::io::Write;
-
 use clap::Args;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::decide::Decided;
 use crate::note::{Level, Note};
@@ -14,7 +12,7 @@ use crate::text::printable;
 use super::Failure;
 use super::input::{self, HostOptions, RequestOptions};
 use super::report;
-use super::terminal::{Format, Paint, json};
+use super::terminal::{Format, Output};
 use super::virsh::Connection;
 
 const FORMATS: &[Format] = &[Format::Text, Format::Json, Format::Diff];
@@ -43,22 +41,15 @@ pub(super) struct Arguments {
 }
 
 /// The answer for one of several hosts.
-#[derive(Serialize)]
 struct Answer {
     /// The file that describes the host.
     host: String,
-    /// No known fact speaks against the host.
-    suitable: bool,
-    /// Why it cannot run the domain.
+    /// Why it cannot run the domain; `None` where no known fact speaks against it.
     reason: Option<Note>,
-    #[serde(serialize_with = "report::outcome")]
     plan: Result<Plan, Refusal>,
 }
 
-#[derive(Serialize)]
-struct PlanJson<'a>(#[serde(serialize_with = "report::outcome")] &'a Result<Plan, Refusal>);
-
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
+pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure> {
     let source = arguments.source.as_deref();
     let bytes = input::domain_xml(source, &arguments.connection)?;
     if let Some(hosts) = arguments.host.each_recorded() {
@@ -75,11 +66,10 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     if let (Ok(plan), Some(note)) = (&mut plan, unsuitable) {
         plan.notes.push(Note { level: Level::Warning, ..note });
     }
-    let paint = Paint::stdout();
     match arguments.format {
-        Format::Json => json(&PlanJson(&plan), out)?,
-        Format::Diff => report::diff(document.text(), rewritten.as_deref(), paint, "", out)?,
-        _ => report::plan(&domain, &plan, document.text(), rewritten.as_deref(), paint, out)?,
+        Format::Json => out.json(&json(&plan))?,
+        Format::Diff => rewritten.iter().try_for_each(|text| report::diff(document.text(), text, "", out))?,
+        _ => report::plan(&domain, &plan, document.text(), rewritten.as_deref(), out)?,
     }
     if let Err(refusal) = plan {
         return Err(refusal.note.into());
@@ -91,7 +81,7 @@ fn several(
     arguments: &Arguments,
     bytes: &[u8],
     hosts: Vec<(String, HostOptions)>,
-    out: &mut impl Write,
+    out: &mut Output,
 ) -> Result<u8, Failure> {
     if arguments.format == Format::Diff || arguments.exit_code {
         return Err(Failure::Usage("--format diff and --exit-code are for one host".to_owned()));
@@ -102,18 +92,25 @@ fn several(
             Ok(plan) => unsuitable(&decided.domain, plan, &decided.host),
             Err(refusal) => Some(refusal.note.clone()),
         };
-        Ok(Answer { host, suitable: reason.is_none(), reason, plan: decided.plan })
+        Ok(Answer { host, reason, plan: decided.plan })
     };
     let answers = hosts.into_iter().map(answer).collect::<Result<Vec<Answer>, Failure>>()?;
     if arguments.format == Format::Json {
-        json(&serde_json::json!({ "hosts": answers }), out)?;
+        let hosts = answers.iter().map(|Answer { host, reason, plan }| {
+            json!({ "host": host, "suitable": reason.is_none(), "reason": reason, "plan": json(plan) })
+        });
+        out.json(&json!({ "hosts": hosts.collect::<Vec<_>>() }))?;
     } else {
-        let paint = Paint::stdout();
-        for answer in &answers {
-            paint.line(&line(answer), 4, out)?;
-        }
+        answers.iter().try_for_each(|answer| out.line(&line(answer), 4))?;
     }
-    Ok(u8::from(answers.iter().all(|answer| !answer.suitable)))
+    Ok(u8::from(answers.iter().all(|answer| answer.reason.is_some())))
+}
+
+fn json(outcome: &Result<Plan, Refusal>) -> Value {
+    match outcome {
+        Ok(plan) => json!(plan),
+        Err(refusal) => json!(refusal),
+    }
 }
 
 fn line(answer: &Answer) -> String {

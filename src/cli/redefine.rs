@@ -15,7 +15,7 @@ use crate::xml;
 use super::Failure;
 use super::backup::{Backup, Snapshot};
 use super::report;
-use super::terminal::Paint;
+use super::terminal::Output;
 use super::virsh::{Connection, DomainState, Stored, Virsh};
 
 /// The domains, and how to change them.
@@ -34,22 +34,16 @@ pub(super) struct Targets {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 impl Targets {
-    /// # Errors
-    /// virsh is not installed.
-    pub(super) fn virsh(&self) -> Result<Virsh, Failure> {
-        self.connection.virsh().map_err(Failure::Usage)
-    }
-
     /// Calls `one` for each named domain, or for `all`. A failure for one does not stop the others.
-    pub(super) fn each<O: Write>(
+    pub(super) fn each(
         &self,
         all: impl FnOnce() -> Result<Vec<String>, Failure>,
-        out: &mut O,
-        mut one: impl FnMut(&str, &mut O) -> Result<(), Failure>,
+        out: &mut Output,
+        mut one: impl FnMut(&str, &mut Output) -> Result<(), Failure>,
     ) -> Result<u8, Failure> {
         if let [name] = self.domains.as_slice() {
             return one(name, out).map(|()| 0);
@@ -81,11 +75,10 @@ impl Targets {
         virsh: &Virsh,
         stored: &Stored,
         xml: &str,
-        out: &mut impl Write,
+        out: &mut Output,
         backup: impl FnOnce() -> Result<(), Note>,
     ) -> Result<Option<DomainState>, Failure> {
-        let paint = Paint::stdout();
-        report::diff(&without_secrets(&stored.xml), Some(&without_secrets(xml)), paint, "  ", out)?;
+        report::diff(&without_secrets(&stored.xml), &without_secrets(xml), "  ", out)?;
         let known = virsh.known(stored.uuid)?;
         if !known.persistent {
             let message = "the domain is transient, so libvirt stores no definition to change: rewrite the XML from which it is \
@@ -146,7 +139,7 @@ pub(super) fn original(stored: &Stored, backup: &Backup, config: &Config) -> Res
 }
 
 /// Prints where the previous definition is, and when the change takes effect.
-pub(super) fn say_changed(known: &DomainState, name: &str, previous: &Path, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn say_changed(known: &DomainState, name: &str, previous: &Path, out: &mut Output) -> io::Result<()> {
     let name = printable(name);
     writeln!(out, "{name}: changed; the previous definition is in {}", previous.display())?;
     if known.running {

@@ -11,7 +11,7 @@ use crate::text::printable;
 use super::Failure;
 use super::backup::{self, Backup, Snapshot};
 use super::redefine::{self, Targets};
-use super::terminal::Paint;
+use super::terminal::Output;
 use super::virsh::{Stored, Virsh};
 
 /// Remove what apply has added: show the change, ask for confirmation, redefine the domains through virsh
@@ -25,8 +25,8 @@ pub(super) struct Arguments {
     targets: Targets,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
-    let virsh = arguments.targets.virsh()?;
+pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure> {
+    let virsh = arguments.targets.connection.virsh()?;
     let all = || {
         let applied = backup::applied()?;
         Ok(virsh.all()?.iter().filter(|uuid| applied.contains(uuid)).map(ToString::to_string).collect())
@@ -34,17 +34,11 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Fai
     let config = host::config::load()?;
     arguments.targets.each(all, out, |name, out| {
         let stored = virsh.stored(name)?;
-        remove(&arguments.targets, &virsh, &stored, &config, out).map_err(|failure| failure.of_domain(&stored.name))
+        remove(&arguments.targets, &virsh, &stored, &config, out).map_err(|failure| failure.of(&stored.name))
     })
 }
 
-fn remove(
-    targets: &Targets,
-    virsh: &Virsh,
-    stored: &Stored,
-    config: &Config,
-    out: &mut impl Write,
-) -> Result<(), Failure> {
+fn remove(targets: &Targets, virsh: &Virsh, stored: &Stored, config: &Config, out: &mut Output) -> Result<(), Failure> {
     let backup = Backup::of(stored.uuid)?;
     let text = redefine::original(stored, &backup, config)?;
     let shown = printable(&stored.name);
@@ -53,7 +47,7 @@ fn remove(
         backup.forget(Snapshot::Applied);
         return Ok(writeln!(out, "{shown}: nothing to change")?);
     }
-    writeln!(out, "{}", Paint::stdout().bold(&shown))?;
+    writeln!(out, "{}", out.bold(&shown))?;
     let keep = || backup.keep(Snapshot::Removed, &stored.xml);
     let Some(known) = targets.redefine(virsh, stored, &text, out, keep)? else { return Ok(()) };
     backup.forget(Snapshot::Applied);

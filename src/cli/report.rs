@@ -2,28 +2,19 @@
 
 use std::io::{self, Write};
 
-use serde::{Serialize, Serializer};
 use similar::{ChangeTag, TextDiff};
 
 use crate::domain::Domain;
 use crate::limit::Limit;
-use crate::note::{Code, Level, Note};
+use crate::note::{Level, Note};
 use crate::plan::{self, AddressSpace, Memlock, Origin, Plan, Refusal, Route};
 use crate::request::Source;
-use crate::text::{bytes, printable};
+use crate::text::{bytes, count, printable};
 
-use super::terminal::Paint;
+use super::terminal::Output;
 
 /// Columns before the values.
 const LABEL: usize = 11;
-
-/// The decision in JSON.
-pub(super) fn outcome<S: Serializer>(outcome: &Result<Plan, Refusal>, serializer: S) -> Result<S::Ok, S::Error> {
-    match outcome {
-        Ok(plan) => plan.serialize(serializer),
-        Err(refusal) => refusal.serialize(serializer),
-    }
-}
 
 /// Writes the whole report.
 pub(super) fn plan(
@@ -31,50 +22,46 @@ pub(super) fn plan(
     outcome: &Result<Plan, Refusal>,
     original: &str,
     rewritten: Option<&str>,
-    paint: Paint,
-    out: &mut impl Write,
+    out: &mut Output,
 ) -> io::Result<()> {
     let plan = plan::kept(outcome);
     let refused = outcome.is_err();
-    paint.line(&paint.bold(&title(plan)), 4, out)?;
+    out.line(&out.bold(&title(plan)), 4)?;
     writeln!(out)?;
-    decision(plan, refused, paint, out)?;
-    if rewritten.is_some() {
+    decision(plan, refused, out)?;
+    if let Some(rewritten) = rewritten {
         // The wrapper does not change the XML.
         let heading = match plan.route {
             Route::Native => "Changes to the domain XML",
             Route::Wrapper => "The domain XML without the wrapper would be",
         };
-        writeln!(out, "\n{}", paint.bold(heading))?;
-        changes(plan, paint, out)?;
+        out.heading(heading)?;
+        changes(plan, out)?;
         writeln!(out)?;
-        diff(original, rewritten, paint, "  ", out)?;
+        diff(original, rewritten, "  ", out)?;
     }
     if !refused {
-        command_line(plan, paint, out)?;
-        locked_memory(domain, &plan.memlock, paint, out)?;
+        command_line(plan, out)?;
+        locked_memory(domain, &plan.memlock, out)?;
     }
-    notes(plan, paint, out)?;
-    next(plan, outcome.as_ref().err().map(|refusal| refusal.note.code), paint, out)
+    notes(plan, out)?;
+    next(plan, outcome.as_ref().err(), out)
 }
 
 /// Writes what is going to be done; the difference follows.
-pub(super) fn headline(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    paint.line(&paint.bold(&title(plan)), 4, out)?;
+pub(super) fn headline(plan: &Plan, out: &mut Output) -> io::Result<()> {
+    out.line(&out.bold(&title(plan)), 4)?;
     match plan.route {
-        Route::Native => changes(plan, paint, out)?,
+        Route::Native => changes(plan, out)?,
         Route::Wrapper => writeln!(out, "  set /domain/devices/emulator: the wrapper adds to QEMU's command line")?,
     }
-    for note in plan.warnings() {
-        noted(note, paint, out)?;
-    }
-    Ok(())
+    plan.warnings().try_for_each(|warning| note(warning, out))
 }
 
-fn changes(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+fn changes(plan: &Plan, out: &mut Output) -> io::Result<()> {
     for change in &plan.changes {
         let line = format!("  {} {}: {}", change.action, change.path, printable(&change.reason));
-        paint.line(&line, 6, out)?;
+        out.line(&line, 6)?;
     }
     Ok(())
 }
@@ -88,16 +75,15 @@ fn title(plan: &Plan) -> String {
         memory = format!("{memory}, up to {}", bytes(domain.max_memory_bytes));
     }
     format!(
-        "{name}: {}, {}, {}, {} vCPU{}, {memory}",
+        "{name}: {}, {}, {}, {}, {memory}",
         printable(&domain.virt_type),
         text(&domain.arch, "the host's architecture"),
         text(&domain.machine, "default machine"),
-        domain.vcpus,
-        if domain.vcpus == 1 { "" } else { "s" }
+        count(domain.vcpus, "vCPU")
     )
 }
 
-fn decision(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+fn decision(plan: &Plan, refused: bool, out: &mut Output) -> io::Result<()> {
     let request = &plan.request;
     let asked = match request.source {
         Source::None if refused => "invalid".to_owned(),
@@ -105,30 +91,27 @@ fn decision(plan: &Plan, refused: bool, paint: Paint, out: &mut impl Write) -> i
         source => format!("{} asks for '{}'", source.describe(), request.model.as_str()),
     };
     let locked = if request.locked_memory { ", and for locked memory" } else { "" };
-    paint.line(&format!("{:LABEL$}{asked}{locked}", "request"), LABEL, out)?;
+    out.row("request", LABEL, &format!("{asked}{locked}"))?;
     if refused {
-        return writeln!(out, "decision   {}", paint.level(Level::Error, "refused"));
+        return out.row("decision", LABEL, &out.level(Level::Error, "refused"));
     }
-    match &plan.iommu {
-        Some(iommu) => {
-            let labels = ["vIOMMU"].into_iter().chain(std::iter::repeat(""));
-            for (label, iommu) in labels.zip([iommu].into_iter().chain(&plan.further_iommus)) {
-                let model = paint.bold(&printable(&iommu.name));
-                let line = format!("{label:LABEL$}{model} ({}){}", described(iommu.origin), attributes(&iommu.driver));
-                paint.line(&line, LABEL, out)?;
-            }
-        }
-        None => writeln!(out, "vIOMMU     none")?,
+    let Some(iommu) = &plan.iommu else { return out.row("vIOMMU", LABEL, "none") };
+    let mut label = "vIOMMU";
+    for iommu in [iommu].into_iter().chain(&plan.further_iommus) {
+        let model = out.bold(&printable(&iommu.name));
+        out.row(label, LABEL, &format!("{model} ({}){}", described(iommu.origin), attributes(&iommu.driver)))?;
+        label = "";
     }
     if let Some(ioapic) = &plan.ioapic {
         let split = if ioapic.driver == "qemu" { ", the split irqchip" } else { "" };
-        writeln!(out, "I/O APIC   {}{split} ({})", printable(&ioapic.driver), described(ioapic.origin))?;
+        let value = format!("{}{split} ({})", printable(&ioapic.driver), described(ioapic.origin));
+        out.row("I/O APIC", LABEL, &value)?;
     }
     let route = match plan.route {
         Route::Native => "native: libvirt reads it from the domain XML",
         Route::Wrapper => "wrapper: the emulator adds it to QEMU's command line",
     };
-    if plan.iommu.is_some() { paint.line(&format!("{:LABEL$}{route}", "route"), LABEL, out) } else { Ok(()) }
+    out.row("route", LABEL, route)
 }
 
 /// ` name=value` for each attribute of a `<driver>`.
@@ -151,20 +134,13 @@ fn described(origin: Origin) -> &'static str {
     }
 }
 
-/// A unified diff with three lines of context; nothing where nothing changes.
-pub(super) fn diff(
-    original: &str,
-    rewritten: Option<&str>,
-    paint: Paint,
-    indent: &str,
-    out: &mut impl Write,
-) -> io::Result<()> {
-    let Some(rewritten) = rewritten else { return Ok(()) };
+/// A unified diff with three lines of context.
+pub(super) fn diff(original: &str, rewritten: &str, indent: &str, out: &mut Output) -> io::Result<()> {
     let changes = TextDiff::from_lines(original, rewritten);
     writeln!(out, "{indent}--- domain")?;
     writeln!(out, "{indent}+++ domain, rewritten")?;
     for hunk in changes.unified_diff().iter_hunks() {
-        writeln!(out, "{indent}{}", paint.paint("36", &hunk.header().to_string()))?;
+        writeln!(out, "{indent}{}", out.paint("36", &hunk.header().to_string()))?;
         for change in hunk.iter_changes() {
             let (sign, colour) = match change.tag() {
                 ChangeTag::Delete => ("-", "31"),
@@ -174,18 +150,18 @@ pub(super) fn diff(
             let line = change.value().trim_end_matches(['\n', '\r']);
             // Tabs are the only control characters that stay.
             let line = line.split('\t').map(printable).collect::<Vec<_>>().join("\t");
-            writeln!(out, "{indent}{}", paint.paint(colour, &format!("{sign}{line}")))?;
+            writeln!(out, "{indent}{}", out.paint(colour, &format!("{sign}{line}")))?;
         }
     }
     Ok(())
 }
 
-fn command_line(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+fn command_line(plan: &Plan, out: &mut Output) -> io::Result<()> {
     if plan.qemu.is_empty() {
         return Ok(());
     }
     let who = if plan.route == Route::Wrapper { "the wrapper" } else { "libvirt" };
-    writeln!(out, "\n{} (by {who})", paint.bold("QEMU's command line"))?;
+    writeln!(out, "\n{} (by {who})", out.bold("QEMU's command line"))?;
     for (key, value) in &plan.qemu.machine {
         writeln!(out, "  -machine …,{key}={value}")?;
     }
@@ -217,8 +193,8 @@ pub(super) fn devices(space: &AddressSpace) -> String {
     space.devices.iter().map(|device| printable(device)).collect::<Vec<_>>().join(" ")
 }
 
-fn locked_memory(domain: &Domain, memlock: &Memlock, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "\n{}", paint.bold("Locked memory"))?;
+fn locked_memory(domain: &Domain, memlock: &Memlock, out: &mut Output) -> io::Result<()> {
+    out.heading("Locked memory")?;
     let memory = bytes(plan::accounted_memory(domain));
     if !memlock.address_spaces.is_empty() {
         writeln!(out, "  address space   IOMMU groups   pinned     devices")?;
@@ -230,11 +206,11 @@ fn locked_memory(domain: &Domain, memlock: &Memlock, paint: Paint, out: &mut imp
         if space.backend == Some(plan::Backend::Iommufd) {
             devices += " (iommufd, one IOAS)";
         }
-        paint.line(&format!("  {:<13}   {groups:<12}   {memory:<8}   {devices}", index + 1), 44, out)?;
+        out.line(&format!("  {:<13}   {groups:<12}   {memory:<8}   {devices}", index + 1), 44)?;
     }
     for (number, what) in [(memlock.nvme_disks, "NVMe disk"), (memlock.vdpa_devices, "vDPA device")] {
         if number > 0 {
-            writeln!(out, "  {number} {what}{}, {memory} each", if number == 1 { "" } else { "s" })?;
+            writeln!(out, "  {}, {memory} each", count(number, what))?;
         }
     }
     writeln!(out, "  needed         {}", limit(memlock.required_bytes))?;
@@ -248,25 +224,25 @@ fn locked_memory(domain: &Domain, memlock: &Memlock, paint: Paint, out: &mut imp
     writeln!(out, "  verdict        {verdict}")
 }
 
-fn notes(plan: &Plan, paint: Paint, out: &mut impl Write) -> io::Result<()> {
+fn notes(plan: &Plan, out: &mut Output) -> io::Result<()> {
     // Errors go to stderr.
     let mut notes: Vec<_> = plan.notes.iter().filter(|note| note.level != Level::Error).collect();
     if notes.is_empty() {
         return Ok(());
     }
-    writeln!(out, "\n{}", paint.bold("Notes"))?;
+    out.heading("Notes")?;
     notes.sort_by_key(|note| std::cmp::Reverse(note.level));
-    notes.into_iter().try_for_each(|note| noted(note, paint, out))
+    notes.into_iter().try_for_each(|shown| note(shown, out))
 }
 
-pub(super) fn noted(note: &Note, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    let head = paint.level(note.level, &format!("{}[{}]", note.level, note.code));
-    paint.line(&format!("  {head} {}", printable(&note.message)), 6, out)
+pub(super) fn note(note: &Note, out: &mut Output) -> io::Result<()> {
+    let head = out.level(note.level, &format!("{}[{}]", note.level, note.code));
+    out.line(&format!("  {head} {}", printable(&note.message)), 6)
 }
 
-fn next(plan: &Plan, refused: Option<Code>, paint: Paint, out: &mut impl Write) -> io::Result<()> {
-    let step = if let Some(code) = refused {
-        format!("correct what error[{code}] says, which is on standard error; nothing was changed")
+fn next(plan: &Plan, refusal: Option<&Refusal>, out: &mut Output) -> io::Result<()> {
+    let step = if let Some(Refusal { note, .. }) = refusal {
+        format!("correct what error[{}] says, which is on standard error; nothing was changed", note.code)
     } else if plan.flaw.is_some() {
         "correct the domain as the warning says".to_owned()
     } else if plan.changes.is_empty() {
@@ -279,6 +255,6 @@ fn next(plan: &Plan, refused: Option<Code>, paint: Paint, out: &mut impl Write) 
             "viommu apply {name} (or viommu rewrite FILE > new.xml && virsh define new.xml), then shut the guest down and start it"
         )
     };
-    writeln!(out, "\n{}", paint.bold("Next"))?;
-    paint.line(&format!("  {step}"), 4, out)
+    out.heading("Next")?;
+    out.line(&format!("  {step}"), 4)
 }

@@ -8,6 +8,7 @@ use crate::rewrite::rewrite;
 
 use super::Failure;
 use super::input::{self, HostOptions, RequestOptions};
+use super::terminal::Output;
 
 /// Filter: read domain XML, write the rewritten domain XML, and change no other byte
 #[derive(Debug, Args)]
@@ -20,7 +21,7 @@ pub(super) struct Arguments {
     host: HostOptions,
 }
 
-pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<u8, Failure> {
+pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure> {
     let bytes = input::file(arguments.file.as_deref())?;
     let source = arguments.file.as_deref();
     let decided =

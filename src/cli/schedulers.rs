@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::capability::{Offer, gives};
 use crate::host::Host;
 use crate::model::Model;
-use crate::note::{Code, Note};
+use crate::note::Note;
 use crate::request::RequestedModel;
-use crate::version::Version;
 
 use super::report;
+use super::terminal::Output;
 
 /// Nova sets this width for every vIOMMU, so a host with less cannot pass devices through behind one.
 const NOVA_AW_BITS: u8 = 48;
@@ -23,7 +23,7 @@ fn trait_of(model: RequestedModel) -> String {
 }
 
 /// A provider configuration (nova/compute/provider_config.py, which allows only traits of the `CUSTOM_` kind).
-pub(super) fn placement(host: &Host, offers: &[Offer<'_>], out: &mut impl Write) -> io::Result<()> {
+pub(super) fn placement(host: &Host, offers: &[Offer<'_>], out: &mut Output) -> io::Result<()> {
     // Nova has neither a value nor a trait for amd.
     let of_nova = RequestedModel::models().filter(|model| *model != RequestedModel::Model(Model::Amd));
     let models: Vec<_> = of_nova.map(|model| (model, gives(host, offers, model))).collect();
@@ -70,7 +70,7 @@ providers:
 }
 
 /// A file of the local feature source (source/local/local.go): one label per line, comments with `#`.
-pub(super) fn nfd(host: &Host, offers: &[Offer<'_>], out: &mut impl Write) -> io::Result<()> {
+pub(super) fn nfd(host: &Host, offers: &[Offer<'_>], out: &mut Output) -> io::Result<()> {
     // The only prefix that every version accepts without configuration.
     const PREFIX: &str = "feature.node.kubernetes.io/viommu";
     writeln!(out, "# The vIOMMU models of this node (viommu capabilities --format nfd).")?;
@@ -93,63 +93,30 @@ fn answer(outcome: &Result<(), Note>) -> String {
     }
 }
 
-/// The Ansible fact `ansible_local.viommu`.
-#[derive(Debug, Serialize)]
-pub(super) struct AnsibleFacts<'a> {
-    arch: Option<&'a str>,
-    libvirt: Option<Version>,
-    iommu: Option<bool>,
-    aw_bits: Option<u8>,
-    memory_bytes: Option<u64>,
-    /// Of any emulator.
-    models: BTreeMap<&'static str, Fact>,
-    emulators: Vec<EmulatorFact<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct EmulatorFact<'a> {
-    arch: &'static str,
-    path: Option<&'a str>,
-    version: Option<Version>,
-    models: BTreeMap<&'static str, Fact>,
-}
-
-#[derive(Debug, Serialize)]
-struct Fact {
-    supported: bool,
-    code: Option<Code>,
-    reason: Option<String>,
-}
-
-impl<'a> AnsibleFacts<'a> {
-    pub(super) fn new(host: &'a Host, offers: &'a [Offer<'a>]) -> AnsibleFacts<'a> {
-        let emulators = offers.iter().map(|offer| EmulatorFact {
-            arch: offer.arch,
-            path: offer.emulator.map(|emulator| emulator.path.as_str()),
-            version: offer.emulator.and_then(|emulator| emulator.version),
-            models: offer
-                .models
-                .iter()
-                .map(|(model, outcome)| (model.as_str(), Fact::new(outcome.as_ref().err())))
-                .collect(),
-        });
-        AnsibleFacts {
-            arch: host.arch.as_deref(),
-            libvirt: host.libvirt,
-            iommu: host.iommu,
-            aw_bits: host.aw_bits,
-            memory_bytes: host.memory_bytes,
-            models: RequestedModel::models()
-                .map(|m| (m.as_str(), Fact::new(gives(host, offers, m).err().as_ref())))
-                .collect(),
-            emulators: emulators.collect(),
-        }
-    }
-}
-
-impl Fact {
-    fn new(refusal: Option<&Note>) -> Fact {
-        let (code, reason) = refusal.map(|note| (note.code, note.message.clone())).unzip();
-        Fact { supported: refusal.is_none(), code, reason }
-    }
+/// The Ansible fact `ansible_local.viommu`. Its `models` are those that any emulator has.
+pub(super) fn ansible(host: &Host, offers: &[Offer<'_>]) -> Value {
+    let fact = |refusal: Option<&Note>| {
+        let (code, reason) = refusal.map(|note| (note.code, &note.message)).unzip();
+        json!({ "supported": refusal.is_none(), "code": code, "reason": reason })
+    };
+    let emulators = offers.iter().map(|offer| {
+        let models = offer.models.iter().map(|(model, outcome)| (model.as_str(), fact(outcome.as_ref().err())));
+        json!({
+            "arch": offer.arch,
+            "path": offer.emulator.map(|emulator| &emulator.path),
+            "version": offer.emulator.and_then(|emulator| emulator.version),
+            "models": models.collect::<BTreeMap<_, _>>(),
+        })
+    });
+    let models =
+        RequestedModel::models().map(|model| (model.as_str(), fact(gives(host, offers, model).err().as_ref())));
+    json!({
+        "arch": host.arch,
+        "libvirt": host.libvirt,
+        "iommu": host.iommu,
+        "aw_bits": host.aw_bits,
+        "memory_bytes": host.memory_bytes,
+        "models": models.collect::<BTreeMap<_, _>>(),
+        "emulators": emulators.collect::<Vec<_>>(),
+    })
 }

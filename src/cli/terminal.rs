@@ -35,52 +35,51 @@ impl Format {
     }
 }
 
-/// The style of text on standard output.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Paint {
+/// Standard output or standard error: on a terminal with colours and wrapped lines.
+pub(super) struct Output {
+    stream: Box<dyn Write>,
     colour: bool,
     /// Columns; `None` where the output is not a terminal.
     width: Option<usize>,
 }
 
-impl Paint {
-    /// Colours and wrapped lines on a terminal; no colours with NO_COLOR (<https://no-color.org>), or if TERM names no
-    /// terminal or a dumb one.
-    pub(super) fn stdout() -> Paint {
-        Paint::of(&io::stdout())
+impl Output {
+    pub(super) fn stdout() -> Output {
+        Output::of(io::stdout().lock())
     }
 
-    /// The same for standard error.
-    pub(super) fn stderr() -> Paint {
-        Paint::of(&io::stderr())
+    pub(super) fn stderr() -> Output {
+        Output::of(io::stderr().lock())
     }
 
+    /// No colours with NO_COLOR (<https://no-color.org>), or if TERM names no terminal or a dumb one.
     #[expect(clippy::disallowed_methods, reason = "NO_COLOR and TERM are settings of every command")]
-    fn of(stream: &(impl AsFd + IsTerminal)) -> Paint {
+    fn of(stream: impl Write + AsFd + IsTerminal + 'static) -> Output {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let dumb = set("TERM").is_none_or(|term| term == "dumb");
-        let width = rustix::termios::tcgetwinsize(stream).ok().map(|size| usize::from(size.ws_col));
-        Paint {
+        let width = rustix::termios::tcgetwinsize(&stream).ok().map(|size| usize::from(size.ws_col));
+        Output {
             colour: stream.is_terminal() && set("NO_COLOR").is_none() && !dumb,
             // A terminal of unknown size reports 0.
             width: width.filter(|width| *width >= 20),
+            stream: Box::new(stream),
         }
     }
 
     /// The columns to fill; `otherwise` where the output is not a terminal.
-    pub(super) fn width(self, otherwise: usize) -> usize {
+    pub(super) fn width(&self, otherwise: usize) -> usize {
         self.width.unwrap_or(otherwise)
     }
 
-    pub(super) fn paint(self, code: &str, text: &str) -> String {
+    pub(super) fn paint(&self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    pub(super) fn bold(self, text: &str) -> String {
+    pub(super) fn bold(&self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    pub(super) fn level(self, level: Level, text: &str) -> String {
+    pub(super) fn level(&self, level: Level, text: &str) -> String {
         let colour = match level {
             Level::Error => "31",
             Level::Warning => "33",
@@ -90,16 +89,36 @@ impl Paint {
     }
 
     /// Writes a line. On a terminal it is wrapped, and the next lines begin at the column `hang`.
-    pub(super) fn line(self, line: &str, hang: usize, out: &mut impl Write) -> io::Result<()> {
+    pub(super) fn line(&mut self, line: &str, hang: usize) -> io::Result<()> {
         match self.width {
-            Some(width) => writeln!(out, "{}", wrap(line, width, hang)),
-            None => writeln!(out, "{line}"),
+            Some(width) => writeln!(self, "{}", wrap(line, width, hang)),
+            None => writeln!(self, "{line}"),
         }
+    }
+
+    /// Writes a value behind a label of so many columns.
+    pub(super) fn row(&mut self, label: &str, columns: usize, value: &str) -> io::Result<()> {
+        self.line(&format!("{label:columns$}{value}"), columns)
+    }
+
+    /// Writes a blank line and a heading.
+    pub(super) fn heading(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self, "\n{}", self.bold(text))
+    }
+
+    /// Writes a value as JSON.
+    pub(super) fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
+        let json = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
+        writeln!(self, "{}", printable_json(&json))
     }
 }
 
-/// Writes a value as JSON.
-pub(super) fn json(value: &impl serde::Serialize, out: &mut impl Write) -> io::Result<()> {
-    let json = serde_json::to_string_pretty(value).map_err(io::Error::other)?;
-    writeln!(out, "{}", printable_json(&json))
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
 }

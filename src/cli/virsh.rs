@@ -115,7 +115,7 @@ impl Virsh {
 
     /// A domain as it will be started next, with passwords, because it is redefined.
     pub(super) fn stored(&self, name: &str) -> Result<Stored, Failure> {
-        let bytes = self.dump(name, &["--inactive", "--security-info"]).map_err(Failure::Usage)?;
+        let bytes = self.dump(name, &["--inactive", "--security-info"])?;
         let document = xml::parse(&bytes)?;
         let domain = Domain::read(&document)?;
         let nameless = || Failure::Usage(format!("virsh printed no UUID for {name}"));
@@ -130,7 +130,7 @@ impl Virsh {
 
     /// Domains, by these options of `virsh list`.
     pub(super) fn list(&self, which: &[&str]) -> Result<Vec<Uuid>, Failure> {
-        let listed = self.run(&[&["list", "--uuid"], which].concat(), "").map_err(Failure::Usage)?;
+        let listed = self.run(&[&["list", "--uuid"], which].concat(), "")?;
         Ok(String::from_utf8_lossy(&listed).lines().filter_map(|line| line.trim().parse().ok()).collect())
     }
 
@@ -147,7 +147,7 @@ impl Virsh {
 
     /// The URI of the connection, also for an alias and without `--connect`.
     pub(super) fn uri(&self) -> Result<String, Failure> {
-        let uri = self.run(&["uri"], "").map_err(Failure::Usage)?;
+        let uri = self.run(&["uri"], "")?;
         Ok(String::from_utf8_lossy(&uri).trim().to_owned())
     }
 

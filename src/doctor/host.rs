@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use crate::capability;
+use crate::host::Emulator;
 use crate::note::Code;
 use crate::sys::fs;
+use crate::text::count;
 use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU, Version, unsupported};
 
 use super::guests::FoundGuest;
-use super::{Check, CheckState, SharedFacts};
+use super::{Check, SharedFacts};
 
 /// The first kernel with KVM_CAP_SPLIT_IRQCHIP. A query to KVM itself is an ioctl, which needs unsafe code; every x86 kernel
 /// from this one on supports it, with any configuration and processor (`kvm_vm_ioctl_check_extension`).
@@ -26,11 +28,10 @@ pub(super) fn versions(known: &SharedFacts) -> Vec<Check> {
         ),
     };
     let used: Vec<&str> = known.guests.iter().filter_map(FoundGuest::emulator).collect();
-    let native = || host.emulators.iter().filter(|emulator| emulator.arch == host.arch);
-    let (named, native): (Vec<_>, Vec<_>) =
-        (host.emulators.iter().filter(|emulator| used.contains(&emulator.path.as_str())).collect(), native().collect());
-    let emulators = if named.is_empty() { native } else { named };
-    let emulators = emulators.into_iter().filter_map(|emulator| {
+    let is_used = |emulator: &&Emulator| used.contains(&emulator.path.as_str());
+    let any_used = host.emulators.iter().any(|emulator| is_used(&emulator));
+    let of_interest = |emulator: &&Emulator| if any_used { is_used(emulator) } else { emulator.arch == host.arch };
+    let emulators = host.emulators.iter().filter(of_interest).filter_map(|emulator| {
         let what = format!("{}: QEMU", emulator.path);
         Some(supported("QEMU", &what, emulator.version?, OLDEST_QEMU, NEWEST_QEMU))
     });
@@ -42,8 +43,8 @@ fn supported(name: &'static str, what: &str, version: Version, oldest: Version, 
     let what = format!("{what} {version}");
     match unsupported(version, oldest, newest) {
         Some((why, remedy)) => {
-            let check = Check::warning(name, Code::VersionUnsupported, format!("{what} {why}"), remedy);
-            Check { state: if version < oldest { CheckState::Broken } else { CheckState::Warning }, ..check }
+            let check = Check::broken(name, Code::VersionUnsupported, format!("{what} {why}"), remedy);
+            check.concerning(version < oldest)
         }
         None => Check::ok(name, what),
     }
@@ -78,7 +79,7 @@ fn iommu(known: &SharedFacts) -> Check {
         Some(true) if groups == 0 => off("the host's IOMMU has no groups of devices"),
         Some(true) => {
             let width = known.host.aw_bits.map(|bits| format!(", {bits} bits wide")).unwrap_or_default();
-            Check::ok(NAME, format!("on, {groups} {} of devices{width}", if groups == 1 { "group" } else { "groups" }))
+            Check::ok(NAME, format!("on, {} of devices{width}", count(groups, "group")))
         }
     }
 }
