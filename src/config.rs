@@ -3,6 +3,7 @@
 //! Pure: turns text into values and rejects unknown keys and invalid values. `sys::fs` checks who can write to the file.
 
 use std::collections::BTreeMap;
+use std::iter::zip;
 
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
@@ -10,7 +11,7 @@ use toml::Spanned;
 use crate::domain::{Domain, Uuid};
 use crate::note::{Code, Note};
 use crate::request::{Keys, RequestedModel, Source};
-use crate::text::alternatives;
+use crate::text::{alternatives, words};
 
 /// The configuration file.
 pub const PATH: &str = "/etc/viommu.toml";
@@ -66,21 +67,22 @@ pub struct Rule {
     invalid: Option<(usize, String)>,
 }
 
-/// What a rule looks at in a domain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Criterion {
-    /// The name.
-    Name,
-    /// The UUID, which is no pattern.
-    Uuid,
-    /// The name of Nova's flavor. Nova of every version writes it.
-    NovaFlavor,
-    /// The name or the UUID of Nova's project.
-    NovaProject,
-    /// The UUID of Nova's image.
-    NovaImage,
-    /// The guest's system as the plan names it: by libosinfo's id, or by `os_distro` of Nova's image.
-    Os,
+words! {
+    /// What a rule looks at in a domain.
+    pub enum Criterion {
+        /// The name.
+        Name = "name",
+        /// The UUID, which is no pattern.
+        Uuid = "uuid",
+        /// The name of Nova's flavor. Nova of every version writes it.
+        NovaFlavor = "nova-flavor",
+        /// The name or the UUID of Nova's project.
+        NovaProject = "nova-project",
+        /// The UUID of Nova's image.
+        NovaImage = "nova-image",
+        /// The guest's system as the plan names it: by libosinfo's id, or by `os_distro` of Nova's image.
+        Os = "os",
+    }
 }
 
 /// A value of a rule.
@@ -165,7 +167,7 @@ impl Rule {
             Value::Bool(value) => value.to_string(),
             Value::Number(value) => value.to_string(),
         };
-        if let Some(criterion) = Criterion::named(key) {
+        if let Some(criterion) = Criterion::from_name(key) {
             self.criteria.push((criterion, text));
             return Ok(());
         }
@@ -190,22 +192,8 @@ impl Rule {
 }
 
 impl Criterion {
-    /// Every criterion, by its key.
-    pub const ALL: [(&str, Criterion); 6] = [
-        ("name", Criterion::Name),
-        ("uuid", Criterion::Uuid),
-        ("nova-flavor", Criterion::NovaFlavor),
-        ("nova-project", Criterion::NovaProject),
-        ("nova-image", Criterion::NovaImage),
-        ("os", Criterion::Os),
-    ];
-
-    fn named(key: &str) -> Option<Criterion> {
-        Criterion::ALL.iter().find_map(|(name, criterion)| (*name == key).then_some(*criterion))
-    }
-
     fn names() -> String {
-        Criterion::ALL.map(|(name, _)| name).join(", ")
+        Criterion::ALL.iter().map(|criterion| criterion.as_str()).collect::<Vec<_>>().join(", ")
     }
 
     fn is_met(self, pattern: &str, domain: &Domain) -> bool {
@@ -232,31 +220,24 @@ fn one_line(text: &str) -> String {
     words.map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Shell-like matching of whole names. Backtracks to the last `*` only, so the cost is at most the product of both lengths;
-/// tenants choose names.
+/// Shell-like matching of whole names: what precedes the first `*` is at the beginning, what follows the last one at the end, and
+/// the pieces between them in their order. The cost is at most the product of both lengths; tenants choose names.
 fn matches_pattern(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-    let (mut at_pattern, mut at_name) = (0, 0);
-    let mut star = None;
-    while at_name < name.len() {
-        match pattern.get(at_pattern) {
-            Some('*') => {
-                star = Some((at_pattern, at_name));
-                at_pattern += 1;
-            }
-            Some(c) if *c == '?' || name.get(at_name) == Some(c) => {
-                at_pattern += 1;
-                at_name += 1;
-            }
-            _ => {
-                let Some((star_pattern, star_name)) = star else { return false };
-                star = Some((star_pattern, star_name + 1));
-                at_pattern = star_pattern + 1;
-                at_name = star_name + 1;
-            }
-        }
-    }
-    pattern.get(at_pattern..).is_some_and(|rest| rest.iter().all(|c| *c == '*'))
+    let is =
+        |piece: &[char], text: &[char]| piece.len() == text.len() && zip(piece, text).all(|(p, c)| *p == '?' || p == c);
+    let mut pieces = pattern.split(|c| *c == '*');
+    let first = pieces.next().unwrap_or_default();
+    let Some(last) = pieces.next_back() else { return is(first, &name) };
+    let Some((start, rest)) = name.split_at_checked(first.len()) else { return false };
+    let Some((mut rest, end)) = rest.len().checked_sub(last.len()).and_then(|at| rest.split_at_checked(at)) else {
+        return false;
+    };
+    let mut follows = |piece: &[char]| {
+        let found = (0..=rest.len()).find(|at| rest.get(*at..at + piece.len()).is_some_and(|text| is(piece, text)));
+        found.and_then(|at| rest.get(at + piece.len()..)).map(|after| rest = after).is_some()
+    };
+    is(first, start) && is(last, end) && pieces.all(|piece| follows(piece))
 }
 
 #[cfg(test)]

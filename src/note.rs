@@ -191,14 +191,6 @@ words! {
     }
 }
 
-impl Code {
-    /// The code of this name.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Code> {
-        Self::ALL.iter().copied().find(|code| code.as_str() == name)
-    }
-}
-
 /// One message about a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Note {

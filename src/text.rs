@@ -19,6 +19,12 @@ macro_rules! words {
             pub fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $word,)+ }
             }
+
+            /// The variant of a word.
+            #[must_use]
+            pub fn from_name(word: &str) -> Option<$name> {
+                match word { $($word => Some($name::$variant),)+ _ => None }
+            }
         }
 
         impl std::fmt::Display for $name {
@@ -130,7 +136,7 @@ fn columns(word: &str) -> usize {
 
 /// How many there are of a thing: `1 device`, `2 devices`.
 #[must_use]
-pub fn count(number: impl Display + PartialEq + From<u8>, thing: &str) -> String {
+pub fn count(number: impl Copy + Display + PartialEq + From<u8>, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1.into() { "" } else { "s" })
 }
 
@@ -188,6 +194,11 @@ mod tests {
         assert_eq!(wrap("a bbbbbbbbbbbb c", 5, 2), "a\n  bbbbbbbbbbbb\n  c");
         assert_eq!(wrap("\x1b[31merror\x1b[0m one", 9, 2), "\x1b[31merror\x1b[0m one");
         assert_eq!(wrap("", 9, 2), "");
+    }
+
+    #[test]
+    fn one_thing_has_no_plural() {
+        assert_eq!([count(0_u64, "line"), count(1, "line"), count(2, "line")], ["0 lines", "1 line", "2 lines"]);
     }
 
     #[test]

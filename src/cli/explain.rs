@@ -61,7 +61,7 @@ fn name_of(subject: &str) -> &str {
     bracketed.map_or(subject, |rest| rest.split(']').next().unwrap_or_default())
 }
 
-fn code(subject: &str) -> Option<Page> {
+fn code(subject: &str) -> Option<&'static Page> {
     Code::from_name(name_of(subject)).and_then(explain::code)
 }
 
@@ -96,7 +96,8 @@ fn log(source: Option<&str>, out: &mut Output) -> Result<(), Failure> {
     let findings = Findings::read_with(BufReader::new(log), catalogues)
         .map_err(|error| input::unreadable(input::name(source), &error))?;
     let mut separator = "";
-    for (finding, page) in findings.iter() {
+    for finding in &findings.found {
+        let page = finding.page;
         let last = if finding.count == 1 { "" } else { ", the last" };
         writeln!(out, "{separator}{}", out.bold(page.title))?;
         out.line(&format!("  {}{last}: {}\n", count(finding.count, "line"), finding.line), 4)?;

@@ -7,7 +7,7 @@ use std::cell::LazyCell;
 use std::io::{self, BufRead, Read};
 
 use super::translation::Translations;
-use super::{Page, code, messages, page_of};
+use super::{Page, code, page_of};
 use crate::note::{Code, Level};
 use crate::text::printable;
 
@@ -18,34 +18,12 @@ const START: &str = ": starting up libvirt version: ";
 /// Characters of a line that are shown.
 const MAX_SHOWN: usize = 400;
 
-/// The subject of a line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject {
-    /// A code of viommu.
-    Code(Code),
-    /// A page about lines of other programs, by its index in [`messages`].
-    Message(usize),
-}
-
-impl Subject {
-    fn is_reasonless(&self) -> bool {
-        matches!(self, Subject::Message(index) if messages().get(*index).is_some_and(|page| page.reasonless))
-    }
-
-    fn page(&self) -> Option<Page> {
-        match self {
-            Subject::Code(known) => code(*known),
-            Subject::Message(index) => messages().get(*index).cloned(),
-        }
-    }
-}
-
 /// An explained line of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// The subject.
-    pub subject: Subject,
-    /// Number of lines with this subject.
+    /// What explains it.
+    pub page: &'static Page,
+    /// Number of lines with this page.
     pub count: u64,
     /// The last such line, printable.
     pub line: String,
@@ -56,7 +34,8 @@ pub struct Finding {
 /// All explained lines of a log.
 #[derive(Debug)]
 pub struct Findings {
-    found: Vec<Finding>,
+    /// The lines with a page, the newest first.
+    pub found: Vec<Finding>,
     /// The number of the line with which the current start of the guest begins.
     start: u64,
     /// Number of lines read.
@@ -94,11 +73,6 @@ impl Findings {
         Ok(findings)
     }
 
-    /// The findings, each with its page.
-    pub fn iter(&self) -> impl Iterator<Item = (&Finding, Page)> {
-        self.found.iter().filter_map(|finding| Some((finding, finding.subject.page()?)))
-    }
-
     fn examine(&mut self, line: &str, in_english: impl Fn(&str) -> Option<String>) {
         // libvirt logs QEMU's command line with one argument per line. Names in it come from the user and are no events.
         if line.ends_with(" \\") {
@@ -110,22 +84,22 @@ impl Findings {
         let codes = codes(line);
         if codes.is_empty() {
             // A line of viommu may quote one of QEMU; the code is more specific.
-            if let Some(index) = page_of(line).or_else(|| page_of(&in_english(line)?)) {
-                self.add(Subject::Message(index), line);
+            if let Some(page) = page_of(line).or_else(|| page_of(&in_english(line)?)) {
+                self.add(page, line);
             }
         }
-        for code in codes {
-            self.add(Subject::Code(code), line);
+        for page in codes.into_iter().filter_map(code) {
+            self.add(page, line);
         }
     }
 
     /// Adds a finding. A line without the reason is dropped where another line of the same start has the reason.
-    fn add(&mut self, subject: Subject, line: &str) {
+    fn add(&mut self, page: &'static Page, line: &str) {
         let start = self.start;
         let of_this_start = |finding: &Finding| finding.number >= start;
-        if !subject.is_reasonless() {
-            self.found.retain(|finding| !(finding.subject.is_reasonless() && of_this_start(finding)));
-        } else if self.found.iter().any(|finding| !finding.subject.is_reasonless() && of_this_start(finding)) {
+        if !page.reasonless {
+            self.found.retain(|finding| !(finding.page.reasonless && of_this_start(finding)));
+        } else if self.found.iter().any(|finding| !finding.page.reasonless && of_this_start(finding)) {
             return;
         }
         let mut shown: String = printable(line.trim_start()).chars().take(MAX_SHOWN + 1).collect();
@@ -134,9 +108,9 @@ impl Findings {
             shown.push('…');
         }
         let number = self.lines;
-        match self.found.iter_mut().find(|finding| finding.subject == subject) {
-            Some(finding) => *finding = Finding { count: finding.count + 1, line: shown, subject, number },
-            None => self.found.push(Finding { subject, count: 1, line: shown, number }),
+        match self.found.iter_mut().find(|finding| finding.page == page) {
+            Some(finding) => *finding = Finding { count: finding.count + 1, line: shown, page, number },
+            None => self.found.push(Finding { page, count: 1, line: shown, number }),
         }
     }
 }
@@ -162,7 +136,7 @@ mod tests {
 
     fn read(log: impl AsRef<[u8]>) -> Vec<(String, u64, String)> {
         let findings = Findings::read(log.as_ref()).unwrap();
-        findings.iter().map(|(found, page)| (page.title.to_owned(), found.count, found.line.clone())).collect()
+        findings.found.iter().map(|found| (found.page.title.to_owned(), found.count, found.line.clone())).collect()
     }
 
     #[test]

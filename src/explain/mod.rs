@@ -9,9 +9,10 @@ mod log;
 mod translation;
 mod words;
 
-pub use log::{Finding, Findings, Subject};
+pub use log::{Finding, Findings};
 pub use words::plain;
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use aho_corasick::AhoCorasick;
@@ -44,11 +45,11 @@ struct Pattern(Vec<String>);
 
 /// The page of a code. A test checks that every code has one.
 #[must_use]
-pub fn code(code: Code) -> Option<Page> {
+pub fn code(code: Code) -> Option<&'static Page> {
     static PAGES: LazyLock<Vec<Page>> = LazyLock::new(|| {
         sections(CODES).map(|(title, text)| Page { title, text, lines: Vec::new(), reasonless: false }).collect()
     });
-    PAGES.iter().find(|page| page.title == code.as_str()).cloned()
+    PAGES.iter().find(|page| page.title == code.as_str())
 }
 
 /// The pages about lines. The first page that matches a line explains it.
@@ -68,8 +69,8 @@ fn index() -> Option<&'static Index> {
     INDEX.as_ref()
 }
 
-/// The first page that explains a line, by its index in [`messages`].
-fn page_of(line: &str) -> Option<usize> {
+/// The first page that explains a line.
+fn page_of(line: &str) -> Option<&'static Page> {
     index()?.find(line)
 }
 
@@ -81,29 +82,25 @@ fn may_have_a_page(format: &str) -> bool {
 /// Searches a line for the longest parts of all patterns at once. Only patterns whose longest part is found are compared.
 struct Index {
     search: AhoCorasick,
-    /// The page and the pattern of each longest part.
-    patterns: Vec<(usize, &'static Pattern)>,
+    /// The page and the pattern of each longest part, in the order of the pages.
+    patterns: Vec<(&'static Page, &'static Pattern)>,
 }
 
 impl Index {
     fn of(pages: &'static [Page]) -> Option<Index> {
-        let patterns =
-            pages.iter().enumerate().flat_map(|(number, page)| page.lines.iter().map(move |line| (number, line)));
-        let patterns: Vec<_> = patterns.collect();
+        let patterns: Vec<_> = pages.iter().flat_map(|page| page.lines.iter().map(move |line| (page, line))).collect();
         let longest = patterns
             .iter()
             .map(|(_, Pattern(parts))| parts.iter().max_by_key(|part| part.len()).map_or("", String::as_str));
         Some(Index { search: AhoCorasick::builder().ascii_case_insensitive(true).build(longest).ok()?, patterns })
     }
 
-    fn find(&self, line: &str) -> Option<usize> {
-        let found =
-            self.search.find_overlapping_iter(line).filter_map(|found| self.patterns.get(found.pattern().as_usize()));
-        let mut pages: Vec<_> = found.copied().collect();
-        pages.sort_unstable_by_key(|(page, pattern)| (*page, std::ptr::from_ref(*pattern)));
-        pages.dedup_by_key(|(_, pattern)| std::ptr::from_ref(*pattern));
+    fn find(&self, line: &str) -> Option<&'static Page> {
+        let found = self.search.find_overlapping_iter(line).map(|found| found.pattern().as_usize());
+        let found: BTreeSet<usize> = found.collect();
         let line = line.to_ascii_lowercase();
-        pages.into_iter().find(|(_, pattern)| pattern.is_in(&line)).map(|(page, _)| page)
+        let mut patterns = found.into_iter().filter_map(|found| self.patterns.get(found));
+        patterns.find(|(_, pattern)| pattern.is_in(&line)).map(|(page, _)| *page)
     }
 }
 
