@@ -233,11 +233,11 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
     let Some((mut rest, end)) = rest.len().checked_sub(last.len()).and_then(|at| rest.split_at_checked(at)) else {
         return false;
     };
-    let mut follows = |piece: &[char]| {
+    let follows = |piece: &[char]| {
         let found = (0..=rest.len()).find(|at| rest.get(*at..at + piece.len()).is_some_and(|text| is(piece, text)));
         found.and_then(|at| rest.get(at + piece.len()..)).map(|after| rest = after).is_some()
     };
-    is(first, start) && is(last, end) && pieces.all(|piece| follows(piece))
+    is(first, start) && is(last, end) && pieces.all(follows)
 }
 
 #[cfg(test)]
