@@ -74,6 +74,12 @@ fn escaped(text: &str, harmful: impl Fn(char) -> bool, escape: impl Fn(char) -> 
     Cow::Owned(escaped)
 }
 
+/// What follows a label at the beginning of a line, without blanks around it: of the first such line.
+#[must_use]
+pub fn labelled<'a>(text: &'a str, label: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(label)).map(str::trim)
+}
+
 /// A list of alternatives in a sentence: `a, b or c`.
 #[must_use]
 pub fn alternatives<S: AsRef<str>>(words: &[S]) -> String {

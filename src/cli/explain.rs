@@ -89,7 +89,7 @@ fn catalogues() -> Vec<Vec<u8>> {
 }
 
 fn log(source: Option<&str>, out: &mut Output) -> Result<(), Failure> {
-    if let Some(subject) = source.filter(|name| *name != "-" && !name.contains('/') && !Path::new(name).exists()) {
+    if let Some(subject) = input::no_file(source) {
         return Err(unknown(subject));
     }
     let log = input::open(source)?;

@@ -119,14 +119,14 @@ pub(super) fn file(source: Option<&str>) -> Result<Vec<u8>, Failure> {
 
 /// Reads a domain as [`file()`] does, or from virsh by its name or UUID.
 pub(super) fn domain_xml(source: Option<&str>, connection: &Connection) -> Result<Vec<u8>, Failure> {
-    match source {
-        // libvirt allows no name with a slash.
-        Some(name) if name != "-" && !name.contains('/') && !Path::new(name).exists() => {
-            let dumped = connection.virsh().and_then(|virsh| virsh.dump(name, &["--inactive"]));
-            dumped.map_err(|reason| Failure::Usage(format!("{name} is neither a file nor a domain: {reason}")))
-        }
-        source => file(source),
-    }
+    let Some(name) = no_file(source) else { return file(source) };
+    let dumped = connection.virsh().and_then(|virsh| virsh.dump(name, &["--inactive"]));
+    dumped.map_err(|reason| Failure::Usage(format!("{name} is neither a file nor a domain: {reason}")))
+}
+
+/// The source, if it is neither stdin nor a file. A path with a slash counts as a file: libvirt allows no name with one.
+pub(super) fn no_file(source: Option<&str>) -> Option<&str> {
+    source.filter(|name| *name != "-" && !name.contains('/') && !Path::new(name).exists())
 }
 
 pub(super) fn unreadable(name: &str, error: &io::Error) -> Failure {
@@ -145,8 +145,7 @@ pub(super) fn decide<'a>(xml: &'a [u8], request: &RequestOptions, host: &HostOpt
         ..Keys::of(Source::Cli)
     };
     let config = host.configuration()?;
-    let known = &host.known;
-    let facts = known.facts()?;
+    let facts = host.known.facts()?;
     let facts = |domain: &Domain, _: Option<&Request>| Ok(facts(domain));
     let decided = decide::decide(xml, &keys, Ok(config), facts);
     Ok(decided.map_err(|undecided| undecided.note)?)
@@ -177,10 +176,10 @@ impl HostOptions {
 
     /// The host's configuration, or that of the option.
     pub(super) fn configuration(&self) -> Result<Config, Failure> {
-        match &self.config {
-            Some(path) => named_configuration(path),
-            None => Ok(host::config::load()?),
-        }
+        let Some(path) = &self.config else { return Ok(host::config::load()?) };
+        // The message names the host's own configuration.
+        let renamed = |message: &str| message.replacen(config::PATH, &path.display().to_string(), 1);
+        Ok(Config::parse(&text(path)?).map_err(|note| Note { message: renamed(&note.message), ..note })?)
     }
 }
 
@@ -208,14 +207,10 @@ impl FactOptions {
 
     /// The host with the facts of the options.
     fn overridden(&self, mut host: Host) -> Host {
-        if self.libvirt_version.is_some() {
-            host.libvirt = self.libvirt_version;
-        }
-        if self.host_aw_bits.is_some() {
-            host.aw_bits = self.host_aw_bits;
-            // A host whose IOMMU has a width has it on.
-            host.iommu = Some(true);
-        }
+        host.libvirt = self.libvirt_version.or(host.libvirt);
+        host.aw_bits = self.host_aw_bits.or(host.aw_bits);
+        // A host whose IOMMU has a width has it on.
+        host.iommu = self.host_aw_bits.map(|_| true).or(host.iommu);
         if self.qemu_version.is_some() {
             // The recorded flags are those of another QEMU.
             host.emulators = vec![Emulator { version: self.qemu_version, ..Emulator::default() }];
@@ -227,24 +222,18 @@ impl FactOptions {
     }
 
     fn places(&self) -> Places {
-        let mut places = Places::default();
-        if let Some(sysfs) = &self.sysfs {
-            places.sysfs.clone_from(sysfs);
-        }
-        places
+        let local = Places::default();
+        Places { sysfs: self.sysfs.clone().unwrap_or(local.sysfs), ..local }
     }
 }
 
-/// The configuration of the option. It must exist, and unlike the host's own may belong to any user.
-fn named_configuration(path: &Path) -> Result<Config, Failure> {
-    let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(&name, &error))?;
-    // The message names the host's own configuration.
-    Config::parse(&text).map_err(|note| Note::error(note.code, note.message.replacen(config::PATH, &name, 1)).into())
+/// The text of a file that an option names; it may belong to any user.
+fn text(file: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(file).map_err(|error| unreadable(&file.display().to_string(), &error))
 }
 
 fn recorded(file: &Path) -> Result<Host, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|error| unreadable(&file.display().to_string(), &error))?;
+    let text = text(file)?;
     let not_a_host = |why: &str| {
         Failure::Usage(format!("{} is not output of 'viommu capabilities --format json': {why}", file.display()))
     };

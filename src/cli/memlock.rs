@@ -14,7 +14,7 @@ use crate::plan::{self, Plan};
 use crate::qemu::{self, Invocation};
 use crate::sys::pinned::Pinned;
 use crate::sys::process::LockLimit;
-use crate::text::{bytes, printable};
+use crate::text::{bytes, labelled, printable};
 
 use super::Failure;
 use super::input::{self, HostOptions, RequestOptions};
@@ -53,10 +53,9 @@ pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure
     let guest = Identity::of(&domain).filter(|_| domain.id.is_some()).ok_or_else(not_running)?;
     let unknown = || Failure::Usage(format!("the QEMU of {name} is not known: {MISSING}"));
     let process = guest.process().ok_or_else(unknown)?;
-    let pid = process.pid();
-    if arguments.pid.is_some_and(|named| named != pid.as_raw_pid()) {
+    if let Some(other) = arguments.pid.filter(|named| *named != process.pid().as_raw_pid()) {
         // A process can have any command line.
-        return Err(Failure::Usage(format!("process {} is not the QEMU of {name}", arguments.pid.unwrap_or_default())));
+        return Err(Failure::Usage(format!("process {other} is not the QEMU of {name}")));
     }
     let gone = |error| Failure::Usage(format!("the limit of the process of {name} cannot be read: {error}"));
     let found = process.lock_limit().map_err(gone)?;
@@ -127,6 +126,6 @@ fn uuid_of(pid: i32) -> Result<String, Failure> {
 /// Memory that the process has locked (`VmLck`, where type1 containers account it).
 fn locked(process: &Pinned) -> Option<Limit> {
     let status = process.text("status", 8192)?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024).map(Limit::Bytes)
+    let kibibytes: u64 = labelled(&status, "VmLck:")?.strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024).map(Limit::Bytes)
 }

@@ -12,9 +12,10 @@ use crate::note::Code;
 use crate::state::store;
 use crate::sys::pinned::Pinned;
 use crate::sys::{fs, process};
+use crate::text::labelled;
 
 use super::guests::FoundGuest;
-use super::{Check, SharedFacts, install};
+use super::{Check, SharedFacts, install, text};
 
 /// Kernel numbers of the capabilities that raising a limit needs (linux/capability.h).
 const NEEDED: [(&str, u32); 2] = [("CAP_SYS_RESOURCE", 24), ("CAP_SYS_PTRACE", 19)];
@@ -46,22 +47,19 @@ impl DaemonFacts {
     /// The running daemon. In an image systemctl is not started: it would be the image's program, with root's privileges.
     pub(super) fn read(image: bool) -> Option<DaemonFacts> {
         let (name, pid) = libvirt::running()?;
-        let unit = unit(&of_process(pid, "cgroup")).filter(|_| !image);
+        let file = |name| text(process::file(pid, name));
+        let unit = unit(&file("cgroup")).filter(|_| !image);
         Some(DaemonFacts {
             name,
             pid,
             started: process::started(pid),
             reloaded: unit.and_then(|unit| state_changed(&unit)),
             limit: Pinned::open(pid).and_then(|daemon| daemon.lock_limit()).ok().map(|limit| limit.hard),
-            capabilities: capabilities(&of_process(pid, "status")),
-            user_namespace: !of_process(pid, "uid_map").split_whitespace().eq(["0", "0", "4294967295"]),
+            capabilities: capabilities(&file("status")),
+            user_namespace: !file("uid_map").split_whitespace().eq(["0", "0", "4294967295"]),
             confinement: confinement(pid),
         })
     }
-}
-
-fn of_process(pid: Pid, file: &str) -> String {
-    fs::head_of_configuration(&process::file(pid, file), 1 << 20).unwrap_or_default()
 }
 
 /// The unit in `0::/system.slice/libvirtd.service`, or in the line of systemd's own hierarchy.
@@ -92,15 +90,12 @@ fn seconds(timestamp: &str) -> Option<u64> {
 
 /// The capabilities that a process has and can hand on to a hook.
 fn capabilities(status: &str) -> Option<u64> {
-    let set = |name| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
+    let set = |label| u64::from_str_radix(labelled(status, label)?, 16).ok();
     Some(set("CapEff:")? & set("CapBnd:")?)
 }
 
 fn confinement(pid: Pid) -> Option<String> {
-    let label = ["attr/apparmor/current", "attr/current"].map(|file| of_process(pid, file));
+    let label = ["attr/apparmor/current", "attr/current"].map(|file| text(process::file(pid, file)));
     label.into_iter().map(|label| label.trim_end_matches(['\n', '\0']).to_owned()).find(|label| !label.is_empty())
 }
 

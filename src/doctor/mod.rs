@@ -170,7 +170,7 @@ fn configuration(known: &SharedFacts) -> Check {
     }
 }
 
-/// The text of a configuration file or a profile; empty where it cannot be read.
-fn text(path: &str) -> String {
-    fs::head_of_configuration(Path::new(path), 1 << 20).unwrap_or_default()
+/// The text of a configuration file, or of a file in /proc; empty where it cannot be read.
+fn text(path: impl AsRef<Path>) -> String {
+    fs::head_of_configuration(path.as_ref(), 1 << 20).unwrap_or_default()
 }

@@ -22,10 +22,10 @@ use nix::unistd::{ForkResult, close, dup2_stderr, dup2_stdin, dup2_stdout, setsi
 use crate::host::guest_process::Identity;
 use crate::host::libvirt::Daemon;
 use crate::limit::Limit;
-use crate::note::{Code, Note};
+use crate::note::{Code, Level, Note};
 use crate::state::{self, store};
 use crate::sys::fs;
-use crate::sys::journal::{self, Priority};
+use crate::sys::journal;
 use crate::sys::process;
 
 use search::{Evidence, Search};
@@ -120,17 +120,17 @@ impl Watch {
         if matches!(end, End::DaemonGone) {
             self.remove_state();
         }
-        let (priority, what) = match &end {
+        let (level, what) = match &end {
             End::Raised(limit, evidence) => {
-                (Priority::Info, format!("locked-memory limit raised to {:#}; {}", limit.hard, evidence.words()))
+                (Level::Info, format!("locked-memory limit raised to {:#}; {}", limit.hard, evidence.words()))
             }
-            End::StateGone(missing) => (Priority::Info, format!("the start is over, no limit was raised: {missing}")),
-            End::DaemonGone => (Priority::Info, "the daemon ended before the guest had a process".to_owned()),
-            End::TooLate(missing) => (Priority::Warning, format!("no limit was raised in time: {missing}")),
-            End::Failed(error) => (Priority::Warning, format!("the locked-memory limit was not raised: {error}")),
+            End::StateGone(missing) => (Level::Info, format!("the start is over, no limit was raised: {missing}")),
+            End::DaemonGone => (Level::Info, "the daemon ended before the guest had a process".to_owned()),
+            End::TooLate(missing) => (Level::Warning, format!("no limit was raised in time: {missing}")),
+            End::Failed(error) => (Level::Warning, format!("the locked-memory limit was not raised: {error}")),
         };
         let uuid = self.order.guest.uuid.to_string();
-        journal::log(priority, &format!("guest {uuid}: {what}"), &[("VIOMMU_DOMAIN_UUID", &uuid)]);
+        journal::log(level, &format!("guest {uuid}: {what}"), &[("VIOMMU_DOMAIN_UUID", &uuid)]);
     }
 
     /// A daemon that ended in the middle of a start has forgotten it, so no hook will see its end.

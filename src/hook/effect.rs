@@ -7,7 +7,7 @@ use crate::limit::Limit;
 use crate::note::{Code, Level, Note};
 use crate::state::{GuestState, Record, store};
 use crate::sys::fs;
-use crate::sys::journal::{self, Priority};
+use crate::sys::journal;
 
 /// Something that changes the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,8 +68,7 @@ pub fn perform(outcome: &mut Outcome) {
         outcome.log.push(note);
     }
     for note in &outcome.log {
-        let priority = if note.level == Level::Error { Priority::Error } else { Priority::Warning };
-        journal::log(priority, &note.message, &[("VIOMMU_CODE", note.code.as_str())]);
+        journal::log(note.level.max(Level::Warning), &note.message, &[("VIOMMU_CODE", note.code.as_str())]);
     }
 }
 

@@ -7,19 +7,22 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Dir, Mode, OFlags};
 
-/// Whether the last component of a path may be a symbolic link.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Links {
-    Refused,
-    /// For a directory in which only root writes.
-    Followed,
-}
-
 /// Opens a regular file for reading. Nothing else in the program opens a file that it finds by itself: a FIFO does not block
 /// it, a link leads it nowhere, and a device or a directory is not read.
-fn regular(path: &Path, links: Links) -> io::Result<File> {
-    let no_follow = if links == Links::Refused { nix::libc::O_NOFOLLOW } else { 0 };
-    let flags = no_follow | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;
+///
+/// # Errors
+/// What the kernel says, ELOOP for a link, or `InvalidData` for anything else that is not a regular file.
+pub fn open(path: &Path) -> io::Result<File> {
+    open_with(path, nix::libc::O_NOFOLLOW)
+}
+
+/// The same where a link may lead: in a directory in which only root writes.
+fn open_behind_links(path: &Path) -> io::Result<File> {
+    open_with(path, 0)
+}
+
+fn open_with(path: &Path, flags: i32) -> io::Result<File> {
+    let flags = flags | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;
     #[expect(clippy::disallowed_methods, reason = "the one place that opens files for reading")]
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(untrusted("it is not a regular file")) }
@@ -29,19 +32,19 @@ fn regular(path: &Path, links: Links) -> io::Result<File> {
 /// dropped.
 #[must_use]
 pub fn head(path: &Path, limit: usize) -> Option<String> {
-    text_of(regular(path, Links::Refused).ok()?, limit)
+    text_of(open(path).ok()?, limit)
 }
 
 /// [`head`] of a configuration file, which an administrator may have replaced by a link.
 #[must_use]
 pub fn head_of_configuration(path: &Path, limit: usize) -> Option<String> {
-    text_of(regular(path, Links::Followed).ok()?, limit)
+    text_of(open_behind_links(path).ok()?, limit)
 }
 
 /// [`head`] as bytes.
 #[must_use]
 pub fn bytes(path: &Path, limit: usize) -> Option<Vec<u8>> {
-    bytes_of(regular(path, Links::Refused).ok()?, limit)
+    bytes_of(open(path).ok()?, limit)
 }
 
 fn bytes_of(file: File, limit: usize) -> Option<Vec<u8>> {
@@ -129,7 +132,7 @@ pub fn target(path: &Path) -> Option<String> {
 pub fn contains(path: &Path, wanted: &[u8]) -> bool {
     const MOST: u64 = 256 << 20;
     let mut bytes = Vec::new();
-    let read = regular(path, Links::Followed).and_then(|file| file.take(MOST).read_to_end(&mut bytes));
+    let read = open_behind_links(path).and_then(|file| file.take(MOST).read_to_end(&mut bytes));
     read.is_ok() && bytes.windows(wanted.len()).any(|found| found == wanted)
 }
 
@@ -166,7 +169,7 @@ pub fn head_trusted(path: &Path, limit: usize) -> Option<String> {
 
 /// The file and its length, bytes.
 fn open_trusted(path: &Path) -> io::Result<(File, u64)> {
-    let file = regular(path, Links::Refused)?;
+    let file = open(path)?;
     let metadata = file.metadata()?;
     if metadata.uid() != 0 {
         return Err(untrusted("it does not belong to root"));
@@ -182,14 +185,6 @@ fn open_trusted(path: &Path) -> io::Result<(File, u64)> {
 
 fn untrusted(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
-}
-
-/// Opens a regular file for reading.
-///
-/// # Errors
-/// What the kernel says, ELOOP for a link, or `InvalidData` for anything else that is not a regular file.
-pub fn open(path: &Path) -> io::Result<File> {
-    regular(path, Links::Refused)
 }
 
 /// Reads up to one byte more than `limit`, so that the caller can tell that the content is too large. `bytes` also holds what
@@ -258,7 +253,7 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
 /// # Errors
 /// What the kernel says.
 pub fn sync(path: &Path) -> io::Result<()> {
-    regular(path, Links::Refused)?.sync_all()
+    open(path)?.sync_all()
 }
 
 /// Replaces a file in one step: a reader sees the old content or the new, and a full disk leaves the old.

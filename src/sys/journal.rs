@@ -6,40 +6,39 @@
 
 use std::os::unix::net::UnixDatagram;
 
+use crate::note::Level;
 use crate::text::printable;
 
 const JOURNALD: &str = "/run/systemd/journal/socket";
 const SYSLOG: &str = "/dev/log";
 
-/// How urgent, in syslog's numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Priority {
-    /// LOG_ERR.
-    Error = 3,
-    /// LOG_WARNING.
-    Warning = 4,
-    /// LOG_INFO.
-    Info = 6,
-}
-
 /// Logs a message with fields (upper-case names).
-pub fn log(priority: Priority, message: &str, fields: &[(&str, &str)]) {
+pub fn log(level: Level, message: &str, fields: &[(&str, &str)]) {
     let Ok(socket) = UnixDatagram::unbound() else { return };
     if socket.set_nonblocking(true).is_err() {
         return;
     }
-    if socket.send_to(&native(priority, message, fields), JOURNALD).is_err() {
-        let _ = socket.send_to(syslog(priority, message).as_bytes(), SYSLOG);
+    if socket.send_to(&native(level, message, fields), JOURNALD).is_err() {
+        let _ = socket.send_to(syslog(level, message).as_bytes(), SYSLOG);
+    }
+}
+
+/// LOG_ERR, LOG_WARNING or LOG_INFO.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warning => 4,
+        Level::Info => 6,
     }
 }
 
 /// The facility is LOG_DAEMON.
-fn syslog(priority: Priority, message: &str) -> String {
-    format!("<{}>viommu[{}]: {}", 24 + priority as u8, std::process::id(), printable(message))
+fn syslog(level: Level, message: &str) -> String {
+    format!("<{}>viommu[{}]: {}", 24 + priority(level), std::process::id(), printable(message))
 }
 
-fn native(priority: Priority, message: &str, fields: &[(&str, &str)]) -> Vec<u8> {
-    let priority = (priority as u8).to_string();
+fn native(level: Level, message: &str, fields: &[(&str, &str)]) -> Vec<u8> {
+    let priority = priority(level).to_string();
     let own = [("MESSAGE", message), ("PRIORITY", &priority), ("SYSLOG_IDENTIFIER", "viommu")];
     let mut datagram = Vec::new();
     for (name, value) in own.iter().chain(fields) {
@@ -58,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_value_cannot_forge_a_field() {
-        let datagram = native(Priority::Info, "a\nPRIORITY=0", &[]);
+        let datagram = native(Level::Info, "a\nPRIORITY=0", &[]);
         assert_eq!(datagram.get(..8), Some(b"MESSAGE\n".as_slice()));
         assert_eq!(datagram.get(8..16), Some(12u64.to_le_bytes().as_slice()));
         assert_eq!(datagram.get(16..29), Some(b"a\nPRIORITY=0\n".as_slice()));
@@ -66,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_value_cannot_forge_a_line() {
-        let line = syslog(Priority::Warning, "a\n<0>kernel: b\x1b[2J");
+        let line = syslog(Level::Warning, "a\n<0>kernel: b\x1b[2J");
         assert_eq!(line, format!("<28>viommu[{}]: a\\u{{a}}<0>kernel: b\\u{{1b}}[2J", std::process::id()));
     }
 }

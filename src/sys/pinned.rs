@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, pidfd_open, prlimit};
 
 use crate::limit::Limit;
+use crate::text::labelled;
 
 use super::fs;
 use super::process::{self, LockLimit};
@@ -97,9 +98,7 @@ impl Pinned {
     /// What the kernel says; `NotFound` where the process has ended.
     pub fn lock_limit(&self) -> io::Result<LockLimit> {
         let text = self.text("limits", 4096).ok_or(io::ErrorKind::NotFound)?;
-        let line =
-            text.lines().find_map(|line| line.strip_prefix("Max locked memory")).ok_or(io::ErrorKind::InvalidData)?;
-        let mut words = line.split_whitespace();
+        let mut words = labelled(&text, "Max locked memory").ok_or(io::ErrorKind::InvalidData)?.split_whitespace();
         let mut next = || match words.next() {
             Some("unlimited") => Ok(Limit::Unlimited),
             word => word.and_then(|word| word.parse().ok()).map(Limit::Bytes).ok_or(io::ErrorKind::InvalidData),

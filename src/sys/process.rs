@@ -10,6 +10,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::limit::Limit;
+use crate::text::labelled;
 
 /// RLIMIT_MEMLOCK of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +110,7 @@ pub fn parent(pid: Pid) -> Option<Pid> {
 pub fn started(pid: Pid) -> Option<u64> {
     // The counters of many processors come before it.
     let text = super::fs::head(Path::new("/proc/stat"), 4 << 20)?;
-    let booted: u64 = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let booted: u64 = labelled(&text, "btime ")?.parse().ok()?;
     Some(booted + start_ticks(pid)? / TICKS)
 }
 
