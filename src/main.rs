@@ -11,10 +11,8 @@ use viommu::{cli, wrapper};
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let argv0 = arguments.next().unwrap_or_default();
-    let name =
-        |path: Option<&'_ Path>| path.and_then(Path::file_name).and_then(OsStr::to_str).unwrap_or_default().to_owned();
     let path = Path::new(&argv0);
-    let status = match (name(path.parent()).as_str(), name(Some(path)).as_str()) {
+    let status = match (path.parent().map_or("", name), name(path)) {
         (_, program) if wrapper::real_name(program).is_some() => wrapper::run(&argv0, arguments.collect()),
         ("hooks", "qemu") | ("qemu.d", _) => cli::hook::from_libvirt(arguments),
         (_, kubevirt::NAME) => kubevirt::run(arguments),
@@ -23,4 +21,8 @@ fn main() -> ExitCode {
         _ => cli::run([OsString::from("viommu")].into_iter().chain(arguments)),
     };
     ExitCode::from(status)
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(OsStr::to_str).unwrap_or_default()
 }

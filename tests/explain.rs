@@ -40,7 +40,7 @@ fn printed() -> Vec<Printed> {
 
 /// The titles of the findings in a log.
 fn explained(log: &str) -> Vec<&'static str> {
-    Findings::read(log.as_bytes()).unwrap().found.iter().map(|finding| finding.page.title).collect()
+    Findings::read(log.as_bytes(), Vec::new).unwrap().found.iter().map(|finding| finding.page.title).collect()
 }
 
 #[test]

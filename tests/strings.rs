@@ -257,7 +257,7 @@ fn is_explained(format: &str) -> bool {
     // The system's error text is at the end.
     let reasons = ["", ": Operation not permitted", ": Cannot allocate memory", " (Cannot allocate memory)"];
     let line = printed(format);
-    reasons.iter().any(|why| !Findings::read(format!("{line}{why}").as_bytes()).unwrap().found.is_empty())
+    reasons.iter().any(|why| !Findings::read(format!("{line}{why}").as_bytes(), Vec::new).unwrap().found.is_empty())
 }
 
 /// A format with 7 for each value.

@@ -68,11 +68,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure
                        capabilities --format json' on that host with --host";
         return Err(Failure::Usage(format!("{uri} {message}")));
     }
-    let all = || Ok(virsh.all()?.iter().map(ToString::to_string).collect());
-    arguments.targets.each(all, out, |name, out| {
-        let stored = virsh.stored(name)?;
-        apply(arguments, &virsh, &stored, out).map_err(|failure| failure.of(&stored.name))
-    })
+    arguments.targets.each(&virsh, || virsh.all(), out, |stored, out| apply(arguments, &virsh, stored, out))
 }
 
 /// `qemu+ssh://host/system`: the authority of the URI is not empty.

@@ -93,7 +93,7 @@ fn log(source: Option<&str>, out: &mut Output) -> Result<(), Failure> {
         return Err(unknown(subject));
     }
     let log = input::open(source)?;
-    let findings = Findings::read_with(BufReader::new(log), catalogues)
+    let findings = Findings::read(BufReader::new(log), catalogues)
         .map_err(|error| input::unreadable(input::name(source), &error))?;
     let mut separator = "";
     for finding in &findings.found {

@@ -7,6 +7,7 @@ use std::path::Path;
 use clap::Args;
 
 use crate::config::Config;
+use crate::domain::Uuid;
 use crate::note::{Code, Note};
 use crate::rewrite::undo;
 use crate::text::printable;
@@ -38,17 +39,22 @@ pub(super) struct Targets {
 }
 
 impl Targets {
-    /// Calls `one` for each named domain, or for `all`. A failure for one does not stop the others.
+    /// Calls `change` for each named domain, or for `all`. A failure for one does not stop the others.
     pub(super) fn each(
         &self,
-        all: impl FnOnce() -> Result<Vec<String>, Failure>,
+        virsh: &Virsh,
+        all: impl FnOnce() -> Result<Vec<Uuid>, Failure>,
         out: &mut Output,
-        mut one: impl FnMut(&str, &mut Output) -> Result<(), Failure>,
+        change: impl Fn(&Stored, &mut Output) -> Result<(), Failure>,
     ) -> Result<u8, Failure> {
+        let one = |name: &str, out: &mut Output| {
+            let stored = virsh.stored(name)?;
+            change(&stored, out).map_err(|failure| failure.of(&stored.name))
+        };
         if let [name] = self.domains.as_slice() {
             return one(name, out).map(|()| 0);
         }
-        let names = if self.all { all()? } else { self.domains.clone() };
+        let names = if self.all { all()?.iter().map(Uuid::to_string).collect() } else { self.domains.clone() };
         if names.is_empty() {
             writeln!(out, "no domains, nothing to change")?;
         }

@@ -29,13 +29,11 @@ pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure
     let virsh = arguments.targets.connection.virsh()?;
     let all = || {
         let applied = backup::applied()?;
-        Ok(virsh.all()?.iter().filter(|uuid| applied.contains(uuid)).map(ToString::to_string).collect())
+        Ok(virsh.all()?.into_iter().filter(|uuid| applied.contains(uuid)).collect())
     };
     let config = host::config::load()?;
-    arguments.targets.each(all, out, |name, out| {
-        let stored = virsh.stored(name)?;
-        remove(&arguments.targets, &virsh, &stored, &config, out).map_err(|failure| failure.of(&stored.name))
-    })
+    let targets = &arguments.targets;
+    targets.each(&virsh, all, out, |stored, out| remove(targets, &virsh, stored, &config, out))
 }
 
 fn remove(targets: &Targets, virsh: &Virsh, stored: &Stored, config: &Config, out: &mut Output) -> Result<(), Failure> {

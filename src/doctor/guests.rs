@@ -110,7 +110,7 @@ impl FoundGuest {
         self.decided().map(kept)
     }
 
-    fn domain(&self) -> Option<&Domain> {
+    pub(super) fn domain(&self) -> Option<&Domain> {
         self.domain.as_ref().ok().map(|(domain, _)| domain)
     }
 
@@ -130,27 +130,10 @@ impl FoundGuest {
         self.plan().is_some_and(|plan| plan.memlock.raise)
     }
 
-    /// Whether QEMU opens VFIO devices for it.
-    pub(super) fn has_vfio(&self) -> bool {
-        self.domain().is_some_and(|domain| !domain.vfio.is_empty() || domain.nvme_disks > 0)
-    }
-
-    /// Whether libvirt opens an iommufd for it.
-    pub(super) fn uses_iommufd(&self) -> bool {
-        self.domain().is_some_and(|domain| domain.vfio.iter().any(|device| device.iommufd && !device.hidden))
-    }
-
-    pub(super) fn uses_kvm(&self) -> bool {
-        self.domain().is_some_and(Domain::uses_kvm)
-    }
-
-    pub(super) fn emulator(&self) -> Option<&str> {
-        self.domain()?.emulator.as_deref()
-    }
-
     /// Its emulator, if that is the wrapper.
     pub(super) fn wrapper(&self) -> Option<&str> {
-        self.emulator().filter(|_| self.plan().is_some_and(|plan| plan.route == Route::Wrapper))
+        let wrapped = self.plan().is_some_and(|plan| plan.route == Route::Wrapper);
+        self.domain()?.emulator.as_deref().filter(|_| wrapped)
     }
 
     pub(super) fn runs_as(&self, uuid: Uuid) -> bool {
@@ -234,8 +217,9 @@ pub(super) fn checks(known: &SharedFacts) -> Vec<Check> {
             Check::unknown("guests", "the guests of the system's libvirt were not read", "run it as root")
         });
     }
-    let stays = |guest: &&&FoundGuest| guest.wrapper().is_some() && guest.plan().is_some_and(|plan| !plan.reproducible);
-    let staying: Vec<&str> = running.iter().filter(stays).map(|guest| guest.name()).collect();
+    let staying =
+        running.iter().filter(|guest| guest.wrapper().is_some() && guest.plan().is_some_and(|plan| !plan.reproducible));
+    let staying: Vec<&str> = staying.map(|guest| guest.name()).collect();
     if !staying.is_empty() {
         let message = format!(
             "viommu on other hosts will refuse a live migration of {}: see 'viommu explain {}'",
@@ -244,8 +228,7 @@ pub(super) fn checks(known: &SharedFacts) -> Vec<Check> {
         );
         checks.push(Check::ok("migration", message));
     }
-    let is_unproven = |guest: &&&FoundGuest| guest.running.as_ref().is_some_and(|running| !running.proven);
-    if let Some(guest) = running.iter().find(is_unproven) {
+    if let Some(guest) = running.iter().find(|guest| guest.running.as_ref().is_some_and(|running| !running.proven)) {
         let message = format!(
             "libvirt has not put the process of {} into a cgroup; it was found by its command line, which any process of \
              QEMU's user can have",

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use crate::capability;
+use crate::domain::Domain;
 use crate::host::Emulator;
 use crate::note::Code;
 use crate::sys::fs;
 use crate::text::count;
 use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, OLDEST_LIBVIRT, OLDEST_QEMU, Version, unsupported};
 
-use super::guests::FoundGuest;
 use super::{Check, SharedFacts};
 
 /// The first kernel with KVM_CAP_SPLIT_IRQCHIP. A query to KVM itself is an ioctl, which needs unsafe code; every x86 kernel
@@ -27,11 +27,10 @@ pub(super) fn versions(known: &SharedFacts) -> Vec<Check> {
             "run 'virsh capabilities' and then 'viommu doctor' as root",
         ),
     };
-    let used: Vec<&str> = known.guests.iter().filter_map(FoundGuest::emulator).collect();
-    let is_used = |emulator: &&Emulator| used.contains(&emulator.path.as_str());
-    let any_used = host.emulators.iter().any(|emulator| is_used(&emulator));
-    let of_interest = |emulator: &&Emulator| if any_used { is_used(emulator) } else { emulator.arch == host.arch };
-    let emulators = host.emulators.iter().filter(of_interest).filter_map(|emulator| {
+    let is_used = |emulator: &Emulator| known.domains().any(|domain| domain.emulator.as_ref() == Some(&emulator.path));
+    let any_used = host.emulators.iter().any(is_used);
+    let concerned = |emulator: &Emulator| if any_used { is_used(emulator) } else { emulator.arch == host.arch };
+    let emulators = host.emulators.iter().filter(|emulator| concerned(emulator)).filter_map(|emulator| {
         let what = format!("{}: QEMU", emulator.path);
         Some(supported("QEMU", &what, emulator.version?, OLDEST_QEMU, NEWEST_QEMU))
     });
@@ -59,7 +58,7 @@ pub(super) fn checks(known: &SharedFacts) -> Vec<Check> {
 
 /// A problem of passthrough: broken for guests with VFIO devices, else in order.
 fn passthrough(known: &SharedFacts, name: &'static str, code: Code, message: String, remedy: &str) -> Check {
-    if known.guests.iter().any(FoundGuest::has_vfio) {
+    if known.domains().any(|domain| !domain.vfio.is_empty() || domain.nvme_disks > 0) {
         Check::broken(name, code, message, remedy)
     } else if known.root {
         Check::ok(name, format!("{message}; no guest has passed-through devices"))
@@ -86,9 +85,10 @@ fn iommu(known: &SharedFacts) -> Check {
 
 fn vfio(known: &SharedFacts, release: &str) -> Check {
     let iommufd = capability::iommufd(&known.host);
+    let uses_iommufd = |domain: &Domain| domain.vfio.iter().any(|device| device.iommufd && !device.hidden);
     match missing_modules(release).as_slice() {
         [] => match iommufd {
-            Some(Err(why)) if known.guests.iter().any(FoundGuest::uses_iommufd) => {
+            Some(Err(why)) if known.domains().any(uses_iommufd) => {
                 let message = format!("a guest has <driver iommufd='yes'/>, and {why}");
                 Check::broken("vfio", Code::VfioMissing, message, "remove iommufd='yes' from its devices")
             }
@@ -130,7 +130,7 @@ fn interrupts(known: &SharedFacts) -> Check {
 
 fn kvm(known: &SharedFacts, release: &str) -> Check {
     const NAME: &str = "kvm";
-    let used = !known.root || known.guests.iter().any(FoundGuest::uses_kvm);
+    let used = !known.root || known.domains().any(Domain::uses_kvm);
     let old = version(release).filter(|kernel| *kernel < SPLIT_IRQCHIP);
     if let Some(kernel) = old.filter(|_| known.host.arch.as_deref() == Some("x86_64")) {
         let message = format!("KVM of Linux {kernel} has no split irqchip, which interrupt remapping needs");

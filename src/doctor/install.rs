@@ -98,9 +98,7 @@ pub(super) fn ours(known: &SharedFacts) -> Option<&HookFile> {
 }
 
 /// How another hook calls viommu. With an empty stdin viommu could not see the guest's request.
-fn first() -> String {
-    "call viommu first: xml=$(cat); printf '%s\\n' \"$xml\" | viommu hook \"$@\" || exit 1".to_owned()
-}
+const FIRST: &str = "call viommu first: xml=$(cat); printf '%s\\n' \"$xml\" | viommu hook \"$@\" || exit 1";
 
 /// Whether a script calls viommu after other commands, and without the XML in a pipe.
 fn is_late(script: &Path) -> bool {
@@ -125,13 +123,13 @@ pub(super) fn hook(known: &SharedFacts) -> Vec<Check> {
     if let Some(hook) = ours(known) {
         checks.push(if is_late(Path::new(&hook.path)) {
             let message = format!("{} runs other commands before viommu, which may consume the XML", hook.path);
-            Check::warning(NAME, Code::HookUnusable, message, first())
+            Check::warning(NAME, Code::HookUnusable, message, FIRST)
         } else {
             Check::ok(NAME, format!("{} is viommu", hook.path))
         });
         return checks;
     }
-    let by_hand = || format!("in {MAIN}, {}", first());
+    let by_hand = || format!("in {MAIN}, {FIRST}");
     let link = || {
         if reads_directory(known) { format!("mkdir -p {OWN_DIRECTORY}; ln -s {BINARY} {OWN}") } else { by_hand() }
     };

@@ -19,6 +19,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::{self, Config};
+use crate::domain::Domain;
 use crate::host::Host;
 use crate::host::probe::Places;
 use crate::note::{Code, Note};
@@ -121,6 +122,11 @@ impl SharedFacts {
     /// Whether a guest uses the wrapper.
     fn wrapped(&self) -> bool {
         self.guests.iter().any(|guest| guest.wrapper().is_some())
+    }
+
+    /// The guests whose files can be understood.
+    fn domains(&self) -> impl Iterator<Item = &Domain> {
+        self.guests.iter().filter_map(FoundGuest::domain)
     }
 
     /// Whether a guest is known to ask for a vIOMMU.

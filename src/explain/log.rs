@@ -43,19 +43,11 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Reads a log in English to its end.
-    ///
-    /// # Errors
-    /// The error of the reader.
-    pub fn read(log: impl BufRead) -> io::Result<Findings> {
-        Findings::read_with(log, Vec::new)
-    }
-
     /// Reads a log to its end. `catalogues` gives the message catalogues of other languages, and is called if a line is not known.
     ///
     /// # Errors
     /// The error of the reader.
-    pub fn read_with(mut log: impl BufRead, catalogues: impl FnOnce() -> Vec<Vec<u8>>) -> io::Result<Findings> {
+    pub fn read(mut log: impl BufRead, catalogues: impl FnOnce() -> Vec<Vec<u8>>) -> io::Result<Findings> {
         let translations = LazyCell::new(|| Translations::of(&catalogues(), super::may_have_a_page));
         let in_english = |line: &str| translations.as_ref()?.in_english(line);
         let mut findings = Findings { found: Vec::new(), start: 0, lines: 0 };
@@ -135,7 +127,7 @@ mod tests {
     use super::*;
 
     fn read(log: impl AsRef<[u8]>) -> Vec<(String, u64, String)> {
-        let findings = Findings::read(log.as_ref()).unwrap();
+        let findings = Findings::read(log.as_ref(), Vec::new).unwrap();
         findings.found.iter().map(|found| (found.page.title.to_owned(), found.count, found.line.clone())).collect()
     }
 
@@ -147,7 +139,7 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].1, found[0].2.as_str()), (2, "c: group 2 used in multiple address spaces"));
         assert_eq!((found[1].1, found[1].2.as_str()), (1, "b: aw-bits 48 > host aw-bits 39"));
-        assert_eq!(Findings::read(log.as_bytes()).unwrap().lines, 4);
+        assert_eq!(Findings::read(log.as_bytes(), Vec::new).unwrap().lines, 4);
     }
 
     #[test]
@@ -202,7 +194,7 @@ mod tests {
         let found = read(&log);
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].2, "\\u{1b}[2J\u{fffd} group 1 used in multiple address spaces\\u{7}");
-        assert_eq!(Findings::read(log.as_slice()).unwrap().lines, 7);
+        assert_eq!(Findings::read(log.as_slice(), Vec::new).unwrap().lines, 7);
         let cut = read(format!("{} group 1 used in multiple address spaces", "\u{202e}".repeat(1000)));
         assert!(cut[0].2.chars().count() == MAX_SHOWN + 1 && cut[0].2.ends_with('…'), "{cut:?}");
     }

@@ -68,7 +68,7 @@ impl Identity {
             is_same.then_some(process)
         });
         let is_guest = |process: &Pinned| self.has_in_cgroup(process) && self.is_named_by(&process.arguments());
-        recorded.or_else(|| pidfiles_are_roots().then(|| oldest(process::all().into_iter(), is_guest))?)
+        recorded.or_else(|| pidfiles_are_roots().then(|| oldest(process::all().into_iter(), is_guest)).flatten())
     }
 
     /// What all processes say that name the guest and were started after a time, seconds of the boot clock. Any process can do

@@ -124,21 +124,16 @@ impl Places {
     /// Several files are there when several emulators were probed. The newest libvirt wins: files of an older one are
     /// leftovers that the next probe replaces (`virQEMUCapsIsValid` compares the libvirt version too).
     fn emulators(&self) -> (Vec<Emulator>, Option<Version>) {
-        let mut emulators = Vec::new();
-        let mut newest = None;
         // The directory above belongs to QEMU's user on some hosts (Debian 11): that user can put another directory in its
         // place, whose owner is that user, and cannot change the entries of root's.
         let trusted = fs::check_trusted_directory(&self.capabilities).is_ok();
         let names = if trusted { fs::names(&self.capabilities) } else { Vec::new() };
-        for name in names.into_iter().take(MOST_EMULATORS) {
-            let cache = fs::head_trusted(&self.capabilities.join(name), capcache::CACHE_HEAD);
-            if let Some((emulator, libvirt)) = cache.as_deref().and_then(capcache::parse) {
-                newest = newest.max(libvirt);
-                emulators.push((emulator, libvirt));
-            }
-        }
-        emulators.retain(|(_, libvirt)| *libvirt == newest);
-        let mut emulators: Vec<_> = emulators.into_iter().map(|(emulator, _)| emulator).collect();
+        let head = |name| fs::head_trusted(&self.capabilities.join(name), capcache::CACHE_HEAD);
+        let probed = names.into_iter().take(MOST_EMULATORS).filter_map(|name| capcache::parse(&head(name)?));
+        let probed: Vec<_> = probed.collect();
+        let newest = probed.iter().filter_map(|(_, libvirt)| *libvirt).max();
+        let of_newest = probed.into_iter().filter(|(_, libvirt)| *libvirt == newest);
+        let mut emulators: Vec<_> = of_newest.map(|(emulator, _)| emulator).collect();
         emulators.sort_by(|a, b| a.path.cmp(&b.path));
         (emulators, newest)
     }
