@@ -67,7 +67,7 @@ prefix=${prefix%/}
 own=$prefix/lib/libvirt-viommu
 # What was installed, a line each: "dir PATH", "link:TARGET PATH" or "SHA256 PATH".
 manifest=$own/installed
-# Debian's zsh looks for completions in another place than everybody else's. Its package is staged elsewhere and moves them.
+# Debian's zsh has a different directory for completions. The Debian package moves the staged completions there.
 if [ -z "$destdir" ] && [ -f /etc/debian_version ]; then zsh=vendor-completions; else zsh=site-functions; fi
 
 # mode or "link", source or target, destination
@@ -88,14 +88,14 @@ link ../../bin/viommu $prefix/lib/libvirt-host-route/qemu-system-aarch64
 644 completions/_viommu $prefix/share/zsh/$zsh/_viommu
 644 completions/viommu.fish $prefix/share/fish/vendor_completions.d/viommu.fish
 LIST
-    # The documentation for users, laid out as in the repository so that its links and its examples work.
+    # The documentation for users, with the repository's layout, so that its links and its examples work.
     find README.md CHANGELOG.md SECURITY.md docs examples -path docs/proof -prune -o -path docs/upstream -prune -o -name '.*' -o -name '*~' -o -type f -print |
         LC_ALL=C sort | while read -r file; do echo "644 $file $prefix/share/doc/libvirt-viommu/$file"; done
-    # The bill of materials, which is made for a release.
+    # The bill of materials, which exists in a release only.
     [ ! -f viommu.cdx.json ] || echo "644 viommu.cdx.json $prefix/share/doc/libvirt-viommu/viommu.cdx.json"
 }
 
-# Runs a command that changes something, or only names it.
+# Runs a command, or only prints it in a dry run.
 run() {
     if [ "$dry_run" ]; then echo "would run: $*"; else "$@"; fi
 }
@@ -118,7 +118,7 @@ find_binary() {
     [ "$dry_run" ] || [ -x "$binary" ] || die "there is no binary $binary"
 }
 
-# What a path is, in the manifest's words; nothing where there is nothing.
+# The current state of a path in the manifest's format; empty for a missing path.
 state_of() {
     if [ -L "$1" ]; then
         echo "link:$(readlink "$1")"
@@ -130,12 +130,12 @@ state_of() {
     fi
 }
 
-# What the list wants at a path, in the same words.
+# The state of a path in the list, in the same format.
 state_wanted() { # MODE SOURCE
     if [ "$1" = link ]; then echo "link:$2"; else state_of "$2"; fi
 }
 
-# Whether a file does nothing on this host.
+# Whether a file has no effect on this host.
 is_useless() {
     case $1 in
     /etc/apparmor.d/*) [ ! -d /etc/apparmor.d ] ;;
@@ -150,14 +150,14 @@ check_that_nothing_is_in_the_way() {
     files | while read -r mode source path; do
         there=$(state_of "$path")
         case $there in '' | "$(state_wanted "$mode" "$source")") continue ;; esac
-        # What an earlier removal left for guests (hooks/keep-links).
+        # A link that an earlier removal kept for guests (hooks/keep-links).
         case $path,$there in */libvirt-host-route/*,link:/usr/*/qemu-*) continue ;; esac
         grep -qsxF "$there $path" "$manifest" ||
             die "$path is there, and not what this script installed: move it away first; nothing was done"
     done
 }
 
-# Makes a directory with its parents, and writes down those that were missing.
+# Creates a directory with its parents, and records the new ones.
 make_directory() {
     [ ! -d "$1" ] || return 0
     make_directory "$(dirname "$1")"
@@ -165,7 +165,7 @@ make_directory() {
     echo "dir $1" >>"$new"
 }
 
-# Guests whose emulator is the wrapper cannot start without it.
+# Guests with the wrapper as their emulator cannot start without it.
 ask_about_wrapped_guests() {
     guests=$(hooks/attach --wrapped)
     if [ ! "$guests" ] || [ "$yes$dry_run" ]; then return; fi
@@ -178,7 +178,7 @@ ask_about_wrapped_guests() {
     case $answer in y | Y | yes) ;; *) die "nothing was done: change these guests first (viommu remove GUEST), or add --yes" ;; esac
 }
 
-# Puts a file in place at once: a guest that starts meanwhile finds the old one or the new one.
+# Replaces a file atomically: a guest that starts meanwhile finds the old file or the new one.
 put() { # MODE SOURCE DESTINATION
     if [ "$dry_run" ]; then
         echo "would install $3"
@@ -189,7 +189,7 @@ put() { # MODE SOURCE DESTINATION
     echo "installed $3"
 }
 
-# Removes what the lines on standard input name, the last one first, unless it was changed since.
+# Removes the files that stdin lists, in reverse order, except for files that were changed since.
 remove_listed() {
     sed '1!G;h;$!d' | while read -r state path; do
         if [ "$state" = dir ]; then
@@ -232,7 +232,7 @@ install_here() {
         echo "$wanted $path" >>"$new"
     done
     if [ -f "$manifest" ]; then
-        # What an older version installed and this one does not have.
+        # Files of an older version that this version does not have.
         grep -v '^dir ' "$manifest" | while read -r state path; do
             grep -q " $path\$" "$new" || echo "$state $path"
         done | remove_listed
@@ -249,7 +249,7 @@ uninstall_here() {
         ask_about_wrapped_guests
         # shellcheck disable=SC2086 # an option or none
         hooks/attach --undo --prefix "$prefix" $dry_run
-        # The manifest lies in a directory that is to go, too.
+        # The manifest is in a directory that is removed, too.
         list=$(cat "$manifest")
         run rm "$manifest"
         printf '%s\n' "$list" | remove_listed

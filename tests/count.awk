@@ -1,6 +1,7 @@
 #!/usr/bin/awk -f
-# Reads what 'cargo test -- --show-output' prints, shows it without the output of passing tests, names the tests that said SKIPPED, and
-# ends with one line that counts. A skipped test is no passed one. 'before' names a file with lines about what was skipped earlier.
+# Reads the output of 'cargo test -- --show-output', prints it without the output of passing tests, lists the tests that
+# printed SKIPPED, and ends with one line that counts. A skipped test does not count as passed. 'before' names a file with
+# lines about earlier skips.
 
 /^successes:$/ { quiet = 1 }
 /^failures:$|^test result: .* 0 filtered out;/ { quiet = 0 }
@@ -9,11 +10,11 @@
 /^ +Running |^ +Doc-tests / { test = "" }
 match($0, /SKIPPED: .*/) {
     reason = substr($0, RSTART + 9)
-    # A test is counted once, with its first reason.
+    # A test counts once, with its first reason.
     if (test == "" || !(test in seen)) list[++skipped] = (test == "" ? "" : test ": ") reason
     seen[test] = 1
 }
-# A test in a sandbox is a run of one test, with its own result, which is output of the test.
+# A test in a sandbox runs one test again; the result of that run is output of the test.
 /^test result: .* 0 filtered out;/ { passed += $4; failed += $6 }
 END {
     print ""

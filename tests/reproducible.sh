@@ -1,9 +1,9 @@
 #!/bin/bash
-# Builds the release binary twice, in two folders of different names, and compares the bytes.
+# Builds the release binary twice, in two directories with different names, and compares the bytes.
 #
 #   tests/reproducible.sh
 #
-# Takes two whole builds, by packaging/compile as for a release.
+# Needs two complete builds, by packaging/compile as for a release.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 stage=$(mktemp -d)

@@ -2,7 +2,7 @@
 # viommu for AArch64, cross-built on x86_64 as Debian 13 would build it: with its Rust and its C library (toolchain.sh).
 #
 #   tests/lab/aarch64.sh build         the static release binary; prints its path
-#   tests/lab/aarch64.sh test          the unit tests and Nova's cases under qemu-aarch64: what starts no program, looks at no process, and needs no libvirt
+#   tests/lab/aarch64.sh test          the unit tests and Nova's cases under qemu-aarch64: those that start no program, read no process, and need no libvirt
 #
 # VIOMMU_CASES names Nova's cases, as for tests/nova.rs.
 set -euo pipefail

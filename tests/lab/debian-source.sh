@@ -1,5 +1,5 @@
 #!/bin/bash
-# Does Debian 13 build its package from the source package alone, without a network, with its own rustc?
+# Checks that Debian 13 builds its package from the source package alone, without a network, with its own rustc.
 #
 #   tests/lab/debian-source.sh ROOT       ROOT made by root.sh for trixie; packaging/source has been run
 set -euo pipefail

@@ -1,5 +1,6 @@
 #!/bin/bash
-# What the QEMUs of the Debian roots say of their vIOMMUs: the address width by machine type, and which can be migrated.
+# Prints the properties of the vIOMMUs in the Debian roots' QEMUs: the address width by machine type, and whether they can
+# migrate.
 #
 #   tests/lab/defaults.sh SUITE… >docs/proof/viommu-defaults.md      bullseye bookworm trixie sid backports, made by root.sh
 set -euo pipefail

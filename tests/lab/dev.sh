@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by scripts that put a root of their own together.
+# Sourced by scripts that build their own root.
 
 # Mounts a /dev without the machine's devices, in the current directory.
 make_dev() {

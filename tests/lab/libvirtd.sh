@@ -1,20 +1,20 @@
 #!/bin/bash
-# A libvirtd of one Debian suite, apart from everything else on this machine, that runs what it is told.
+# A libvirtd of one Debian suite, isolated from the rest of this machine, with a protocol to run scripts beside it.
 #
 #   tests/lab/libvirtd.sh SUITE SHARE
 #
-# It runs in namespaces of its own (mount, pid, ipc, uts, network, cgroup) on an overlay of $VIOMMU_LAB/roots/SUITE (made by
-# root.sh when it is missing; VIOMMU_LAB is target/lab by default). All that it writes goes to a tmpfs, so the root is never
-# changed, several instances can share it, and nothing is left behind. This machine's libvirt, guests, network, cgroups and
-# devices are out of reach. Whatever runs inside dies with this script, and this script ends when its standard input does.
+# It runs in its own namespaces (mount, pid, ipc, uts, network, cgroup) on an overlay of $VIOMMU_LAB/roots/SUITE (root.sh
+# builds a missing one; VIOMMU_LAB is target/lab by default). All files that it writes are in a tmpfs, so the root never
+# changes, several instances can share it, and no file remains. It has no access to this machine's libvirt, guests, network,
+# cgroups and devices. All processes inside end with this script, and this script ends with its standard input.
 #
-# SHARE is a directory that both sides see (inside as /share). SHARE/viommu is the binary under test: it becomes
-# /usr/bin/viommu, libvirt's qemu hook and both emulator wrappers. Without it the host is one that never heard of viommu.
+# SHARE is a directory that both sides can access (inside as /share). SHARE/viommu is the binary under test: it becomes
+# /usr/bin/viommu, libvirt's qemu hook and both emulator wrappers. Without it the host has no file of viommu.
 #
 # Protocol: "ready" on standard output once libvirtd answers. After that, for each line "N" on standard input, the script
 # SHARE/N/script is run by bash with its streams in SHARE/N/stdout and SHARE/N/stderr, and "N STATUS" is printed.
 #
-# Inside there is no KVM: all guests are type='qemu', on every machine that runs this, and so the same.
+# There is no KVM inside: all guests are type='qemu', so they are the same on every machine.
 set -euo pipefail
 
 die() {
@@ -33,40 +33,41 @@ if [ "${1:-}" != --inside ]; then
     lab=$(realpath "$lab")
     if [ ! -e "$lab/roots/$suite/.complete" ]; then
         command -v mmdebstrap >/dev/null || die "mmdebstrap is not installed, and $lab/roots/$suite does not exist"
-        # Two test programs may get here at once; the second one then finds the root complete.
+        # Two test programs may run this at once; the second one then finds a complete root.
         flock "$lab/roots/.$suite.lock" "$here/root.sh" "$suite" "$lab/roots/$suite" >&2 ||
             die "mmdebstrap could not make $lab/roots/$suite"
     fi
-    # SIGKILL, because process 1 of a pid namespace ignores everything else that its parent might send it.
-    # A clean environment, because libvirtd hands its own on to hooks and emulators.
+    # SIGKILL, because process 1 of a pid namespace ignores all other signals of its parent. A clean environment, because
+    # libvirtd passes its own to hooks and emulators.
     exec env -i PATH="$PATH" HOME=/root LC_ALL=C.UTF-8 unshare --mount --pid --fork --kill-child=KILL \
         --ipc --uts --net --cgroup bash "$here/libvirtd.sh" --inside "$suite" "$lab" "$share"
 fi
 
-# --- inside, on the old root: put the new one together --------------------------------------------------------------------
+# --- inside, on the old root: build the new one ---------------------------------------------------------------------------
 suite=$2 lab=$3 share=$4
 # shellcheck disable=SC1091 # beside this file
 source "$(dirname "$0")/dev.sh"
 lower=$lab/roots/$suite cache=$lab/cache/$suite base=$lab/mount
 capabilities=/var/cache/libvirt/qemu/capabilities
 
-# Mounts are seen in here only, so instances can share the mount point.
+# These mounts exist in this namespace only, so instances can share the mount point.
 mount -t tmpfs -o mode=755,size=2g lab "$base"
 mkdir "$base"/{upper,scratch,root}
-# An overlay keeps inode numbers and ctimes of the root below it, by which libvirt judges whether its cache is still good.
+# An overlay keeps inode numbers and ctimes of the root below it, by which libvirt checks whether its cache is valid.
 mount -t overlay -o "lowerdir=$lower,upperdir=$base/upper,workdir=$base/scratch" lab "$base/root"
 cd "$base/root"
 
 mount -t proc proc proc
-# A sysfs mounted here shows the new network namespace, and has none of the mounts below the machine's /sys, such as the
-# cgroup file systems: libvirt then starts guests without cgroups.
+# A sysfs mounted here shows the new network namespace, and has no mounts of the machine's /sys, such as the cgroup file
+# systems: libvirt then starts guests without cgroups.
 mount -t sysfs -o ro sysfs sys
 mount -t tmpfs -o mode=755 run run
 mount -t tmpfs -o mode=1777 tmp tmp
 make_dev
 
 # libvirt builds the command line of a guest with a PCI host device only on a host that has IOMMU groups and VFIO
-# (qemuHostdevHostSupportsPassthroughVFIO). These are made up: such a guest cannot run here, and no real device is in reach.
+# (qemuHostdevHostSupportsPassthroughVFIO). These are placeholders: such a guest cannot run here, and no real device is
+# accessible.
 if [ -d sys/kernel/iommu_groups ]; then
     mount -t tmpfs -o mode=755 groups sys/kernel/iommu_groups
     mkdir sys/kernel/iommu_groups/0
@@ -83,11 +84,11 @@ if [ -e share/viommu ]; then
     ln -sf viommu usr/bin/viommu-qemu-system-x86_64
     ln -sf viommu usr/bin/viommu-qemu-system-aarch64
     mkdir -p etc/libvirt/hooks/qemu.d
-    # It stands there from the start because libvirtd looks for hooks only when it starts. A test that wants another hook, or
-    # none that does anything, replaces the file.
+    # The hook exists from the start, because libvirtd looks for hooks only when it starts. A test that needs another hook,
+    # or one without effect, replaces the file.
     ln -sf /usr/bin/viommu etc/libvirt/hooks/qemu
-    # What libvirt calls hooks for, with the XML on their standard input. It comes after the hook above, so an event that
-    # fails there is not recorded. Printing nothing keeps what the hook above printed (virHookCall).
+    # Records libvirt's calls of hooks, with the XML on their stdin. It runs after the hook above, so an event that fails
+    # there is not recorded. Without output of its own the output of the hook above stays valid (virHookCall).
     cat >etc/libvirt/hooks/qemu.d/00-record <<'RECORD'
 #!/bin/bash
 echo "$*" >>/run/hooks.log
@@ -113,7 +114,7 @@ hash -r
 hostname "$suite"
 ip link set lo up
 
-# Finding out what the emulators can do takes libvirt seconds. It throws a stale file away by itself.
+# libvirt needs seconds to probe the emulators. It discards a stale file by itself.
 cp -p root/cache/*.xml "$capabilities/" 2>/dev/null || true
 
 # Scripts source this file, too.
@@ -130,7 +131,7 @@ start_libvirtd() {
     done
     return 1
 }
-# Ends libvirtd, leaving its guests running, and waits for its end.
+# Ends libvirtd while its guests keep running, and waits for its end.
 stop_libvirtd() {
     local pid try
     pid=$(cat /run/lab-libvirtd.pid)
@@ -139,7 +140,7 @@ stop_libvirtd() {
         [ -e "/proc/$pid/exe" ] || break
         sleep 0.02
     done
-    # When it ends, it sometimes waits half a minute for a thread of its own; its state survives being killed.
+    # At its end it sometimes waits half a minute for one of its threads; its state is valid after SIGKILL.
     kill -KILL "$pid" 2>/dev/null || true
     while [ -e "/proc/$pid/exe" ]; do sleep 0.02; done
     rm -f /run/libvirt/libvirt-sock
@@ -147,15 +148,15 @@ stop_libvirtd() {
 LAB
 # shellcheck disable=SC1091 # it was written just now
 source /run/lab.sh
-# Stands in for syslogd.
+# A replacement for syslogd.
 setsid socat -u UNIX-RECV:/dev/log,mode=666 OPEN:/run/syslog,creat,append </dev/null >/dev/null 2>&1 &
 setsid virtlogd </dev/null >>/share/virtlogd.log 2>&1 &
 start_libvirtd || die "libvirtd of $suite does not start, see $share/libvirtd.log"
-# Asking for them makes libvirt find out about every emulator, so that the first test does not wait for it.
+# This call makes libvirt probe every emulator, so that the first test does not wait for it.
 virsh -q capabilities >/dev/null
 
 for file in "$capabilities"/*.xml; do
-    # The wrappers' files are not worth keeping: the binary is another one next time.
+    # The wrappers' files are not cached: the next binary is another one.
     grep -q '<emulator>/usr/bin/qemu-system-' "$file" || continue
     cmp -s "$file" "/root/cache/${file##*/}" && continue
     cp -p "$file" "/root/cache/.${file##*/}.new"

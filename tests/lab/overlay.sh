@@ -1,9 +1,9 @@
 #!/bin/bash
-# Runs a command as root of a Debian root directory, and throws away everything that it changes there.
+# Runs a command as root of a Debian root directory, and discards all changes there.
 #
 #   tests/lab/overlay.sh ROOT [--show DIR TARGET | --share DIR TARGET]... COMMAND [ARGUMENT]...       ROOT made by root.sh
 #
-# Inside, DIR is TARGET; only what is shared can be written to.
+# Inside, DIR is TARGET; only shared directories are writable.
 set -euo pipefail
 if [ "${1:-}" != --inside ]; then
     exec unshare --mount --fork bash "$0" --inside "$@"

@@ -1,9 +1,9 @@
 #!/bin/bash
-# An earlier version of viommu: its sources, its binary as cargo builds it without --release, and its package. Made once.
+# Builds an earlier version of viommu once: its sources, its binary without --release, and its package.
 #
 #   tests/lab/release.sh COMMIT DIR        -> DIR/install.sh, DIR/viommu, …, DIR/viommu.deb
 #
-# Exit status 3: this clone does not have the commit. Without the tools for packages there is no package.
+# Exit status 3: this clone does not have the commit. Without the packaging tools there is no package.
 set -euo pipefail
 commit=${1:?usage: release.sh COMMIT DIR} dir=$(realpath -m "${2:?usage: release.sh COMMIT DIR}")
 cd "$(dirname "$0")/../.."
@@ -18,7 +18,7 @@ git cat-file -e "$commit^{commit}" 2>/dev/null || {
     exit 3
 }
 rm -rf "$dir"
-# A clone, because packaging/build asks git for files and date.
+# A clone, because packaging/build reads files and date from git.
 git clone --quiet --no-checkout --shared . "$dir"
 cd "$dir"
 git -c advice.detachedHead=false checkout --quiet "$commit"

@@ -5,15 +5,15 @@
 #   tests/lab/root.sh backports DIR  trixie with libvirt and QEMU of trixie-backports (12.9, 11.1)
 #   tests/lab/root.sh SUITE-selinux DIR      the same with the reference policy of SELinux
 #
-# DIR is left alone when it is complete. MIRROR in the environment names another package mirror than mmdebstrap's own choice.
+# A complete DIR is not changed. MIRROR in the environment names another package mirror than mmdebstrap's own choice.
 set -euo pipefail
 suite=$1 dir=$2
 [ -e "$dir/.complete" ] && exit 0
-# libvirt-daemon-driver-qemu is only recommended by libvirt-daemon, and recommendations are off.
+# libvirt-daemon only recommends libvirt-daemon-driver-qemu, and recommendations are off.
 packages=libvirt-daemon-system,libvirt-clients,libvirt-daemon-driver-qemu,qemu-system-x86,qemu-system-arm,qemu-efi-aarch64,qemu-utils
 packages+=,ovmf,kmod,udev,procps,iproute2,pciutils,strace,gdb-minimal,socat,apparmor,systemd-sysv,dbus,util-linux
 [[ $suite != *-selinux ]] || packages+=,selinux-policy-default,policycoreutils
-# The backported programs need backported parts of themselves, so their sources are preferred as a whole.
+# The backported programs need backported packages, so the whole archive of backports has priority.
 options=() base=${suite%-selinux}
 if [ "$base" = backports ]; then
     base=trixie

@@ -1,16 +1,17 @@
 #!/bin/bash
-# Follows README.md and docs/guides/first-guest.md on a fresh Debian, as a new user would: each command as these pages have it.
+# Runs the commands of README.md and docs/guides/first-guest.md on a fresh Debian, as a new user would.
 #
 #   tests/lab/walk.sh SUITE      bookworm, trixie, sid
 #
-# Prints a row of a table for each command: the seconds that it took, the command, and what it printed last. Fails where a command
-# does, or where what it prints is not what the guide shows. Where a command asks, the answer is yes.
+# Prints a row of a table for each command: its duration in seconds, the command, and the last line of its output. Fails if
+# a command fails, or if its output differs from the guide. The answer to each prompt is yes.
 #
 # CAINFO in the environment names a file of certificates that the new Debian trusts, for a network that inspects TLS.
 #
-# Debian is what `mmdebstrap --variant=important` installs, with a kernel, in $VIOMMU_LAB/roots/fresh-SUITE; what the walk changes is
-# gone afterwards. It has namespaces of its own, but the machine's network for apt and cargo. There is no systemd: once libvirt is
-# installed, its daemons are started as systemd would, in a network of their own. The guest runs without KVM.
+# The Debian root is that of `mmdebstrap --variant=important` with a kernel, in $VIOMMU_LAB/roots/fresh-SUITE; the script
+# discards its changes. It runs in its own namespaces, with the machine's network for apt and cargo. There is no systemd:
+# after the installation of libvirt the script starts its daemons as systemd would, in their own network. The guest runs
+# without KVM.
 set -euo pipefail
 suite=${2:-${1:?usage: walk.sh SUITE}}
 here=$(dirname "$(realpath "$0")")
@@ -58,7 +59,7 @@ printf '#!/bin/sh\nexit 101\n' >usr/sbin/policy-rc.d
 chmod 755 usr/sbin/policy-rc.d
 hostname "$suite"
 printf '127.0.0.1 localhost %s\n' "$suite" >etc/hosts
-# Not chroot: the /dev that libvirt makes for a guest needs a root of its own.
+# Not chroot: the /dev that libvirt creates for a guest needs a separate root.
 mkdir .old
 pivot_root . .old
 cd /root/viommu
@@ -70,8 +71,8 @@ scratch=/run
 environment=(env -i HOME=/root PATH="$PATH" LANG=C.UTF-8 TERM=dumb DEBIAN_FRONTEND=noninteractive)
 [ ! -e /root/cainfo.pem ] || environment+=(CARGO_HTTP_CAINFO=/root/cainfo.pem)
 
-# Runs a command as root of the new Debian, on a terminal, where the answer to a question is yes. apt 3.3 drops what was typed before
-# it asks, so the answer comes again and again until the command has ended.
+# Runs a command as root of the new Debian, on a terminal, and answers each prompt with yes. apt 3.3 discards input before
+# its prompt, so the answer is repeated until the command has ended.
 as_user() {
     touch "$scratch/runs"
     # shellcheck disable=SC2016 # the inner shell expands it
@@ -95,7 +96,7 @@ start_daemons() {
         for try in $(seq 600); do virsh -q uri >/dev/null 2>&1 && exit 0; sleep 0.1; done; exit 1'
 }
 
-# A command of the pages: prints its row, and keeps its output in $scratch/output.
+# A command of the pages: prints its row, and stores its output in $scratch/output.
 step() {
     local start=$SECONDS status=0 last
     as_user "$1" >"$scratch/one" 2>&1 || status=$?
@@ -107,7 +108,7 @@ step() {
     return $status
 }
 
-# Whether the output has each line of the text, in which … is anything.
+# Whether the output contains each line of the text, in which … is any text.
 is_shown() {
     local line part
     while IFS= read -r line; do
@@ -123,7 +124,7 @@ fail() {
     exit 1
 }
 
-# Runs a block of commands, of which the last one may fail where the text shown below it says so.
+# Runs a block of commands. The last command may fail if the text below it shows an error.
 walk_block() { # COMMANDS TEXT
     local command='' line status=0
     : >"$scratch/output"
@@ -147,7 +148,7 @@ printf '| seconds | command | last line |\n|---|---|---|\n'
 walk_block $'apt-get update\n'"$toolchain" ''
 walk_block "$first" ''
 
-# The blocks of the guide, each with the text shown right after it.
+# The blocks of the guide, each with the text that follows it.
 commands='' text='' kind=''
 while IFS= read -r line; do
     case $kind,$line in

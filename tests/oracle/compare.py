@@ -47,7 +47,7 @@ def hosts(scratch):
 
 
 def planned(binary, scratch, text, libvirt, qemu, model):
-    # Facts of a host, so that nothing depends on this machine.
+    # A host's facts, so that the result does not depend on this machine.
     arch = "aarch64" if "aarch64" in text else "x86_64"
     host = pathlib.Path(scratch, f"{libvirt}-{qemu}-{arch}.json")
     options = ["--host", host, "--config", f"{scratch}/viommu.toml", "--model", model]

@@ -4,7 +4,7 @@ import random
 import uuid
 
 MIB = 1 << 20
-# libvirt, and the versions of QEMU that its distributions have beside it.
+# libvirt's versions, and the QEMU versions of the same distributions.
 RELEASES = [
     ("7.0.0", ["5.2.0"]),
     ("8.6.0", ["6.2.0", "7.0.0"]),
@@ -198,7 +198,7 @@ class Generator:
         self.devices.append(f"<shmem name='s{len(self.devices)}'>{model}{element}</shmem>")
 
     def shmem_size(self, size):
-        # libvirt reads this size in bytes where no unit is given.
+        # libvirt reads a size without a unit in bytes here.
         factor, unit = self.pick((1, ""), (1, " unit='B'"), (1 << 10, " unit='KiB'"), (MIB, " unit='M'"))
         return f"<size{unit}>{size // factor}</size>"
 
@@ -341,7 +341,7 @@ class Generator:
             initial = sum(cells)
         elif ragged:
             initial += self.pick(1, 100, 1023) * 1024
-        # With <numa>, its sum counts, whatever <memory> says.
+        # With <numa>, its sum counts, independent of <memory>.
         more = self.pick(1, 2) * MIB if cells and self.chance(0.1) else 0
         text = self.size("memory", initial + sum(self.memory_devices) + more)
         if hotplug:

@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ElementTree
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 UNLIMITED = "unlimited"
-# libvirt's VIR_DOMAIN_MEMORY_PARAM_UNLIMITED, KiB: a hard limit of this size is none.
+# libvirt's VIR_DOMAIN_MEMORY_PARAM_UNLIMITED, KiB: a hard limit of this size means no limit.
 NO_HARD_LIMIT = 9007199254740991
 
 HIDDEN = {
@@ -246,7 +246,7 @@ class Oracle:
         return emulator.rsplit("/", 1)[-1].startswith("viommu-qemu-system-")
 
     def bypasses(self, where):
-        # libvirt may put a device without an address on any root port: it is taken as the less favourable case.
+        # libvirt may put a device without an address on any root port: the less favourable case counts.
         return where is not None and self.topology.requester(where)[1]
 
     def translated(self, devices):
@@ -279,7 +279,7 @@ class Oracle:
         # amd-iommu translates for VFIO devices with dma-remap=on only, which libvirt cannot set.
         if there == "amd" and self.translated(self.devices):
             return "iommu-conflict"
-        # SMMUv3 serves no VFIO device but those that bypass it: 'auto' is virtio on AArch64 where there is another one.
+        # SMMUv3 serves only VFIO devices that bypass it: 'auto' is virtio on AArch64 if another one exists.
         arm = self.root.find("os/type").get("arch") == "aarch64"
         model = there or ("virtio" if self.model == "auto" and arm and self.translated(self.devices) else self.model)
         if model == "virtio" and not self.hidden:
@@ -289,7 +289,7 @@ class Oracle:
                 return "model-unsupported-by-qemu"
         if model == "virtio" and self.aliased():
             return "virtio-aliased-devices"
-        # What is there at the start; what may be plugged later is no reason to refuse the guest.
+        # The memory at the start; memory that may be plugged later does not refuse the guest.
         limit = self.hard_limit()
         if limit is not None and limit < self.containers(True) * (self.memory.total + self.extra()):
             return "hard-limit-too-low"
@@ -367,7 +367,8 @@ class Oracle:
             vfio = self.known + self.nvme_disks
             factor = vdpa + (vfio if iommu else min(vfio, 1))
         else:
-            # Disks with an NVMe image, but each vDPA image: seen in the machine code of 11.3 (qemuDomainGetNumVDPADevices).
+            # Disks with an NVMe image, but each vDPA image: read from the machine code of 11.3
+            # (qemuDomainGetNumVDPADevices).
             vdpa += self.vdpa_images
             factor = vdpa + self.nvme_disks + (self.known if iommu else min(self.known, 1))
         return factor * self.memory.total + GIB if factor else None
@@ -382,7 +383,7 @@ class Oracle:
             required = libvirt
         else:
             required = copies * (self.memory.maximum + self.extra()) + GIB if copies else None
-        # A domain without a vIOMMU, for which none is asked, is left alone; a guest that is refused does not start.
+        # A domain without a vIOMMU and without a request is not changed; a refused guest does not start.
         due = isinstance(required, int) and (libvirt is None or libvirt != UNLIMITED and required > libvirt)
         raises = viommu and due and not refused
         return {

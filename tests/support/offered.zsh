@@ -1,5 +1,5 @@
-# What zsh offers behind a line: zsh -f offered.zsh LINE DIRECTORY
-# A second zsh on a terminal of its own gets the line and a tab, and its compadd writes the words that match into DIRECTORY.
+# The words that zsh offers after a line: zsh -f offered.zsh LINE DIRECTORY. A second zsh on its own terminal gets the line
+# and a tab, and its compadd writes the matching words into DIRECTORY.
 zmodload zsh/zpty
 setup=$2/setup words=$2/words
 : >$words
@@ -16,7 +16,7 @@ zstyle ':completion:*' insert-tab false
 LISTMAX=9999
 comppostfuncs=(exit)
 compadd() {
-    # With -O, -A and -D nothing is added.
+    # -O, -A and -D add no word.
     if [[ ${@[1,(i)(-|--)]} != *-(O|A|D)\ * ]]; then
         typeset -a hits
         builtin compadd -A hits "$@"

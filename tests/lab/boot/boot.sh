@@ -4,11 +4,11 @@
 #   tests/lab/boot/boot.sh GUEST VIOMMU DISK
 #
 #   VIOMMU   none, intel, smmuv3, virtio, virtio-module (in the initramfs), given (the -device values in DEVICES, one on a line)
-#   DISK     blk (behind a root port), ahci, net (none: the initramfs asks for an address over e1000e)
+#   DISK     blk (behind a root port), ahci, net (no disk: the initramfs requests an address over e1000e)
 #
-# Prints one line, `root` with what the guest sees, or `deferred`, `alert` or `timeout`, for `net` `lease` or `no lease`; the log is
-# GUEST/VIOMMU-DISK.log. QEMU comes from the Debian root $VIOMMU_LAB/roots/$SUITE (trixie). LIMIT: seconds until `timeout` (300).
-# VCPUS: virtual CPUs (1), of which the guest uses four.
+# Prints one line: `root` with the guest's report, or `deferred`, `alert` or `timeout`, for `net` `lease` or `no lease`; the
+# log is GUEST/VIOMMU-DISK.log. QEMU comes from the Debian root $VIOMMU_LAB/roots/$SUITE (trixie). LIMIT: seconds until
+# `timeout` (300). VCPUS: virtual CPUs (1), of which the guest uses four.
 set -euo pipefail
 guest=${1:?usage: boot.sh GUEST VIOMMU DISK} viommu=${2:?} disk=${3:?}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -68,7 +68,8 @@ rm -f "$log" # of an earlier boot
 "$here/qemu.sh" "$dir" "${qemu[@]}" >"$log" 2>&1 &
 pid=$!
 end='LAB mounted [a-z0-9= ]*|ALERT!.*does not exist|IP-Config: .* complete|IP-Config: no response after [6-9]'
-# An initramfs with the driver can be slower here than the kernel's patience of ten seconds: the kernel says so, and goes on.
+# A boot of an initramfs with the driver can take longer here than the kernel's limit of ten seconds: the kernel reports it,
+# and continues.
 [ "$viommu" = virtio-module ] || end+='|pci .*deferred probe pending'
 until found=$(grep -asoEm1 "$end" "$log"); do
     kill -0 "$pid" 2>/dev/null || break

@@ -1,11 +1,11 @@
 #!/bin/bash
-# A stock guest of one distribution: its own kernel, and the initramfs that its own tool makes.
+# A stock guest of one distribution: its own kernel, and the initramfs of its own tool.
 #
 #   tests/lab/boot/guest.sh GUEST      debian-12, debian-13, debian-unstable, ubuntu-24.04; debian-12-arm64, debian-13-arm64,
 #                                      debian-unstable-arm64 (these need $VIOMMU_LAB/roots/trixie)
 #
-# $VIOMMU_LAB/boot/GUEST then holds vmlinuz, initrd (untouched), initrd-module (with virtio_iommu), config (of the kernel),
-# modules (what the initramfs contains of the driver) and root.img (ext4). A complete one is left alone.
+# $VIOMMU_LAB/boot/GUEST then holds vmlinuz, initrd (unmodified), initrd-module (with virtio_iommu), config (of the kernel),
+# modules (the driver's modules in the initramfs) and root.img (ext4). A complete one is not changed.
 set -euo pipefail
 guest=${1:?usage: guest.sh GUEST}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -18,7 +18,7 @@ case $guest in
     debian-12 | debian-12-arm64) suite=bookworm ;;
     debian-13 | debian-13-arm64) suite=trixie ;;
     debian-unstable | debian-unstable-arm64) suite=sid ;;
-    # Debian has no key of Ubuntu's archive by default; the guest is booted without a network.
+    # Debian has no key of Ubuntu's archive by default; the guest boots without a network.
     ubuntu-24.04) suite=noble kernel=linux-image-generic,initramfs-tools mirror='deb [trusted=yes] http://archive.ubuntu.com/ubuntu noble main' ;;
     *) echo "guest.sh: no guest '$guest'" >&2 && exit 2 ;;
 esac

@@ -1,8 +1,8 @@
 #!/bin/bash
-# The root of a Debian guest for arm64, complete, on a machine that runs no arm64 program: the packages are unpacked here, and an
-# emulated boot of the guest's own kernel installs them.
+# A complete root of a Debian guest for arm64, made on a machine that cannot run arm64 programs: this script unpacks the
+# packages, and an emulated boot of the guest's own kernel installs them.
 #
-#   tests/lab/boot/unpacked.sh SUITE ROOT      ROOT/lab is what the script initramfs makes
+#   tests/lab/boot/unpacked.sh SUITE ROOT      ROOT/lab then holds the output of the script initramfs
 #
 # LIMIT: seconds of the boot (3600).
 set -euo pipefail
@@ -21,7 +21,7 @@ for path in /usr/share/man /usr/share/doc /usr/lib/firmware; do
     rm -rf "$work/root$path"
     echo "path-exclude=$path/*" >>"$work/root/etc/dpkg/dpkg.cfg.d/lab"
 done
-# The same packages without compression, which emulation is slow with.
+# The same packages without compression, because decompression is slow in emulation.
 for package in "$work"/root/var/cache/apt/archives/*.deb; do
     dpkg-deb --raw-extract "$package" "$work/package"
     dpkg-deb -Znone --build "$work/package" "$package" >/dev/null

@@ -3,7 +3,7 @@
 #
 #   tests/lab/dpdk/image.sh
 #
-# $VIOMMU_LAB/boot/dpdk then holds vmlinuz and initrd (untouched), and root.img (ext4). A complete one is left alone.
+# $VIOMMU_LAB/boot/dpdk then holds vmlinuz and initrd (unmodified), and root.img (ext4). A complete one is not changed.
 set -euo pipefail
 if [ "${1:-}" != --inside ]; then
     here=$(dirname "$(realpath "$0")")
@@ -14,7 +14,7 @@ if [ "${1:-}" != --inside ]; then
         rm -rf "$dir"
         mkdir -p "$dir"
         cp --sparse=always "$lab/boot/debian-13/"{vmlinuz,initrd,root.img} "$dir/"
-        # The mounts are seen in there only.
+        # The mounts exist in that namespace only.
         unshare --mount --propagation private bash "$here/image.sh" --inside "$dir/root.img" "$here/guest"
         touch "$dir/.complete"
     fi

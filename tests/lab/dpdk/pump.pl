@@ -10,7 +10,7 @@ use IO::Socket::INET;
 my ($count, $to, $from) = @ARGV;
 my $type = 0x88b5; # for experiments
 
-# A packet socket on an interface, for this type alone: the constants and the address are those of packet(7).
+# A packet socket on an interface, for this type only: the constants and the address are those of packet(7).
 sub interface {
     my ($name) = @_;
     open(my $file, '<', "/sys/class/net/$name/ifindex") or die "$name: $!\n";
@@ -23,7 +23,7 @@ my $out = $to =~ /^\d+$/ ? udp(PeerAddr => '127.0.0.1', PeerPort => $to) : inter
 my $in = $from =~ /^\d+$/ ? udp(LocalPort => $from) : interface($from);
 
 my ($sent, $received) = (0, 0);
-# No more than this many on their way, which every queue in between holds.
+# The maximum number of frames in flight; each queue on the path can hold that many.
 my $window = 32;
 while ($received < $count) {
     while ($sent < $count and $sent - $received < $window) {

@@ -1,15 +1,15 @@
 #!/bin/bash
-# The QEMU of a Debian root, on a host whose VFIO is made up by fakevfio.c. Needs root, leaves nothing behind.
+# The QEMU of a Debian root, on a host with the VFIO that fakevfio.c emulates. Needs root, leaves no file behind.
 #
 #   tests/lab/fakevfio/qemu.sh ROOT SYSFS LIBRARY QEMU ARGUMENT...
 #
-# ROOT was made by root.sh, and is not written to. SYSFS is what QEMU sees as /sys: a directory with
+# root.sh has built ROOT; this script does not change it. QEMU sees SYSFS as /sys: a directory with
 # bus/pci/devices/ADDRESS/iommu_group, a link whose last component is the number of the group, and for mediated devices
-# bus/mdev/devices/UUID with that link and another, subsystem, to /sys/bus/mdev. LIBRARY is fakevfio.c, compiled; what it
-# reads from the environment can be given to this script.
+# bus/mdev/devices/UUID with that link and another, subsystem, to /sys/bus/mdev. LIBRARY is the compiled fakevfio.c; it
+# reads variables from this script's environment.
 set -euo pipefail
 if [ "$1" != --inside ]; then
-    # Mounts are private to this namespace and go with it.
+    # Mounts exist in this namespace only, and end with it.
     exec unshare --mount bash "$0" --inside "$@"
 fi
 root=$2 sysfs=$3 library=$4

@@ -1,11 +1,11 @@
 #!/bin/bash
-# Boots an L1 of any suite, runs scenarios in it and prints what they say; judging is up to the reader, or to tests/nested.rs.
+# Boots an L1 of any suite, runs scenarios in it and prints their output; tests/nested.rs checks it.
 #
 #   tests/lab/nested/all.sh SUITE [SCENARIO…]      default: all s… and w…, on backports also f…, in the order of their numbers
 #
-#   SETTINGS='NAME=VALUE…'   for scenarios that read some, e.g. 'IDLE=100 LOAD=50'
+#   SETTINGS='NAME=VALUE…'   variables of scenarios, e.g. 'IDLE=100 LOAD=50'
 #   VIOMMU_BIN=FILE   the viommu binary (default: the one that cargo built last, unless there is a VIOMMU_DEB)
-#   also what boot.sh reads
+#   also the variables of boot.sh
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 suite=${1:?usage: all.sh SUITE [SCENARIO…]}

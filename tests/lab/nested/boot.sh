@@ -1,28 +1,28 @@
 #!/bin/bash
-# Boots an L1 in the background and waits until it takes commands.
+# Boots an L1 in the background and waits until it accepts commands.
 #
 #   tests/lab/nested/boot.sh SUITE INSTANCE
 #
-#   ARCH=aarch64      an AArch64 host with SMMUv3 in place of x86 with VT-d (its image: ../arm64/image.sh)
+#   ARCH=aarch64      an AArch64 host with SMMUv3 instead of x86 with VT-d (its image: ../arm64/image.sh)
 #   VIOMMU_BIN=FILE   the viommu binary that prepare.sh installs in L1 (none: only scenarios without viommu)
-#   VIOMMU_DEB=FILE   in its place the package; confined hosts want it
-#   INIT=systemd      systemd as PID 1 in place of a shell script (slower; AppArmor needs it)
-#   CMDLINE='…'       more words for the kernel, e.g. 'apparmor=1 security=apparmor'
-#   BOOT_LIMIT=SEC    how long to wait (60)
-#   OWNER=PID         L1 is stopped when this process is gone
+#   VIOMMU_DEB=FILE   the package instead; confined hosts need it
+#   INIT=systemd      systemd as PID 1 instead of a shell script (slower; AppArmor needs it)
+#   CMDLINE='…'       more kernel parameters, e.g. 'apparmor=1 security=apparmor'
+#   BOOT_LIMIT=SEC    time limit (60)
+#   OWNER=PID         L1 stops when this process ends
 #
-# The disk is never written to (snapshot=on), so each boot finds the same L1, and any number of instances share one image.
+# The disk image never changes (snapshot=on), so each boot finds the same L1, and instances share one image.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 suite=${1:?usage: boot.sh SUITE INSTANCE} instance=${2:?usage: boot.sh SUITE INSTANCE}
 outer=$lab/roots/$outer_suite
 dir=$instances/$instance
-# What differs by architecture: where L1's disk and its kernel are, its files in the share, the board with its IOMMU.
+# Settings by architecture: the places of L1's disk and kernel, its files in the share, the board with its IOMMU.
 # shellcheck disable=SC2054 # the commas are QEMU's
 case ${ARCH:-x86_64} in
     x86_64)
         source=$here disk=$suite kernel=kit memory=6144
-        # The IOMMU comes before the NICs, for those that come earlier bypass it.
+        # The IOMMU comes before the NICs, because earlier devices bypass it.
         machine=(qemu-system-x86_64 -machine q35 -cpu max -device intel-iommu,intremap=on,aw-bits=48)
         cmdline="console=ttyS0 intel_iommu=on"
         ;;
@@ -42,18 +42,19 @@ cp -r "$here"/l1/{prepare.sh,lib.sh,attack.pl} "$here/../dpdk/pump.pl" "$source/
 [ ! -e "$source/l1/arch.sh" ] || cp "$source/l1/arch.sh" "$dir/share/"
 cp "$nested/$kernel"/{vmlinuz,l2-initrd} "$dir/share/"
 [ -z "${VIOMMU_BIN:-}" ] || install -m755 "$VIOMMU_BIN" "$dir/share/viommu"
-# A test program that runs viommu by the path that it was built with, and reads examples.
+# A test program that runs viommu by its path at build time, and reads examples.
 [ -z "${VIOMMU_TEST:-}" ] || { install -m755 "$VIOMMU_TEST" "$dir/share/test" && cp -r "$here/../../../examples" "$dir/share/" &&
     echo "$VIOMMU_BIN" >"$dir/share/viommu-path"; }
 [ ! -e "$nested/virtqemud/virtqemud" ] || cp "$nested/virtqemud/virtqemud" "$dir/share/"
 [ -z "${VIOMMU_DEB:-}" ] || cp "$VIOMMU_DEB" "$dir/share/viommu.deb"
 
-# Inside QEMU's chroot the lab stands at /mnt.
+# In QEMU's chroot the lab is at /mnt.
 inside=/mnt/instances/$instance
 devices=()
 for number in 1 2 3 4 5; do
-    # A root port each: QEMU's have ACS, so each NIC is an IOMMU group of its own. igb can be reset by itself (FLR), which
-    # makes starts quick. restrict=on: DHCP and nothing beyond. The last two are wired to interfaces of L1 itself, see dpdk.sh.
+    # One root port for each: QEMU's root ports have ACS, so each NIC has its own IOMMU group. igb supports FLR, which makes
+    # starts quick. restrict=on: DHCP and no other network. The last two are connected to interfaces of L1 itself, see
+    # dpdk.sh.
     case $number in
         [45])
             netdev="hubport,id=net$number,hubid=$number"
@@ -70,7 +71,7 @@ for number in 1 2 3 4 5; do
         -device "igb,bus=port$number,netdev=net$number,mac=52:54:00:aa:00:0$number"
     )
 done
-# Every denial is logged, however many there are. On a busy machine the kernel's check of its timer can fail, and it panics.
+# Every denial is logged, without a rate limit. On a busy machine the kernel's check of its timer can fail, and it panics.
 cmdline+=" mitigations=off nokaslr no_timer_check loglevel=4 panic=-1 sysctl.kernel.printk_ratelimit=0"
 [ "${INIT:-}" != systemd ] || cmdline+=" LAB_INIT=/lib/systemd/systemd"
 case " ${CMDLINE:-} " in *' apparmor='*) ;; *) cmdline+=" apparmor=0" ;; esac
@@ -91,14 +92,14 @@ qemu=(
     -kernel "/mnt/$vmlinuz" -initrd "/mnt/$kernel/initrd" -append "$cmdline"
     -daemonize -pidfile "$inside/pid"
 )
-# The mounts are seen by this QEMU alone and go with it: the root, which is not ours, stays as it is. /proc, because QEMU's
-# 9p server changes modes through /proc/self/fd.
+# The mounts exist in this QEMU's namespace only: the shared root does not change. /proc, because QEMU's 9p server changes
+# modes through /proc/self/fd.
 # shellcheck disable=SC2016
 in_chroot='mount --bind "$1" "$2/mnt" && mount --rbind /proc "$2/proc" && shift && exec chroot "$@"'
 TMPDIR=$inside unshare --mount --propagation private sh -c "$in_chroot" sh "$nested" "$outer" "${qemu[@]}" 2>"$dir/qemu.log" ||
     die "QEMU did not start: $(cat "$dir/qemu.log")"
 pid=$(cat "$dir/pid")
-# Without a stream of ours, for whose end our caller may wait.
+# Without this script's streams, whose end its caller may wait for.
 if [ -n "${OWNER:-}" ]; then
     setsid "$here/stop.sh" "$instance" --after "$OWNER" </dev/null >/dev/null 2>&1 &
 fi

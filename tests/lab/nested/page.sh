@@ -1,8 +1,8 @@
 #!/bin/bash
-# Writes docs/proof/real-vfio.md and docs/proof/iommufd.md anew: every scenario on five hosts, two of them at a time. Some 25 minutes on
-# two idle cores, and the build of a kernel the first time.
+# Writes docs/proof/real-vfio.md and docs/proof/iommufd.md: every scenario on five hosts, two of them at a time. Takes about
+# 25 minutes on two idle cores, and a kernel build the first time.
 #
-#   tests/lab/nested/page.sh [SUITE…]      only the page whose suites are named, e.g. backports for docs/proof/iommufd.md
+#   tests/lab/nested/page.sh [SUITE…]      only the page of these suites, e.g. backports for docs/proof/iommufd.md
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 cd "$here/../../.."

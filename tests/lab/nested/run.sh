@@ -1,10 +1,10 @@
 #!/bin/bash
-# Runs a script in L1 and gives back its output (both streams) and exit status.
+# Runs a script in L1 and prints its output (both streams); the exit status is that of the script.
 #
 #   tests/lab/nested/run.sh INSTANCE 'command…'
 #   tests/lab/nested/run.sh INSTANCE < script
 #
-# LIMIT=SECONDS ends it after that time (exit status 124). 125: L1 is gone, or does not answer any more.
+# LIMIT=SECONDS ends it after that time (exit status 124). 125: L1 has ended, or does not answer any more.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 instance=${1:?usage: run.sh INSTANCE [COMMAND]}
@@ -13,12 +13,12 @@ limit=${LIMIT:-300}
 dir=$instances/$instance
 share=$dir/share
 id=$(date +%s%N)
-# L1 stands still while nobody wants anything of it: even idle it would take a quarter of a processor from its neighbours.
+# L1 is stopped while no command runs: even idle it would use a quarter of a processor.
 kill -CONT "$(cat "$dir/pid")" 2>/dev/null || true
 trap 'kill -STOP "$(cat "$dir/pid")" 2>/dev/null || true' EXIT
 if [ $# -gt 0 ]; then echo "$*"; else cat; fi >"$dir/command"
 mv "$dir/command" "$share/in/$id.$limit"
-# L1 itself keeps the limit; this one is for an L1 that is stuck.
+# L1 itself enforces the limit; this one is for an L1 that hangs.
 deadline=$((SECONDS + limit + 30))
 until [ -e "$share/out/$id.rc" ]; do
     if ! kill -0 "$(cat "$dir/pid")" 2>/dev/null || [ "$SECONDS" -ge "$deadline" ]; then

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Runs a scenario in L1, as run.sh does, after what it needs besides is in L1's share.
+# Runs a scenario in L1 with run.sh, and first copies its other files into L1's share.
 #
 #   tests/lab/nested/scenario.sh INSTANCE SCENARIO
 #
-#   SETTINGS='NAME=VALUE…'   for scenarios that read some
+#   SETTINGS='NAME=VALUE…'   variables of scenarios
 #   LIMIT=SECONDS            as in run.sh
 set -euo pipefail
 . "$(dirname "$0")/common.sh"

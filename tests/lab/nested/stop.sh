@@ -1,6 +1,6 @@
 #!/bin/bash
-# Stops an L1. Its console and share stay for whoever wants to know more; with --after it waits until a process is gone, and
-# takes them away.
+# Stops an L1. Its console log and share stay for later inspection; with --after the script waits for the end of a process,
+# and removes them.
 #
 #   tests/lab/nested/stop.sh INSTANCE [--after PID]
 set -euo pipefail
@@ -9,11 +9,11 @@ dir=$instances/${1:?usage: stop.sh INSTANCE [--after PID]}
 [ -e "$dir/pid" ] || exit 0
 pid=$(cat "$dir/pid")
 alive() {
-    # The number alone may belong to somebody else by now.
+    # The number alone may belong to another process by now.
     grep -qsz "^$(basename "$dir")," "/proc/$pid/cmdline"
 }
 if [ "${2:-}" = --after ]; then
-    # However L1 ends before: a second one of its name may use the directory by then.
+    # L1 may have ended before; then a second one with the same name may use the directory.
     while kill -0 "$3" 2>/dev/null; do sleep 1; done
 fi
 if alive; then

@@ -1,12 +1,12 @@
 #!/bin/bash
-# Writes one suite's part of docs/proof/nova.md anew, with the real Nova of that Debian suite. 11 minutes on two busy cores the first
-# time, then 9.
+# Writes one suite's part of docs/proof/nova.md, with the real Nova of that Debian suite. 11 minutes on two busy cores the
+# first time, then 9.
 #
-#   tests/lab/nova/page.sh sid         Nova 34: the table, what refusals say, and the life of three instances
+#   tests/lab/nova/page.sh sid         Nova 34: the table, the messages of refusals, and the operations of three instances
 #   tests/lab/nova/page.sh trixie      Nova 31: the table
 #
-# Needs root, mmdebstrap, 2 GB below $VIOMMU_LAB/roots and 4 GB of memory. The root is kept; all else ends with the script. The
-# logs of the services are in $VIOMMU_LAB/nova.
+# Needs root, mmdebstrap, 2 GB below $VIOMMU_LAB/roots and 4 GB of memory. The root is kept; all other files and processes
+# end with the script. The logs of the services are in $VIOMMU_LAB/nova.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 case ${1:-} in
@@ -36,7 +36,7 @@ set -e
 bash /share/nova/services.sh
 cd /share/checkout
 VIOMMU_BINARY=/share/binary ./install.sh
-# Without systemd nothing has told libvirtd that it has a hook now.
+# Without systemd no script has reloaded libvirtd for its new hook.
 kill -HUP "\$(cat /run/lab-libvirtd.pid)"
 cat >/etc/viommu.toml <<'RULES'
 [[domain]]
@@ -55,7 +55,7 @@ source /share/nova/services.sh
 viommu host-route on
 stop_libvirtd
 PATH=/usr/lib/libvirt-host-route:\$PATH start_libvirtd
-# It may notice late that libvirtd was restarted, and disables its host then.
+# nova-compute may notice the restart of libvirtd late, and disables its host then.
 stop_compute
 start_compute libvirt.LibvirtDriver
 $table route /share/results $lives

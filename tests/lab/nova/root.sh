@@ -3,9 +3,9 @@
 #
 #   tests/lab/nova/root.sh SUITE DIR      trixie (Nova 31)   sid (34)
 #
-# DIR is left alone when it is complete. MIRROR in the environment names another package mirror than mmdebstrap's own choice.
-# The packages are unpacked only: their scripts would set up services for a whole machine, and compile Python for minutes.
-# shellcheck disable=SC2016 # what dpkg and the shells inside expand
+# A complete DIR is not changed. MIRROR in the environment names another package mirror than mmdebstrap's own choice. The
+# packages are unpacked only: their scripts would set up services for a whole machine, and compile Python for minutes.
+# shellcheck disable=SC2016 # dpkg and the shells inside expand it
 set -euo pipefail
 if [ "${1:-}" = --unpack ]; then
     # mmdebstrap's hook, with the root as $2
@@ -18,14 +18,14 @@ if [ "${1:-}" = --unpack ]; then
             dpkg-deb --fsys-tarfile "$package" | tar -x -C "$1" --keep-directory-symlink --no-same-owner \
                 --exclude=./usr/share/doc --exclude=./usr/share/man --exclude=./usr/share/locale -f -
         done' unpack "$root"
-    # The versions that the proof names: dpkg has not recorded what was only unpacked.
+    # The versions for the proof: dpkg does not record unpacked packages.
     for package in "$root"/var/cache/apt/archives/*.deb; do
         dpkg-deb --show --showformat='${Package} ${Version}\n' "$package"
     done >"$root/packages"
     rm -f "$root"/var/cache/apt/archives/*.deb
-    # Drivers with packages of their own; without a firewall they keep libvirtd from starting.
+    # Drivers with their own packages; without a firewall they keep libvirtd from starting.
     rm -f "$root"/usr/lib/*/libvirt/connection-driver/libvirt_driver_{network,nwfilter}.so
-    # libvirt would ask each of them what it can do.
+    # libvirt would probe each of them.
     find "$root/usr/bin" -name 'qemu-system-*' ! -name qemu-system-x86_64 -delete
     chroot "$root" bash -ec '
         ldconfig

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Inside the lab: configures Nova and all that it needs, and starts it. Everything listens on 127.0.0.1.
+# Inside the lab: configures and starts Nova and all services that it needs. They listen on 127.0.0.1.
 #
-# Sourced, it gives bg and wait_for.
+# Sourced, it defines bg and wait_for.
 logs=/share/logs
 mkdir -p "$logs"
 # All users share the compiled Python: the packages' scripts, which compile it, have not run.
@@ -29,7 +29,7 @@ start_compute() {
     bg compute runuser -u nova -- nova-compute --config-file /etc/nova/nova.conf --config-file /etc/nova/nova-compute.conf
 }
 stop_compute() {
-    # Told to end, it waits for threads that do not end.
+    # After SIGTERM it waits for threads that do not end.
     pkill -KILL -u nova -f bin/nova-compute
     while pgrep -u nova -f bin/nova-compute >/dev/null; do sleep 0.1; done
 }

@@ -89,7 +89,7 @@ class Keystone(Service):
 
 
 class Glance(Service):
-    # glanceclient makes its objects by this schema.
+    # glanceclient builds its objects with this schema.
     FIELDS = "id name status size min_ram min_disk checksum owner protected tags created_at updated_at container_format"
     FIELDS += " disk_format visibility file schema self locations direct_url virtual_size os_hash_algo os_hash_value os_hidden"
 

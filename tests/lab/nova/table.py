@@ -16,8 +16,8 @@ from standins import image_id
 
 NOVA = "http://127.0.0.1:8774/v2.1"
 DOORS = {"stock": "no door", "route": "host route", "native": "native door"}
-# What the instance asks for, its extra specs, and its image and project where they are not the usual ones. The flavor's name is
-# made from the number of the line; services.sh writes the rules for the flavor "nfv" and the project "telco".
+# The instance's request, its extra specs, and its image and project if they differ from the defaults. The line's number
+# gives the flavor's name; services.sh writes the rules for the flavor "nfv" and the project "telco".
 REQUESTS = [
     ("nothing", {}),
     ("flavor `hw:viommu_model=intel`", {"hw:viommu_model": "intel"}),
@@ -35,7 +35,7 @@ REQUESTS = [
     ("rule `nova-flavor = \"nfv\"`, model virtio", {}, {"flavor": "nfv"}),
     ("rule `nova-project = \"telco\"`, model intel", {}, {"project": "telco"}),
 ]
-# The instances whose life is shown: door, request, and the request that the resize asks for.
+# The instances whose operations are shown: source, request, and the request for the resize.
 LIVES = [
     ("route", "nothing", "flavor `viommu:model=virtio`"),
     ("route", "flavor `viommu:model=virtio`", "flavor `viommu:model=intel`"),

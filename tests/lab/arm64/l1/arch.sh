@@ -1,9 +1,9 @@
 # shellcheck shell=bash disable=SC2034,SC2153
-# What is different in an L1 on AArch64; sourced by lib.sh, whose words it replaces.
+# Settings and functions for an L1 on AArch64; lib.sh sources this file, which replaces its own.
 QEMU=/usr/bin/qemu-system-aarch64
 WRAPPER=/usr/bin/viommu-qemu-system-aarch64
 
-# As in lib.sh, with native=MODEL. UEFI, because on AArch64 ACPI comes from there, and a virtio-iommu is found through ACPI.
+# As in lib.sh, with native=MODEL. UEFI provides ACPI on AArch64, and the guest finds a virtio-iommu through ACPI.
 domain_xml() {
     local name=$1 ram=384 devices=0 emulator=$QEMU request='' native='' hidden='' inside='' os='' device
     shift
@@ -23,11 +23,11 @@ domain_xml() {
     echo "</domain>"
 }
 
-# The firmware's variables go with the domain.
+# The firmware's variables are removed with the domain.
 define_file() { # NAME FILE
     virsh -q undefine "$1" --nvram >/dev/null 2>&1
     virsh -q define "$2"
 }
 
-# What viommu says that a domain has to lock, in bytes.
+# The locked memory that a domain needs, in bytes, from viommu's plan.
 required_of() { viommu plan --format json "/tmp/$1.xml" | sed -n 's/.*"required_bytes": *\([0-9]*\).*/\1/p'; }

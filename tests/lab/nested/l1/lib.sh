@@ -1,23 +1,24 @@
 # shellcheck shell=bash
-# What the scenarios are written with; sourced in L1.
+# Functions of the scenarios; sourced in L1.
 #
-# A scenario prints lines "RESULT name key=value …". Values have no blanks, save that of message=, which comes last and takes the rest.
+# A scenario prints lines "RESULT name key=value …". Values have no blanks, except for that of message=, which is last and
+# takes the rest.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C LIBVIRT_DEFAULT_URI=qemu:///system
 # shellcheck disable=SC2034
 DEVICES=(0000:01:00.0 0000:02:00.0 0000:03:00.0 0000:04:00.0 0000:05:00.0)
 QEMU=/usr/bin/qemu-system-x86_64
 # shellcheck disable=SC2034
 WRAPPER=/usr/bin/viommu-qemu-system-x86_64
-# For the kernel of a Linux in L2: it is emulated twice, and each line on the serial console and each self-test is felt.
+# For the kernel of a Linux in L2: it is emulated twice, so each line on the serial console and each self-test takes time.
 # shellcheck disable=SC2034
 FAST='mitigations=off nokaslr apparmor=0 audit=0 cryptomgr.notests ipv6.disable=1'
-# Where the state files of running domains are, and nothing else.
+# The directory of the state files of running domains; it has no other files.
 STATE=/run/viommu
 
 now() { cut -d' ' -f1 /proc/uptime; }
 since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.1f", b - a }'; }
 
-# wait_for SECONDS COMMAND…: until it succeeds; false if it never did.
+# wait_for SECONDS COMMAND…: runs the command until it succeeds; fails after that time.
 wait_for() {
     local deadline=$((SECONDS + $1))
     shift
@@ -27,7 +28,7 @@ wait_for() {
     done
 }
 
-# ---- libvirtd, under systemd or by itself. SETTINGS may have DAEMON=virtqemud and CONTAINER=1; see as_set.
+# ---- libvirtd, under systemd or started directly. SETTINGS may have DAEMON=virtqemud and CONTAINER=1; see as_set.
 DAEMON=${DAEMON:-libvirtd}
 
 under_systemd() { [ -d /run/systemd/system ]; }
@@ -56,9 +57,9 @@ stop_libvirtd() {
     fi
 }
 
-# as_set SCENARIO: the first line of a scenario that runs with DAEMON and CONTAINER. prepare.sh has started libvirtd.
-#   DAEMON=virtqemud   in place of libvirtd (../virtqemud.sh builds it)
-#   CONTAINER=1        the scenario and its daemon have processes, mounts and /run of their own, as in a privileged container
+# as_set SCENARIO: the first line of a scenario that supports DAEMON and CONTAINER. prepare.sh has started libvirtd.
+#   DAEMON=virtqemud   instead of libvirtd (../virtqemud.sh builds it)
+#   CONTAINER=1        the scenario and its daemon have their own processes, mounts and /run, as in a privileged container
 as_set() {
     if [ -n "${CONTAINER:-}" ] && [ $$ != 1 ]; then
         for running in libvirtd "$DAEMON"; do DAEMON=$running stop_libvirtd; done
@@ -78,7 +79,7 @@ as_set() {
     echo "RESULT host daemon=$(readlink "/proc/$(daemon_pid)/exe") container=${CONTAINER:-0} init=$(cat /proc/1/comm)"
 }
 
-# As a crash would, in the middle of whatever it is doing.
+# Like a crash, at any point of its work.
 kill_libvirtd() {
     local pid
     pid=$(daemon_pid)
@@ -86,7 +87,7 @@ kill_libvirtd() {
     wait_for 10 gone "$pid"
 }
 
-# without_hook COMMAND…: as on a host without viommu's hook. libvirtd looks for the file at each call.
+# without_hook COMMAND…: as on a host without viommu's hook. libvirtd checks for the file at each call.
 without_hook() {
     mv /etc/libvirt/hooks/qemu /tmp/hook 2>/dev/null
     "$@"
@@ -97,12 +98,12 @@ without_hook() {
 
 enforcing() { [ "$(cat /sys/fs/selinux/enforce 2>/dev/null)" = 1 ]; }
 confinement() { tr -d '\0' <"/proc/$1/attr/current"; }
-# What the kernel denied since the last start began, and how often it did.
+# The kernel's denials since the last start began, with their number.
 denied() { dmesg | grep -E 'apparmor="DENIED"|avc: +denied'; }
 denials() { denied | wc -l; }
 
-# without_rules COMMAND…: as on a host that lacks what viommu's package ships for AppArmor, and has all else of it. libvirt reads the
-# rules at each start.
+# without_rules COMMAND…: as on a host with viommu's package but without its AppArmor rules. libvirt reads the rules at each
+# start.
 without_rules() {
     local rules=/etc/apparmor.d/abstractions/libvirt-qemu.d/viommu
     mv $rules /tmp/rules
@@ -123,7 +124,7 @@ hostdev() { # DEVICE [ADDRESS-IN-THE-GUEST [ATTRIBUTES-OF-ITS-DRIVER]]
 #   ram=MiB  devices=N (the first N NICs)  iommufd=N (that many of them by iommufd)  emulator=FILE
 #   request=MODEL        the request to viommu, as metadata
 #   native=1             a vIOMMU in the XML
-#   hidden=1             a vIOMMU in <qemu:commandline>, which libvirt does not know of
+#   hidden=1             a vIOMMU in <qemu:commandline>, which libvirt does not see
 #   inside=XML           more devices        os=XML   more in <os>      arguments='…'  more for QEMU
 domain_xml() {
     local name=$1 ram=384 devices=0 iommufd=0 emulator=$QEMU request='' native='' hidden='' inside='' os='' arguments='' device
@@ -139,7 +140,7 @@ domain_xml() {
     for device in "${DEVICES[@]:$iommufd:$((devices - iommufd))}"; do hostdev "$device"; done
     [ -z "$native" ] || echo "<iommu model='intel'><driver intremap='on' caching_mode='on' aw_bits='48'/></iommu>"
     echo "$inside</devices>"
-    # Else libvirt asks QEMU for each of 460 CPU features in turn, which under two emulators takes longer than all the rest of a start.
+    # Otherwise libvirt queries QEMU for each of 460 CPU features, which takes most of a start in nested emulation.
     echo "<qemu:capabilities><qemu:del capability='cpu-unavailable-features'/></qemu:capabilities>"
     arguments+="${hidden:+ -device intel-iommu,intremap=on,caching-mode=on,aw-bits=48}"
     # shellcheck disable=SC2086
@@ -157,8 +158,8 @@ define_file() { # NAME FILE
     virsh -q define "$2"
 }
 
-# A small guest whose locked-memory limit viommu has to raise and which needs no device: Nova's flavor has its memory locked, and libvirt
-# does not know.
+# A small guest without devices whose locked-memory limit viommu must raise: Nova's flavor locks its memory, and libvirt's
+# XML does not contain that.
 define_locked() { # NAME
     local flavor="<n:instance xmlns:n='http://openstack.org/xmlns/libvirt/nova/1.1'><n:flavor name='f'><n:extraSpecs>"
     local spec
@@ -166,7 +167,7 @@ define_locked() { # NAME
         flavor+="<n:extraSpec name='hw:${spec%=*}'>${spec#*=}</n:extraSpec>"
     done
     flavor+="</n:extraSpecs></n:flavor></n:instance>"
-    # QEMU locks its buffer of translated code, too, which is an eighth of the host's memory by default.
+    # QEMU also locks its buffer of translated code, which is an eighth of the host's memory by default.
     local buffer="<tcg><tb-cache unit='MiB'>16</tb-cache></tcg>"
     domain_xml "$1" ram=64 emulator="$WRAPPER" | sed "s|<os>|<metadata>$flavor</metadata>&|; s|<features>|&$buffer|" >"/tmp/$1.xml"
     define_file "$1" "/tmp/$1.xml"
@@ -176,11 +177,11 @@ pid_of() { [ ! -e "/run/libvirt/qemu/$1.pid" ] || echo "$(<"/run/libvirt/qemu/$1
 limit_of() { awk '/^Max locked memory/ { print $5 }' "/proc/$(pid_of "$1")/limits"; }
 locked_of() { awk '/^VmLck:/ { print $2 }' "/proc/$(pid_of "$1")/status"; }
 state_file() { echo "$STATE/$(virsh -q domuuid "$1").json"; }
-# How many vIOMMUs stand on QEMU's command line, whichever way they are spelt.
+# Number of vIOMMUs on QEMU's command line, in either spelling.
 viommus_of() { grep -czE '^(\{"driver":")?(intel-iommu|virtio-iommu)' "/proc/$(pid_of "$1")/cmdline"; }
 
-# What a running QEMU is bound to: hard limit in bytes, locked and pinned kB, effective user id, capabilities, vIOMMUs. Nothing where
-# none runs.
+# The limits of a running QEMU: hard limit in bytes, locked and pinned kB, effective user id, capabilities, vIOMMUs. Empty
+# without a running QEMU.
 figures() {
     local pid
     pid=$(pid_of "$1")
@@ -193,7 +194,7 @@ figures() {
     echo "viommus=$(viommus_of "$1")"
 }
 
-# said COMMAND…: runs it; sets status, and message: what it said on both streams, as one line.
+# said COMMAND…: runs it; sets status, and message: its output on both streams, as one line.
 said() {
     message=$("$@" 2>&1)
     status=$?
@@ -202,18 +203,19 @@ said() {
 }
 one_line() { tr -s '\n' ' ' | cut -c1-1500; }
 
-# ---- what viommu must not leave behind
+# ---- leftovers of viommu
 
-# holders BYTES: how many processes have this limit of locked memory.
+# holders BYTES: number of processes with this limit of locked memory.
 holders() { grep -lsE "^Max locked memory +[0-9]+ +$1 " /proc/[0-9]*/limits | wc -l; }
 
-# By its executable, whatever it calls itself. One program for all processes: each costs a tenth of a second here.
+# By its executable, because it may change its name. One program for all processes: each process start takes a tenth of a
+# second here.
 guards() {
     # shellcheck disable=SC2010,SC2012
     ls -l /proc/[0-9]*/exe 2>/dev/null | grep -cE ' -> /usr/bin/viommu( \(deleted\))?$'
 }
 no_guards() { [ "$(guards)" = 0 ]; }
-# A guard that has done its work needs a moment to end: 5 s are ample, and more would hide one that hangs.
+# A guard needs a moment to end: 5 s are sufficient, and a longer wait would hide a guard that hangs.
 leftovers() {
     local running=0
     wait_for 5 no_guards || running=$(guards)
@@ -222,7 +224,8 @@ leftovers() {
 
 # ---- one start, measured
 
-# start NAME: --paused, because firmware that runs maps and unmaps RAM, and VmLck with it. Sets seconds, and what said does.
+# start NAME: --paused, because running firmware maps and unmaps RAM, which changes VmLck. Sets seconds, and the variables
+# of said.
 start() {
     local begin
     begin=$(now)
@@ -232,7 +235,7 @@ start() {
     return "$status"
 }
 
-# The kernel's word on a limit that was too low: the limit that was exceeded, in bytes.
+# The kernel's message about a low limit: the limit that was exceeded, in bytes.
 exceeded() { dmesg | sed -n 's/.*RLIMIT_MEMLOCK (\([0-9]*\)) exceeded.*/\1/p' | tail -n 1; }
 
 # try NAME [LABEL]: starts, prints a RESULT line under LABEL, destroys.
@@ -247,6 +250,6 @@ try() {
     echo "RESULT ${2:-$1} status=$status seconds=$seconds $found $(leftovers) message=$message"
 }
 
-# ---- another architecture than x86
+# ---- an architecture other than x86
 # shellcheck source=/dev/null
 if [ -e /lab/arch.sh ]; then . /lab/arch.sh; fi

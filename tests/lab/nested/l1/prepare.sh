@@ -1,8 +1,8 @@
 #!/bin/bash
-# Once after each boot of L1: gives the NICs to vfio-pci, starts libvirtd, installs viommu.
+# Runs once after each boot of L1: assigns the NICs to vfio-pci, starts libvirtd, installs viommu.
 #
-# Where L1 was booted with AppArmor or SELinux, libvirt uses it as the distribution has it, and viommu comes as its package to a host that works
-# already. Otherwise libvirt has no security driver, and viommu's binary is put where the package would.
+# In an L1 with AppArmor or SELinux, libvirt uses the distribution's configuration, and viommu's package is installed on a
+# working host. Otherwise libvirt has no security driver, and this script copies viommu's binary to the package's place.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -13,12 +13,13 @@ for device in "${DEVICES[@]}"; do
     echo "$device" >/sys/bus/pci/drivers_probe
     [ -e "/sys/bus/pci/drivers/vfio-pci/$device" ]
 done
-# udev would do this; without it only root could open the container.
+# udev's rule; without it only root could open the container.
 chmod 666 /dev/vfio/vfio
 
-# Root would have CAP_IPC_LOCK, for which the limit does not hold: QEMU must run as Debian runs it, as libvirt-qemu.
+# Root would have CAP_IPC_LOCK, which bypasses the limit: QEMU must run as on Debian, as libvirt-qemu.
 grep -qE 'security=(apparmor|selinux)' /proc/cmdline || echo 'security_driver = "none"' >/etc/libvirt/qemu.conf
-# What the administrator of a host with SELinux allows his guests: VFIO, the link of a device to its group, and an emulator without KVM.
+# The booleans that an administrator sets on a host with SELinux: VFIO, the link of a device to its group, and an emulator
+# without KVM.
 ! enforcing || setsebool virt_use_vfio=1 virt_use_sysfs=1 virt_use_execmem=1
 
 if [ -e /lab/viommu ]; then

@@ -1,6 +1,7 @@
 #!/bin/bash
-# A Linux in L2, through UEFI and ACPI, with two NICs behind the wrapper's virtio-iommu: it finds it, each NIC has a group of its own, and
-# both get a DHCP lease. Locked memory is at its peak before the guest takes the vIOMMU over, and next to nothing afterwards.
+# A Linux in L2, through UEFI and ACPI, with two NICs behind the wrapper's virtio-iommu: it finds the vIOMMU, each NIC has
+# its own group, and both get a DHCP lease. Locked memory is at its peak before the guest's driver takes the vIOMMU over,
+# and close to zero afterwards.
 . "$(dirname "$0")/../lib.sh"
 cp /lab/vmlinuz /lab/l2-initrd /var/lib/libvirt/images/
 console=/var/log/libvirt/qemu/os-console.log
@@ -12,7 +13,7 @@ begin=$(now)
 start os
 peak=$(locked_of os)
 virsh -q resume os
-# Seldom, for looking costs L2 the processor.
+# A long interval, because each check costs L2 CPU time.
 until grep -q 'L2: done' $console || [ "$(virsh -q domstate os)" != running ]; do sleep 5; done
 tr -d '\r' <$console | grep '^L2:'
 count() { grep -c "$1" $console; }

@@ -1,5 +1,6 @@
 #!/bin/bash
-# SMMUv3 with passed-through devices: refused at prepare on every route. Without viommu it is QEMU that says so, after all devices before.
+# SMMUv3 with passed-through devices: refused at prepare on every route. Without viommu QEMU reports it, after it has set up
+# all earlier devices.
 . "$(dirname "$0")/../lib.sh"
 define smmuv3-late devices=2 native=smmuv3
 without_hook try smmuv3-late

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The wrapper route with two and with four devices: libvirt counts no vIOMMU, so the guard has to raise its limit.
+# The wrapper route with two and with four devices: libvirt counts no vIOMMU, so the guard must raise its limit.
 . "$(dirname "$0")/../lib.sh"
 for devices in 2 4; do
     name=wrapper-$devices

@@ -1,7 +1,8 @@
 #!/bin/bash
-# AppArmor enforced for libvirtd and guests, viommu from its package and nothing done since. Needs an L1 with VIOMMU_DEB=FILE INIT=systemd
-# CMDLINE='apparmor=1 security=apparmor'. All of viommu works, and nothing is denied: wrapper, guard, a raised limit for a third device,
-# save and restore. Without the package's rules the wrapper cannot run, and the start says so.
+# AppArmor enforced for libvirtd and guests, viommu from its package without further steps. Needs an L1 with VIOMMU_DEB=FILE
+# INIT=systemd CMDLINE='apparmor=1 security=apparmor'. All parts of viommu work without a denial: wrapper, guard, a raised
+# limit for a third device, save and restore. Without the package's rules the wrapper cannot run, and the start's error says
+# so.
 . "$(dirname "$0")/../lib.sh"
 ports="<controller type='pci' index='0' model='pcie-root'/>"
 for index in 1 2 3 4 5 6; do ports+="<controller type='pci' index='$index' model='pcie-root-port'/>"; done

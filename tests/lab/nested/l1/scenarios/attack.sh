@@ -1,17 +1,18 @@
 #!/bin/bash
-# A process of QEMU's user attacks the start of another guest: a pidfile of its own that it has locked, its own genuine one, a FIFO, a
-# symbolic link; and a guest whose name is another's and a blank. TRIES of each (default 1), of the kinds in KINDS.
+# A process with QEMU's uid attacks the start of another guest: with its own locked pidfile, its own genuine one, a FIFO, a
+# symbolic link; and with a guest whose name is another's with an appended blank. TRIES of each (default 1), of the kinds in
+# KINDS.
 . "$(dirname "$0")/../lib.sh"
 as_set "$0"
 tries=${TRIES:-1}
 directory=/run/libvirt/qemu
-# As libvirt 11.3 and newer have it.
+# libvirt 11.3 and newer have this owner.
 chown libvirt-qemu: $directory
 define_locked victim
 define bystander ram=64
 uuid=$(virsh -q domuuid victim)
 as_qemu() { setpriv --reuid=libvirt-qemu --regid=libvirt-qemu --clear-groups --inh-caps=-all "$@"; }
-# Every process of QEMU's user without a limit of locked memory, but the victim itself.
+# Every process of QEMU's user without a limit of locked memory, except the victim itself.
 thieves() { # VICTIM'S-PID
     local pid count=0
     for pid in $(pgrep -u libvirt-qemu); do
@@ -51,7 +52,7 @@ on_pidfile() { # KIND
             case $message in *viommu*) refused=$((refused + 1)) ;; *) failed=$((failed + 1)) ;; esac
             echo "$kind: $message"
         fi
-        # What runs later must not be taken in, either.
+        # Later commands must not accept it either.
         timeout 60 virsh -q dumpxml victim >/tmp/victim.xml 2>/dev/null &&
             timeout 20 /etc/libvirt/hooks/qemu victim started begin - </tmp/victim.xml
         [ $? != 124 ] || slow=$((slow + 1))
@@ -67,7 +68,7 @@ on_pidfile() { # KIND
     echo "RESULT attack-$kind tries=$tries started=$started raised=$raised refused=$refused failed=$failed stolen=$stolen slow=$slow libvirt_waited=$waited $(leftovers)"
 }
 
-# libvirt does not trim names: "twin" has a limit of its own, which the start of "twin " must not change.
+# libvirt does not trim names: "twin" has its own limit, which the start of "twin " must not change.
 by_name() {
     define twin ram=64
     define_locked 'twin '

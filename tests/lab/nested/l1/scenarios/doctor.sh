@@ -1,9 +1,9 @@
 #!/bin/bash
-# What viommu doctor says about a real host: systemd, AppArmor enforced, an IOMMU, VFIO, libvirtd as its package starts it, viommu from its
-# package. Needs an L1 with VIOMMU_DEB=FILE INIT=systemd CMDLINE='apparmor=1 security=apparmor'.
+# The report of viommu doctor about a real host: systemd, AppArmor enforced, an IOMMU, VFIO, libvirtd as its package starts
+# it, viommu from its package. Needs an L1 with VIOMMU_DEB=FILE INIT=systemd CMDLINE='apparmor=1 security=apparmor'.
 . "$(dirname "$0")/../lib.sh"
 
-# examined NAME: a RESULT line with the exit status, and state and code of every check that is not ok, the first one first.
+# examined NAME: a RESULT line with the exit status, and state and code of each check that is not ok, in order.
 examined() {
     local status found
     viommu doctor >/tmp/doctor
@@ -12,15 +12,15 @@ examined() {
     echo "RESULT $1 status=$status found=${found:-nothing} message=$(one_line </tmp/doctor)"
 }
 
-# A guest that asks, and uses the wrapper: what keeps it from its vIOMMU is broken, and not only a warning.
+# A guest with a request and the wrapper: a fault that prevents its vIOMMU is an error, not a warning.
 define asks emulator="$WRAPPER" request=intel
 
-# As after the installation: what the hook has written since would tell that the daemon knows it.
+# As after the installation: later files of the hook would show that the daemon has loaded it.
 rm -f "$STATE"/*.json /var/lib/viommu/*/*.json
 examined doctor-installed
 without_rules examined doctor-unprepared
 
-# A hook that comes to a daemon which has none. Times are compared to the second.
+# The hook is installed while the daemon runs without one. doctor compares times in seconds.
 rm -rf /etc/libvirt/hooks
 systemctl restart libvirtd
 wait_for 60 answers
@@ -28,7 +28,7 @@ sleep 5
 mkdir /etc/libvirt/hooks
 ln -s /usr/bin/viommu /etc/libvirt/hooks/qemu
 examined doctor-not-reloaded
-# systemd forgets when it last ran the reload, but not when the state changed.
+# systemd does not keep the time of the last reload, but that of the last state change.
 systemctl reload libvirtd
 systemctl daemon-reload
 examined doctor-reloaded

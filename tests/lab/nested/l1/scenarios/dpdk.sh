@@ -1,31 +1,32 @@
 #!/bin/bash
-# DPDK in L2: testpmd forwards between two passed-through ports of igb, which the guest's own vfio-pci has in groups of type DMA, once by
-# each of the ROUTES (native and wrapper). L1's interfaces at the other ends of the two wires send and count the frames.
+# DPDK in L2: testpmd forwards between two passed-through ports of igb, which are in groups of type DMA of the guest's own
+# vfio-pci, once by each of the ROUTES (native and wrapper). L1's interfaces at the other ends of the two wires send and
+# count the frames.
 . "$(dirname "$0")/../lib.sh"
 : "${FRAMES:=10000}"
 ports=("${DEVICES[3]}" "${DEVICES[4]}")
 cp /lab/vmlinux /lab/l2-dpdk /var/lib/libvirt/images/
 fast="$FAST init_on_alloc=0 transparent_hugepage=never nowatchdog"
-# DPDK wants SSE 4.2.
+# DPDK needs SSE 4.2.
 cpu="<cpu mode='custom' match='exact' check='none'><model>Nehalem</model></cpu>"
 
-# The far ends, which no frame but the generator's may pass: port 0's, port 1's.
+# The other ends of port 0 and port 1; only the generator's frames may pass there.
 modprobe virtio_net
 far=()
 for number in 4 5; do
     wait_for 10 grep -q "52:54:00:bb:00:0$number" /sys/class/net/*/address
     name=$(basename "$(dirname "$(grep -l "52:54:00:bb:00:0$number" /sys/class/net/*/address)")")
     echo 1 >"/proc/sys/net/ipv6/conf/$name/disable_ipv6"
-    # The frames have no interface's address, and virtio-net takes only its own otherwise.
+    # The frames' addresses belong to no interface, and virtio-net without promisc drops them.
     ip link set "$name" up promisc on arp off multicast off
     far+=("$name")
 done
 counted() { cat "/sys/class/net/$1/statistics/$2"; }
 
 console() { tr -d '\r' <"/var/log/libvirt/qemu/$1-console.log"; }
-# reads NAME WORDS: what the guest has said after these words, all of it on one line, without blanks.
+# reads NAME WORDS: the guest's output after these words, on one line, without blanks.
 reads() { console "$1" | sed -n "s/^L2: $2 //p" | tr ' \n' '-,' | sed 's/,$//'; }
-# reaches NAME WORDS: waits for these words. Seldom, for looking costs L2 the processor.
+# reaches NAME WORDS: waits for these words. A long interval, because each check costs L2 CPU time.
 reaches() { until console "$1" | grep -qE "$2|L2: done" || [ "$(virsh -q domstate "$1")" != running ]; do sleep 2; done; }
 
 # dpdk NAME ROUTE

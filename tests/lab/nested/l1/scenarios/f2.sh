@@ -1,5 +1,5 @@
 #!/bin/bash
-# Two and four devices by iommufd behind a vIOMMU that libvirt knows: an IOAS each, and libvirt counts so.
+# Two and four devices by iommufd behind a vIOMMU in libvirt's XML: one IOAS for each, and libvirt counts all of them.
 . "$(dirname "$0")/../lib.sh"
 for count in 2 4; do
     define f2-$count devices=$count iommufd=$count native=1

@@ -1,6 +1,7 @@
 #!/bin/bash
-# One device by iommufd and one by a container. Without a vIOMMU they share an address space: `viommu plan` says so, and QEMU aborts. A
-# guest that asks and whose devices bypass its vIOMMU is refused. Behind a vIOMMU, libvirt's or the wrapper's, the mix starts.
+# One device by iommufd and one by a container. Without a vIOMMU they share an address space: `viommu plan` reports it, and
+# QEMU aborts. A guest with a request whose devices bypass its vIOMMU is refused. Behind a vIOMMU, libvirt's or the
+# wrapper's, the mix starts.
 . "$(dirname "$0")/../lib.sh"
 define f5 devices=2 iommufd=1
 said viommu plan f5

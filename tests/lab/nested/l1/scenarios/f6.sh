@@ -1,8 +1,9 @@
 #!/bin/bash
-# Two guests whose QEMU opens /dev/iommu itself, each with a device of <qemu:commandline> and more RAM than the 1 GiB beside it. The kernel
-# counts what both lock against the limit of each: one starts, the other one does not beside it, and does with a hard_limit of the sum.
+# Two guests whose QEMU opens /dev/iommu itself, each with a device of <qemu:commandline> and more RAM than the 1 GiB beside
+# it. The kernel counts the locked memory of both against the limit of each: the first guest starts; the second one starts
+# only with a hard_limit of the sum.
 . "$(dirname "$0")/../lib.sh"
-# What libvirt does not know of, it neither lets QEMU open nor gives to QEMU's user.
+# libvirt does not see this device, so it gives QEMU's user no access to it.
 nodes=(/dev/iommu /dev/vfio/devices/*)
 stop_libvirtd
 cp /etc/libvirt/qemu.conf /tmp/qemu.conf

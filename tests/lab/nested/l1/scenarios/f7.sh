@@ -1,5 +1,6 @@
 #!/bin/bash
-# What viommu says about iommufd on this host, and of the address spaces of a guest with two devices by iommufd behind a vIOMMU.
+# viommu's report about iommufd on this host, and about the address spaces of a guest with two devices by iommufd behind a
+# vIOMMU.
 . "$(dirname "$0")/../lib.sh"
 define f7 devices=2 iommufd=2 native=1
 echo "RESULT f7-capabilities iommufd=$(viommu capabilities | awk '/^iommufd/ { print $2 }')"

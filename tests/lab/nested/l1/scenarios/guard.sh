@@ -1,5 +1,5 @@
 #!/bin/bash
-# The life of a guard, of tests/hook: capabilities, descriptors, ends. It needs a host where a limit can be raised.
+# The test of tests/hook for a guard's capabilities, descriptors and ends. It needs a host where a limit can be raised.
 . "$(dirname "$0")/../lib.sh"
 path=$(cat /lab/viommu-path)
 mkdir -p "${path%/*}"

@@ -1,13 +1,13 @@
 #!/bin/bash
-# A Linux in L2 with two NICs behind the wrapper's vIOMMU: it finds the vIOMMU, remaps interrupts, has each NIC in an
-# IOMMU group of its own, and gets a DHCP lease on both.
-# Locked memory is at its peak before the guest takes the vIOMMU over, and next to nothing afterwards.
+# A Linux in L2 with two NICs behind the wrapper's vIOMMU: it finds the vIOMMU, remaps interrupts, has each NIC in its own
+# IOMMU group, and gets a DHCP lease on both. Locked memory is at its peak before the guest's driver takes the vIOMMU over,
+# and close to zero afterwards.
 #
-# Its RESULT has the name LABEL (os). MODEL: intel, amd; IOMMUFD: how many of the NICs are passed through by iommufd (0).
+# Its RESULT has the name LABEL (os). MODEL: intel, amd; IOMMUFD: number of NICs that are passed through by iommufd (0).
 . "$(dirname "$0")/../lib.sh"
 label=${LABEL:-os}
 model=${MODEL:-intel}
-# What the guest's kernel says of its vIOMMU; of AMD's only with its other lines.
+# The guest kernel's messages about its vIOMMU; for AMD's only in its other lines.
 case $model in
     intel) found='DMAR: IOMMU enabled' remapping='DMAR-IR: Enabled IRQ remapping' words='quiet intel_iommu=on' ;;
     amd) found='AMD-Vi: Found IOMMU' remapping='AMD-Vi: Interrupt remapping enabled' words='loglevel=7' ;;
@@ -22,7 +22,7 @@ begin=$(now)
 start os
 peak=$(locked_of os)
 virsh -q resume os
-# Seldom, for looking costs L2 the processor.
+# A long interval, because each check costs L2 CPU time.
 until grep -q 'L2: done' $console || [ "$(virsh -q domstate os)" != running ]; do sleep 5; done
 tr -d '\r' <$console | grep '^L2:'
 count() { grep -c "$1" $console; }

@@ -1,7 +1,7 @@
 #!/bin/bash
-# The host route with AppArmor or SELinux enforced, viommu from its package. Needs an L1 as for apparmor.sh or selinux.sh. One command
-# switches it on; guests without <emulator> then get the vIOMMU that their metadata asks for, and plain guests are as before. Without the
-# hook none of them starts.
+# The host route with AppArmor or SELinux enforced, viommu from its package. Needs an L1 as for apparmor.sh or selinux.sh.
+# One command switches it on; guests without <emulator> then get the vIOMMU that their metadata requests, and plain guests
+# do not change. Without the hook none of them starts.
 . "$(dirname "$0")/../lib.sh"
 
 hook=/etc/libvirt/hooks/qemu.d/50-viommu
@@ -15,8 +15,8 @@ restart_libvirtd() {
     systemctl restart libvirtd
     wait_for 60 answers
 }
-# Under SELinux, what was denied about files of viommu, the links, and limits: QEMU has the wrapper's name here, and is denied several
-# things with Debian's policy that it does without (io_uring, /proc/sys/vm). Under AppArmor everything.
+# Under SELinux, the denials about files of viommu, the links, and limits: QEMU has the wrapper's name here, and Debian's
+# policy denies it several accesses that it does not need (io_uring, /proc/sys/vm). Under AppArmor all denials.
 denials_of_ours() {
     if enforcing; then denied | grep -cE 'viommu|host-route|name="qemu-system|{ [^}]*(entrypoint|[gs]etrlimit)'; else denials; fi
 }

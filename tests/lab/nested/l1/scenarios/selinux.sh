@@ -1,11 +1,13 @@
 #!/bin/bash
-# SELinux enforcing for libvirtd and guests, viommu from its package and nothing done since. Needs an L1 of SUITE-selinux with VIOMMU_DEB=FILE
-# INIT=systemd CMDLINE='security=selinux selinux=1 enforcing=1'. Wrapper, guard and hot-plug work, and nothing of them is denied. (Save and
-# restore are, to every guest: Debian's policy does not let libvirtd run its libvirt_iohelper.) The package once more loads no policy. Its end
-# is the end of its policy module, and guests without viommu start. A package without its module: the wrapper cannot run, and the start says so.
+# SELinux enforcing for libvirtd and guests, viommu from its package without further steps. Needs an L1 of SUITE-selinux
+# with VIOMMU_DEB=FILE INIT=systemd CMDLINE='security=selinux selinux=1 enforcing=1'. Wrapper, guard and hot-plug work
+# without a denial. (Save and restore fail for every guest: Debian's policy does not allow libvirtd to run its
+# libvirt_iohelper.) A second installation of the package loads no policy. The removal of the package removes its policy
+# module, and guests without viommu start. With a package without its module, the wrapper cannot run, and the start's error
+# says so.
 . "$(dirname "$0")/../lib.sh"
 
-# What is viommu's of the denials: those of its processes, which are the hook, the guard and the wrapper, and those about its files.
+# viommu's part of the denials: those of its processes (the hook, the guard and the wrapper), and those about its files.
 denials_of_ours() { denied | grep -cE 'comm="qemu"|viommu|{ [^}]*(entrypoint|[gs]etrlimit)'; }
 has_module() { semodule -l | grep -cx viommu; }
 label() { stat -c %C "$1" | cut -d: -f3; }
@@ -45,5 +47,5 @@ start se
 echo "RESULT se-unprepared status=$status module=$(has_module) denials=$(denials_of_ours) $(leftovers) message=$message"
 denied
 
-# For the scenarios that follow on this host.
+# For the later scenarios on this host.
 dpkg -i /var/tmp/viommu.deb

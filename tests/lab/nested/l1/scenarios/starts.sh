@@ -1,14 +1,16 @@
 #!/bin/bash
-# How many legitimate starts get their limit raised: IDLE one after the other, LOAD beside four busy loops a processor, ROUNDS times 20 at
-# once, and BARE on a host without cgroups, where the guard has only the daemon's child to go by. The defaults are small.
+# Number of legitimate starts with a raised limit: IDLE one after the other, LOAD beside four busy loops a processor, ROUNDS
+# times 20 at once, and BARE on a host without cgroups, where the guard finds QEMU only among the daemon's children. The
+# defaults are small.
 #
-# `refused` is viommu's doing; `failed` is libvirt's own. `cgroup` and `child` are the evidence that the guard logged.
+# viommu has refused `refused`; `failed` are libvirt's own errors. `cgroup` and `child` are the evidence that the guard
+# logged.
 . "$(dirname "$0")/../lib.sh"
 as_set "$0"
 idle=${IDLE:-3} load=${LOAD:-1} rounds=${ROUNDS:-0} bare=${BARE:-1}
 log=/tmp/viommu.log
 
-# A log for hosts that have none: all that viommu sends to syslog.
+# A log for hosts without one: all syslog messages of viommu.
 if [ ! -e /run/systemd/journal/socket ]; then
     rm -f /dev/log
     # shellcheck disable=SC2016
@@ -76,7 +78,7 @@ for _ in $(seq "$rounds"); do
 done
 result many $((20 * rounds))
 
-# systemd keeps its cgroups.
+# systemd keeps its own cgroups.
 if ! under_systemd; then
     stop_libvirtd
     umount -R /sys/fs/cgroup

@@ -1,5 +1,5 @@
 #!/bin/bash
-# No room for the state file: without it the guest would start without its vIOMMU, so it must not start.
+# No space for the state file: without it the guest would start without its vIOMMU, so the start must fail.
 . "$(dirname "$0")/../lib.sh"
 mkdir -p "$STATE"
 define w10 ram=64 emulator="$WRAPPER" request=intel

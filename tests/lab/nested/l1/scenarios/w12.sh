@@ -1,6 +1,6 @@
 #!/bin/bash
-# QEMU hangs between its exec and its monitor, and libvirt waits for it until the guest is destroyed. A QEMU that stops itself as soon as
-# it is a guest's stands behind the wrapper.
+# QEMU hangs between its exec and its monitor, and libvirt waits for it until the guest is destroyed. The wrapper executes a
+# QEMU that stops itself when it has a guest's arguments.
 . "$(dirname "$0")/../lib.sh"
 stuck=/usr/local/bin/stuck-qemu
 cat >$stuck <<END

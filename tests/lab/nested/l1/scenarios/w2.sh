@@ -1,5 +1,6 @@
 #!/bin/bash
-# Two devices behind one conventional bridge have one requester id, thus one address space; the third has its own. Two in all.
+# Two devices behind one conventional bridge have one requester id, and therefore one address space; the third has its own.
+# Two in all.
 . "$(dirname "$0")/../lib.sh"
 behind_bridge() { hostdev "$1" "<address type='pci' bus='0x02' slot='0x0$2'/>"; }
 define w2 emulator="$WRAPPER" request=intel inside="

@@ -1,6 +1,7 @@
 #!/bin/bash
-# A fifth device for a guest with four, behind the wrapper's vIOMMU. RAM is more than the 1 GiB beside it, so there is no room for one more:
-# the device is refused, and the guest lives; after `viommu memlock --raise` it is taken. (libvirt before 7.2 lowers the limit again.)
+# A fifth device for a guest with four, behind the wrapper's vIOMMU. RAM exceeds the 1 GiB beside it, so the limit has no
+# space for another device: the device is refused, and the guest keeps running; after `viommu memlock --raise` it is
+# accepted. (libvirt before 7.2 lowers the limit again.)
 . "$(dirname "$0")/../lib.sh"
 ports="<controller type='pci' index='0' model='pcie-root'/>"
 for index in 1 2 3 4 5 6; do ports+="<controller type='pci' index='$index' model='pcie-root-port'/>"; done

@@ -1,6 +1,7 @@
 #!/bin/bash
-# A vIOMMU in <qemu:commandline> and no wrapper, the domain of s3: the guard alone, against the clock. (QEMU 5.2 leaves the devices outside of the
-# vIOMMU, as in s3.) Then the limit is lowered to what a guard that came too late would have left: that is reported, and corrected at `started`.
+# A vIOMMU in <qemu:commandline> without the wrapper, the domain of s3: the guard alone must raise the limit in time. (QEMU
+# 5.2 leaves the devices outside of the vIOMMU, as in s3.) Then the limit is lowered to the value that a late guard would
+# leave: viommu reports it, and corrects it at `started`.
 . "$(dirname "$0")/../lib.sh"
 define w5 devices=4 hidden=1 request=intel
 start w5

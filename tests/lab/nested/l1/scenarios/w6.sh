@@ -1,5 +1,5 @@
 #!/bin/bash
-# Saved and restored, the guest has the vIOMMU that it had. No passed-through device: QEMU cannot save such a guest.
+# After a save and a restore the guest has the same vIOMMU. Without a passed-through device: QEMU cannot save such a guest.
 . "$(dirname "$0")/../lib.sh"
 define w6 ram=64 emulator="$WRAPPER" request=intel
 start w6

@@ -1,5 +1,5 @@
 #!/bin/bash
-# libvirtd dies without a word, twice in the middle of a start and once beside a running guest, and comes back.
+# libvirtd is killed, twice in the middle of a start and once beside a running guest, and is started again.
 . "$(dirname "$0")/../lib.sh"
 define w8 devices=2 emulator="$WRAPPER" request=intel
 state=$(state_file w8)
@@ -15,13 +15,14 @@ killed_when() {
     local label=$1 deadline=$((SECONDS + 30)) pid
     shift
     virsh -q start w8 --paused >/tmp/w8.out 2>&1 &
-    # No sleep: the moment is short.
+    # Without a sleep: the moment is short.
     until "$@" || [ "$SECONDS" -ge $deadline ]; do :; done
     kill_libvirtd
     wait
     pid=$(sed -n "s/^<domstatus.* pid='\([0-9]*\)'.*/\1/p" $saved 2>/dev/null)
-    # libvirt itself (9.0.0, with no hook at all) never lets go of a guest that it saved before it knew the pid: it shows it as paused and
-    # can neither start nor destroy it. Not ours to mend: the record is taken away, as an administrator would.
+    # libvirt itself (9.0.0, without any hook) keeps a guest that it saved before it had the pid: it shows it as paused and
+    # can neither start nor destroy it. This is not viommu's fault: the scenario removes the record, as an administrator
+    # would.
     [ "$pid" != 0 ] || rm $saved
     start_libvirtd
     wait_for 60 shut_off

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Destroyed after the hook and before the exec. libvirt's child is stopped by a signal as soon as the pidfile names it, so that there is
-# time for it; where that came too late, once more.
+# Destroyed after the hook and before the exec. A signal stops libvirt's child when the pidfile contains it, so that there
+# is time to destroy it; a signal that came too late is repeated with a new start.
 . "$(dirname "$0")/../lib.sh"
 define w9 devices=2 emulator="$WRAPPER" request=intel
 daemon=$(readlink "/proc/$(daemon_pid)/exe")
