@@ -5,7 +5,6 @@
 mod drivers;
 mod undo;
 
-use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::plan::{DomainEdit, Plan};
 use crate::xml::{self, Document, Edit, Element, NewElement, PatchError};
@@ -29,7 +28,9 @@ pub fn rewrite(document: &Document<'_>, plan: &Plan) -> Result<Option<String>, N
                 let driver = if driver.is_empty() { Vec::new() } else { vec![driver_element(driver)] };
                 add_to(domain, "devices", &[], vec![element("iommu", &[("model", model.name())], driver)], &mut edits);
             }
-            DomainEdit::CompleteIommu(model, driver) => complete_iommu(domain, *model, driver, &mut edits),
+            DomainEdit::CompleteIommu(driver) => {
+                domain.path(&["devices", "iommu"]).into_iter().for_each(|iommu| set_driver(iommu, driver, &mut edits));
+            }
             DomainEdit::TranslateVirtio(_, devices) => drivers::translate(domain, devices, &mut edits),
             DomainEdit::RemoveIommuDriver => remove_all(domain, &["devices", "iommu", "driver"], &mut edits),
             DomainEdit::SplitIoapic => split_ioapic(domain, &mut edits),
@@ -58,17 +59,6 @@ pub fn with_emulator(document: &Document<'_>, path: &str) -> Result<String, Note
 
 fn no_place(error: &PatchError) -> Note {
     Note::error(Code::XmlMalformed, format!("the domain XML leaves no place for the change: {error}"))
-}
-
-fn complete_iommu<'d, 'a>(
-    domain: Element<'d, 'a>,
-    model: Model,
-    driver: &[(&'static str, String)],
-    edits: &mut Vec<Edit<'d, 'a>>,
-) {
-    let mut iommus = domain.all(&["devices", "iommu"]).into_iter();
-    let Some(iommu) = iommus.find(|iommu| iommu.prop("model") == Some(model.name())) else { return };
-    set_driver(iommu, driver, edits);
 }
 
 /// Sets attributes of a device's `<driver>`, of which the first counts, or adds it.

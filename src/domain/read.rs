@@ -5,7 +5,7 @@ use super::device_memory::device_memory;
 use super::lookup::{attribute, first_attribute, of_type, quoted, string};
 use super::number::{decimal32, number_of};
 use super::pci::{Buses, count_roots};
-use super::vfio::{Passthrough, images, iommufd_opener, networks, nvme_address, virtio_ats};
+use super::vfio::{images, iommufd_opener, networks, nvme_address, passed_through, unassigned, virtio_ats};
 use super::{Domain, Iommu, Memory, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu, virtio};
 use crate::note::{Code, Note};
 use crate::qemu::count_vdpa;
@@ -33,7 +33,7 @@ impl Domain {
         let nova = metadata.and_then(NovaMetadata::read);
         let commandline = commandline(root);
         let buses = Buses::read(root, &Bypass::read(root, &commandline));
-        let passthrough = Passthrough::read(root, &buses).and_hidden(&commandline, &buses);
+        let vfio = passed_through(root, &commandline, &buses);
         let nvme = images(root, "nvme").into_iter();
         let nvme: Vec<Vec<String>> = nvme.map(|images| images.into_iter().filter_map(nvme_address).collect()).collect();
         let os_type = |name| first_attribute(root, &["os"], "type", name).map(str::to_owned);
@@ -55,9 +55,9 @@ impl Domain {
             // The last one counts, also if it names no driver (virDomainFeaturesDefParse).
             ioapic: features(root, "ioapic").last().and_then(|ioapic| ioapic.prop("driver")).map(str::to_owned),
             iommus: root.all(&["devices", "iommu"]).into_iter().map(Iommu::read).collect(),
-            iommufd_opener: iommufd_opener(root, &commandline, &passthrough.devices),
-            vfio: passthrough.devices,
-            unassigned: passthrough.unassigned,
+            iommufd_opener: iommufd_opener(root, &commandline, &vfio),
+            vfio,
+            unassigned: unassigned(root),
             networks: networks(root),
             nvme_disks: number_of(nvme.iter().filter(|images| !images.is_empty())),
             nvme_images: nvme.into_iter().flatten().collect(),

@@ -3,55 +3,48 @@
 //! It does not know what pins how much memory; that is the locked-memory formula's business.
 
 use super::lookup::of_type;
+use super::number::number_of;
 use super::pci::{Buses, PciAddress, host_address};
 use super::{IommufdOpener, Requester, Uuid, VfioDevice, VfioSource, devices};
 use crate::qemu::{find_vfio, opens_iommufd};
 use crate::xml::Element;
 
-/// The devices of `<devices>` behind VFIO, and the number of those that never reach the guest.
-#[derive(Debug, Default)]
-pub(super) struct Passthrough {
-    /// In document order.
-    pub(super) devices: Vec<VfioDevice>,
-    /// Those with `<address type='unassigned'/>`.
-    pub(super) unassigned: u32,
-}
-
-impl Passthrough {
-    /// Reads every `<hostdev>` and every `<interface type='hostdev'>`, which libvirt does not repeat as a `<hostdev>`.
-    pub(super) fn read(domain: Element<'_, '_>, buses: &Buses) -> Passthrough {
-        let mut found = Passthrough::default();
-        // <iommufd enabled='yes'/> speaks for every PCI device that says nothing itself (libvirt 12.2).
-        let iommufd = domain.child_prop("iommufd", "enabled") == Some("yes");
-        for device in devices(domain) {
-            let Some(source) = vfio_source(device) else { continue };
-            if device.child_prop("address", "type") == Some("unassigned") {
-                found.unassigned = found.unassigned.saturating_add(1);
-                continue;
-            }
-            let address = PciAddress::read(device);
-            let requester = if in_pci_guest(device) { buses.requester(address) } else { Requester::None };
-            let host_bridge = buses.host_bridge(address);
-            let iommufd = match device.child_prop("driver", "iommufd") {
+/// Every `<hostdev>` and every `<interface type='hostdev'>` that the guest gets, which libvirt does not repeat as a `<hostdev>`,
+/// and the devices of `<qemu:commandline>`.
+pub(super) fn passed_through(domain: Element<'_, '_>, commandline: &[String], buses: &Buses) -> Vec<VfioDevice> {
+    // <iommufd enabled='yes'/> speaks for every PCI device that says nothing itself (libvirt 12.2).
+    let iommufd = domain.child_prop("iommufd", "enabled") == Some("yes");
+    let written = devices(domain).filter(|device| !is_unassigned(*device)).filter_map(|device| {
+        let source = vfio_source(device)?;
+        let address = PciAddress::read(device);
+        Some(VfioDevice {
+            requester: if in_pci_guest(device) { buses.requester(address) } else { Requester::None },
+            host_bridge: buses.host_bridge(address),
+            iommufd: match device.child_prop("driver", "iommufd") {
                 Some(value) => value == "yes",
                 None => iommufd && source.pci().is_some(),
-            };
-            found.devices.push(VfioDevice { source, requester, host_bridge, iommufd, hidden: false });
-        }
-        found
-    }
+            },
+            source,
+            hidden: false,
+        })
+    });
+    let hidden = find_vfio(commandline).into_iter().map(|device| VfioDevice {
+        requester: if device.pci { buses.requester_of(&device) } else { Requester::None },
+        host_bridge: buses.host_bridge(PciAddress::on_bus(device.bus.as_deref(), 0, 0)),
+        source: hidden_source(device.source),
+        iommufd: device.iommufd,
+        hidden: true,
+    });
+    written.chain(hidden).collect()
+}
 
-    /// Adds the devices of `<qemu:commandline>`.
-    pub(super) fn and_hidden(mut self, commandline: &[String], buses: &Buses) -> Passthrough {
-        self.devices.extend(find_vfio(commandline).into_iter().map(|device| VfioDevice {
-            requester: if device.pci { buses.requester_of(&device) } else { Requester::None },
-            host_bridge: buses.host_bridge(PciAddress::on_bus(device.bus.as_deref(), 0, 0)),
-            source: hidden_source(device.source),
-            iommufd: device.iommufd,
-            hidden: true,
-        }));
-        self
-    }
+/// How many devices libvirt takes from the host and does not give to QEMU.
+pub(super) fn unassigned(domain: Element<'_, '_>) -> u32 {
+    number_of(devices(domain).filter(|device| is_unassigned(*device) && vfio_source(*device).is_some()))
+}
+
+fn is_unassigned(device: Element<'_, '_>) -> bool {
+    device.child_prop("address", "type") == Some("unassigned")
 }
 
 /// Who opens the iommufd of these devices, where it is not libvirt.

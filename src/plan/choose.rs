@@ -47,32 +47,31 @@ pub(super) fn choose(guest: &Guest<'_>) -> Result<Choice, Note> {
 /// The machine, if libvirt gives it a vIOMMU (`qemuValidateDomainDeviceDefIOMMU`; names as in `qemuDomainMachineIsQ35`,
 /// `qemuDomainMachineIsARMVirt`, and Ubuntu's aliases).
 fn machine(guest: &Guest<'_>) -> Result<Machine, Note> {
-    let (arch, machine) = (guest.arch(), guest.domain.machine.as_deref());
-    let unsupported = |default: &str, supported: Machine| {
-        let (name, wanted) = (machine.unwrap_or(default), supported.names().1);
-        let message = format!("vIOMMU is not supported by machine type '{name}' ({arch}): use machine type '{wanted}'");
-        Err(Note::error(Code::MachineUnsupported, message))
-    };
-    match arch {
-        "x86_64" | "i686" => match machine {
-            Some(name) if name == "q35" || name.contains("-q35") => Ok(Machine::Q35),
-            // libvirt's default machine is the first that QEMU names: i440fx.
-            _ => unsupported("pc", Machine::Q35),
-        },
-        "aarch64" => match machine {
-            None => Ok(Machine::ArmVirt),
-            Some(name) if name == "virt" || name.starts_with("virt-") => Ok(Machine::ArmVirt),
-            Some(_) => unsupported("virt", Machine::ArmVirt),
-        },
+    let arch = guest.arch();
+    let (machine, default) = match arch {
+        // libvirt's default machine is the first that QEMU names: i440fx.
+        "x86_64" | "i686" => (Machine::Q35, "pc"),
+        "aarch64" => (Machine::ArmVirt, "virt"),
         _ => {
             let source = guest.request.source.describe();
             let message = format!(
                 "libvirt has no vIOMMU for guests of the architecture '{arch}': remove the request from {source} (libvirt: \"is only \
                  supported with Q35 and ARM Virt machines\")"
             );
-            Err(Note::error(Code::ArchUnsupported, message))
+            return Err(Note::error(Code::ArchUnsupported, message));
         }
+    };
+    let name = guest.domain.machine.as_deref().unwrap_or(default);
+    let supported = match machine {
+        Machine::Q35 => name == "q35" || name.contains("-q35"),
+        Machine::ArmVirt => name == "virt" || name.starts_with("virt-"),
+    };
+    if supported {
+        return Ok(machine);
     }
+    let (_, wanted) = machine.names();
+    let message = format!("vIOMMU is not supported by machine type '{name}' ({arch}): use machine type '{wanted}'");
+    Err(Note::error(Code::MachineUnsupported, message))
 }
 
 /// QEMU takes one vIOMMU, which libvirt 12 does not check; SMMUv3 can be there once for each host bridge (QEMU 10.2).

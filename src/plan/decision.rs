@@ -93,7 +93,7 @@ fn complete_iommu(guest: &Guest<'_>, model: Model, driver: Attributes, plan: &mu
     let essential = driver.iter().any(|(name, _)| is_essential(guest, name));
     plan.qemu.existing = properties(model, &driver).collect();
     let reason = format!("the <iommu> lacks {names}");
-    plan.changes.push(Change::new(DomainEdit::CompleteIommu(model, driver), reason, essential));
+    plan.changes.push(Change::new(DomainEdit::CompleteIommu(driver), reason, essential));
 }
 
 /// Whether the guest does not work, or not as asked, without an attribute that its `<iommu>` lacks.

@@ -36,9 +36,7 @@ use decision::Decision;
 use guest::Guest;
 pub use memlock::{Memlock, accounted_memory, needed_bytes};
 pub use placing::unsuitable;
-pub use result::{
-    Attributes, Change, DomainEdit, Ioapic, Origin, Plan, PlannedIommu, Refusal, Summary, VirtioEdit, kept,
-};
+pub use result::{Attributes, Change, DomainEdit, Ioapic, Origin, Plan, PlannedIommu, Refusal, Summary, kept};
 pub use route::{HOST_ROUTE, Route, chose_wrapper, is_host_route, route, wrapped_emulator, wrapper_for};
 pub use spaces::{AddressSpace, Backend};
 

@@ -198,10 +198,11 @@ pub type Attributes = Vec<(&'static str, String)>;
 pub enum DomainEdit {
     /// `<devices><iommu model=…><driver …/></iommu>`.
     AddIommu(Model, Attributes),
-    /// Attributes for the `<driver>` of the first `<iommu>` of this model.
-    CompleteIommu(Model, Attributes),
-    /// `iommu='on'` and `ats='on'` for the `<driver>` of virtio devices, which are those of the scope.
-    TranslateVirtio(VirtioScope, Vec<VirtioEdit>),
+    /// Attributes for the `<driver>` of the first `<iommu>`.
+    CompleteIommu(Attributes),
+    /// `iommu='on'` and `ats='on'` for the `<driver>` of the scope's virtio devices, by their places among the children of every
+    /// `<devices>`.
+    TranslateVirtio(VirtioScope, Vec<(usize, Attributes)>),
     /// Removes the `<driver>` of the only `<iommu>`.
     RemoveIommuDriver,
     /// `<features><ioapic driver='qemu'/>`.
@@ -212,17 +213,6 @@ pub enum DomainEdit {
     LockMemory,
     /// `<memoryBacking><nosharepages/>`.
     ForbidPageSharing,
-}
-
-/// The attributes that the `<driver>` of a virtio device gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VirtioEdit {
-    /// Its place among the children of every `<devices>`.
-    pub at: usize,
-    /// `iommu='on'`.
-    pub iommu: bool,
-    /// `ats='on'`.
-    pub ats: bool,
 }
 
 impl Plan {

@@ -8,7 +8,7 @@ use crate::request::{RequestedModel, VirtioScope};
 use crate::version::Version;
 
 use super::guest::Guest;
-use super::result::{Change, DomainEdit, Plan, VirtioEdit};
+use super::result::{Attributes, Change, DomainEdit, Plan};
 
 /// The devices that the request names.
 fn named<'a>(guest: &Guest<'a>) -> impl Iterator<Item = &'a VirtioDevice> {
@@ -18,12 +18,12 @@ fn named<'a>(guest: &Guest<'a>) -> impl Iterator<Item = &'a VirtioDevice> {
 
 /// Those of them that get, or have, the attribute.
 fn fitting<'a>(guest: &Guest<'a>) -> impl Iterator<Item = &'a VirtioDevice> {
-    let vdpa = can_be_vdpa(guest);
-    named(guest).filter(move |device| fits(device, vdpa))
+    named(guest).filter(|device| fits(guest, device))
 }
 
-fn fits(device: &VirtioDevice, vdpa: bool) -> bool {
-    device.translatable && (vdpa || device.backend != VirtioBackend::Vdpa) && device.iommu.as_deref() != Some("off")
+fn fits(guest: &Guest<'_>, device: &VirtioDevice) -> bool {
+    let backend = device.backend != VirtioBackend::Vdpa || can_be_vdpa(guest);
+    device.translatable && backend && device.iommu.as_deref() != Some("off")
 }
 
 /// QEMU before 8.1 maps guest memory into a vDPA device whatever the vIOMMU does (hw/virtio/vhost-vdpa.c), and an SMMUv3 does
@@ -42,7 +42,8 @@ pub(super) fn needs_device_iotlb(guest: &Guest<'_>) -> bool {
 pub(super) fn enter(guest: &Guest<'_>, plan: &mut Plan) {
     let Some(iommu) = plan.iommu.as_ref().filter(|_| guest.request.model != RequestedModel::None) else { return };
     let ats = iommu.model == Some(Model::Intel);
-    let edits: Vec<_> = fitting(guest).filter_map(|device| VirtioEdit::of(device, ats)).collect();
+    let edits = fitting(guest).map(|device| (device.at, lacks(device, ats)));
+    let edits: Vec<_> = edits.filter(|(_, driver)| !driver.is_empty()).collect();
     if edits.is_empty() {
         return;
     }
@@ -52,13 +53,11 @@ pub(super) fn enter(guest: &Guest<'_>, plan: &mut Plan) {
     plan.changes.push(Change::new(DomainEdit::TranslateVirtio(scope, edits), reason, true));
 }
 
-impl VirtioEdit {
-    /// What a device lacks.
-    fn of(device: &VirtioDevice, ats: bool) -> Option<VirtioEdit> {
-        let iommu = device.iommu.is_none();
-        let ats = ats && device.backend != VirtioBackend::Qemu && device.ats.is_none();
-        (iommu || ats).then_some(VirtioEdit { at: device.at, iommu, ats })
-    }
+/// The attributes that a device lacks.
+fn lacks(device: &VirtioDevice, ats: bool) -> Attributes {
+    let ats = ats && device.backend != VirtioBackend::Qemu && device.ats.is_none();
+    let wanted = [("iommu", device.iommu.is_none()), ("ats", ats)].into_iter().filter(|(_, wanted)| *wanted);
+    wanted.map(|(name, _)| (name, "on".to_owned())).collect()
 }
 
 /// The note about virtio devices that bypass the vIOMMU.
@@ -71,8 +70,7 @@ pub(super) fn note(guest: &Guest<'_>) -> Option<Note> {
                        mode of vfio-pci only: with virtio=on in the request the vIOMMU translates for them";
         return (nics > 0 && !guest.is_windows()).then(|| Note::info(Code::VirtioBypassesIommu, message));
     }
-    let vdpa = can_be_vdpa(guest);
-    let left = named(guest).filter(|device| outside(device) && !fits(device, vdpa)).count();
+    let left = named(guest).filter(|device| outside(device) && !fits(guest, device)).count();
     let message = format!(
         "{} will bypass the vIOMMU, although virtio={scope} is asked for: QEMU translates only for a modern virtio device on a bus that \
          does not bypass the vIOMMU: put it behind a pcie-root-port, with <model type='virtio'/> and without iommu='off' in its \

@@ -1,22 +1,17 @@
 //! The `<driver>` of virtio devices: what a plan adds to it, and the way back.
 
 use crate::domain::devices;
-use crate::plan::VirtioEdit;
+use crate::plan::Attributes;
 use crate::xml::{Edit, Element};
 
 use super::set_driver;
 
-/// Attributes that a plan adds.
-const ADDED: [&str; 2] = ["iommu", "ats"];
-
 /// Sets what the devices lack.
-pub(super) fn translate<'d, 'a>(domain: Element<'d, 'a>, changes: &[VirtioEdit], edits: &mut Vec<Edit<'d, 'a>>) {
-    let elements: Vec<_> = devices(domain).collect();
-    for change in changes {
-        let Some(element) = elements.get(change.at) else { continue };
-        let wanted = ADDED.into_iter().zip([change.iommu, change.ats]).filter(|(_, wanted)| *wanted);
-        let driver: Vec<_> = wanted.map(|(name, _)| (name, "on".to_owned())).collect();
-        set_driver(*element, &driver, edits);
+pub(super) fn translate<'d, 'a>(domain: Element<'d, 'a>, lacks: &[(usize, Attributes)], edits: &mut Vec<Edit<'d, 'a>>) {
+    let devices: Vec<_> = devices(domain).collect();
+    for (at, driver) in lacks {
+        let Some(device) = devices.get(*at) else { continue };
+        set_driver(*device, driver, edits);
     }
 }
 
@@ -28,7 +23,8 @@ pub(super) fn undo<'d, 'a>(domain: Element<'d, 'a>, before: Element<'_, '_>, edi
         let Some((_, old)) = before.iter().find(|(other, _)| *other == key) else { continue };
         let old = old.child("driver");
         let had = |name: &str| old.is_some_and(|old| old.attr(name).is_some());
-        let added: Vec<_> = ADDED.into_iter().filter(|name| driver.attr(name) == Some("on") && !had(name)).collect();
+        let added: Vec<_> =
+            ["iommu", "ats"].into_iter().filter(|name| driver.attr(name) == Some("on") && !had(name)).collect();
         let bare = driver.attributes().count() == added.len() && driver.elements().next().is_none();
         if old.is_none() && bare && !added.is_empty() {
             edits.push(Edit::Remove { element: driver });
@@ -74,8 +70,8 @@ mod tests {
     fn remove_deletes_additions_and_nothing_else() {
         let before = "<domain><devices><interface type='user'><mac address='52:54:00:00:00:0A'/></interface>
 <rng/><rng><driver ats='on'/></rng><disk><target dev='vda'/><driver name='qemu'/></disk></devices></domain>";
-        let edits = [(0, true, true), (1, true, false), (2, true, false), (3, true, true)]
-            .map(|(at, iommu, ats)| VirtioEdit { at, iommu, ats });
+        let edits = [(0, &["iommu", "ats"][..]), (1, &["iommu"]), (2, &["iommu"]), (3, &["iommu", "ats"])]
+            .map(|(at, names)| (at, names.iter().map(|name| (*name, "on".to_owned())).collect()));
         let document = xml::parse(before.as_bytes()).unwrap();
         let mut added = Vec::new();
         translate(document.root(), &edits, &mut added);

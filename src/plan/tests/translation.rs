@@ -26,7 +26,8 @@ fn edits(plan: &Plan) -> Vec<(usize, bool, bool)> {
         DomainEdit::TranslateVirtio(_, devices) => Some(devices),
         _ => None,
     });
-    devices.flatten().map(|device| (device.at, device.iommu, device.ats)).collect()
+    let has = |driver: &[(&str, String)], name| driver.contains(&(name, "on".to_owned()));
+    devices.flatten().map(|(at, driver)| (*at, has(driver, "iommu"), has(driver, "ats"))).collect()
 }
 
 fn driver(plan: &Plan, name: &str) -> Option<String> {
