@@ -13,11 +13,11 @@ use super::guest::Guest;
 use super::written::Written;
 
 /// The first QEMU with `dma-remap`. Before it, emulated devices are translated for and VFIO devices are refused.
-pub(super) const DMA_REMAP: Version = Version::new(10, 2);
+const DMA_REMAP: Version = Version::new(10, 2);
 
 /// Decides about every attribute, and keeps what the user wrote.
 pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
-    let by_wrapper = super::route(guest.domain) == Route::Wrapper && guest.domain.iommus.is_empty();
+    let by_wrapper = by_wrapper(guest);
     if by_wrapper { has_dma_remap(guest) } else { super::supported(guest, Model::Amd, "use the model intel") }?;
     super::only_own_attributes(guest, Model::Amd, false)?;
     super::no_width(guest)?;
@@ -32,6 +32,11 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
     let intremap = written.will_be_on("intremap");
     let wanted = if intremap { vec![on("intremap"), on("xtsup")] } else { Vec::new() };
     Ok(Decision::with(guest, Model::Amd, wanted).with_split_irqchip(intremap))
+}
+
+/// The wrapper adds the vIOMMU, with `dma-remap`.
+fn by_wrapper(guest: &Guest<'_>) -> bool {
+    super::route(guest.domain) == Route::Wrapper && !super::has_viommu(guest.domain)
 }
 
 /// libvirt need not know the model of a vIOMMU that the wrapper adds.
@@ -122,4 +127,17 @@ fn many_vcpus(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
         format!("set intremap=on and xtsup=on in the {}, or leave both out of an <iommu>", written.place)
     };
     Err(guest.too_many_vcpus(&format!("xtsup: {remedy} (libvirt: \"{}\")", guest.late_for_many_vcpus())))
+}
+
+/// QEMU's amd-iommu translates for no device without dma-remap, which libvirt does not write.
+pub(super) fn translates_nothing(guest: &Guest<'_>) -> Option<Note> {
+    let written = guest.hidden.as_ref().is_some_and(|hidden| hidden.is_on("dma-remap"));
+    let message = format!(
+        "libvirt does not write dma-remap, without which QEMU {} translates nothing behind the vIOMMU of AMD: an emulated device does \
+         not work in a guest that translates; use the model intel, or the wrapper with the model amd and without an <iommu>, or boot \
+         the guest with iommu=pt",
+        guest.qemu
+    );
+    let nothing = guest.qemu >= DMA_REMAP && !by_wrapper(guest) && !written;
+    (nothing && !guest.has_or_expects_vfio()).then(|| Note::warning(Code::AmdWithoutDmaRemap, message))
 }

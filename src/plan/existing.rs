@@ -8,12 +8,12 @@ use crate::request::{Request, RequestedModel};
 use crate::version::Version;
 
 use super::guest::Guest;
-use super::{amd, intel, smmuv3, virtio};
+use super::{amd, intel, smmuv3, vcpus, virtio};
 
 /// Why the guest will not start or not work although nothing is asked for.
 pub(super) fn flaw(guest: &Guest<'_>) -> Option<Note> {
     let without_request = guest.request.model == RequestedModel::None;
-    without_request.then(|| own_viommu(guest).or_else(|| too_many_vcpus(guest))).flatten()
+    without_request.then(|| own_viommu(guest).or_else(|| vcpus::without_viommu(guest))).flatten()
 }
 
 /// The refusal that the guest would get if it asked for the vIOMMU that it has.
@@ -27,23 +27,9 @@ fn own_viommu(guest: &Guest<'_>) -> Option<Note> {
     Some(Note::warning(refusal.code, refusal.message))
 }
 
-/// libvirt adds the vIOMMU by itself from 10.10 on (`qemuValidateDomainVCpuTopology`).
-fn too_many_vcpus(guest: &Guest<'_>) -> Option<Note> {
-    let vcpus = guest.domain.vcpus.maximum;
-    let refuses = guest.host.libvirt.is_some_and(|version| version < Version::new(10, 10));
-    let x86 = matches!(guest.arch(), "x86_64" | "i686");
-    let message = format!(
-        "libvirt {} refuses {vcpus} vCPUs without an <iommu> with eim='on': ask for the vIOMMU model intel (libvirt: \"more than 255 \
-         vCPUs require extended interrupt mode enabled on the iommu device\")",
-        guest.libvirt
-    );
-    (x86 && !super::has_viommu(guest.domain) && refuses && vcpus > 255)
-        .then(|| Note::warning(Code::VcpusNeedEim, message))
-}
-
 /// Refuses a vIOMMU in `<qemu:commandline>` that does not work.
 pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
-    in_iommu_for_many_vcpus(guest, hidden)?;
+    vcpus::none_hidden(guest, hidden)?;
     created_before_vfio(guest, hidden)?;
     match hidden.model {
         Model::Intel => intel::check_hidden(guest, hidden),
@@ -51,19 +37,6 @@ pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(),
         Model::Smmuv3 => smmuv3::check(guest, hidden.is_on("accel")),
         Model::Amd => amd::check_hidden(guest, hidden),
     }
-}
-
-/// libvirt wants the eim of more than 255 vCPUs in an `<iommu>`, which it adds itself from 10.10 on: a second vIOMMU.
-fn in_iommu_for_many_vcpus(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
-    let vcpus = guest.domain.vcpus.maximum;
-    if guest.is_arm() || vcpus <= 255 {
-        return Ok(());
-    }
-    let message = format!(
-        "libvirt wants an <iommu> with eim='on' for {vcpus} vCPUs: remove '{}' from <qemu:commandline>, and use an <iommu> in <devices>",
-        hidden.driver
-    );
-    Err(Note::error(Code::VcpusNeedEim, message))
 }
 
 /// QEMU gives a VFIO device its address space when it creates the device. A device that it creates before the vIOMMU stays outside

@@ -3,13 +3,10 @@
 use crate::domain::{Domain, Requester, VfioDevice};
 use crate::host::{Emulator, Host};
 use crate::model::Model;
-use crate::note::{Code, Note};
+use crate::note::Code;
 use crate::qemu::{self, FoundIommu};
 use crate::request::Request;
 use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, Version};
-
-/// The first libvirt seen to take `<ioapic driver='qemu'/>` for more than 255 vCPUs, where earlier ones want an `<iommu>` with eim.
-const IOAPIC_FOR_MANY_VCPUS: Version = Version::new(12, 8);
 
 /// The input of every rule.
 pub(super) struct Guest<'a> {
@@ -116,42 +113,9 @@ impl<'a> Guest<'a> {
         })
     }
 
-    /// More vCPUs than 8-bit APIC ids can address: 255 is the broadcast id. QEMU counts ids, which leave gaps in an uneven
-    /// topology; libvirt counts vCPUs (`qemuValidateDomainVCpuTopology`: 255). More than 255 vCPUs always have an id above 254.
-    pub(super) fn needs_eim(&self) -> bool {
-        self.domain.vcpus.highest_apic_id() > 254
-    }
-
-    /// libvirt's message for more vCPUs than it takes (`qemuValidateDomainVCpuTopology`).
-    pub(super) fn late_for_many_vcpus(&self) -> &'static str {
-        if self.libvirt >= IOAPIC_FOR_MANY_VCPUS {
-            "more than 255 vCPUs require either IOAPIC in QEMU or an iommu device with EIM or XTSup mode enabled"
-        } else {
-            "more than 255 vCPUs require extended interrupt mode enabled on the iommu device"
-        }
-    }
-
     /// The version of the machine type, where it has one.
     pub(super) fn q35_version(&self) -> Option<Version> {
         self.domain.machine.as_deref()?.strip_prefix("pc-q35-")?.parse().ok()
-    }
-
-    /// Whether interrupts reach every vCPU without interrupt remapping: with KVM and the split irqchip QEMU offers the guest
-    /// destination ids of 15 bits (`kvm_arch_fixup_msi_route`; kvm-msi-ext-dest-id, off for machine types before 5.2).
-    pub(super) fn has_extended_destinations(&self) -> bool {
-        let domain = self.domain;
-        domain.uses_kvm()
-            && domain.ioapic.as_deref() != Some("kvm")
-            && self.q35_version().is_none_or(|version| version >= Version::new(5, 2))
-            && (domain.vcpus.maximum <= 255 || self.libvirt >= IOAPIC_FOR_MANY_VCPUS)
-            && !self.is_windows()
-    }
-
-    /// The refusal of a vIOMMU that does not remap the interrupts of all vCPUs; `what` is missing, and what to do.
-    pub(super) fn too_many_vcpus(&self, what: &str) -> Note {
-        let (vcpus, highest) = (self.domain.vcpus.maximum, self.domain.vcpus.highest_apic_id());
-        let message = format!("{vcpus} vCPUs (highest APIC id {highest}) need interrupt remapping with {what}");
-        Note::error(Code::VcpusNeedEim, message)
     }
 
     /// VFIO devices now, of those that the vIOMMU translates for.

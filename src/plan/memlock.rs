@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::domain::Domain;
+use crate::domain::{Domain, IommufdOpener};
 use crate::host::Host;
 use crate::limit::Limit;
 use crate::note::{Code, Note};
@@ -204,4 +204,91 @@ fn pseries_limit(domain: &Domain) -> Limit {
             (2 * GIB / KIB * roots).max(memory + memory / 512 * roots + 8192)
         };
     Limit::Bytes((base + passthrough).saturating_mul(KIB))
+}
+
+pub(super) fn pinned_exceeds_host(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    let message = exceeds_host(guest.domain, plan, guest.host)?;
+    Some(Note::warning(Code::PinnedExceedsHostMemory, format!("{message}: give the guest less memory")))
+}
+
+pub(super) fn hard_limit_too_low(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    let limit = guest.domain.memory.hard_limit?;
+    let need = needed_bytes(guest.domain, plan.memlock.address_spaces.len())?;
+    let message = format!(
+        "<memtune><hard_limit> is {}, becomes the locked-memory limit, and the guest needs {}: raise it or leave it out",
+        bytes(limit),
+        bytes(need)
+    );
+    (limit < need).then(|| Note::warning(Code::HardLimitTooLow, message))
+}
+
+/// libvirt sets `IOMMU_OPTION_RLIMIT_MODE` on the iommufd that it opens (`virIOMMUFDOpenDevice`); without it the kernel counts for
+/// the user (include/uapi/linux/iommufd.h).
+pub(super) fn iommufd_per_user(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    let need = plan.memlock.required_bytes?;
+    let (who, remedy) = match guest.domain.iommufd_opener.as_ref()? {
+        IommufdOpener::Qemu => ("QEMU opens /dev/iommu itself (-object iommufd)", "use <driver iommufd='yes'/>"),
+        IommufdOpener::Manager => {
+            ("the domain's manager opens /dev/iommu (fdgroup)", "let the manager set IOMMU_OPTION_RLIMIT_MODE")
+        }
+    };
+    let message = format!(
+        "{who}, and the kernel then counts the locked memory of all guests of QEMU's user together against the limit of each, {need:#} \
+         for this guest: {remedy}, or give every such guest a <memtune><hard_limit> of the sum"
+    );
+    Some(Note::warning(Code::IommufdPerUser, message))
+}
+
+/// Linux does not charge the BARs of a device, which each address space maps, but kernels of NVIDIA's do. What fits into the
+/// 1 GiB for device memory gets no note.
+pub(super) fn device_bars(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    const INCLUDED: u64 = 1 << 30;
+    let spaces = plan.memlock.address_spaces.len() as u64;
+    let bars = guest.host.bars.values().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
+    let counted = bars.saturating_mul(spaces);
+    let Some(Limit::Bytes(required)) = plan.memlock.required_bytes else { return None };
+    (counted > INCLUDED && guest.domain.memory.hard_limit.is_none()).then(|| {
+        let limit = required.saturating_sub(INCLUDED).saturating_add(counted);
+        let message = format!(
+            "the passed-through devices have {} of memory BARs: where the host's kernel counts them (NVIDIA's kernels), QEMU reports \
+             'Cannot allocate memory' unless <memtune><hard_limit> is {} or more",
+            bytes(bars),
+            bytes(limit),
+        );
+        Note::info(Code::DeviceBars, message)
+    })
+}
+
+/// libvirt raises the limit at a hot-plug only where it knows the vIOMMU and counts it.
+pub(super) fn hotplug(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
+    if !guest.request.hotplug
+        || guest.domain.memory.hard_limit.is_some()
+        || plan.memlock.required_bytes == Some(Limit::Unlimited)
+    {
+        return None;
+    }
+    if guest.libvirt < Version::new(7, 2) {
+        let message = format!(
+            "libvirt {} lowers the locked-memory limit again when a VFIO device is hot-plugged: set <memtune><hard_limit> for all \
+             devices to come",
+            guest.libvirt
+        );
+        return Some(Note::warning(Code::HotplugMemlock, message));
+    }
+    let follows = plan.viommu() == Presence::Known && guest.libvirt >= Version::new(8, 7);
+    // The limit of a start counts what Nova plugs in after it.
+    (!follows && guest.request.coming_vfio == 0).then(|| {
+        let message = format!(
+            "libvirt does not raise the locked-memory limit for a hot-plugged VFIO device of this guest: run 'viommu memlock {} \
+             --raise' first",
+            plan.domain.shell_name()
+        );
+        Note::warning(Code::HotplugMemlock, message)
+    })
+}
+
+pub(super) fn race(plan: &Plan) -> Option<Note> {
+    let message = "the locked-memory limit is raised after QEMU is executed and before it maps memory, a race that is normally won: \
+                   for certainty set the wrapper as the emulator, or set <memtune><hard_limit>";
+    (plan.memlock.raise && plan.route == Route::Native).then(|| Note::info(Code::MemlockRace, message))
 }

@@ -19,6 +19,7 @@ mod route;
 mod scalable;
 mod smmuv3;
 mod spaces;
+mod vcpus;
 mod virtio;
 mod virtio_devices;
 mod warnings;

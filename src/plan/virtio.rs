@@ -1,11 +1,16 @@
 //! The rules of a virtio-iommu.
 
+use crate::domain::Driver;
 use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::version::Version;
 
 use super::decision::Decision;
 use super::guest::Guest;
+
+/// What makes a guest boot behind a virtio-iommu.
+const INTO_INITRAMFS: &str = "add virtio_iommu to /etc/initramfs-tools/modules in the guest and run update-initramfs -u (dracut: add_drivers+=\" virtio_iommu \" \
+     in /etc/dracut.conf.d, and dracut -f), then set virtio-iommu-driver=yes in the request; or use the model intel, on AArch64 smmuv3";
 
 /// Decides about a virtio-iommu.
 pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
@@ -98,4 +103,51 @@ fn width(guest: &Guest<'_>) -> Result<(), Note> {
 
 fn or_intel(guest: &Guest<'_>) -> &'static str {
     if guest.is_arm() { "" } else { ", or use the model intel" }
+}
+
+pub(super) fn old_qemu(guest: &Guest<'_>) -> Option<Note> {
+    let message = format!(
+        "QEMU {} tells the guest neither the host IOMMU's address width nor its reserved ranges: DMA can fail at addresses the host \
+         cannot map (9.0 does, and so does the model intel on x86)",
+        guest.qemu
+    );
+    (guest.has_or_expects_vfio() && guest.qemu < Version::new(9, 0))
+        .then(|| Note::warning(Code::VirtioVfioOldQemu, message))
+}
+
+/// The guest may map in any unit that the vIOMMU offers, VFIO only in units of the host's page (`virtio_iommu_set_page_size_mask`
+/// in QEMU's hw/virtio/virtio-iommu.c).
+pub(super) fn host_page_size(guest: &Guest<'_>) -> Option<Note> {
+    let pages = guest.host.page_bytes.filter(|bytes| *bytes > 4096)?;
+    let kib = pages / 1024;
+    let hotplug = if guest.qemu < Version::new(9, 0) {
+        format!(", and hot-plug no VFIO device, which QEMU {} refuses there (9.0 does not)", guest.qemu)
+    } else {
+        String::new()
+    };
+    let message = format!(
+        "the host has pages of {kib} KiB, and VFIO maps no smaller ones: give the guest a kernel with pages of {kib} KiB{hotplug}"
+    );
+    guest.has_or_expects_vfio().then(|| Note::warning(Code::HostPageSize, message))
+}
+
+pub(super) fn driver(guest: &Guest<'_>) -> Option<Note> {
+    if guest.is_windows() {
+        return None;
+    }
+    let known = guest.virtio_driver();
+    let remedy = match known.driver {
+        Some(Driver::BuiltIn) => return None,
+        Some(Driver::Absent) => "the guest does not use this vIOMMU: use the model intel, on AArch64 smmuv3".to_owned(),
+        Some(Driver::Module) => {
+            format!(
+                "the guest does not find its root disk, or finds it late and runs without a vIOMMU: {INTO_INITRAMFS}"
+            )
+        }
+        None => format!(
+            "if it is a module outside the initramfs, the guest does not find its root disk, or finds it late and runs without a vIOMMU: \
+             {INTO_INITRAMFS}"
+        ),
+    };
+    Some(Note::warning(Code::VirtioDriver, format!("{}; {remedy}", known.why)))
 }
