@@ -24,8 +24,9 @@ fn trait_of(model: RequestedModel) -> String {
 
 /// A provider configuration (nova/compute/provider_config.py, which allows only traits of the `CUSTOM_` kind).
 pub(super) fn placement(host: &Host, offers: &[Offer<'_>], out: &mut Output) -> io::Result<()> {
-    // Nova has neither a value nor a trait for amd.
-    let of_nova = RequestedModel::models().filter(|model| *model != RequestedModel::Model(Model::Amd));
+    // Nova has neither a value nor a trait for the others.
+    let nova = [Model::Intel, Model::Smmuv3, Model::Virtio];
+    let of_nova = nova.into_iter().map(RequestedModel::Model).chain([RequestedModel::Auto]);
     let models: Vec<_> = of_nova.map(|model| (model, gives(host, offers, model))).collect();
     let command = "viommu capabilities --format placement";
     writeln!(out, "# The vIOMMU models of this host, for OpenStack's scheduler ({command}).\n#")?;

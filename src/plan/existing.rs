@@ -1,14 +1,13 @@
 //! A vIOMMU that the guest has already, hand-written or in `<qemu:commandline>`: whether it works as it is.
 
 use crate::domain::Requester;
-use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::qemu::{FoundIommu, Spelling};
 use crate::request::{Request, RequestedModel};
 use crate::version::Version;
 
 use super::guest::Guest;
-use super::{amd, intel, smmuv3, vcpus, virtio};
+use super::vcpus;
 
 /// Why the guest will not start or not work although nothing is asked for.
 pub(super) fn flaw(guest: &Guest<'_>) -> Option<Note> {
@@ -27,22 +26,10 @@ fn own_viommu(guest: &Guest<'_>) -> Option<Note> {
     Some(Note::warning(refusal.code, refusal.message))
 }
 
-/// Refuses a vIOMMU in `<qemu:commandline>` that does not work.
-pub(super) fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
-    vcpus::none_hidden(guest, hidden)?;
-    created_before_vfio(guest, hidden)?;
-    match hidden.model {
-        Model::Intel => intel::check_hidden(guest, hidden),
-        Model::Virtio => virtio::check(guest),
-        Model::Smmuv3 => smmuv3::check(guest, hidden.is_on("accel")),
-        Model::Amd => amd::check_hidden(guest, hidden),
-    }
-}
-
 /// QEMU gives a VFIO device its address space when it creates the device. A device that it creates before the vIOMMU stays outside
 /// the vIOMMU, without an error.
 /// libvirt puts `<qemu:commandline>` behind its own devices, which it writes in JSON from 8.1 and QEMU 7.0 on.
-fn created_before_vfio(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
+pub(super) fn created_before_vfio(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
     let libvirt_writes_json = guest.libvirt >= Version::new(8, 1) && guest.qemu >= Version::new(7, 0);
     let after_libvirts_devices = match hidden.spelling {
         Spelling::Machine => false,

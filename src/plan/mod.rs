@@ -29,7 +29,7 @@ use crate::domain::Domain;
 use crate::host::Host;
 use crate::model::Model;
 use crate::note::{Code, Note};
-use crate::qemu;
+use crate::qemu::{self, FoundIommu};
 use crate::request::{Request, RequestedModel};
 use crate::version::Version;
 
@@ -113,7 +113,7 @@ fn decide_model(guest: &Guest<'_>) -> Result<Decision, Note> {
     let choice = choose::choose(guest)?;
     purpose::check(guest, choice.model)?;
     if let Some(hidden) = &guest.hidden {
-        existing::check_hidden(guest, hidden)?;
+        check_hidden(guest, hidden)?;
         spaces::groups_are_whole(guest)?;
         return Ok(Decision::unchanged(guest));
     }
@@ -126,6 +126,18 @@ fn decide_model(guest: &Guest<'_>) -> Result<Decision, Note> {
     }?;
     spaces::groups_are_whole(guest)?;
     Ok(Decision { reasons: choice.reasons, ..decision })
+}
+
+/// Refuses a vIOMMU in `<qemu:commandline>` that does not work.
+fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
+    vcpus::none_hidden(guest, hidden)?;
+    existing::created_before_vfio(guest, hidden)?;
+    match hidden.model {
+        Model::Intel => intel::check_hidden(guest, hidden),
+        Model::Virtio => virtio::check(guest),
+        Model::Smmuv3 => smmuv3::check(guest, hidden.is_on("accel")),
+        Model::Amd => amd::check_hidden(guest, hidden),
+    }
 }
 
 /// Refuses a model that this libvirt or QEMU does not have.
