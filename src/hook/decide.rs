@@ -63,7 +63,7 @@ pub fn decide(
 /// parsed to find out.
 fn without_request(event: Event, xml: &[u8], config: &Result<Config, Note>) -> Option<Outcome> {
     let ends = matches!(event, Event::Stopped | Event::Release | Event::Other);
-    if ends || config.as_ref().map_or(true, Config::has_request) || prefilter::may_ask(xml) {
+    if ends || config.as_ref().map_or(true, Config::has_request) || prefilter::may_ask(xml) || recorded(event, xml) {
         return None;
     }
     let mut outcome = Outcome::default();
@@ -75,6 +75,13 @@ fn without_request(event: Event, xml: &[u8], config: &Result<Config, Note>) -> O
         outcome.effects.push(mark.unwrap_or(Effect::RemoveState(prefilter::uuid(xml)?)));
     }
     Some(outcome)
+}
+
+/// Whether a guest of the host route has a record of an earlier run. It may continue that run, and a boot makes the record
+/// obsolete.
+fn recorded(event: Event, xml: &[u8]) -> bool {
+    let on_route = event != Event::Prepare && prefilter::host_route(xml).is_some();
+    on_route && prefilter::uuid(xml).is_none_or(store::has_record)
 }
 
 /// The state file of a guest on the host route without a request. It changes nothing, and tells the wrapper that the hook has run.

@@ -7,6 +7,7 @@ use crate::domain::Domain;
 use crate::host::{Host, libvirt};
 use crate::note::{Code, Note};
 use crate::request::{Keys, Request};
+use crate::state::store;
 
 use super::decide::mark;
 use super::effect::{Effect, Outcome};
@@ -37,8 +38,12 @@ pub fn decide_without_document(event: Event, name: &str, why: &str, config: Resu
     let host = |_: &Domain, _: Option<&Request>| Ok(Host::default());
     let decided = decide::decide(xml.as_bytes(), &Keys::default(), config, host);
     outcome.log.extend(decided.iter().flat_map(|decided| decided.log.clone()));
+    // A guest of the host route may continue the run of its record.
+    let recorded = |domain: &Domain| mark.is_some() && domain.uuid.is_some_and(store::has_record);
     match decided {
-        Ok(decided) if decided.domain.name == name && decided.plan.is_ok() && !decided.asks() => {
+        Ok(decided)
+            if decided.domain.name == name && decided.plan.is_ok() && !decided.asks() && !recorded(&decided.domain) =>
+        {
             outcome.log.push(note);
             let leftover = decided.domain.uuid.filter(|_| event == Event::Start).map(Effect::RemoveState);
             outcome.asks = mark.is_some();

@@ -114,6 +114,12 @@ pub fn record(uuid: Uuid) -> Option<Record> {
     serde_json::from_str(&read(&records_with(uuid), uuid).ok()?).ok()
 }
 
+/// Whether a guest has a record, readable or not.
+#[must_use]
+pub fn has_record(uuid: Uuid) -> bool {
+    record_file(uuid).exists()
+}
+
 /// Writes the record of a guest, and removes the oldest ones that are too many.
 ///
 /// # Errors

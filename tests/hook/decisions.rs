@@ -1,10 +1,16 @@
-//! What the hook decides about guests of the host route and guests without a request, before anything happens.
+//! What the hook decides about guests of the host route and guests without a request.
+
+use std::fs;
 
 use viommu::config::Config;
 use viommu::hook::{Effect, Event, Outcome, decide};
 use viommu::host::Host;
 use viommu::note::Code;
 use viommu::qemu::Edits;
+use viommu::state::GuestState;
+use viommu::sys::process::boot_clock;
+
+use crate::{CONFIG, MIGRATE, START, STARTED, assert_event, end, hook, sandbox};
 
 /// A guest without state or record on this machine.
 const UUID: &str = "8d6f2c4e-3b0a-4f7e-9a51-000000000009";
@@ -75,4 +81,50 @@ fn the_start_of_a_plain_guest_removes_an_old_state() {
             assert!(decided(event, &xml).effects.is_empty(), "{event:?} {more}");
         }
     }
+}
+
+/// The numbers of devices that a guest gets at a boot and at a restore, by the state that `start` writes.
+fn devices(xml: &str, uuid: &str) -> (usize, Option<usize>) {
+    assert_event("start", &hook(START, xml), None);
+    let text = fs::read_to_string(format!("/run/viommu/{uuid}.json")).unwrap();
+    let state = GuestState::parse(&text, uuid.parse().unwrap(), boot_clock().as_secs()).unwrap();
+    (state.boot.devices.len(), state.incoming.map(|edits| edits.devices.len()))
+}
+
+/// The request of a guest of the host route can be a rule of the configuration, which is not saved with the guest.
+#[test]
+fn a_restore_on_the_host_route_gives_what_the_guest_ran_with_whatever_is_asked_now() {
+    // `started` sees the processes of other tests.
+    const OWN: &str = "8d6f2c4e-3b0a-4f7e-9a51-000000000004";
+    if !sandbox::inside("decisions::a_restore_on_the_host_route_gives_what_the_guest_ran_with_whatever_is_asked_now") {
+        return;
+    }
+    let xml = domain(HOST_ROUTE, "").replace(UUID, OWN);
+    let rule = |guest: &str| fs::write(CONFIG, format!("[[domain]]\nname = '{guest}'\nmodel = 'intel'\n")).unwrap();
+    let runs = |words: &[&str]| {
+        let qemu = sandbox::stand_in(&[&["-uuid", OWN], words].concat());
+        assert_event("started", &hook(STARTED, &xml), None);
+        end(qemu);
+        assert_event("saved", &hook(["release", "end", "saved"], &xml), None);
+    };
+    rule("g");
+    assert_eq!(devices(&xml, OWN), (1, Some(1)));
+    runs(&["-device", "intel-iommu"]);
+    fs::remove_file(CONFIG).unwrap();
+    for _ in 0..2 {
+        assert_eq!(devices(&xml, OWN), (0, Some(1)), "the rule is gone, and the guest is restored");
+        runs(&["-device", "intel-iommu", "-incoming", "defer"]);
+    }
+    assert_eq!(devices(&xml, OWN), (0, Some(1)));
+    runs(&[]);
+    assert_eq!(devices(&xml, OWN), (0, Some(0)), "the guest has booted without the rule");
+    rule("other");
+    assert_eq!(devices(&xml, OWN), (0, Some(0)), "a rule for another guest");
+    rule("g");
+    assert_eq!(devices(&xml, OWN), (1, Some(0)), "the rule is back, and the guest is restored");
+    runs(&["-device", "intel-iommu"]);
+    // The guest runs elsewhere for a time, without a rule.
+    fs::remove_file(CONFIG).unwrap();
+    assert_event("migrate", &hook(MIGRATE, &xml), None);
+    assert_eq!(devices(&xml, OWN), (0, Some(0)), "it comes from another host");
 }

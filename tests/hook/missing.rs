@@ -81,7 +81,11 @@ fn without_a_document_only_a_guest_that_is_stored_without_a_request_starts() {
     store(&guests.plain.replace("/usr/bin/qemu-system", "/usr/lib/libvirt-host-route/qemu-system"));
     passes(START);
     assert!(fs::read_to_string(&state).unwrap().contains(UUID));
+    fs::create_dir_all("/var/lib/viommu/8d").unwrap();
+    fs::write(format!("/var/lib/viommu/8d/{UUID}.json"), "{}").unwrap();
+    assert_event("a record of an earlier run", &hook_from("</dev/null", START), Some("xml-malformed"));
     store(&guests.plain);
+    passes(START);
     fs::set_permissions("/etc/libvirt/qemu", fs::Permissions::from_mode(0o777)).unwrap();
     refused("a directory of all users");
     fs::set_permissions("/etc/libvirt/qemu", fs::Permissions::from_mode(0o755)).unwrap();
