@@ -150,14 +150,13 @@ pub fn count(number: impl Copy + Display + PartialEq + From<u8>, thing: &str) ->
 #[must_use]
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    for (unit, size) in UNITS {
-        if bytes >= size {
-            let tenths = (u128::from(bytes) * 10 + u128::from(size) / 2) / u128::from(size);
-            let (whole, tenth) = (tenths / 10, tenths % 10);
-            return if tenth == 0 { format!("{whole} {unit}") } else { format!("{whole}.{tenth} {unit}") };
-        }
+    let unit = UNITS.into_iter().find(|(_, size)| bytes >= *size);
+    let Some((unit, size)) = unit else { return format!("{bytes} bytes") };
+    let tenths = (u128::from(bytes) * 10 + u128::from(size) / 2) / u128::from(size);
+    match (tenths / 10, tenths % 10) {
+        (whole, 0) => format!("{whole} {unit}"),
+        (whole, tenth) => format!("{whole}.{tenth} {unit}"),
     }
-    format!("{bytes} bytes")
 }
 
 #[cfg(test)]

@@ -152,8 +152,7 @@ fn switched(document: &Document<'_>, route: Route, config: &Config) -> Result<Op
     }
     let wrapper = plan::wrapper_for(domain.arch.as_deref());
     let real = config.emulator_behind(wrapped_emulator(&wrapper).unwrap_or_default());
-    let same_file = || Some(process::file_id(emulator.as_ref()).ok()? == process::file_id(real.as_ref()).ok()?);
-    if emulator != real && same_file() != Some(true) {
+    if emulator != real && !process::is_same_file(emulator.as_ref(), real.as_ref()) {
         let message = format!(
             "the domain's emulator is {emulator}, but {wrapper} would start {real}: name the former under [emulators] in {}",
             crate::config::PATH

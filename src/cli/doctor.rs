@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::doctor::{self, Check, CheckState};
 use crate::note::Level;
@@ -31,13 +31,6 @@ pub(super) struct Arguments {
     clean: bool,
 }
 
-#[derive(Serialize)]
-struct Report<'a> {
-    broken: usize,
-    warnings: usize,
-    checks: &'a [Check],
-}
-
 pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure> {
     if let Some(root) = &arguments.root {
         enter(root).map_err(|error| match error.kind() {
@@ -52,12 +45,12 @@ pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure
     }
     let checks = doctor::examine(arguments.root.is_some());
     let count = |state| checks.iter().filter(|check| check.state == state).count();
-    let report = Report { broken: count(CheckState::Broken), warnings: count(CheckState::Warning), checks: &checks };
+    let (broken, warnings) = (count(CheckState::Broken), count(CheckState::Warning));
     match arguments.format {
-        Format::Json => out.json(&report)?,
-        _ => text(&report, out)?,
+        Format::Json => out.json(&json!({ "broken": broken, "warnings": warnings, "checks": checks }))?,
+        _ => text(&checks, broken, warnings, out)?,
     }
-    Ok(u8::from(report.broken > 0))
+    Ok(u8::from(broken > 0))
 }
 
 /// Removes states and records of guests that libvirt does not know. The files are listed first: those of a guest that comes
@@ -78,8 +71,8 @@ fn enter(root: &PathBuf) -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-fn text(report: &Report<'_>, out: &mut Output) -> io::Result<()> {
-    for check in report.checks {
+fn text(checks: &[Check], broken: usize, warnings: usize, out: &mut Output) -> io::Result<()> {
+    for check in checks {
         let state = format!("{:<7}", check.state);
         let state = match check.state {
             CheckState::Broken => out.level(Level::Error, &state),
@@ -92,12 +85,10 @@ fn text(report: &Report<'_>, out: &mut Output) -> io::Result<()> {
         let message = format!("{}{remedy}", check.message);
         out.line(&format!("{state}  {:<13}  {}{code}", check.name, printable(&message)), 24)?;
     }
-    let verdict = match (report.broken, report.warnings) {
-        (0, 0) if report.checks.iter().all(|check| check.state == CheckState::Ok) => {
-            "everything is in place".to_owned()
-        }
+    let verdict = match (broken, warnings) {
+        (0, 0) if checks.iter().all(|check| check.state == CheckState::Ok) => "everything is in place".to_owned(),
         (0, 0) => "nothing is wrong, but not everything is known".to_owned(),
-        (broken, warnings) => {
+        _ => {
             format!("{broken} broken, {}", count(warnings, "warning"))
         }
     };

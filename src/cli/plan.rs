@@ -58,13 +58,10 @@ pub(super) fn run(arguments: &Arguments, out: &mut Output) -> Result<u8, Failure
     let decided =
         input::decide(&bytes, &arguments.request, &arguments.host).map_err(|failure| failure.of_input(source))?;
     let Decided { document, domain, mut plan, host, .. } = decided;
-    let rewritten = match &plan {
-        Ok(plan) => rewrite(&document, plan)?,
-        Err(_) => None,
-    };
-    let unsuitable = plan.as_ref().ok().and_then(|plan| unsuitable(&domain, plan, &host));
-    if let (Ok(plan), Some(note)) = (&mut plan, unsuitable) {
-        plan.notes.push(Note { level: Level::Warning, ..note });
+    let mut rewritten = None;
+    if let Ok(plan) = &mut plan {
+        rewritten = rewrite(&document, plan)?;
+        plan.notes.extend(unsuitable(&domain, plan, &host).map(|note| Note { level: Level::Warning, ..note }));
     }
     match arguments.format {
         Format::Json => out.json(&json(&plan))?,

@@ -160,24 +160,14 @@ pub(super) fn say_changed(known: &DomainState, name: &str, previous: &Path, out:
 
 /// XML without the passwords that libvirt prints on request only.
 fn without_secrets(xml: &str) -> String {
-    let mut shown = String::with_capacity(xml.len());
-    for line in xml.split_inclusive('\n') {
-        let tag = line.trim_start();
-        // libvirt writes each of the two on its own line, with this quote.
-        let (start, end) = if tag.starts_with("<graphics ") {
-            (" passwd='", '\'')
-        } else if tag.starts_with("<cookie ") {
-            (">", '<')
-        } else {
-            ("", '\0')
-        };
-        let secret = line.split_once(start).filter(|_| !start.is_empty());
-        match secret.and_then(|(head, rest)| Some((head, rest.split_once(end)?.1))) {
-            Some((head, tail)) => shown.extend([head, start, "***", &end.to_string(), tail]),
-            None => shown.push_str(line),
-        }
-    }
-    shown
+    // libvirt writes each of the two on its own line, with this quote.
+    let secrets = [("<graphics ", " passwd='", "'"), ("<cookie ", ">", "<")];
+    let without = |line: &str| {
+        let (_, start, end) = secrets.iter().find(|(tag, ..)| line.trim_start().starts_with(tag))?;
+        let (head, rest) = line.split_once(start)?;
+        Some(format!("{head}{start}***{end}{}", rest.split_once(end)?.1))
+    };
+    xml.split_inclusive('\n').map(|line| without(line).unwrap_or_else(|| line.to_owned())).collect()
 }
 
 #[cfg(test)]

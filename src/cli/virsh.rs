@@ -137,11 +137,10 @@ impl Virsh {
     /// The state of a domain, from lists of UUIDs: those cannot be confused with names.
     pub(super) fn known(&self, uuid: Uuid) -> Result<DomainState, Failure> {
         // One call per list: with several commands in one call virsh reports the failure of the last one only.
-        let listed = |which: &[&str]| Ok::<bool, Failure>(self.list(which)?.contains(&uuid));
         Ok(DomainState {
-            persistent: listed(&["--all", "--persistent"])?,
-            running: listed(&[])?,
-            saved: listed(&["--all", "--with-managed-save"])?,
+            persistent: self.all()?.contains(&uuid),
+            running: self.list(&[])?.contains(&uuid),
+            saved: self.list(&["--all", "--with-managed-save"])?.contains(&uuid),
         })
     }
 

@@ -17,8 +17,6 @@ use crate::text::labelled;
 use super::guests::FoundGuest;
 use super::{Check, SharedFacts, install, text};
 
-/// Kernel numbers of the capabilities that raising a limit needs (linux/capability.h).
-const NEEDED: [(&str, u32); 2] = [("CAP_SYS_RESOURCE", 24), ("CAP_SYS_PTRACE", 19)];
 /// The limit in libvirt's own units.
 const STOCK_LIMIT: Limit = Limit::Bytes(64 << 20);
 /// Seconds. The kernel reports the start of a process and the boot of the machine in whole seconds each.
@@ -170,8 +168,8 @@ pub(super) fn privileges(known: &SharedFacts) -> Check {
     let Some(capabilities) = daemon.capabilities else {
         return Check::unknown(NAME, format!("the capabilities of {} are not known", daemon.name), "run it as root");
     };
-    let lacks = NEEDED.iter().filter(|(_, bit)| capabilities >> bit & 1 == 0).map(|(name, _)| *name);
-    let lacks: Vec<_> = lacks.collect();
+    let lacks = process::RAISES_LIMITS.iter().filter(|capability| capabilities & capability.bitmask() == 0);
+    let lacks: Vec<String> = lacks.map(ToString::to_string).collect();
     if !lacks.is_empty() {
         return broken(format!("{} cannot raise limits: it has no {}", daemon.name, lacks.join(" and no ")));
     }

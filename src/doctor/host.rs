@@ -84,23 +84,22 @@ fn iommu(known: &SharedFacts) -> Check {
 }
 
 fn vfio(known: &SharedFacts, release: &str) -> Check {
-    let iommufd = capability::iommufd(&known.host);
+    const NAME: &str = "vfio";
     let uses_iommufd = |domain: &Domain| domain.vfio.iter().any(|device| device.iommufd && !device.hidden);
-    match missing_modules(release).as_slice() {
-        [] => match iommufd {
-            Some(Err(why)) if known.domains().any(uses_iommufd) => {
-                let message = format!("a guest has <driver iommufd='yes'/>, and {why}");
-                Check::broken("vfio", Code::VfioMissing, message, "remove iommufd='yes' from its devices")
-            }
-            Some(Err(why)) => Check::ok("vfio", format!("the kernel has the modules; no iommufd: {why}")),
-            Some(Ok(())) => Check::ok("vfio", "the kernel has the modules, and iommufd"),
-            None => Check::ok("vfio", "the kernel has the modules"),
-        },
-        missing => {
-            let message = format!("this kernel has no {}", missing.join(", "));
-            let remedy = "boot the installed kernel, or install its modules (modprobe vfio-pci)";
-            passthrough(known, "vfio", Code::VfioMissing, message, remedy)
+    let missing = missing_modules(release);
+    if !missing.is_empty() {
+        let message = format!("this kernel has no {}", missing.join(", "));
+        let remedy = "boot the installed kernel, or install its modules (modprobe vfio-pci)";
+        return passthrough(known, NAME, Code::VfioMissing, message, remedy);
+    }
+    match capability::iommufd(&known.host) {
+        Some(Err(why)) if known.domains().any(uses_iommufd) => {
+            let message = format!("a guest has <driver iommufd='yes'/>, and {why}");
+            Check::broken(NAME, Code::VfioMissing, message, "remove iommufd='yes' from its devices")
         }
+        Some(Err(why)) => Check::ok(NAME, format!("the kernel has the modules; no iommufd: {why}")),
+        Some(Ok(())) => Check::ok(NAME, "the kernel has the modules, and iommufd"),
+        None => Check::ok(NAME, "the kernel has the modules"),
     }
 }
 

@@ -163,8 +163,7 @@ pub(super) fn wrappers(config: &Config) -> Vec<Wrapper> {
         let other = in_place_of(&real).filter(|other| !Path::new(&real).exists() && Path::new(other).exists());
         let real = other.map_or(real, str::to_owned);
         let executable = fs::is_executable(Path::new(&real));
-        let real_works =
-            executable && process::file_id(Path::new(&real)).ok() != process::file_id(Path::new(BINARY)).ok();
+        let real_works = executable && !process::is_same_file(Path::new(&real), Path::new(BINARY));
         Some(Wrapper { is_viommu: is_viommu(Path::new(&path)), path, arch, real, real_works })
     };
     let paths = ["/usr/bin", HOST_ROUTE].into_iter().flat_map(|directory| {

@@ -112,8 +112,7 @@ impl Watch {
         } else {
             process::lower_nice();
         }
-        let kept = [Capability::CAP_SYS_RESOURCE, Capability::CAP_SYS_PTRACE];
-        let end = match keep_only(&kept) {
+        let end = match keep_only(&process::RAISES_LIMITS) {
             Ok(()) => self.watch(),
             Err(error) => End::Failed(std::io::Error::other(error)),
         };

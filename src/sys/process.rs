@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use caps::{CapSet, Capability};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{SysconfVar, sysconf};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
@@ -60,6 +61,12 @@ pub fn use_hard_lock_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::Memlock, LockLimit { soft: hard, hard }.into())?)
 }
 
+/// Whether two paths lead to one file.
+#[must_use]
+pub fn is_same_file(one: &Path, other: &Path) -> bool {
+    file_id(one).is_ok_and(|one| file_id(other).is_ok_and(|other| one == other))
+}
+
 /// A file, by what the kernel knows it by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
@@ -83,13 +90,16 @@ pub fn boot_clock() -> Duration {
     now.map_or(Duration::ZERO, Duration::from)
 }
 
-/// Whether this process can probably raise the limit of another user's process. The kernel wants CAP_SYS_RESOURCE and
-/// CAP_SYS_PTRACE in the initial user namespace; in another one a process has them all, and may raise nothing. A security
-/// module or a seccomp filter can still refuse.
+/// What a process needs to raise the limit of another user's process.
+pub const RAISES_LIMITS: [Capability; 2] = [Capability::CAP_SYS_RESOURCE, Capability::CAP_SYS_PTRACE];
+
+/// Whether this process can probably raise the limit of another user's process. The kernel wants [`RAISES_LIMITS`] in the initial
+/// user namespace; in another one a process has them all, and may raise nothing. A security module or a seccomp filter can
+/// still refuse.
 #[must_use]
 pub fn may_raise_limits() -> bool {
-    let has = |capability| caps::has_cap(None, caps::CapSet::Effective, capability).unwrap_or(false);
-    has(caps::Capability::CAP_SYS_RESOURCE) && has(caps::Capability::CAP_SYS_PTRACE) && in_initial_user_namespace()
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    RAISES_LIMITS.into_iter().all(has) && in_initial_user_namespace()
 }
 
 /// The kernel gives the initial user namespace a fixed inode (`PROC_USER_INIT_INO`, include/linux/proc_ns.h, since Linux
