@@ -145,8 +145,8 @@ pub fn label(path: &Path) -> Option<String> {
     Some(label.trim_end_matches('\0').to_owned())
 }
 
-/// Reads a whole file that only root may have written: a regular file, owned by uid 0, not writable by others, one name,
-/// at most `limit` bytes. The checks use the open descriptor, so that the file cannot be replaced between check and read.
+/// Reads a whole file that only root may have written: a regular file, owned by uid 0, not writable by others, no hard link
+/// where other users can make one, at most `limit` bytes. The checks use the open descriptor, so that the file cannot be replaced between check and read.
 ///
 /// # Errors
 /// What the kernel says, or `InvalidData` with what is wrong about the file.
@@ -177,10 +177,16 @@ fn open_trusted(path: &Path) -> io::Result<(File, u64)> {
     if metadata.mode() & 0o022 != 0 {
         return Err(untrusted("users other than root may write to it"));
     }
-    if metadata.nlink() > 1 {
-        return Err(untrusted("it has several names"));
+    // Who may write to a directory can make a hard link there of another file of root's.
+    if metadata.nlink() > 1 && !only_root_changes(path) {
+        return Err(untrusted("it is a hard link in a directory that users other than root may write to"));
     }
     Ok((file, metadata.len()))
+}
+
+/// Whether only root can change which file an absolute path names. A symbolic link among the directories counts as a no.
+fn only_root_changes(path: &Path) -> bool {
+    path.is_absolute() && path.ancestors().skip(1).all(|directory| check_trusted_directory(directory).is_ok())
 }
 
 fn untrusted(what: &str) -> io::Error {

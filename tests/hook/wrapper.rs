@@ -98,7 +98,7 @@ fn a_state_that_is_not_roots_is_not_used() {
     let open = |path: &str| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     // A user namespace has no other users.
     let give = |path: &str| chown(path, Some(65_534), None).unwrap_or_else(|_| open(path));
-    let breakages: [(&str, &dyn Fn()); 7] = [
+    let breakages: [(&str, &dyn Fn()); 8] = [
         ("the directory is open to others", &|| open("/run/viommu")),
         ("the directory is somebody else's", &|| give("/run/viommu")),
         ("the file is open to others", &|| open(STATE)),
@@ -112,6 +112,10 @@ fn a_state_that_is_not_roots_is_not_used() {
             fs::create_dir(STATE).unwrap();
         }),
         ("half a file", &|| fs::write(STATE, "{\"format\":1").unwrap()),
+        ("a hard link below a directory that is open to others", &|| {
+            fs::hard_link(STATE, "/run/viommu/second").unwrap();
+            open("/run");
+        }),
     ];
     for (what, breakage) in breakages {
         assert_event(what, &hook(START, &guests.wrapper), None);
