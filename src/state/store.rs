@@ -179,12 +179,20 @@ fn read(directory: &str, uuid: Uuid) -> io::Result<String> {
 
 fn write(directory: &str, uuid: impl Display, content: &str, mode: u32) -> io::Result<()> {
     fs::trusted_directory(Path::new(directory))?;
-    fs::replace(&file(directory, uuid), content, mode)
+    let path = file(directory, uuid);
+    remove_unfinished(&path);
+    fs::replace(&path, content, mode)
+}
+
+/// Removes what a killed hook has left, also under the name that all files of a guest shared in earlier versions.
+fn remove_unfinished(path: &Path) {
+    for left in [fs::temporary(path), path.with_extension("tmp")] {
+        let _ = fs::remove(&left);
+    }
 }
 
 fn remove(path: &Path) -> Result<(), Note> {
-    // What a killed hook has left.
-    let _ = fs::remove(&fs::temporary(path));
+    remove_unfinished(path);
     fs::remove(path)
         .map_err(|error| Note::warning(Code::StateUnwritable, format!("{} cannot be removed: {error}", path.display())))
 }
@@ -201,5 +209,8 @@ mod tests {
         assert_eq!(place(state_file(uuid)), "/run/viommu/UUID.json");
         assert_eq!(place(process_file(uuid)), "/run/viommu/UUID.process");
         assert_eq!(place(record_file(uuid)), "/var/lib/viommu/3a/UUID.json");
+        // The hook and the guard of one guest may write at the same time.
+        assert_eq!(place(fs::temporary(&state_file(uuid))), "/run/viommu/UUID.json.tmp");
+        assert_eq!(place(fs::temporary(&process_file(uuid))), "/run/viommu/UUID.process.tmp");
     }
 }

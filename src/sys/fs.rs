@@ -300,10 +300,13 @@ fn replace_with(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io:
     result
 }
 
-/// Where [`replace`] writes the new content first. A killed process leaves at most this one file, and the next one replaces it.
+/// Where [`replace`] writes the new content first, a name for this file only. A killed process leaves at most this one file,
+/// and the next one replaces it.
 #[must_use]
 pub fn temporary(path: &Path) -> PathBuf {
-    path.with_extension("tmp")
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    name.into()
 }
 
 fn write_new(path: &Path, content: &str, mode: u32) -> io::Result<()> {
