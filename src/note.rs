@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::text::words;
+use crate::text::{cut, words};
 
 words! {
     /// The severity of a note.
@@ -202,20 +202,27 @@ pub struct Note {
     pub message: String,
 }
 
+/// The longest message, bytes: a tenant can choose parts of it, and a datagram to the host's log must hold it.
+const MAX_MESSAGE: usize = 16 << 10;
+
 impl Note {
+    fn new(level: Level, code: Code, message: impl Into<String>) -> Note {
+        Note { level, code, message: cut(&message.into(), MAX_MESSAGE).into_owned() }
+    }
+
     /// A refusal.
     pub fn error(code: Code, message: impl Into<String>) -> Note {
-        Note { level: Level::Error, code, message: message.into() }
+        Note::new(Level::Error, code, message)
     }
 
     /// A warning.
     pub fn warning(code: Code, message: impl Into<String>) -> Note {
-        Note { level: Level::Warning, code, message: message.into() }
+        Note::new(Level::Warning, code, message)
     }
 
     /// Information.
     pub fn info(code: Code, message: impl Into<String>) -> Note {
-        Note { level: Level::Info, code, message: message.into() }
+        Note::new(Level::Info, code, message)
     }
 }
 

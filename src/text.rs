@@ -57,6 +57,16 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
     escaped(json, harmful, |c| format!("\\u{:04x}", u32::from(c)))
 }
 
+/// At most so many bytes of a string, and `…` for the rest.
+#[must_use]
+pub fn cut(text: &str, bytes: usize) -> Cow<'_, str> {
+    if text.len() <= bytes {
+        return Cow::Borrowed(text);
+    }
+    let end = (0..=bytes).rev().find(|&at| text.is_char_boundary(at));
+    Cow::Owned(end.and_then(|end| text.get(..end)).unwrap_or_default().to_owned() + "…")
+}
+
 /// Control characters, and Unicode's Bidi_Control.
 fn is_harmful(c: char) -> bool {
     let turns = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

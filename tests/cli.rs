@@ -356,6 +356,17 @@ fn names_cannot_command_a_terminal() {
     let ran = viommu("plan", &[], &broken);
     assert_refused(&ran, "model-unknown");
     assert!(is_harmless(&ran.stderr) && is_harmless(&ran.stdout), "{ran:?}");
+    // Nor can an argument.
+    for arguments in
+        [&[HOSTILE][..], &["plan", HOSTILE, HOSTILE], &["hook", "--\u{1b}[31m"], &["plan", "--\u{9b}31m=1"]]
+    {
+        let ran = feed(Command::new(VIOMMU).args(arguments), b"");
+        assert!(ran.status == 2 && is_harmless(&ran.stderr) && is_harmless(&ran.stdout), "{arguments:?}: {ran:?}");
+    }
+    // A datagram to the host's log and libvirt's own message hold a note of any guest.
+    let long = viommu("plan", &[], example.replace("model='auto'", &format!("model='{}'", "ä".repeat(1 << 20))));
+    assert_refused(&long, "model-unknown");
+    assert!(long.stderr.len() < 20 << 10, "{} bytes", long.stderr.len());
     // `rewrite` prints for programs and keeps every byte.
     assert!(viommu("rewrite", &[], &example).stdout.contains(HOSTILE));
 }

@@ -89,8 +89,9 @@ fn guests() -> Guests {
     wrapper.replace_range(second, "");
     let wrapper = change(&wrapper, "/usr/bin/qemu-system", "/usr/bin/viommu-qemu-system");
     let wrapper = change(&wrapper, "model='auto'", "model='virtio'");
-    let half = |text: &str| text.split("<features>").next().unwrap().to_owned();
-    Guests { broken: half(&requesting), broken_plain: half(&plain), requesting, plain, native, wrapper }
+    // Whole by its start and its end, and not well-formed.
+    let broken = |text: &str| change(text, "<features>", "<<features>");
+    Guests { broken: broken(&requesting), broken_plain: broken(&plain), requesting, plain, native, wrapper }
 }
 
 /// Asserts the exit status and the streams: a refusal is one line with its code; otherwise there is no output.
@@ -291,9 +292,7 @@ fn errors_about_a_running_guest_never_fail_the_hook() {
         drop(open);
     }
     // libvirt never calls with fewer or more arguments; a name can be any text.
-    for arguments in
-        [&[][..], &["a"], &["a", "start"], &["a", "start", "begin"], &["--help", "reconnect", "begin", "-", "x"]]
-    {
+    for arguments in [&[][..], &["a"], &["a", "start"], &["--help", "reconnect", "begin", "-", "x"]] {
         let ran = run(sandbox::hook(), arguments, guests.broken.as_bytes());
         assert!(ran.status == 0 && ran.stdout.is_empty() && ran.stderr.is_empty(), "{arguments:?}: {ran:?}");
     }
@@ -301,6 +300,31 @@ fn errors_about_a_running_guest_never_fail_the_hook() {
         for event in OTHERS {
             let ran = run(VIOMMU, &[&["hook", name][..], &event].concat(), b"garbage");
             assert_event(&format!("a script that calls 'viommu hook {name:?} {event:?}'"), &ran, None);
+        }
+    }
+}
+
+/// A script passes libvirt's arguments on, and a tenant chooses the name.
+#[test]
+fn a_name_that_is_an_option_is_a_name() {
+    if !sandbox::inside("a_name_that_is_an_option_is_a_name") {
+        return;
+    }
+    let guests = guests();
+    fs::create_dir_all("/run/test/hooks").unwrap();
+    for path in ["/run/test/hooks/viommu", "/run/test/hooks/50-viommu", "/run/test/v"] {
+        symlink(VIOMMU, path).unwrap();
+    }
+    let programs = [(VIOMMU, &["hook"][..]), ("/run/test/hooks/viommu", &[]), ("/run/test/hooks/50-viommu", &[])];
+    for (program, verb) in programs.into_iter().chain([("/run/test/v", &[][..]), ("/run/test/v", &["hook"])]) {
+        for name in ["g", "--dry-run", "--sysfs", "-h", "--help", "--version", "--", "-", "hook", "plan", "doctor", ""]
+        {
+            let call = |words: &[&str], xml: &str| run(program, &[verb, &[name], words].concat(), xml.as_bytes());
+            let what = format!("{program} {verb:?} {name:?}");
+            assert_event(&what, &call(&["reconnect", "begin", "-"], "garbage"), None);
+            assert_event(&what, &call(&PREPARE, &guests.requesting), Some("wrapper-missing"));
+            assert_event(&what, &call(&PREPARE[..2], &guests.requesting), Some("wrapper-missing"));
+            assert_event(&what, &call(&START, &guests.plain), None);
         }
     }
 }

@@ -94,11 +94,30 @@ fn wrong(arguments: &Arguments) -> Option<String> {
     word(&arguments.operation, &OPERATIONS).or_else(|| word(&arguments.sub_operation, &SUB_OPERATIONS))
 }
 
-/// Runs as libvirt's hook: `PROGRAM NAME OPERATION SUB-OPERATION EXTRA`. Other calls are ignored, because a failure would
-/// prevent every guest of the host from starting.
-pub fn from_libvirt(arguments: impl Iterator<Item = OsString>) -> u8 {
-    let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
-    let [name, operation, sub_operation, extra, ..] = arguments.as_slice() else { return 0 };
+/// libvirt's words in the arguments of a program that is not in a directory of hooks: `hook NAME OPERATION SUB-OPERATION
+/// [EXTRA]`, and without `hook` where the program is not called `viommu`. A script passes libvirt's words on as they are, and a
+/// guest's name can be an option of this program.
+#[must_use]
+pub fn words_of_libvirt<'a>(program: &str, arguments: &'a [OsString]) -> Option<&'a [OsString]> {
+    let is = |word: &OsString, known: &[&str]| known.iter().any(|known| word == known);
+    let is_call = |words: &&[OsString]| match words {
+        [_, operation, sub_operation] | [_, operation, sub_operation, _] => {
+            is(operation, &OPERATIONS) && is(sub_operation, &SUB_OPERATIONS)
+        }
+        _ => false,
+    };
+    let all = Some(arguments).filter(|_| program != "viommu");
+    let of_verb = arguments.split_first().and_then(|(verb, words)| (verb == "hook").then_some(words));
+    all.into_iter().chain(of_verb).find(is_call)
+}
+
+/// Runs as libvirt's hook: `NAME OPERATION SUB-OPERATION EXTRA`, where a script may leave the last word out. Other calls are
+/// ignored, because a failure would prevent every guest of the host from starting.
+#[must_use]
+pub fn from_libvirt(words: &[OsString]) -> u8 {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let [name, operation, sub_operation, extra @ ..] = words.as_slice() else { return 0 };
+    let extra = extra.first().map_or("-", AsRef::as_ref);
     answer(name, Event::of(operation, sub_operation), extra, &mut io::stdout().lock())
 }
 
@@ -124,12 +143,25 @@ fn decide(name: &str, event: Event, extra: &str, host: &dyn Fn(&Domain) -> Host)
     let read = fs::read_past(io::stdin().lock(), xml::MAX_BYTES, &mut bytes);
     let missing = match read {
         Err(error) => Some(error.to_string()),
-        Ok(()) => bytes.trim_ascii().is_empty().then(|| "it is empty".to_owned()),
+        Ok(()) => missing(event, &bytes).map(str::to_owned),
     };
     let config = host::config::load();
     match missing {
         Some(why) => hook::decide_without_document(event, name, &why, config),
         None => hook::decide(event, extra, &bytes, config, host),
+    }
+}
+
+/// Why these bytes are not the document that libvirt sent.
+fn missing(event: Event, bytes: &[u8]) -> Option<&'static str> {
+    let text = bytes.trim_ascii();
+    let whole = ["<domain", "<?", "<!", "\u{feff}"].iter().any(|start| text.starts_with(start.as_bytes()))
+        && text.ends_with(b"</domain>");
+    if text.is_empty() {
+        Some("it is empty")
+    } else {
+        // The parser reports a document that is too long.
+        (event.can_refuse() && !whole && bytes.len() <= xml::MAX_BYTES).then_some("a part of it is missing")
     }
 }
 

@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 
 use crate::note::Note;
 use crate::plan::Refusal;
-use crate::sys::stderr::{complaint, line_of};
+use crate::sys::stderr::{self, complaint, line_of};
 
 use terminal::Output;
 
@@ -90,13 +90,14 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Runs the command line.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
-    let arguments = match Arguments::try_parse_from(arguments) {
+/// Runs the command line, and gives the exit status.
+#[must_use]
+pub fn run(arguments: Vec<OsString>) -> u8 {
+    let arguments = match Arguments::try_parse_from([OsString::from("viommu")].into_iter().chain(arguments)) {
         Ok(arguments) => arguments,
         // For clap help and version are errors, too; it has the stream and the status of each.
         Err(error) => {
-            let _ = error.print();
+            stderr::report(&error);
             return u8::try_from(error.exit_code()).unwrap_or(2);
         }
     };

@@ -34,4 +34,10 @@ impl Event {
             _ => Event::Other,
         }
     }
+
+    /// Whether the guest starts, or arrives, only if the hook lets it pass.
+    #[must_use]
+    pub fn can_refuse(self) -> bool {
+        matches!(self, Event::Prepare | Event::Start | Event::Migrate)
+    }
 }

@@ -24,7 +24,7 @@ pub fn decide_without_document(event: Event, name: &str, why: &str, config: Resu
         "no domain XML on stdin ({why}): run viommu before any hook script that reads stdin, or give it the script's input"
     );
     let note = Note::error(Code::XmlMalformed, message);
-    if !matches!(event, Event::Prepare | Event::Start | Event::Migrate) {
+    if !event.can_refuse() {
         outcome.log.push(note);
         return outcome;
     }
@@ -44,7 +44,8 @@ pub fn decide_without_document(event: Event, name: &str, why: &str, config: Resu
         Ok(decided)
             if decided.domain.name == name && decided.plan.is_ok() && !decided.asks() && !recorded(&decided.domain) =>
         {
-            outcome.log.push(note);
+            let message = format!("{}; viommu decided by libvirt's definition of the domain", note.message);
+            outcome.log.push(Note::error(note.code, message));
             let leftover = decided.domain.uuid.filter(|_| event == Event::Start).map(Effect::RemoveState);
             outcome.asks = mark.is_some();
             outcome.effects.extend(mark.or(leftover));

@@ -33,11 +33,12 @@ struct Arguments {
 }
 
 /// Answers one call.
-pub fn run(arguments: impl Iterator<Item = OsString>) -> u8 {
+#[must_use]
+pub fn run(arguments: Vec<OsString>) -> u8 {
     let arguments = match Arguments::try_parse_from([OsString::from(NAME)].into_iter().chain(arguments)) {
         Ok(arguments) => arguments,
         Err(error) => {
-            let _ = error.print();
+            stderr::report(&error);
             return error.use_stderr().into();
         }
     };

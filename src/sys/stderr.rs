@@ -27,3 +27,13 @@ pub fn say(note: &Note) {
 pub fn complain(message: &str) {
     let _ = io::stderr().write_all((complaint(message) + "\n").as_bytes());
 }
+
+/// Prints what clap says about arguments, which can have any characters: help and version to stdout, errors to stderr.
+pub fn report(said: &clap::Error) {
+    let text: String = said.to_string().lines().map(|line| printable(line).into_owned() + "\n").collect();
+    let _ = if said.use_stderr() {
+        io::stderr().write_all(text.as_bytes())
+    } else {
+        io::stdout().write_all(text.as_bytes())
+    };
+}

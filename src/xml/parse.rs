@@ -8,7 +8,7 @@ use roxmltree::{Error, ParsingOptions, TextPos};
 
 use super::{BLANKS, Document, limits};
 use crate::note::{Code, Note};
-use crate::text::printable;
+use crate::text::{cut, printable};
 
 /// Encodings whose bytes are valid UTF-8, in the spellings that libxml2 accepts.
 const ENCODINGS: [&str; 4] = ["UTF-8", "UTF8", "US-ASCII", "ASCII"];
@@ -124,14 +124,7 @@ fn shortened(error: Error) -> Error {
 
 /// At most [`QUOTE_BYTES`] of a piece of the document, printable.
 fn excerpt(piece: &str) -> String {
-    let mut end = QUOTE_BYTES.min(piece.len());
-    while !piece.is_char_boundary(end) {
-        end -= 1;
-    }
-    match piece.get(..end) {
-        Some(start) if end < piece.len() => printable(start).into_owned() + "…",
-        _ => printable(piece).into_owned(),
-    }
+    printable(&cut(piece, QUOTE_BYTES)).into_owned()
 }
 
 fn end_of(text: &str) -> TextPos {

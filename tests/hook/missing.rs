@@ -46,7 +46,7 @@ fn without_a_document_only_a_guest_that_is_stored_without_a_request_starts() {
         ("with a request", guests.requesting.clone()),
         ("the wrapper", guests.wrapper.clone()),
         ("another guest's", guests.plain.replace("<name>", "<name>x")),
-        ("cut", guests.broken_plain.clone()),
+        ("broken", guests.broken_plain.clone()),
         ("empty", String::new()),
     ] {
         store(&text);
@@ -93,6 +93,36 @@ fn without_a_document_only_a_guest_that_is_stored_without_a_request_starts() {
     refused("a rule of the host");
     fs::write(CONFIG, "broken").unwrap();
     passes(PREPARE);
+}
+
+/// A script has read a part of the document, or passes only a part on.
+#[test]
+fn a_part_of_a_document_is_a_missing_document() {
+    if !sandbox::inside("missing::a_part_of_a_document_is_a_missing_document") {
+        return;
+    }
+    let guests = guests();
+    let nova = "<nova:extraSpec xmlns:nova='urn:nova' name='hw:viommu_model'>intel</nova:extraSpec>";
+    for (what, xml) in [("plain", guests.plain.clone()), ("Nova", guests.plain.replace("</metadata>", nova))] {
+        let behind = xml.find("<vcpu").unwrap();
+        for (what, part) in
+            [("start", &xml[..behind]), ("end", &xml[behind..]), ("line", &xml[xml.find('\n').unwrap()..])]
+                .map(|(part, text)| (format!("{what}, only the {part}"), text))
+        {
+            for event in [PREPARE, START, MIGRATE] {
+                let ran = hook(event, part);
+                assert_event(&what, &ran, Some("xml-malformed"));
+                assert!(ran.stderr.contains("no domain XML on stdin (a part of it is missing)"), "{ran:?}");
+            }
+            for event in [STARTED, STOPPED, RELEASE].into_iter().chain(OTHERS) {
+                assert_event(&what, &hook(event, part), None);
+            }
+        }
+        // Files of libvirt begin with a comment, and a file can have an XML declaration.
+        for before in ["", "\n", "<?xml version='1.0'?>\n", "<!-- a -->\n", "\u{feff}"] {
+            assert_event(before, &hook(START, format!("{before}{}\n\n", guests.plain)), None);
+        }
+    }
 }
 
 /// libvirt keeps the capabilities of emulators in memory, so guests start without its cache on disk.
