@@ -225,7 +225,7 @@ mod tests {
         let device = "<devices><memory model='dimm'><target><size unit='GiB'>1</size></target></memory></devices>";
         assert_eq!(memory(&format!("<memory unit='GiB'>3</memory>{device}")).total, 3 << 30);
         assert_eq!(memory("").total, 0);
-        // currentMemory is the balloon and no business of ours.
+        // currentMemory is the balloon's size.
         assert_eq!(memory("<memory>219136</memory><currentMemory>1024</currentMemory>").total, 219_136 * KIB);
     }
 

@@ -35,7 +35,7 @@ const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not the states of one thing")]
 pub struct Domain {
-    /// `<domain type=…>`: `kvm`, `qemu`, or a type that is none of our business.
+    /// `<domain type=…>`: `kvm`, `qemu`, or a type that QEMU does not run.
     pub virt_type: String,
     /// `<domain id=…>`: libvirt's number for a guest that runs or starts.
     pub id: Option<u32>,
@@ -206,13 +206,13 @@ impl Iommu {
 pub struct VfioDevice {
     /// What is passed through.
     pub source: VfioSource,
-    /// Whom the vIOMMU sees.
+    /// The requester that the vIOMMU sees.
     pub requester: Requester,
     /// The host bridge above it, by the index of its controller: 0 or a `pcie-expander-bus`.
     pub host_bridge: u32,
     /// `<driver iommufd='yes'/>`, or `iommufd=` on the command line.
     pub iommufd: bool,
-    /// It stands in `<qemu:commandline>`, where libvirt does not see it.
+    /// It is in `<qemu:commandline>`, where libvirt does not see it.
     pub hidden: bool,
 }
 

@@ -1,8 +1,8 @@
 //! PCI: the guest's buses, and the requester id under which the vIOMMU sees a device.
 //!
 //! Follows `pci_device_iommu_address_space()` in QEMU's hw/pci/pci.c, walking libvirt's `<controller type='pci'>` instead
-//! of QEMU's buses. It knows no vIOMMU but one that is written for a single host bridge: whether there is one, and what shared ids
-//! mean for it, is the plan's business.
+//! of QEMU's buses. A vIOMMU matters here only if it is written for a single host bridge. `plan` decides whether the guest has one,
+//! and what shared ids mean for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -30,14 +30,14 @@ pub struct System {
     pub name: String,
     /// Where it has the driver; none where that is unknown.
     pub driver: Option<Driver>,
-    /// What in the domain says so, for people.
+    /// The part of the domain that tells it, for messages.
     pub evidence: &'static str,
     /// It is a Windows.
     pub windows: bool,
 }
 
 impl System {
-    /// The system of a `<domain>`: libosinfo's word, else Nova's, else signs of Windows and macOS.
+    /// The system of a `<domain>`: as libosinfo's metadata names it, else Nova's, else by signs of Windows and macOS.
     pub(super) fn read(root: Element<'_, '_>, nova: Option<&NovaMetadata>, commandline: &[String]) -> Option<System> {
         let named = root.child("metadata").and_then(by_libosinfo).or_else(|| nova.and_then(by_nova));
         named.or_else(|| by_signs(root, commandline))
@@ -95,8 +95,8 @@ fn by_signs(root: Element<'_, '_>, commandline: &[String]) -> Option<System> {
     if commandline.iter().any(|argument| argument.contains("isa-applesmc")) {
         return of(MACOS, "isa-applesmc in <qemu:commandline>");
     }
-    let mut disks = root.all(&["devices", "disk"]).into_iter();
-    let mut files = disks.by_ref().filter_map(|disk| disk.child("source")?.attr("file"));
+    let disks = root.all(&["devices", "disk"]).into_iter();
+    let mut files = disks.filter_map(|disk| disk.child("source")?.attr("file"));
     if files.any(opencore) || commandline.iter().any(|argument| opencore(argument)) {
         return of(MACOS, "an OpenCore disk");
     }

@@ -1,6 +1,6 @@
 //! Devices that QEMU opens through VFIO: passed-through PCI functions, mediated devices, NVMe disks in user space.
 //!
-//! It does not know what pins how much memory; that is the locked-memory formula's business.
+//! `plan` computes how much memory they pin.
 
 use super::lookup::of_type;
 use super::number::number_of;
@@ -12,7 +12,7 @@ use crate::xml::Element;
 /// Every `<hostdev>` and every `<interface type='hostdev'>` that the guest gets, which libvirt does not repeat as a `<hostdev>`,
 /// and the devices of `<qemu:commandline>`.
 pub(super) fn passed_through(domain: Element<'_, '_>, commandline: &[String], buses: &Buses) -> Vec<VfioDevice> {
-    // <iommufd enabled='yes'/> speaks for every PCI device that says nothing itself (libvirt 12.2).
+    // <iommufd enabled='yes'/> holds for every PCI device without an attribute of its own (libvirt 12.2).
     let iommufd = domain.child_prop("iommufd", "enabled") == Some("yes");
     let written = devices(domain).filter(|device| !is_unassigned(*device)).filter_map(|device| {
         let source = vfio_source(device)?;

@@ -126,7 +126,7 @@ fn many_vcpus(guest: &Guest<'_>, written: &Written<'_>) -> Result<(), Note> {
     } else {
         format!("set intremap=on and xtsup=on in the {}, or leave both out of an <iommu>", written.place)
     };
-    Err(guest.too_many_vcpus(&format!("xtsup: {remedy} (libvirt: \"{}\")", guest.late_for_many_vcpus())))
+    Err(guest.too_many_vcpus(&format!("xtsup: {remedy} (libvirt: \"{}\")", guest.error_for_many_vcpus())))
 }
 
 /// QEMU's amd-iommu translates for no device without dma-remap, which libvirt does not write.

@@ -82,8 +82,8 @@ fn one_viommu(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
     if names.len() < 2 || models.iter().all(|model| *model == Some(Model::Smmuv3)) {
         return Ok(());
     }
-    let (names, late) = (names.join(", "), machine.one_viommu());
-    let message = format!("the domain has several vIOMMUs ({names}): keep one of them (QEMU: \"{late}\")");
+    let (names, error) = (names.join(", "), machine.one_viommu());
+    let message = format!("the domain has several vIOMMUs ({names}): keep one of them (QEMU: \"{error}\")");
     Err(Note::error(Code::IommuConflict, message))
 }
 

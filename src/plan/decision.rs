@@ -59,13 +59,9 @@ impl Decision {
 
     /// Writes the vIOMMU, the I/O APIC and their changes into a plan.
     pub(super) fn enter(self, guest: &Guest<'_>, plan: &mut Plan) {
-        match self.iommu {
-            Some(PlannedIommu { origin: Origin::Added, model: Some(model), .. }) => {
-                add_iommu(guest, model, self.added, plan);
-            }
-            Some(PlannedIommu { origin: Origin::Completed, model: Some(model), .. }) => {
-                complete_iommu(guest, model, self.added, plan);
-            }
+        match self.iommu.as_ref().and_then(|iommu| Some((iommu.origin, iommu.model?))) {
+            Some((Origin::Added, model)) => add_iommu(guest, model, self.added, plan),
+            Some((Origin::Completed, model)) => complete_iommu(guest, model, self.added, plan),
             _ => {}
         }
         if self.ioapic.as_ref().is_some_and(|ioapic| ioapic.origin == Origin::Added) {
@@ -91,7 +87,8 @@ fn add_iommu(guest: &Guest<'_>, model: Model, driver: Attributes, plan: &mut Pla
 fn complete_iommu(guest: &Guest<'_>, model: Model, driver: Attributes, plan: &mut Plan) {
     let names = driver.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ");
     let essential = driver.iter().any(|(name, _)| is_essential(guest, name));
-    plan.qemu.existing = properties(model, &driver).collect();
+    let properties = properties(model, &driver).map(|(name, value)| (name.to_owned(), value.to_owned()));
+    plan.qemu.existing = properties.collect();
     let reason = format!("the <iommu> lacks {names}");
     plan.changes.push(Change::new(DomainEdit::CompleteIommu(driver), reason, essential));
 }
@@ -99,7 +96,7 @@ fn complete_iommu(guest: &Guest<'_>, model: Model, driver: Attributes, plan: &mu
 /// Whether the guest does not work, or not as asked, without an attribute that its `<iommu>` lacks.
 fn is_essential(guest: &Guest<'_>, attribute: &str) -> bool {
     match attribute {
-        "caching_mode" => !guest.domain.vfio.is_empty() || guest.pools(Some(true)).next().is_some(),
+        "caching_mode" => !guest.domain.vfio.is_empty() || guest.pools().next().is_some(),
         "intremap" | "eim" | "xtsup" => guest.needs_eim(),
         "aw_bits" => guest.request.aw_bits.is_some(),
         "dma_translation" => true,
@@ -115,8 +112,7 @@ fn on_command_line(model: Model, driver: &[(&'static str, String)], route: Route
         }
         NewIommu::Devices(devices) => {
             edits.devices.extend(devices.iter().map(|device| (*device).to_owned()));
-            let of_wrapper = model.facts().of_wrapper.iter().filter(|_| route == Route::Wrapper);
-            let of_wrapper = of_wrapper.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let of_wrapper = model.facts().of_wrapper.iter().copied().filter(|_| route == Route::Wrapper);
             let properties = of_wrapper.chain(properties(model, driver));
             if let Some(last) = edits.devices.last_mut() {
                 last.extend(properties.map(|(name, value)| format!(",{name}={value}")));
@@ -125,8 +121,9 @@ fn on_command_line(model: Model, driver: &[(&'static str, String)], route: Route
     }
 }
 
-fn properties(model: Model, driver: &[(&'static str, String)]) -> impl Iterator<Item = (String, String)> {
-    driver.iter().map(move |(name, value)| (model.property(name).unwrap_or(name).to_owned(), value.clone()))
+/// QEMU's properties for attributes of `<driver>`.
+fn properties<'a>(model: Model, driver: &'a [(&str, String)]) -> impl Iterator<Item = (&'a str, &'a str)> {
+    driver.iter().map(move |(name, value)| (model.property(name).unwrap_or(name), value.as_str()))
 }
 
 /// Locks all of the guest's memory, where that is asked for.

@@ -29,8 +29,8 @@ pub(super) struct Unsupported {
     pub(super) code: Code,
     /// The reason, as the first half of a sentence.
     pub(super) why: String,
-    /// libvirt's message for a domain with this model.
-    pub(super) late: String,
+    /// libvirt's error for a domain with this model.
+    pub(super) error: String,
 }
 
 impl<'a> Guest<'a> {
@@ -70,11 +70,12 @@ impl<'a> Guest<'a> {
         doubts.then(|| format!("the version of {} is unknown", unknown.join(" and of ")))
     }
 
+    /// The architecture; x86 where neither the domain nor the host says one.
     pub(super) fn arch(&self) -> &'a str {
         self.host.arch_of(self.domain).unwrap_or("x86_64")
     }
 
-    /// Else it is x86, where libvirt has a vIOMMU for it.
+    /// Whether it is AArch64. Of all others, libvirt has a vIOMMU for x86 only.
     pub(super) fn is_arm(&self) -> bool {
         self.arch() == "aarch64"
     }
@@ -96,7 +97,7 @@ impl<'a> Guest<'a> {
             return Some(Unsupported {
                 code: Code::ModelUnsupportedByLibvirt,
                 why: format!("libvirt {libvirt} does not know the vIOMMU model '{model}' ({} does)", facts.libvirt),
-                late: if libvirt < Version::new(9, 0) {
+                error: if libvirt < Version::new(9, 0) {
                     format!("unknown IOMMU model: {model}")
                 } else {
                     format!("Invalid value for attribute 'model' in element 'iommu': '{model}'")
@@ -109,7 +110,7 @@ impl<'a> Guest<'a> {
         (!supported).then(|| Unsupported {
             code: Code::ModelUnsupportedByQemu,
             why: format!("QEMU {qemu} has no {driver} that libvirt accepts ({} can have it)", facts.qemu),
-            late: format!("IOMMU device: '{model}' is not supported with this QEMU binary"),
+            error: format!("IOMMU device: '{model}' is not supported with this QEMU binary"),
         })
     }
 
@@ -125,7 +126,7 @@ impl<'a> Guest<'a> {
 
     /// VFIO devices now or later.
     pub(super) fn has_or_expects_vfio(&self) -> bool {
-        self.request.hotplug || self.has_vfio() || self.pools(Some(true)).next().is_some()
+        self.request.hotplug || self.has_vfio() || self.pools().next().is_some()
     }
 
     /// VFIO devices now or later, also on a bus that bypasses the vIOMMU.
@@ -133,10 +134,19 @@ impl<'a> Guest<'a> {
         self.has_or_expects_vfio() || !self.domain.vfio.is_empty()
     }
 
-    /// The networks that are pools of host PCI functions, or of which that is not known.
-    pub(super) fn pools(&self, is_pool: Option<bool>) -> impl Iterator<Item = &'a str> {
-        let known = move |name: &&String| self.host.pools.get(*name).copied() == is_pool;
-        self.domain.networks.iter().filter(known).map(String::as_str)
+    /// The guest's networks that hand out host PCI functions.
+    pub(super) fn pools(&self) -> impl Iterator<Item = &'a str> {
+        self.networks(Some(true))
+    }
+
+    /// The guest's networks that may do so.
+    pub(super) fn unknown_networks(&self) -> impl Iterator<Item = &'a str> {
+        self.networks(None)
+    }
+
+    fn networks(&self, is_pool: Option<bool>) -> impl Iterator<Item = &'a str> {
+        let networks = self.domain.networks.iter().map(String::as_str);
+        networks.filter(move |name| self.host.pools.get(*name).copied() == is_pool)
     }
 
     /// On AArch64 libvirt gives ACPI to UEFI guests only ("ACPI requires UEFI on this architecture").

@@ -21,7 +21,7 @@ pub(super) fn decide(guest: &Guest<'_>) -> Result<Decision, Note> {
     let wanted = [
         on("intremap", true),
         // A network that is not known may hand out VFs after this.
-        on("caching_mode", needs_caching_mode(guest) || guest.pools(None).next().is_some()),
+        on("caching_mode", needs_caching_mode(guest) || guest.unknown_networks().next().is_some()),
         on("eim", intremap && has_eim(guest)),
         on("iotlb", guest.domain.virtio_ats || virtio_devices::needs_device_iotlb(guest)),
         Some(("aw_bits", aw_bits(guest, &written)?.to_string())),
@@ -80,8 +80,8 @@ fn has_eim(guest: &Guest<'_>) -> bool {
 
 fn eim_impossible(guest: &Guest<'_>) -> Note {
     let remedy = if has_eim(guest) {
-        let late = guest.late_for_many_vcpus();
-        format!("let the <iommu> have intremap='on' and eim='on', or leave both out (libvirt: \"{late}\")")
+        let error = guest.error_for_many_vcpus();
+        format!("let the <iommu> have intremap='on' and eim='on', or leave both out (libvirt: \"{error}\")")
     } else {
         format!(
             "QEMU {} can do that with KVM only, so use type='kvm', fewer vCPUs or QEMU 9.0 (QEMU: \"eim=on requires \

@@ -143,7 +143,7 @@ fn check_hidden(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
 /// Refuses a model that this libvirt or QEMU does not have.
 fn supported(guest: &Guest<'_>, model: Model, remedy: &str) -> Result<(), Note> {
     let Some(unsupported) = guest.unsupported(model) else { return Ok(()) };
-    let message = format!("{}: {remedy} (libvirt: \"{}\")", unsupported.why, unsupported.late);
+    let message = format!("{}: {remedy} (libvirt: \"{}\")", unsupported.why, unsupported.error);
     Err(Note::error(unsupported.code, message))
 }
 

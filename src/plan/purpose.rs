@@ -66,7 +66,7 @@ pub(super) fn is_interrupts_only(guest: &Guest<'_>) -> bool {
 /// Why the vIOMMU translates DMA nevertheless.
 fn obstacle(guest: &Guest<'_>) -> Option<String> {
     let wrapped = route(guest.domain) == Route::Wrapper;
-    if guest.opens_or_expects_vfio() || guest.pools(None).next().is_some() {
+    if guest.opens_or_expects_vfio() || guest.unknown_networks().next().is_some() {
         return Some(
             "the guest has or may get VFIO devices, and their isolation in the guest needs the translation".into(),
         );

@@ -16,8 +16,8 @@ impl Guest<'_> {
         self.domain.vcpus.highest_apic_id() > 254
     }
 
-    /// libvirt's message for more vCPUs than it takes (`qemuValidateDomainVCpuTopology`).
-    pub(super) fn late_for_many_vcpus(&self) -> &'static str {
+    /// libvirt's error for more vCPUs than it takes (`qemuValidateDomainVCpuTopology`).
+    pub(super) fn error_for_many_vcpus(&self) -> &'static str {
         if self.libvirt >= IOAPIC_FOR_MANY_VCPUS {
             "more than 255 vCPUs require either IOAPIC in QEMU or an iommu device with EIM or XTSup mode enabled"
         } else {

@@ -60,9 +60,9 @@ fn no_eim(guest: &Guest<'_>) -> Result<(), Note> {
     if guest.is_arm() || !guest.needs_eim() || guest.has_extended_destinations() {
         return Ok(());
     }
-    let late = guest.late_for_many_vcpus();
+    let error = guest.error_for_many_vcpus();
     Err(guest
-        .too_many_vcpus(&format!("eim, which virtio-iommu does not have: use the model intel (libvirt: \"{late}\")")))
+        .too_many_vcpus(&format!("eim, which virtio-iommu does not have: use the model intel (libvirt: \"{error}\")")))
 }
 
 fn no_aliases(guest: &Guest<'_>) -> Result<(), Note> {

@@ -128,7 +128,7 @@ fn confidential_guest(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
 
 /// libvirt asks a network for its device after the hook's `prepare`.
 fn network_pool(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
-    let (pools, unknown): (Vec<_>, Vec<_>) = (guest.pools(Some(true)).collect(), guest.pools(None).collect());
+    let (pools, unknown): (Vec<_>, Vec<_>) = (guest.pools().collect(), guest.unknown_networks().collect());
     let message = if !pools.is_empty() {
         format!(
             "the network {} gives the guest a host PCI function when it starts: the limit of locked memory counts it from then on",

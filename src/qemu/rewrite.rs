@@ -113,12 +113,12 @@ fn lock_memory(rewritten: &mut Vec<OsString>) -> Result<(), Note> {
 
 /// Refuses a second vIOMMU, and quotes QEMU's own message.
 fn conflict(arguments: &[OsString], found: &FoundIommu) -> Note {
-    let late = machine_of(arguments).one_viommu();
+    let error = machine_of(arguments).one_viommu();
     Note::error(
         Code::IommuConflict,
         format!(
             "QEMU's command line has a vIOMMU already ({}), and another was to be added: remove that one from the domain \
-             (<iommu> or <qemu:commandline>), or the request. QEMU itself would say: {late}",
+             (<iommu> or <qemu:commandline>), or the request. QEMU itself would say: {error}",
             found.driver
         ),
     )

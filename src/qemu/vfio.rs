@@ -1,4 +1,4 @@
-//! Devices behind VFIO that stand on a command line already: libvirt neither sees them nor counts their memory.
+//! Devices behind VFIO that are on a command line already: libvirt neither sees them nor counts their memory.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -53,7 +53,7 @@ pub fn find_vfio<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundVfio> {
     found.collect()
 }
 
-/// How many vDPA devices stand on a command line: `-netdev vhost-vdpa`, generic ones, and `-blockdev virtio-blk-vhost-vdpa`. QEMU
+/// How many vDPA devices are on a command line: `-netdev vhost-vdpa`, generic ones, and `-blockdev virtio-blk-vhost-vdpa`. QEMU
 /// maps the guest's memory into each.
 pub fn count_vdpa<S: AsRef<OsStr>>(arguments: &[S]) -> usize {
     let generic = devices(arguments).filter(|(_, device)| device.driver.starts_with("vhost-vdpa-device"));
