@@ -25,14 +25,12 @@ pub struct Offer<'a> {
 /// What a host offers, by architecture and emulator. Wrappers do not count as emulators.
 #[must_use]
 pub fn offers(host: &Host) -> Vec<Offer<'_>> {
-    let own_arch = |emulator: &Emulator| emulator.arch.clone().or_else(|| host.arch.clone());
     let offers = Machine::ALL.into_iter().map(Machine::names).flat_map(|(arch, machine)| {
-        let emulators = host.emulators.iter().filter(|emulator| own_arch(emulator).as_deref() == Some(arch));
-        let (wrapped, real): (Vec<_>, Vec<_>) = emulators
-            .map(Some)
-            .partition(|emulator| emulator.is_some_and(|emulator| wrapped_emulator(&emulator.path).is_some()));
-        let known = if real.is_empty() { wrapped } else { real };
-        let emulators = if known.is_empty() { vec![None] } else { known };
+        let is_of_arch = |emulator: &&Emulator| emulator.arch.as_deref().or(host.arch.as_deref()) == Some(arch);
+        let is_wrapper = |emulator: &&Emulator| wrapped_emulator(&emulator.path).is_some();
+        let (wrappers, real): (Vec<_>, Vec<_>) = host.emulators.iter().filter(is_of_arch).partition(is_wrapper);
+        let known = if real.is_empty() { wrappers } else { real };
+        let emulators = if known.is_empty() { vec![None] } else { known.into_iter().map(Some).collect() };
         emulators.into_iter().map(move |emulator| Offer {
             arch,
             emulator,

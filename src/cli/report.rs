@@ -203,7 +203,7 @@ fn locked_memory(domain: &Domain, memlock: &Memlock, out: &mut Output) -> io::Re
         let groups = space.iommu_groups.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
         let groups = if groups.is_empty() { "not known" } else { &groups };
         let mut devices = devices(space);
-        if space.backend == Some(plan::Backend::Iommufd) {
+        if space.backend == plan::Backend::Iommufd {
             devices += " (iommufd, one IOAS)";
         }
         out.line(&format!("  {:<13}   {groups:<12}   {memory:<8}   {devices}", index + 1), 44)?;

@@ -13,14 +13,14 @@ use crate::version::Version;
 use super::guest::Guest;
 
 /// One VFIO container, or one IOAS of an iommufd: devices that share a guest address space.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AddressSpace {
     /// The devices, by host address or mediated device UUID.
     pub devices: Vec<String>,
     /// Their host IOMMU groups, as far as they are known.
     pub iommu_groups: Vec<u32>,
-    /// What QEMU maps guest memory with; none before the first device.
-    pub backend: Option<Backend>,
+    /// What QEMU maps guest memory with.
+    pub backend: Backend,
 }
 
 /// The kernel interface that maps an address space.
@@ -38,7 +38,7 @@ pub enum Backend {
 /// Without a vIOMMU all devices are in the one address space of system memory.
 pub(super) fn address_spaces(domain: &Domain, viommu: bool, host: &Host) -> Vec<AddressSpace> {
     let mut index: BTreeMap<Requester, usize> = BTreeMap::new();
-    let mut spaces: Vec<AddressSpace> = Vec::new();
+    let mut spaces: Vec<Vec<&VfioDevice>> = Vec::new();
     for device in &domain.vfio {
         let key = if viommu { address_space_of(device) } else { Some(Requester::Bypass) };
         let position = match key {
@@ -46,17 +46,28 @@ pub(super) fn address_spaces(domain: &Domain, viommu: bool, host: &Host) -> Vec<
             None => spaces.len(),
             Some(key) => *index.entry(key).or_insert(spaces.len()),
         };
-        if position == spaces.len() {
-            spaces.push(AddressSpace::default());
+        match spaces.get_mut(position) {
+            Some(space) => space.push(device),
+            None => spaces.push(vec![device]),
         }
-        let Some(space) = spaces.get_mut(position) else { continue };
-        space.devices.push(device.source.name().to_owned());
-        let backend = if device.iommufd { Backend::Iommufd } else { Backend::Container };
-        space.backend = Some(space.backend.filter(|other| *other != backend).map_or(backend, |_| Backend::Mixed));
-        let group = group_of(device, host).filter(|group| !space.iommu_groups.contains(group));
-        space.iommu_groups.extend(group);
     }
-    spaces
+    spaces.iter().map(|devices| AddressSpace::of(devices, host)).collect()
+}
+
+impl AddressSpace {
+    fn of(devices: &[&VfioDevice], host: &Host) -> AddressSpace {
+        let mut seen = BTreeSet::new();
+        let groups = devices.iter().filter_map(|device| group_of(device, host));
+        AddressSpace {
+            devices: devices.iter().map(|device| device.source.name().to_owned()).collect(),
+            iommu_groups: groups.filter(|group| seen.insert(*group)).collect(),
+            backend: match devices.iter().filter(|device| device.iommufd).count() {
+                0 => Backend::Container,
+                all if all == devices.len() => Backend::Iommufd,
+                _ => Backend::Mixed,
+            },
+        }
+    }
 }
 
 /// The requester that decides a device's address space under a vIOMMU; none where it has no address yet.
@@ -76,7 +87,7 @@ fn group_of(device: &VfioDevice, host: &Host) -> Option<u32> {
 /// QEMU aborts where an address space has devices of both backends; seen with 11.1 (`VFIO_IOMMU_LEGACY`, `VFIO_IOMMU_IOMMUFD` in
 /// hw/vfio/container.c).
 pub(super) fn mixed_backends(guest: &Guest<'_>, spaces: &[AddressSpace]) -> Option<String> {
-    let mixed = spaces.iter().find(|space| space.backend == Some(Backend::Mixed))?;
+    let mixed = spaces.iter().find(|space| space.backend == Backend::Mixed)?;
     let names: Vec<&str> = mixed.devices.iter().map(String::as_str).collect();
     let message = format!(
         "{} share one address space, some by iommufd and some by a VFIO container, and QEMU {} aborts: give all of them <driver \

@@ -33,7 +33,10 @@ pub fn undo(
         // Only such a vIOMMU needs the split irqchip; without a backup it counts as added with it.
         let companion = match old {
             Some(_) => !had(&["features", "ioapic"]),
-            None => iommus.iter().filter_map(|iommu| Model::of_name(iommu.attr("model")?)).any(remaps_interrupts),
+            None => iommus
+                .iter()
+                .filter_map(|iommu| Model::of_name(iommu.attr("model")?))
+                .any(|model| model.facts().remaps_interrupts),
         };
         let ioapic = domain.all(&["features", "ioapic"]).pop();
         let ioapic = ioapic.filter(|ioapic| companion && ioapic.attr("driver") == Some("qemu"));
@@ -56,10 +59,6 @@ pub fn undo(
         }
     }
     if edits.is_empty() { Ok(None) } else { xml::apply(document, &edits).map(Some).map_err(|error| no_place(&error)) }
-}
-
-fn remaps_interrupts(model: Model) -> bool {
-    model.facts().remaps_interrupts
 }
 
 fn emulator_of<'d, 'a>(domain: Element<'d, 'a>) -> Option<Element<'d, 'a>> {

@@ -19,7 +19,7 @@ fn backends_do_not_mix_in_one_address_space() {
     let flaw = mixed.plan().flaw.unwrap();
     assert_eq!((flaw.code, flaw.level), (Code::IommufdMixed, Level::Warning));
     assert!(flaw.message.contains("0000:01:00.0 and 0000:02:00.0"), "{}", flaw.message);
-    assert_eq!(mixed.plan().memlock.address_spaces[0].backend, Some(Backend::Mixed));
+    assert_eq!(mixed.plan().memlock.address_spaces[0].backend, Backend::Mixed);
     // Behind a vIOMMU each has an address space of its own.
     assert_eq!(mixed.clone().asks("intel").plan().memlock.address_spaces.len(), 2);
     let bypassed = mixed.clone().argument("-machine", "default_bus_bypass_iommu=on");

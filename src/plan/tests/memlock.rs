@@ -88,7 +88,7 @@ fn with_a_viommu_every_device_has_its_own() {
     let space = |device: &str, groups: &[u32]| AddressSpace {
         devices: vec![device.to_owned()],
         iommu_groups: groups.to_vec(),
-        backend: Some(Backend::Container),
+        backend: Backend::Container,
     };
     assert_eq!(spaces, [space("0000:01:00.0", &[11]), space("0000:02:00.0", &[])]);
 }
@@ -170,7 +170,7 @@ fn devices_behind_one_bridge_share_an_address_space() {
     let space = AddressSpace {
         devices: vec!["0000:01:00.0".to_owned(), "0000:02:00.0".to_owned()],
         iommu_groups: vec![11],
-        backend: Some(Backend::Container),
+        backend: Backend::Container,
     };
     assert_eq!(case.group(1, 11).group(2, 11).plan().memlock.address_spaces, [space]);
 }
