@@ -154,6 +154,14 @@ fn a_limit_that_stays_too_low_is_not_called_enough() {
 }
 
 #[test]
+fn a_guest_without_a_viommu_can_have_a_split_irqchip() {
+    let domain = "<domain type='kvm'><name>g</name><memory unit='GiB'>4</memory><vcpu>4</vcpu>\
+                  <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><features><ioapic driver='qemu'/></features></domain>";
+    let plan = viommu("plan", &[], domain).stdout;
+    assert!(plan.contains("\nvIOMMU     none\nI/O APIC   qemu, the split irqchip (in the domain)\n"), "{plan}");
+}
+
+#[test]
 fn a_dry_run_of_the_hook() {
     let example = example();
     let hook = |arguments: &[&str]| run(VIOMMU, &[&["hook"], arguments].concat(), example.as_bytes());

@@ -95,9 +95,11 @@ fn decision(plan: &Plan, refused: bool, out: &mut Output) -> io::Result<()> {
     if refused {
         return out.row("decision", LABEL, &out.level(Level::Error, "refused"));
     }
-    let Some(iommu) = &plan.iommu else { return out.row("vIOMMU", LABEL, "none") };
+    if plan.iommu.is_none() {
+        out.row("vIOMMU", LABEL, "none")?;
+    }
     let mut label = "vIOMMU";
-    for iommu in [iommu].into_iter().chain(&plan.further_iommus) {
+    for iommu in plan.iommu.iter().chain(&plan.further_iommus) {
         let model = out.bold(&printable(&iommu.name));
         out.row(label, LABEL, &format!("{model} ({}){}", described(iommu.origin), attributes(&iommu.driver)))?;
         label = "";
@@ -111,7 +113,7 @@ fn decision(plan: &Plan, refused: bool, out: &mut Output) -> io::Result<()> {
         Route::Native => "native: libvirt reads it from the domain XML",
         Route::Wrapper => "wrapper: the emulator adds it to QEMU's command line",
     };
-    out.row("route", LABEL, route)
+    if plan.iommu.is_some() { out.row("route", LABEL, route) } else { Ok(()) }
 }
 
 /// ` name=value` for each attribute of a `<driver>`.
