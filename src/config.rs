@@ -58,7 +58,8 @@ pub enum AutoOrder {
 /// A request for the domains that match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// What the domain has to be, each with the pattern: `*` matches any characters, `?` one character. None in `[default]`.
+    /// The criteria that a domain must meet, each with its pattern: `*` matches any characters, `?` one character. None in
+    /// `[default]`.
     pub criteria: Vec<(Criterion, String)>,
     /// The request, with the keys of the domain metadata.
     pub keys: Keys,

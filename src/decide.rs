@@ -26,11 +26,11 @@ pub struct Decided<'a> {
     pub log: Vec<Note>,
 }
 
-/// Why nothing is known about a guest.
+/// Why no decision about a guest is possible.
 pub struct Undecided {
     /// The reason.
     pub note: Note,
-    /// The guest asks for something all the same.
+    /// The guest has, or may have, a request.
     pub asks: bool,
 }
 

@@ -96,7 +96,7 @@ pub fn alternatives<S: AsRef<str>>(words: &[S]) -> String {
     series(words, "or")
 }
 
-/// All of some things in a sentence: `a, b and c`.
+/// A list of things in a sentence: `a, b and c`.
 #[must_use]
 pub fn all_of<S: AsRef<str>>(words: &[S]) -> String {
     series(words, "and")

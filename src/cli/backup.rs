@@ -50,7 +50,7 @@ fn directory() -> Result<PathBuf, Note> {
     }
     let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-    let homeless = || unwritable("the user's state directory", &"HOME is not set".to_owned());
+    let homeless = || unwritable("the user's state directory", &"HOME is not set");
     Ok(state.ok_or_else(homeless)?.join("viommu/backup"))
 }
 

@@ -67,11 +67,8 @@ pub(super) fn apparmor(known: &SharedFacts) -> Option<Check> {
     let Some(rules) = AppArmor::read().filter(|_| !unconfined) else {
         return Some(Check::ok(NAME, "does not confine libvirt"));
     };
-    let forbidden = hooks_of_viommu(known).find_map(|hook| {
-        let target = hook.target.as_deref()?;
-        (!EXECUTABLE.iter().any(|directory| target.starts_with(directory))).then_some(target)
-    });
-    if let Some(target) = forbidden {
+    let mut targets = hooks_of_viommu(known).filter_map(|hook| hook.target.as_deref());
+    if let Some(target) = targets.find(|target| !EXECUTABLE.iter().any(|directory| target.starts_with(directory))) {
         let message = format!("libvirt's profile does not allow it to execute the hook {target}");
         let remedy = format!("install it as {BINARY}");
         return Some(Check::broken(NAME, Code::Confined, message, remedy).concerning(known.asked()));
@@ -110,13 +107,13 @@ impl AppArmor {
 
     /// The missing rules of those that the wrapper needs.
     fn missing(&self) -> Vec<&'static str> {
-        let abstraction = self.abstraction.as_str();
-        let mut texts = vec![abstraction];
-        let local = includes(abstraction, LOCAL).then_some(self.local.as_str());
-        let directory = includes(abstraction, DIRECTORY) || local.is_some_and(|local| includes(local, OWN));
-        texts.extend(local);
-        texts.extend(directory.then_some(self.directory.as_str()));
-        let rules = || texts.iter().flat_map(|text| text.lines()).map(str::trim).filter(|line| !line.starts_with('#'));
+        let local = includes(&self.abstraction, LOCAL).then_some(&self.local);
+        let directory = includes(&self.abstraction, DIRECTORY) || local.is_some_and(|local| includes(local, OWN));
+        let texts = [Some(&self.abstraction), local, directory.then_some(&self.directory)];
+        let rules = || {
+            let lines = texts.into_iter().flatten().flat_map(|text| text.lines()).map(str::trim);
+            lines.filter(|line| !line.starts_with('#'))
+        };
         // PATH PERMISSIONS, with qualifiers or without.
         let allowed = |path: &str, permission: char| {
             rules().any(|rule| {
@@ -127,11 +124,8 @@ impl AppArmor {
         };
         let needed =
             [("/usr/bin/viommu", 'x', "'/usr/bin/viommu rmix,'"), ("/viommu/", 'r', "'/run/viommu/*.json r,'")];
-        needed
-            .into_iter()
-            .filter(|(path, permission, _)| !allowed(path, *permission))
-            .map(|(_, _, rule)| rule)
-            .collect()
+        let missing = needed.into_iter().filter(|(path, permission, _)| !allowed(path, *permission));
+        missing.map(|(.., rule)| rule).collect()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::text::labelled;
 use super::guests::FoundGuest;
 use super::{Check, SharedFacts, install, text};
 
-/// The limit in libvirt's own units.
+/// The limit that libvirt's own systemd units set.
 const STOCK_LIMIT: Limit = Limit::Bytes(64 << 20);
 /// Seconds. The kernel reports the start of a process and the boot of the machine in whole seconds each.
 const INEXACT: u64 = 2;

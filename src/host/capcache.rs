@@ -1,6 +1,6 @@
 //! libvirt's capability cache, `/var/cache/libvirt/qemu/capabilities/*.xml` (`virQEMUCapsFormatCache`).
 //!
-//! The facts stand in the first 16 KB of a file of up to 300 KB, so the head is scanned line by line instead of parsed as
+//! The facts are in the first 16 KB of a file of up to 300 KB, so the head is scanned line by line instead of parsed as
 //! XML. The file is root's and written by libvirt; anything unexpected in it only means that a fact is not known.
 
 use super::Emulator;

@@ -23,7 +23,7 @@ const PIDFILES: &str = "/run/libvirt/qemu";
 /// Where a host has its cgroups.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// What is missing where no process is the guest's.
+/// Why no process is known to be the guest's, for messages.
 pub const MISSING: &str = "no guard has recorded its process, and no process is in libvirt's cgroup for it on a host whose pidfiles are root's";
 
 /// What tells a guest's process from all others.
@@ -77,8 +77,9 @@ impl Identity {
         oldest(|process| self.is_named_by(&process.arguments()))
     }
 
-    /// What all processes say that name the guest and were started after a time, seconds of the boot clock. Any process can do
-    /// that, so none where two of them differ, or where the command lines are longer than hosts have them.
+    /// The answer to `question` that all processes have in common that name the guest and were started after a time (seconds of
+    /// the boot clock). Any process can name the guest, so the result is `None` where two answers differ, or where the command
+    /// lines of all new processes are too long together.
     #[must_use]
     pub fn agreed_since<T: PartialEq>(&self, boot_seconds: u64, question: impl Fn(&[OsString]) -> T) -> Option<T> {
         /// Of all new processes together. QEMU's command line has some tens of thousands.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Dir, Mode, OFlags};
 
-/// Opens a regular file for reading. Nothing else in the program opens a file that it finds by itself: a FIFO does not block
-/// it, a link leads it nowhere, and a device or a directory is not read.
+/// Opens a regular file for reading. A FIFO does not block the call; a link, a device and a directory are errors. Every file that
+/// the program finds by itself is opened here.
 ///
 /// # Errors
 /// What the kernel says, ELOOP for a link, or `InvalidData` for anything else that is not a regular file.
@@ -16,7 +16,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     open_with(path, nix::libc::O_NOFOLLOW)
 }
 
-/// The same where a link may lead: in a directory in which only root writes.
+/// [`open`] that follows links, for directories in which only root writes.
 fn open_behind_links(path: &Path) -> io::Result<File> {
     open_with(path, 0)
 }

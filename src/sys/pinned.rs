@@ -15,7 +15,7 @@ use crate::text::labelled;
 use super::fs;
 use super::process::{self, LockLimit};
 
-/// A process that stays the same one whatever becomes of its number.
+/// A process, identified by a pidfd: another process that gets its number later is not taken for it.
 ///
 /// The kernel's interfaces take a number (`/proc/PID`, prlimit(2)). The number belongs to this process until it has ended
 /// and its parent has fetched its status, so what was read or done by number is this process's if it lives afterwards.
@@ -73,7 +73,7 @@ impl Pinned {
         self.arguments_within(4 << 20).unwrap_or_default()
     }
 
-    /// The same; `None` where the command line has so many bytes, or more.
+    /// [`Self::arguments`] of a command line with less than this number of bytes; else `None`.
     #[must_use]
     pub fn arguments_within(&self, bytes: usize) -> Option<Vec<OsString>> {
         let line = self.bytes("cmdline", bytes).unwrap_or_default();

@@ -40,7 +40,7 @@ pub fn page_bytes() -> Option<u64> {
     sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|bytes| u64::try_from(bytes).ok())
 }
 
-/// Memory that the kernel has to give, bytes: `MemTotal` of `/proc/meminfo`.
+/// Installed memory, bytes: `MemTotal` of `/proc/meminfo`.
 #[must_use]
 pub fn memory_bytes() -> Option<u64> {
     nix::sys::sysinfo::sysinfo().ok().map(|known| known.ram_total())
@@ -67,7 +67,7 @@ pub fn is_same_file(one: &Path, other: &Path) -> bool {
     file_id(one).is_ok_and(|one| file_id(other).is_ok_and(|other| one == other))
 }
 
-/// A file, by what the kernel knows it by.
+/// The identity of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
     device: u64,

@@ -5,10 +5,8 @@
 
 use std::ops::Range;
 
+use super::write::STEP;
 use super::{BLANKS, Document, Element};
-
-/// The indentation of one level, as libvirt writes it.
-const STEP: &str = "  ";
 
 const SPACES: [char; 2] = [' ', '\t'];
 const LINE_ENDS: [char; 2] = ['\r', '\n'];
@@ -61,7 +59,7 @@ impl<'a> Layout<'a> {
     /// The name of the element with its prefix, as written.
     pub(super) fn tag(&self, element: Element<'_, 'a>) -> &'a str {
         let name = slice(self.text, element.0.range()).strip_prefix('<').unwrap_or_default();
-        name.split([' ', '\t', '\r', '\n', '/', '>']).next().unwrap_or_default()
+        name.split(|c| BLANKS.contains(&c) || c == '/' || c == '>').next().unwrap_or_default()
     }
 
     /// The value of an attribute without its quotes. (The parser's `range_value` is wrong with much white space around `=`.)
@@ -117,7 +115,7 @@ impl<'a> Layout<'a> {
     pub(super) fn child_indent(&self, parent: Element<'_, 'a>, indent: &str) -> String {
         match parent.elements().find_map(|child| self.indent(child.0.range().start)) {
             Some(existing) => existing.to_owned(),
-            None => format!("{indent}{STEP}"),
+            None => indent.to_owned() + &" ".repeat(STEP.into()),
         }
     }
 }

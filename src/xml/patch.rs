@@ -1,6 +1,6 @@
-//! Splices: pieces of a text that give way to others, all at once.
+//! Splices: replacements of pieces of a text, applied all at once.
 //!
-//! Knows offsets and nothing of XML. Splices that overlap are an error and never a silently mangled text.
+//! This file handles offsets and has nothing of XML. Splices that overlap are an error and never a silently mangled text.
 
 use std::ops::Range;
 

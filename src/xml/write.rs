@@ -8,7 +8,7 @@ use xmlwriter::{Indent, Options, XmlWriter};
 use super::PatchError;
 
 /// Spaces per level, as libvirt writes them.
-const STEP: u8 = 2;
+pub(super) const STEP: u8 = 2;
 
 /// A new element, without a namespace and without text.
 #[derive(Debug, Clone, PartialEq, Eq)]
