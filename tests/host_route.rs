@@ -5,6 +5,8 @@
 
 #[path = "host_route/migration.rs"]
 mod migration;
+#[path = "host_route/names.rs"]
+mod names;
 #[path = "support/sandbox.rs"]
 mod sandbox;
 #[path = "support/second_host.rs"]
