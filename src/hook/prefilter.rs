@@ -30,12 +30,15 @@ pub(super) fn may_ask(xml: &[u8]) -> bool {
     !xml::is_plain(xml) || WORDS.iter().any(|word| memmem::find(xml, word.as_bytes()).is_some())
 }
 
-/// The file name of the emulator, where that is a link of the host route.
+/// The file name of the emulator, where that is a link of the host route. libvirt writes the emulator as the first device
+/// (`virDomainDefFormatInternalSetRootName`), behind the metadata, which can quote another one; no attribute behind it has a
+/// raw line end.
 pub(super) fn host_route(xml: &[u8]) -> Option<&str> {
-    const EMULATOR: &[u8] = b"<emulator>";
-    let paths = memmem::find_iter(xml, EMULATOR).filter_map(|at| xml.get(at + EMULATOR.len()..));
-    let mut paths = paths.filter_map(|rest| std::str::from_utf8(rest.get(..memchr::memchr(b'<', rest)?)?).ok());
-    paths.find_map(|path| plan::is_host_route(path).then(|| path.rsplit('/').next())?)
+    const DEVICES: &[u8] = b"\n  <devices>\n    ";
+    let devices = xml.get(memmem::rfind(xml, DEVICES)? + DEVICES.len()..)?;
+    let path = devices.strip_prefix(b"<emulator>")?;
+    let path = std::str::from_utf8(path.get(..memchr::memchr(b'<', path)?)?).ok()?;
+    plan::is_host_route(path).then(|| path.rsplit('/').next())?
 }
 
 /// The UUID where libvirt writes it: behind the name, the root's first child (`virDomainDefFormatInternalSetRootName`). None
@@ -84,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_link_of_the_host_route_is_told_from_every_other_emulator() {
-        let guest = |path: &str| format!("<domain><devices>\n    <emulator>{path}</emulator>\n");
+        let guest = |path: &str| format!("<domain>\n  <devices>\n    <emulator>{path}</emulator>\n");
         let route = guest("/usr/lib/libvirt-host-route/qemu-system-x86_64");
         assert!(!may_ask(route.as_bytes()), "a plain guest of the route must not be parsed");
         assert_eq!(host_route(route.as_bytes()), Some("qemu-system-x86_64"));
@@ -93,10 +96,18 @@ mod tests {
         {
             assert_eq!(host_route(guest(path).as_bytes()), None, "{path}");
         }
-        assert_eq!(
-            host_route(b"<domain><description>/usr/lib/libvirt-host-route/qemu-system-x86_64</description>"),
-            None
-        );
+        // Other programs write what they like into the metadata.
+        let quoting = |path: &str| {
+            let emulator = "<emulator>/usr/lib/libvirt-host-route/qemu-system-aarch64</emulator>";
+            let guest = guest(path);
+            let devices = guest.strip_prefix("<domain>").unwrap();
+            format!(
+                "<domain>\n  <metadata><x:old xmlns:x='u'>\n  <devices>\n    {emulator}</devices></x:old></metadata>{devices}"
+            )
+        };
+        let found = |path: &str| host_route(quoting(path).as_bytes()).map(str::to_owned);
+        assert_eq!(found("/usr/bin/qemu-system-x86_64"), None);
+        assert_eq!(found("/usr/lib/libvirt-host-route/qemu-system-x86_64").as_deref(), Some("qemu-system-x86_64"));
     }
 
     #[test]
