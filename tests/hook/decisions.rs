@@ -83,6 +83,29 @@ fn the_start_of_a_plain_guest_removes_an_old_state() {
     }
 }
 
+/// libvirt writes an umlaut in an attribute of metadata as a reference. The metadata of other programs exceed viommu's limits
+/// here.
+#[test]
+fn what_other_programs_write_into_the_metadata_stops_no_guest() {
+    let many = |text: &str| (0..65).map(|number| text.replace('#', &number.to_string())).collect::<Vec<_>>().concat();
+    let (attributes, namespaces) = (many(" a#='1'"), many("<p:c xmlns:p='u#'/>"));
+    let uri = "u".repeat(300);
+    for reference in ["", "&#xE4;", "&#228;", "&#x1F600;", "&#10;"] {
+        for other in [
+            format!("<x:a xmlns:x='u' n='{reference}'{attributes}/>"),
+            format!("<x:a xmlns:x='u' n='{reference}'>{namespaces}</x:a>"),
+            format!("<x:a xmlns:x='{uri}' n='{reference}'/>"),
+            format!("<x:a xmlns:x='u' n='{reference}'><x:b:c/></x:a>"),
+        ] {
+            let xml = domain("/usr/bin/qemu-system-x86_64", &format!("<metadata>{other}</metadata>"));
+            for event in [Event::Prepare, Event::Start, Event::Started, Event::Migrate] {
+                let outcome = decided(event, &xml);
+                assert!(outcome.refusal.is_none() && outcome.log.is_empty(), "{event:?} {other}: {outcome:?}");
+            }
+        }
+    }
+}
+
 /// The numbers of devices that a guest gets at a boot and at a restore, by the state that `start` writes.
 fn devices(xml: &str, uuid: &str) -> (usize, Option<usize>) {
     assert_event("start", &hook(START, xml), None);
