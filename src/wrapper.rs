@@ -75,6 +75,10 @@ fn prepare(real: &str, arguments: Vec<OsString>) -> Result<(String, Vec<OsString
             }
             Ok((state.emulator, arguments))
         }
+        Invocation::Ambiguous => {
+            let message = "QEMU's command line has -uuid with different values: remove it from <qemu:commandline>";
+            Err(Note::error(Code::CommandLineUnsupported, message))
+        }
     }
 }
 

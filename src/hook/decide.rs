@@ -215,7 +215,7 @@ fn started(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     if plan.route != Route::Wrapper {
         return;
     }
-    let Some(in_use) = in_use(&guest) else { return };
+    let Some(in_use) = in_use(&guest, decided) else { return };
     match in_use.edits {
         Some(edits) if edits.adds_iommu() && in_use.has_iommu == Some(false) => {
             let message = format!(
@@ -245,7 +245,7 @@ struct InUse {
 ///
 /// Without a proven process, the processes that were started for the guest since its state was written must agree: QEMU is
 /// one of them, so that no other process can change the answer, and at most prevents it.
-fn in_use(guest: &Identity) -> Option<InUse> {
+fn in_use(guest: &Identity, decided: &Decided<'_>) -> Option<InUse> {
     let state = store::state(guest.uuid).ok()?;
     let came_in =
         |arguments: &[OsString]| matches!(qemu::classify(arguments), Invocation::Guest { incoming: true, .. });
@@ -255,6 +255,8 @@ fn in_use(guest: &Identity) -> Option<InUse> {
         None => guest.agreed_since(state.written, look),
     };
     let edits = match running {
+        // The wrapper refuses a guest with two UUIDs, so another program started it.
+        _ if qemu::renames(&decided.domain.commandline, &state.uuid) => None,
         // The wrapper refuses a guest that comes in where it has no edits for that.
         _ if state.incoming.as_ref().is_none_or(|incoming| *incoming == state.boot) => Some(state.boot),
         Some((true, _)) => state.incoming,

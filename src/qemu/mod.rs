@@ -15,7 +15,7 @@ mod vfio;
 mod virtio;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,8 @@ pub enum Invocation {
         /// Whether `-incoming` or `-loadvm` is there: the guest has run before and continues.
         incoming: bool,
     },
+    /// A guest whose command line has `-uuid` with different values. QEMU uses the last one; libvirt writes one.
+    Ambiguous,
 }
 
 /// Tells a guest from everything else that a QEMU binary is started for, by its arguments without `argv[0]`.
@@ -108,15 +110,20 @@ pub fn classify(arguments: &[OsString]) -> Invocation {
     }
     match uuid {
         Some(uuid) if machine::get(arguments, machine::TYPE).as_deref() != Some("none") => {
-            Invocation::Guest { uuid, incoming }
+            if renames(arguments, &uuid) { Invocation::Ambiguous } else { Invocation::Guest { uuid, incoming } }
         }
         _ => Invocation::Other,
     }
 }
 
+/// Whether `-uuid` gives a guest another UUID than this one.
+#[must_use]
+pub fn renames<S: AsRef<OsStr>>(arguments: &[S], uuid: &str) -> bool {
+    arguments::values(arguments, &["uuid"]).any(|(_, value)| !value.eq_ignore_ascii_case(uuid))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
@@ -202,6 +209,19 @@ mod tests {
         assert_eq!(classified(&["-name", "guest=s2,debug-threads=on", "-uuid", uuid]), guest(uuid, false));
         assert_eq!(classified(&["-name", "process=x", "--uuid", "U"]), guest("U", false));
         assert_eq!(classified(&["-uuid"]), Invocation::Other);
+    }
+
+    // system/vl.c: each -uuid replaces the one before.
+    #[test]
+    fn a_guest_has_one_uuid() {
+        let (own, other) = ("374b1079-5271-47cd-a0ad-2bbac33e9657", "3a21c2ee-5ece-4225-baa4-9a11258f6002");
+        let same = ["-uuid", own, "--uuid", "374B1079-5271-47CD-A0AD-2BBAC33E9657"];
+        assert_eq!(classified(&same), guest("374B1079-5271-47CD-A0AD-2BBAC33E9657", false));
+        for ambiguous in [["-uuid", own, "-uuid", other], ["-uuid", own, "--uuid", "x"], ["-uuid", "", "-uuid", own]] {
+            assert_eq!(classified(&ambiguous), Invocation::Ambiguous, "{ambiguous:?}");
+        }
+        assert_eq!(classified(&["-uuid", own, "-append", "-uuid"]), guest(own, false));
+        assert_eq!(classified(&["-uuid", own, "-uuid", other, "-version"]), Invocation::Other);
     }
 
     #[test]

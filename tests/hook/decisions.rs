@@ -83,6 +83,25 @@ fn the_start_of_a_plain_guest_removes_an_old_state() {
     }
 }
 
+/// The wrapper refuses such a guest; another program with the wrapper's name may start it.
+#[test]
+fn nothing_is_recorded_of_a_guest_with_two_uuids() {
+    // `started` sees the processes of other tests.
+    const OWN: &str = "8d6f2c4e-3b0a-4f7e-9a51-000000000005";
+    if !sandbox::inside("decisions::nothing_is_recorded_of_a_guest_with_two_uuids") {
+        return;
+    }
+    let xml = domain("/usr/bin/viommu-qemu-system-x86_64", &request("intel")).replace(UUID, OWN);
+    let arguments = format!("<q:arg value='-uuid'/><q:arg value='{UUID}'/>");
+    let line =
+        format!("<q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>{arguments}</q:commandline>");
+    for (xml, recorded) in [(xml.clone(), true), (xml.replace("</domain>", &format!("{line}</domain>")), false)] {
+        assert_event("start", &hook(START, &xml), None);
+        assert_event("started", &hook(STARTED, &xml), None);
+        assert_eq!(fs::exists(format!("/var/lib/viommu/8d/{OWN}.json")).unwrap(), recorded, "{xml}");
+    }
+}
+
 /// libvirt writes an umlaut in an attribute of metadata as a reference. The metadata of other programs exceed viommu's limits
 /// here.
 #[test]

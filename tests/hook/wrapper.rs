@@ -42,6 +42,11 @@ fn the_wrapper_becomes_qemu_as_the_hook_said() {
     let expected = "-device\nvirtio-iommu,id=ua-viommu0,bus=pcie.0,addr=";
     assert!(ran.stdout.contains(expected), "{ran:?}");
     assert_eq!(arguments.len(), STARTED_WITH.len() + 2, "{ran:?}");
+    // The UUID of another guest would give it that guest's vIOMMU.
+    let other = [&STARTED_WITH[..], &["-uuid", "8d6f2c4e-3b0a-4f7e-9a51-000000000000"]].concat();
+    let ran = run(wrapper, &other, b"");
+    assert_event("another UUID", &ran, Some("command-line-unsupported"));
+    assert!(ran.stderr.contains("remove it from <qemu:commandline>"), "{ran:?}");
     assert_event("stopped", &hook(STOPPED, &guests.wrapper), None);
     assert_event("a start that has ended", &run(wrapper, &STARTED_WITH, b""), Some("state-missing"));
 }
