@@ -1,5 +1,5 @@
 //! How libvirt finds a value in a domain XML: the first element of a path through *all* elements of each name, its text as it
-//! is written, white space included. An empty text or attribute is as good as none (`virXPathString`).
+//! is written, white space included. An empty text or attribute counts as missing (`virXPathString`).
 
 use super::QEMU_NAMESPACE;
 use crate::xml::Element;

@@ -1,6 +1,6 @@
 //! `<metadata>`: the request in our own namespace, and Nova's.
 //!
-//! Values are taken over as written and judged elsewhere. Tenants write most of them.
+//! Values are kept as written, and `request` checks them. Tenants write most of them.
 
 use super::{METADATA_NAMESPACE, NovaMetadata};
 use crate::xml::Element;

@@ -1,7 +1,6 @@
 //! Numbers as libvirt reads them.
 //!
-//! Lenient on purpose: libvirt refuses a domain whose numbers it cannot read, long before it could start, and says so
-//! better than we could. Here such a number is simply absent.
+//! A number that libvirt cannot read is absent here: libvirt refuses such a domain long before a start, with a message of its own.
 
 /// A decimal number (`virXPathULongLong`, `virStrToLong_ullp` with base 10).
 pub(super) fn decimal(text: &str) -> Option<u64> {

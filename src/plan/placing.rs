@@ -1,4 +1,4 @@
-//! Whether another host has what a guest needs besides a vIOMMU. A fact that is not known makes no host unsuitable.
+//! Whether another host has what a guest needs besides a vIOMMU. An unknown fact makes no host unsuitable.
 
 use crate::domain::Domain;
 use crate::host::Host;

@@ -6,7 +6,7 @@ use crate::version::Version;
 
 use super::guest::Guest;
 
-/// The attributes of a vIOMMU that is there, and what becomes of those that are not.
+/// The attributes that a vIOMMU of the guest has, and whether missing ones are added.
 pub(super) struct Written<'a> {
     attributes: Vec<(&'a str, &'a str)>,
     /// Where it is, for messages.

@@ -1,5 +1,5 @@
 //! Puts virtio devices of a command line behind the vIOMMU, as libvirt does it for `<driver iommu='on' ats='on'>`
-//! (`qemuBuildVirtioDevProps`). Which devices is the rule of `domain::VirtioDevice`.
+//! (`qemuBuildVirtioDevProps`). `domain::VirtioDevice` has the same rule for the domain XML.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
