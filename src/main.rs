@@ -15,8 +15,8 @@ fn main() -> ExitCode {
     let path = Path::new(&argv0);
     let status = match (path.parent().map_or("", name), name(path)) {
         (_, program) if wrapper::real_name(program).is_some() => wrapper::run(&argv0, arguments),
-        ("hooks" | "qemu.d", _) => cli::hook::from_libvirt(&arguments),
         (_, kubevirt::NAME) => kubevirt::run(arguments),
+        ("hooks" | "qemu.d", _) => cli::hook::from_libvirt(&arguments),
         ("before_vm_start", _) => vdsm::run(Point::BeforeVmStart),
         ("before_vm_migrate_destination", _) => vdsm::run(Point::BeforeVmMigrateDestination),
         (_, program) => match cli::hook::words_of_libvirt(program, &arguments) {

@@ -60,11 +60,32 @@ fn a_guest_of_the_host_route_with_a_request_gets_the_state_of_its_request() {
     assert!(outcome.refusal.is_some() && outcome.effects.is_empty(), "{outcome:?}");
 }
 
+const WRAPPER: &str = "/usr/bin/viommu-qemu-system-x86_64";
+
+#[test]
+fn the_wrapper_needs_the_state_of_a_guest_without_a_request() {
+    let outcome = decided(Event::Start, &domain(WRAPPER, ""));
+    let [Effect::WriteState(state)] = outcome.effects.as_slice() else { panic!("{outcome:?}") };
+    assert!(state.boot.is_empty() && outcome.asks, "{outcome:?}");
+}
+
+#[test]
+fn an_arriving_guest_has_no_record_unless_it_runs_here() {
+    if !sandbox::inside("decisions::an_arriving_guest_has_no_record_unless_it_runs_here") {
+        return;
+    }
+    let xml = domain(WRAPPER, &request("virtio"));
+    assert_eq!(decided(Event::Migrate, &xml).effects, [Effect::Forget(UUID.parse().unwrap())]);
+    fs::create_dir_all("/run/viommu").unwrap();
+    fs::write(format!("/run/viommu/{UUID}.json"), "{}").unwrap();
+    assert_eq!(decided(Event::Migrate, &xml).effects, []);
+}
+
 /// libvirt gives every domain a UUID.
 #[test]
 fn without_a_uuid_nothing_can_be_prepared_for_a_guest() {
     let without = |xml: String| xml.replace(&format!("  <uuid>{UUID}</uuid>\n"), "");
-    let outcome = decided(Event::Start, &without(domain("/usr/bin/viommu-qemu-system-x86_64", &request("intel"))));
+    let outcome = decided(Event::Start, &without(domain(WRAPPER, &request("intel"))));
     assert_eq!(outcome.refusal.map(|note| note.code), Some(Code::StateUnwritable));
     let outcome = decided(Event::Start, &without(domain("/usr/bin/qemu-system-x86_64", HARD_LIMIT)));
     assert!(outcome.refusal.is_none() && outcome.effects.is_empty(), "{outcome:?}");

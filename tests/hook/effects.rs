@@ -424,6 +424,7 @@ fn a_running_guest_with_too_low_a_limit_is_logged() {
     assert_event("started", &hook(STARTED, &two_devices), None);
     let text = logged();
     assert!(text.contains("is not known: no guard has recorded its process"), "{text}");
+    assert!(text.contains("PRIORITY\n\u{1}\0\0\0\0\0\0\x004\n"), "a warning: {text}");
     let mut qemu = sandbox::qemu(NAME, &["-name", "guest=dpdk-gateway", "-uuid", UUID]);
     // This machine may permit a raise or not; in both cases the log contains the low limit.
     assert_event("started", &hook(STARTED, &two_devices), None);

@@ -161,6 +161,51 @@ fn a_machine_that_runs_keeps_what_it_has() {
     }
 }
 
+/// vdsm restores a suspended machine as it was.
+#[test]
+fn a_suspended_machine_is_not_changed() {
+    if !sandbox::inside("vdsm::a_suspended_machine_is_not_changed") {
+        return;
+    }
+    fs::write(RECORDED_HOST, HOST).unwrap();
+    let suspended = DOMAIN.replacen("<domain ", "<domain id=\"7\" ", 1);
+    assert_ne!(suspended, DOMAIN);
+    for model in ["intel", "nonsense"] {
+        let file = Temporary::new(&suspended);
+        let ran = before_vm_start(&file, &[("viommu", model)]);
+        assert_eq!((ran.status, file.content().as_str(), ran.stderr.as_str()), (0, suspended.as_str(), ""));
+    }
+}
+
+#[test]
+fn only_warnings_and_assumed_facts_are_logged() {
+    if !sandbox::inside("vdsm::only_warnings_and_assumed_facts_are_logged") {
+        return;
+    }
+    let logged = || {
+        let ran = before_vm_start(&Temporary::new(DOMAIN), &[("viommu", "auto")]);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        ran.stderr
+    };
+    assert!(logged().contains("info[host-fact-assumed]"));
+    fs::write(RECORDED_HOST, HOST).unwrap();
+    // 'viommu plan' shows why auto is this model.
+    assert!(!logged().contains("info["));
+}
+
+#[test]
+fn recorded_facts_that_others_can_write_are_not_used() {
+    if !sandbox::inside("vdsm::recorded_facts_that_others_can_write_are_not_used") {
+        return;
+    }
+    fs::write(RECORDED_HOST, HOST).unwrap();
+    fs::set_permissions(RECORDED_HOST, fs::Permissions::from_mode(0o666)).unwrap();
+    let file = Temporary::new(DOMAIN);
+    let ran = before_vm_start(&file, &[("viommu", "auto")]);
+    assert_eq!((ran.status, file.content().as_str()), (2, DOMAIN), "{ran:?}");
+    assert!(ran.stderr.contains("error[config-invalid]") && ran.stderr.contains(RECORDED_HOST), "{ran:?}");
+}
+
 #[test]
 fn owner_and_mode_survive() {
     if !sandbox::inside("vdsm::owner_and_mode_survive") {
