@@ -138,9 +138,8 @@ pub(super) fn selinux(known: &SharedFacts) -> Option<Check> {
     }
     let broken = |message: String, remedy: &str| Check::broken(NAME, Code::Confined, message, remedy);
     // The daemon may not execute a file with the label of its configuration, and then no guest of the host starts.
-    let configured = |hook: &&HookFile| {
-        !hook.entry.link && kind(hook.label.as_deref()).is_some_and(|kind| kind.ends_with("etc_rw_t"))
-    };
+    let configured =
+        |hook: &&HookFile| !hook.entry.link && selinux_type(&hook.path).is_some_and(|kind| kind.ends_with("etc_rw_t"));
     if let Some(hook) = hooks_of_viommu(known).find(configured) {
         let message = format!("the label of {} prevents every guest from starting", hook.path);
         return Some(broken(message, "chcon -t qemu_exec_t on it, or make it a link to /usr/bin/viommu"));
@@ -149,8 +148,7 @@ pub(super) fn selinux(known: &SharedFacts) -> Option<Check> {
     if !wraps(known) {
         return Some(Check::ok(NAME, "needs no label: there is no wrapper"));
     }
-    let label = |path: &str| fs::label(Path::new(path));
-    match kind(label(BINARY).as_deref()) {
+    match selinux_type(BINARY).as_deref() {
         None => {
             return Some(Check::unknown(NAME, "the label of /usr/bin/viommu is not known", "ls -Z /usr/bin/viommu"));
         }
@@ -160,18 +158,17 @@ pub(super) fn selinux(known: &SharedFacts) -> Option<Check> {
             return Some(broken(message, relabel).concerning(known.wrapped()));
         }
     }
-    let unreadable =
-        |kind: &&str| matches!(*kind, "var_run_t" | "virt_runtime_t" | "virt_var_run_t" | "virtqemud_var_run_t");
-    if let Some(other) = kind(label(store::STATES).as_deref()).filter(unreadable) {
+    let unreadable = ["var_run_t", "virt_runtime_t", "virt_var_run_t", "virtqemud_var_run_t"];
+    if let Some(other) = selinux_type(store::STATES).filter(|kind| unreadable.contains(&kind.as_str())) {
         let message = format!("guests may not read /run/viommu, which has type {other}");
         return Some(broken(message, relabel).concerning(known.wrapped()));
     }
     Some(Check::ok(NAME, "the labels for the wrapper are in place"))
 }
 
-/// The type in a context `USER:ROLE:TYPE:LEVEL`.
-fn kind(context: Option<&str>) -> Option<&str> {
-    context?.split(':').nth(2)
+/// The SELinux type of a file. Its label is `USER:ROLE:TYPE:LEVEL`.
+fn selinux_type(path: &str) -> Option<String> {
+    fs::label(Path::new(path))?.split(':').nth(2).map(str::to_owned)
 }
 
 #[cfg(test)]

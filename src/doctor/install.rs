@@ -44,8 +44,6 @@ pub(super) struct HookFile {
     pub(super) target: Option<String>,
     pub(super) program: Program,
     pub(super) entry: Entry,
-    /// The SELinux label.
-    pub(super) label: Option<String>,
 }
 
 /// A link that is the emulator wrapper.
@@ -74,7 +72,7 @@ impl HookFile {
             Some(_) if is_viommu(path) || fs::contains(path, b"viommu hook") => Program::Viommu,
             Some(_) => Program::Other,
         };
-        Some(HookFile { path: path.to_str()?.to_owned(), target, program, entry, label: fs::label(path) })
+        Some(HookFile { path: path.to_str()?.to_owned(), target, program, entry })
     }
 
     /// Whether libvirt runs this file.

@@ -5,6 +5,7 @@ use crate::model::Model;
 use crate::note::{Code, Note};
 use crate::qemu::Translated;
 use crate::request::{RequestedModel, VirtioScope};
+use crate::text::count;
 use crate::version::Version;
 
 use super::guest::Guest;
@@ -49,7 +50,7 @@ pub(super) fn enter(guest: &Guest<'_>, plan: &mut Plan) {
     }
     let scope = guest.request.virtio;
     plan.qemu.virtio = Some(Translated { all: scope == VirtioScope::All, ats, vdpa: can_be_vdpa(guest) });
-    let reason = format!("the vIOMMU is to translate DMA of {} too", count(edits.len()));
+    let reason = format!("the vIOMMU is to translate DMA of {} too", count(edits.len(), "virtio device"));
     plan.changes.push(Change::new(DomainEdit::TranslateVirtio(scope, edits), reason, true));
 }
 
@@ -75,11 +76,7 @@ pub(super) fn note(guest: &Guest<'_>) -> Option<Note> {
         "{} will bypass the vIOMMU, although virtio={scope} is asked for: QEMU translates only for a modern virtio device on a bus that \
          does not bypass the vIOMMU: put it behind a pcie-root-port, with <model type='virtio'/> and without iommu='off' in its \
          <driver>; a vDPA device needs x86 and QEMU 8.1",
-        count(left)
+        count(left, "virtio device")
     );
     (left > 0).then(|| Note::warning(Code::VirtioBypassesIommu, message))
-}
-
-fn count(devices: usize) -> String {
-    format!("{devices} virtio device{}", if devices == 1 { "" } else { "s" })
 }
