@@ -65,7 +65,8 @@ done
 case $prefix in /*) ;; *) die "--prefix $prefix is not an absolute path" ;; esac
 prefix=${prefix%/}
 own=$prefix/lib/libvirt-viommu
-# What was installed, a line each: "dir PATH", "link:TARGET PATH" or "SHA256 PATH".
+# What was installed, a line each: "dir PATH", "link:TARGET PATH" or "SHA256 PATH". It is written before the first file changes, with
+# the states before and after: after an interruption, a second run and a removal find every file in it.
 manifest=$own/installed
 # Debian's zsh has a different directory for completions. The Debian package moves the staged completions there.
 if [ -z "$destdir" ] && [ -f /etc/debian_version ]; then zsh=vendor-completions; else zsh=site-functions; fi
@@ -157,12 +158,18 @@ check_that_nothing_is_in_the_way() {
     done
 }
 
-# Creates a directory with its parents, and records the new ones.
-make_directory() {
-    [ ! -d "$1" ] || return 0
-    make_directory "$(dirname "$1")"
-    [ "$dry_run" ] || mkdir -m 755 "$1"
+# Records a missing directory and its missing parents.
+record_directory() {
+    if [ -d "$1" ] || grep -qxF "dir $1" "$new"; then return; fi
+    record_directory "$(dirname "$1")"
     echo "dir $1" >>"$new"
+}
+
+# Creates a directory with its parents.
+make_directory() {
+    if [ "$dry_run" ] || [ -d "$1" ]; then return; fi
+    make_directory "$(dirname "$1")"
+    mkdir -m 755 "$1"
 }
 
 # Guests with the wrapper as their emulator cannot start without it.
@@ -181,26 +188,55 @@ ask_about_wrapped_guests() {
 # Replaces a file atomically: a guest that starts meanwhile finds the old file or the new one.
 put() { # MODE SOURCE DESTINATION
     if [ "$dry_run" ]; then
-        echo "would install $3"
+        [ "$3" = "$manifest" ] || echo "would install $3"
         return
     fi
     if [ "$1" = link ]; then ln -sf "$2" "$3.new"; else install -m "$1" "$2" "$3.new"; fi
     mv -f "$3.new" "$3"
-    echo "installed $3"
+    [ "$3" = "$manifest" ] || echo "installed $3"
 }
 
-# Removes the files that stdin lists, in reverse order, except for files that were changed since.
-remove_listed() {
-    sed '1!G;h;$!d' | while read -r state path; do
-        if [ "$state" = dir ]; then
-            [ ! -d "$path" ] || run rmdir --ignore-fail-on-non-empty "$path"
-        elif [ "$(state_of "$path")" = "$state" ]; then
+# The lines of a list that are about files.
+files_of() { # LIST
+    printf '%s\n' "$1" | sed '/^dir /d; /^$/d'
+}
+
+# Removes the files of a list in reverse order, except for files that were changed since.
+remove_files() { # LIST
+    files_of "$1" | sed '1!G;h;$!d' | while read -r state path; do
+        there=$(state_of "$path")
+        if [ "$there" = "$state" ]; then
             run rm "$path"
             [ "$dry_run" ] || echo "removed $path"
-        elif [ -e "$path" ] || [ -L "$path" ]; then
+        elif [ "$there" ] && ! printf '%s\n' "$1" | grep -qxF "$there $path"; then
             echo "install.sh: $path was changed since it was installed, and is left as it is" >&2
         fi
     done
+}
+
+# Removes the directories of a list in reverse order, except for directories with other files.
+remove_directories() { # LIST
+    printf '%s\n' "$1" | sed -n 's/^dir //p' | sed '1!G;h;$!d' | while read -r path; do
+        [ ! -d "$path" ] || run rmdir --ignore-fail-on-non-empty "$path"
+    done
+}
+
+# Removes the unfinished files that an interrupted run has left beside the files of a list.
+remove_unfinished() { # LIST
+    { files_of "$1" | sed 's/^[^ ]* //' && echo "$manifest"; } | sed 's/$/.new/' | tr '\n' '\0' | xargs -0 rm -f
+}
+
+# Runs at every end of an installation. Without a manifest there are only new directories.
+clean_up() {
+    if [ "$dry_run" ]; then
+        :
+    elif [ -f "$manifest" ]; then
+        remove_unfinished "$(cat "$manifest")"
+    else
+        remove_unfinished ''
+        remove_directories "$(cat "$new")"
+    fi
+    rm -f "$new" "$new.changed" "$new.all"
 }
 
 stage() {
@@ -215,28 +251,36 @@ install_here() {
     hooks/attach --rescue --prefix "$prefix" $dry_run
     check_that_nothing_is_in_the_way
     new=$(mktemp)
-    trap 'rm -f "$new" "$new.changed"' EXIT
-    grep '^dir ' "$manifest" 2>/dev/null >"$new" || :
-    make_directory "$own"
+    trap clean_up EXIT
+    trap 'exit 1' HUP INT TERM
+    old=$(cat "$manifest" 2>/dev/null) || :
+    printf '%s\n' "$old" | grep '^dir ' >"$new" || :
+    record_directory "$own"
     files | while read -r _ _ path; do
-        is_useless "$path" || make_directory "$(dirname "$path")"
+        is_useless "$path" || record_directory "$(dirname "$path")"
     done
+    files | while read -r mode source path; do
+        # A binary that is not built yet has no state.
+        is_useless "$path" || echo "$(state_wanted "$mode" "$source") $path" >>"$new"
+    done
+    make_directory "$own"
+    if ! cmp -s "$new" "$manifest"; then
+        { printf '%s\n' "$old" | grep -vxFf "$new" || :; } | sed '/^$/d' | cat "$new" - >"$new.all"
+        put 644 "$new.all" "$manifest"
+    fi
     files | while read -r mode source path; do
         ! is_useless "$path" || continue
         wanted=$(state_wanted "$mode" "$source")
-        # A binary that is not built yet has no state.
         if [ ! "$wanted" ] || [ "$(state_of "$path")" != "$wanted" ]; then
+            make_directory "$(dirname "$path")"
             put "$mode" "$source" "$path"
             : >"$new.changed"
         fi
-        echo "$wanted $path" >>"$new"
     done
-    if [ -f "$manifest" ]; then
-        # Files of an older version that this version does not have.
-        grep -v '^dir ' "$manifest" | while read -r state path; do
-            grep -q " $path\$" "$new" || echo "$state $path"
-        done | remove_listed
-    fi
+    # Files of an older version that this version does not have.
+    remove_files "$(files_of "$old" | while read -r state path; do
+        grep -q " $path\$" "$new" || echo "$state $path"
+    done)"
     cmp -s "$new" "$manifest" || put 644 "$new" "$manifest"
     # shellcheck disable=SC2086 # options or none
     hooks/attach --prefix "$prefix" $hook $dry_run $reload
@@ -249,11 +293,14 @@ uninstall_here() {
         ask_about_wrapped_guests
         # shellcheck disable=SC2086 # an option or none
         hooks/attach --undo --prefix "$prefix" $dry_run
-        # The manifest is in a directory that is removed, too.
         list=$(cat "$manifest")
-        run rm "$manifest"
-        printf '%s\n' "$list" | remove_listed
+        [ "$dry_run" ] || remove_unfinished "$list"
+        remove_files "$list"
         [ "$dry_run" ] || prefix=$prefix hooks/keep-links
+        # After the rest, so that an interrupted removal can be repeated. It is in a directory that is removed, too.
+        [ "$dry_run" ] || remove_directories "$list"
+        run rm "$manifest"
+        remove_directories "$list"
     elif [ -e "$prefix/bin/viommu" ]; then
         die "$prefix/bin/viommu was not installed by this script; nothing was done"
     else

@@ -3,6 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
+#[path = "install/interrupted.rs"]
+mod interrupted;
+#[path = "support/sandbox.rs"]
+mod sandbox;
 mod support;
 
 use std::fs;
