@@ -35,6 +35,8 @@ fn writes_for_every_model(iommu: &Iommu) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Host;
+    use crate::request::{Request, RequestedModel};
     use crate::rewrite::rewrite;
     use crate::xml;
 
@@ -62,8 +64,7 @@ mod tests {
     fn filtered(text: &str) -> Option<String> {
         let document = xml::parse(text.as_bytes()).unwrap();
         let domain = Domain::read(&document).unwrap();
-        let plan =
-            super::super::plan(&domain, &crate::request::Request::default(), &crate::host::Host::default()).unwrap();
+        let plan = super::super::plan(&domain, &Request::default(), &Host::default()).unwrap();
         rewrite(&document, &plan).unwrap()
     }
 
@@ -75,6 +76,16 @@ mod tests {
                 .replace("    <ioapic driver='qemu'/>\n", "");
             assert_eq!(filtered(&domain(true, model, DRIVER)), Some(wanted));
         }
+    }
+
+    /// libvirt: "iommu model 'smmuv3' doesn't support additional attributes".
+    #[test]
+    fn a_request_is_judged_without_what_is_removed() {
+        let text = domain(true, "smmuv3", DRIVER);
+        let guest = Domain::read(&xml::parse(text.as_bytes()).unwrap()).unwrap();
+        let request = Request { model: RequestedModel::Model(Model::Smmuv3), ..Request::default() };
+        let plan = super::super::plan(&guest, &request, &Host::default()).unwrap();
+        assert_eq!(plan.iommu.unwrap().driver, []);
     }
 
     #[test]
