@@ -141,7 +141,7 @@ mod tests {
         Emulator { path: path.to_owned(), arch: Some(arch.to_owned()), version, flags: None }
     }
 
-    /// An x86 host of this libvirt, with this QEMU for both architectures and the wrapper that libvirt has found, too.
+    /// An x86 host with this libvirt, this QEMU for both architectures, and the wrapper in libvirt's list of emulators.
     fn host(libvirt: (u32, u32), qemu: (u32, u32)) -> Host {
         Host {
             arch: Some("x86_64".to_owned()),
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn each_emulator_has_its_models() {
-        // Debian 12: what its libvirt and QEMU say is shown by tests/live.
+        // Debian 12; tests/live shows the same with its libvirt and QEMU.
         assert_eq!(
             words(&host((9, 0), (7, 2))),
             [
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_a_no() {
+    fn unknown_facts_support_no_model() {
         let nothing = Host { arch: Some("x86_64".to_owned()), ..Host::default() };
         let line = "intel:host-fact-assumed smmuv3:model-arch-mismatch virtio:host-fact-assumed amd:host-fact-assumed auto:host-fact-assumed";
         assert_eq!(words(&nothing)[0], line);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_given_by_any_emulator_and_missing_for_the_reason_that_can_be_mended() {
+    fn any_emulator_can_provide_a_model_and_the_reason_is_the_fixable_one() {
         let of = |host: &Host, model| gives(host, &offers(host), model).map_err(|note| note.code);
         let both = host((12, 9), (11, 1));
         assert!(RequestedModel::models().all(|model| of(&both, model).is_ok()));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_described_without_an_architecture_is_the_hosts() {
+    fn a_recorded_emulator_without_an_architecture_has_the_hosts() {
         let mut described = host((11, 3), (10, 0));
         described.emulators = vec![Emulator { version: Some(Version::new(10, 0)), ..Emulator::default() }];
         assert!(offers(&described)[0].models.iter().any(|(_, outcome)| outcome.is_ok()));

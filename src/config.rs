@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_does_not_know_in_one_line() {
+    fn refuses_unknown_keys_in_one_line() {
         for (text, needle) in [
             ("model = 'intel'", "unknown field `model`"),
             ("[default]\nmodel = 'Intel'", "unknown model 'Intel'"),
@@ -306,9 +306,9 @@ mod tests {
         assert_eq!(Config::parse("").unwrap().keys_for(&Domain::default()), Keys::default());
     }
 
-    /// The metadata of Nova 31, which has no extra specs.
+    /// The metadata of Nova 31, which contains no extra specs.
     #[test]
-    fn rules_for_novas_guests_by_what_every_nova_writes() {
+    fn rules_match_guests_of_every_nova_version() {
         let domain = |metadata: &str| {
             let xml = format!(
                 "<domain><name>instance-1</name><metadata>{metadata}\

@@ -16,11 +16,11 @@ use support::corpus::documents;
 use support::libvirt::{Suite, shared};
 use support::on_both_suites;
 
-on_both_suites!(what_libvirt_accepted_it_accepts_rewritten what_nova_writes_for_every_model_is_repaired);
+on_both_suites!(accepted_domains_are_accepted_after_a_rewrite attributes_that_nova_writes_for_every_model_are_corrected);
 
 const MODELS: [&str; 4] = ["intel", "virtio", "smmuv3", "auto"];
 
-fn what_libvirt_accepted_it_accepts_rewritten(suite: Suite) {
+fn accepted_domains_are_accepted_after_a_rewrite(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     // The lab has no KVM, and libvirt does not define a domain of a type that the host lacks.
     let domains: Vec<String> = documents()
@@ -43,7 +43,7 @@ fn what_libvirt_accepted_it_accepts_rewritten(suite: Suite) {
 }
 
 /// Nova 34 writes the attributes of intel for every model, and `<ioapic>` for every architecture.
-fn what_nova_writes_for_every_model_is_repaired(suite: Suite) {
+fn attributes_that_nova_writes_for_every_model_are_corrected(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let novas: Vec<String> =
         [("x86_64", "q35", "virtio"), ("aarch64", "virt", "virtio"), ("aarch64", "virt", "smmuv3")]

@@ -148,7 +148,7 @@ fn hosts_that_cannot_run_the_domain_are_named() {
 /// --dry-run libvirt may call with any operation. The guest has no request, and memory that can be hot-plugged: 16 GiB
 /// and a reserve of 1 GiB, and libvirt counts 8 GiB.
 #[test]
-fn a_limit_that_stays_too_low_is_not_called_enough() {
+fn a_limit_that_stays_too_low_is_reported() {
     let plan = viommu("plan", &["examples/domains/ovirt-dpdk.xml"], "");
     assert!(plan.stdout.contains("  verdict        too low, and viommu does not raise it\n"), "{plan:?}");
 }
@@ -190,7 +190,7 @@ fn errors_name_the_input() {
 }
 
 #[test]
-fn a_diff_is_all_that_it_prints() {
+fn only_the_diff_is_printed() {
     let ran = viommu("plan", &["--format", "diff", EXAMPLE], "");
     let lines: Vec<_> = ran.stdout.lines().collect();
     assert!(ran.status == 0 && ran.stderr.is_empty(), "{ran:?}");
@@ -346,7 +346,7 @@ fn is_harmless(text: &str) -> bool {
 }
 
 #[test]
-fn names_cannot_command_a_terminal() {
+fn names_are_escaped_on_a_terminal() {
     let example = example()
         .replace("<name>dpdk-gateway</name>", &format!("<name>{HOSTILE}&#10;x</name><title>{HOSTILE}</title>"))
         .replace("machine='q35'", &format!("machine='pc-q35-{HOSTILE}'"))
@@ -536,7 +536,7 @@ fn a_closed_pipe_is_no_failure() {
 
 /// The number of a closed stream could become that of the next opened file, and the output would go into that file.
 #[test]
-fn standard_streams_are_there_even_if_they_were_closed() {
+fn closed_standard_streams_are_replaced() {
     for (number, closed) in ["<&-", ">&-", "2>&-"].into_iter().enumerate() {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("exec '{VIOMMU}' explain /proc/self/fd/{number} <&- {closed}")]);
@@ -546,7 +546,7 @@ fn standard_streams_are_there_even_if_they_were_closed() {
 }
 
 #[test]
-fn an_option_does_not_swallow_the_file() {
+fn an_option_does_not_take_the_file_as_its_value() {
     let hugepages = viommu("rewrite", &["--locked-memory", EXAMPLE], "");
     assert!(hugepages.status == 0 && hugepages.stdout.contains("<locked/>"), "{hugepages:?}");
     let not = viommu("rewrite", &["--locked-memory=false", EXAMPLE], "");

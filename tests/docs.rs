@@ -192,7 +192,7 @@ fn complaint(block: &Block<'_>, desk: &Desk) -> Option<String> {
 }
 
 #[test]
-fn what_is_left_out_is_left_out_only_there() {
+fn an_ellipsis_matches_only_at_its_place() {
     for (shown, real, expected) in [
         (vec!["a", "…", "c"], vec!["a", "b", "b", "c"], true),
         (vec!["a", "…"], vec!["a"], true),
@@ -273,7 +273,7 @@ fn links(line: &str) -> Vec<&str> {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn links_have_targets() {
     let pages = pages();
     let mut count = 0;
     for page in &pages {
@@ -361,7 +361,7 @@ fn tests_against_threats_exist_and_are_run() {
 
 /// Each annotation in the guide and the examples exists, and the guide contains all of them.
 #[test]
-fn annotations_are_those_that_count() {
+fn documented_annotations_exist() {
     let mut paths = vec![PathBuf::from("docs/guides/kubevirt.md")];
     files("examples/kubevirt", &mut paths);
     for path in paths {

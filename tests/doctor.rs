@@ -32,7 +32,7 @@ use host::Host;
 use program::feed;
 
 #[test]
-fn a_healthy_host_has_nothing_red() {
+fn a_healthy_host_has_no_findings() {
     let host = Host::healthy("healthy");
     let (report, status) = host.report();
     let found: Vec<_> =
@@ -87,7 +87,7 @@ fn faults_are_red_on_a_terminal_only() {
 
 /// doctor escapes a tenant's name before it prints it.
 #[test]
-fn names_cannot_command_a_terminal() {
+fn names_are_escaped_on_a_terminal() {
     let host = Host::healthy("names");
     host.define("evil&#x9b;2J\u{202e}", "qemu-system-x86_64", "");
     for arguments in [&[][..], &["--format", "json"]] {
@@ -126,7 +126,7 @@ fn facts_and_remedies_are_those_of_this_host() {
 
 /// For a user without access to /etc/libvirt/qemu the report does not say that there are no guests.
 #[test]
-fn an_ordinary_user_sees_what_was_not_read() {
+fn an_ordinary_user_gets_the_list_of_unread_files() {
     if !rustix::process::geteuid().is_root() {
         println!("SKIPPED: only root can become another user");
         return;

@@ -95,22 +95,22 @@ fn are_explained(lines: &str, at_least: (usize, usize)) {
 }
 
 #[test]
-fn lines_of_the_field() {
+fn lines_of_real_logs() {
     are_explained(include_str!("data/lines.txt"), (120, 60));
 }
 
 #[test]
-fn later_lines_of_the_field() {
+fn later_lines_of_real_logs() {
     are_explained(include_str!("data/later_lines.txt"), (120, 60));
 }
 
 #[test]
-fn lines_that_were_kept_back() {
+fn held_out_lines() {
     are_explained(include_str!("data/kept_lines.txt"), (38, 0));
 }
 
 #[test]
-fn last_lines_of_the_field() {
+fn last_lines_of_real_logs() {
     are_explained(include_str!("data/last_lines.txt"), (45, 12));
 }
 
@@ -256,7 +256,7 @@ fn a_code_a_log_or_stdin() {
 }
 
 #[test]
-fn a_code_as_messages_have_it_and_the_list_of_codes() {
+fn a_code_in_brackets_and_the_list_of_codes() {
     let page = explain(&["irqchip-conflict"], "");
     for form in ["error[irqchip-conflict]", "error[irqchip-conflict]:", "warning[irqchip-conflict]"] {
         assert_eq!(explain(&[form], "").stdout, page.stdout, "{form}");
@@ -284,7 +284,7 @@ fn unknown_lines_and_arguments_are_reported() {
 }
 
 #[test]
-fn what_a_tenant_wrote_is_escaped() {
+fn text_of_a_tenant_is_escaped() {
     let ran = explain(&[], "a\x1b]0;x\x07b: group 1 used in multiple address spaces\u{202e}\n");
     assert!(ran.stdout.contains("a\\u{1b}]0;x\\u{7}b: group 1"), "{ran:?}");
     assert!(!ran.stdout.contains(['\x1b', '\x07', '\u{202e}']), "{ran:?}");

@@ -133,7 +133,7 @@ fn auto_is_virtio_only_for_a_guest_that_boots_with_it() {
 }
 
 #[test]
-fn windows_and_macos_show_themselves() {
+fn windows_and_macos_are_recognized_without_libosinfo() {
     let windows = q35(
         "win11",
         "",
@@ -150,7 +150,7 @@ fn windows_and_macos_show_themselves() {
 }
 
 #[test]
-fn a_card_of_four_functions_is_named_at_once() {
+fn one_refusal_names_all_functions_of_a_card() {
     let card: Vec<_> = (0..4).map(|function| hostdev(0x2f, function)).collect();
     let domain = q35("turing", "", "", &devices(&card.concat()));
     let names = ["0000:2f:00.0", "0000:2f:00.1", "0000:2f:00.2", "0000:2f:00.3"];
@@ -209,7 +209,7 @@ fn a_viommu_in_an_encrypted_guest_gives_a_note() {
 }
 
 #[test]
-fn what_nova_plugs_in_after_a_resume_is_provided_for() {
+fn the_limit_includes_functions_that_nova_plugs_in_after_a_resume() {
     let specs = "<n:extraSpec name='hw:viommu_model'>intel</n:extraSpec>\
                  <n:extraSpec name='pci_passthrough:alias'>gpu:2,nic:1</n:extraSpec>";
     let nova = format!(

@@ -70,7 +70,7 @@ fn amd_serves_no_vfio_device_natively() {
 }
 
 #[test]
-fn the_property_pt_of_amd_is_gone() {
+fn qemu_has_removed_the_property_pt_of_amd() {
     let Some(domain) = domain("amd.xml") else { return };
     let late = "Property 'amd-iommu.pt' not found";
     refused_and_said(&domain, "auto", "iommu-conflict", late);

@@ -156,7 +156,7 @@ fn a_broken_configuration_refuses_only_guests_with_a_request() {
             write("");
             fs::set_permissions(CONFIG, fs::Permissions::from_mode(0o666)).unwrap();
         }),
-        ("somebody else's", &|| {
+        ("owned by another user", &|| {
             write("");
             // A user namespace has no other users.
             chown(CONFIG, Some(65_534), None)
@@ -165,7 +165,7 @@ fn a_broken_configuration_refuses_only_guests_with_a_request() {
         }),
         ("a directory", &|| fs::create_dir(CONFIG).unwrap()),
         ("a symbolic link", &|| symlink("/etc/other.toml", CONFIG).unwrap()),
-        ("a pipe that nobody writes to", &|| {
+        ("a pipe without a writer", &|| {
             assert!(Command::new("mkfifo").arg(CONFIG).status().unwrap().success());
         }),
         ("huge", &|| write(&"# long\n".repeat(1 << 20))),

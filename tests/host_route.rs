@@ -22,16 +22,16 @@ use support::libvirt::{Guest, Libvirt, Suite, bare};
 use support::on_both_suites;
 
 on_both_suites! {
-    guests_of_nova_get_what_their_flavor_names
+    guests_of_nova_get_the_viommu_of_their_flavor
     without_the_hook_no_guest_starts
-    a_plain_guest_is_parsed_by_nothing_and_recorded_nowhere
-    a_full_run_stops_a_plain_guest_with_a_reason_as_libvirt_would
-    removal_leaves_what_stored_guests_need
+    a_plain_guest_is_neither_parsed_nor_recorded
+    a_full_run_directory_stops_a_plain_guest_with_a_reason
+    removal_keeps_the_links_that_stored_guests_need
     rhels_qemu_is_found_behind_a_link
     the_libvirt_of_a_user_keeps_its_emulator
-    the_path_can_be_taken_out_of_a_stored_domain
-    rules_serve_a_nova_that_writes_no_extra_specs
-    records_of_guests_that_are_gone_are_cleaned
+    the_link_can_be_removed_from_a_stored_domain
+    rules_apply_to_a_nova_without_extra_specs
+    records_of_removed_guests_are_cleaned
 }
 
 const ROUTE: &str = "/usr/lib/libvirt-host-route";
@@ -41,7 +41,7 @@ const HOOK: &str = "/etc/libvirt/hooks/qemu.d/50-viommu";
 /// QEMU's user owns these directories. A plain open of a FIFO blocks without an end, and /dev/zero is endless.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "runs root's scripts")]
-fn what_qemus_user_puts_among_its_files_stops_no_script() {
+fn files_of_qemus_user_stop_no_script() {
     const TRAPS: &str = "set -e
         for place in /run/libvirt/qemu /var/lib/libvirt/qemu/snapshot/guest /var/lib/libvirt/qemu/save; do
             mkdir -p $place
@@ -51,7 +51,7 @@ fn what_qemus_user_puts_among_its_files_stops_no_script() {
         cp hooks/keep-links /run; mkdir -p /run/prefix
         timeout 20 hooks/attach --host-route status
         prefix=/run/prefix timeout 20 /run/keep-links";
-    if !sandbox::inside("what_qemus_user_puts_among_its_files_stops_no_script") {
+    if !sandbox::inside("files_of_qemus_user_stop_no_script") {
         return;
     }
     let output = std::process::Command::new("sh").args(["-c", TRAPS]).output().unwrap();
@@ -143,7 +143,7 @@ fn refused(guest: &Guest<'_>, code: &str) -> String {
     refusal.stderr
 }
 
-fn guests_of_nova_get_what_their_flavor_names(suite: Suite) {
+fn guests_of_nova_get_the_viommu_of_their_flavor(suite: Suite) {
     let Some(lab) = host(suite) else { return };
     // Off, the default after an installation: nothing can meet the request.
     let message = refused(&lab.guest(&instance(&[("viommu:model", "virtio")])), "wrapper-missing");
@@ -209,7 +209,7 @@ fn without_the_hook_no_guest_starts(suite: Suite) {
     assert!(printed.stderr.contains("nothing was switched on"), "{printed:?}");
 }
 
-fn a_plain_guest_is_parsed_by_nothing_and_recorded_nowhere(suite: Suite) {
+fn a_plain_guest_is_neither_parsed_nor_recorded(suite: Suite) {
     let Some(lab) = host(suite) else { return };
     route_on(&lab);
     let guest = lab.guest(&instance(&[]));
@@ -223,7 +223,7 @@ fn a_plain_guest_is_parsed_by_nothing_and_recorded_nowhere(suite: Suite) {
     assert_eq!(lab.run("ls /run/viommu; ls /var/lib/viommu").stdout, "");
 }
 
-fn a_full_run_stops_a_plain_guest_with_a_reason_as_libvirt_would(suite: Suite) {
+fn a_full_run_directory_stops_a_plain_guest_with_a_reason(suite: Suite) {
     let Some(lab) = host(suite) else { return };
     let full = "mount -o remount,size=$(($(df -k --output=used /run | tail -1) + 8))k /run; ! cat /dev/zero >/run/full 2>/dev/null";
     let room = "rm -f /run/full; mount -o remount,size=64m /run";
@@ -243,7 +243,7 @@ fn a_full_run_stops_a_plain_guest_with_a_reason_as_libvirt_would(suite: Suite) {
     guest.virsh("start", &[]).ok();
 }
 
-fn removal_leaves_what_stored_guests_need(suite: Suite) {
+fn removal_keeps_the_links_that_stored_guests_need(suite: Suite) {
     let Some(lab) = host(suite) else { return };
     route_on(&lab);
     let guest = lab.guest(&instance(&[]));
@@ -282,7 +282,7 @@ fn removal_leaves_what_stored_guests_need(suite: Suite) {
     command_line(&lab, &guest);
 }
 
-fn the_path_can_be_taken_out_of_a_stored_domain(suite: Suite) {
+fn the_link_can_be_removed_from_a_stored_domain(suite: Suite) {
     let Some(lab) = host(suite) else { return };
     route_on(&lab);
     let plain = lab.guest(&instance(&[]));
@@ -335,7 +335,7 @@ fn rhels_qemu_is_found_behind_a_link(suite: Suite) {
     );
 }
 
-fn rules_serve_a_nova_that_writes_no_extra_specs(suite: Suite) {
+fn rules_apply_to_a_nova_without_extra_specs(suite: Suite) {
     let Some(lab) = host(suite) else { return };
     let old = instance(&[]).replace("<nova:extraSpecs></nova:extraSpecs>", "").replace("34.0.0", "31.0.0");
     {
@@ -358,7 +358,7 @@ fn rules_serve_a_nova_that_writes_no_extra_specs(suite: Suite) {
     assert!(refusal.status != 0 && refusal.stderr.contains("viommu:modle"), "{refusal:?}");
 }
 
-fn records_of_guests_that_are_gone_are_cleaned(suite: Suite) {
+fn records_of_removed_guests_are_cleaned(suite: Suite) {
     let Some(lab) = host(suite) else { return };
     route_on(&lab);
     let record = format!("/var/lib/viommu/6a/{UUID}.json");

@@ -18,11 +18,11 @@ use support::packages::{Packages, packages};
 on_both_suites! {
     a_package_is_installed_and_removed_without_a_trace
     the_script_installs_and_uninstalls_without_a_trace
-    what_is_not_ours_is_left_alone
-    a_hook_of_the_users_runs_first
-    the_main_place_of_the_hook_is_the_users_by_every_way_to_write_it
-    the_main_place_of_the_hook_on_request
-    a_dispatcher_of_the_users_hides_no_request
+    files_of_other_programs_are_not_changed
+    a_hook_of_the_administrator_runs_first
+    the_administrator_can_replace_the_main_hook_in_every_way
+    install_into_the_main_hook_on_request
+    a_dispatcher_of_the_administrator_hides_no_request
 }
 
 /// Debian unstable, which shows incompatibilities of the next Debian first.
@@ -251,7 +251,7 @@ fn the_script_installs_and_uninstalls_without_a_trace(suite: Suite) {
     assert!(lab.run(&format!("{new} --uninstall")).ok().starts_with("viommu is not installed.\n"));
 }
 
-fn what_is_not_ours_is_left_alone(suite: Suite) {
+fn files_of_other_programs_are_not_changed(suite: Suite) {
     let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
     bring(&lab, packages);
     let install = || lab.run("/tmp/old/install.sh --no-reload");
@@ -297,7 +297,7 @@ fn what_is_not_ours_is_left_alone(suite: Suite) {
     assert_same_files(&lab, &others_files);
 }
 
-fn a_hook_of_the_users_runs_first(suite: Suite) {
+fn a_hook_of_the_administrator_runs_first(suite: Suite) {
     let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
     bring(&lab, packages);
     let mine = "#!/bin/sh
@@ -329,7 +329,7 @@ fn a_hook_of_the_users_runs_first(suite: Suite) {
 }
 
 /// Earlier versions put a link to the binary into the main hook's place. `cp` and `wget -O` write through it.
-fn the_main_place_of_the_hook_is_the_users_by_every_way_to_write_it(suite: Suite) {
+fn the_administrator_can_replace_the_main_hook_in_every_way(suite: Suite) {
     let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
     bring(&lab, packages);
     lab.put("/tmp/mine", "#!/bin/sh\necho \"$2\" >>/run/mine.log\n");
@@ -368,7 +368,7 @@ fn the_main_place_of_the_hook_is_the_users_by_every_way_to_write_it(suite: Suite
     }
 }
 
-fn the_main_place_of_the_hook_on_request(suite: Suite) {
+fn install_into_the_main_hook_on_request(suite: Suite) {
     let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
     bring(&lab, packages);
     let before = files(&lab);
@@ -405,7 +405,7 @@ fi
 /// recommended.
 const DRAINS: &str = "#!/bin/bash\ncat - >/dev/null\necho \"$2\" >>/run/mine.log\nexec viommu hook \"$@\"\n";
 
-fn a_dispatcher_of_the_users_hides_no_request(suite: Suite) {
+fn a_dispatcher_of_the_administrator_hides_no_request(suite: Suite) {
     let (Some(packages), Some(lab)) = (packages(), bare(suite)) else { return };
     bring(&lab, packages);
     let page = include_str!("../docs/install.md");

@@ -46,7 +46,7 @@ fn each_address_space_locks_ram_once_within_libvirts_limit() {
 
 #[test]
 #[ignore = "a kernel is built first, 10 minutes: cargo test --test iommufd -- --ignored"]
-fn the_wrapper_starts_what_exceeded_the_limit() {
+fn the_wrapper_starts_the_guest_that_exceeded_the_limit() {
     let Some(results) = run("f3", 10) else { return };
     let without = results.of("f3");
     without.assert_value("status", "1");
@@ -73,7 +73,7 @@ fn iommufd_and_a_container_mix_behind_a_viommu_only() {
 
 #[test]
 #[ignore = "a kernel is built first, 10 minutes: cargo test --test iommufd -- --ignored"]
-fn what_qemus_own_iommufds_lock_is_counted_together() {
+fn memory_locked_by_qemus_own_iommufds_is_counted_together() {
     let Some(results) = run("f6", 60) else { return };
     let ram = 1088 * MIB;
     results.of("f6-plan").assert_value("code", "iommufd-per-user");

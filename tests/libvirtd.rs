@@ -27,25 +27,25 @@ fn aarch64(name: &str) -> String {
 }
 
 on_both_suites! {
-    versions_are_those_that_the_tests_name
-    nothing_of_the_machine_is_in_reach
+    versions_are_those_of_the_suites
+    nothing_of_the_machine_is_accessible
     guests_of_both_architectures_start
     hooks_are_called_with_the_domain
     a_hook_that_fails_at_prepare_stops_the_start
     save_and_restore
     guests_outlive_libvirtd
-    definitions_are_told_apart
-    command_lines_come_as_words
+    results_of_definitions_are_separated
+    command_lines_are_split_into_words
 }
 
-fn versions_are_those_that_the_tests_name(suite: Suite) {
+fn versions_are_those_of_the_suites(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let version = lab.run("virsh version --daemon").ok();
     assert!(version.contains(&format!("Running against daemon: {}\n", suite.libvirt())), "{version}");
     assert!(version.contains(&format!("Running hypervisor: QEMU {}.", suite.qemu())), "{version}");
 }
 
-fn nothing_of_the_machine_is_in_reach(suite: Suite) {
+fn nothing_of_the_machine_is_accessible(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     assert_eq!(lab.run("ls /sys/class/net").ok(), "lo\n");
     assert_eq!(lab.run("ls /dev/kvm /dev/vfio/[0-9]* 2>/dev/null").stdout, "");
@@ -130,7 +130,7 @@ fn guests_outlive_libvirtd(suite: Suite) {
     assert_eq!(lab.hook_log(), ["kept reconnect begin -"]);
 }
 
-fn definitions_are_told_apart(suite: Suite) {
+fn results_of_definitions_are_separated(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let good = x86_64("it's <one> & \"same\"").replace("<one> &", "&lt;one&gt; &amp;");
     let bad = good.replace("q35", "pc").replace("<vcpu>", "<devices><iommu model='intel'/></devices><vcpu>");
@@ -144,7 +144,7 @@ fn definitions_are_told_apart(suite: Suite) {
     assert_eq!(lab.virsh(&["list", "--all", "--name"]).ok().trim(), "");
 }
 
-fn command_lines_come_as_words(suite: Suite) {
+fn command_lines_are_split_into_words(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let hostdev = "<devices><hostdev mode='subsystem' type='pci' managed='no'><driver name='vfio'/>
         <source><address domain='0' bus='1' slot='0' function='0'/></source></hostdev></devices></domain>";

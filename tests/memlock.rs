@@ -319,7 +319,7 @@ fn words(limit: Option<Limit>) -> String {
 }
 
 #[test]
-fn what_every_guest_needs() {
+fn locked_memory_of_every_guest() {
     let guests = guests();
     let mut unused: BTreeSet<_> = guests.iter().map(|(name, _)| *name).collect();
     let mut page = String::new();

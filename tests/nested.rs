@@ -43,25 +43,25 @@ on_both_suites! { BOOKWORM TRIXIE:
     two_devices_without_a_viommu_lock_ram_once;
     two_devices_behind_a_native_viommu_lock_ram_twice;
     four_devices_behind_a_hidden_viommu_exceed_the_limit;
-    wrapper_starts_what_exceeded_the_limit;
+    wrapper_starts_the_guest_that_exceeded_the_limit;
     devices_behind_one_bridge_count_once;
     raised_limit_lets_a_fifth_device_be_plugged_in;
-    rewritten_xml_gets_what_a_native_viommu_gets;
+    rewritten_xml_has_the_limit_of_a_native_viommu;
     hidden_viommu_gets_its_limit_without_a_wrapper;
-    restored_guest_has_its_viommu_again;
+    a_restored_guest_has_its_viommu;
     twenty_guests_start_at_once;
     killed_libvirtd_leaves_no_guard_and_no_broken_guest;
-    guest_destroyed_before_its_exec_leaves_nothing;
-    no_room_for_the_state_refuses_the_start;
-    stuck_qemu_leaves_nothing;
-    what_cannot_be_met_is_refused;
+    a_guest_destroyed_before_its_exec_leaves_no_file;
+    a_start_without_space_for_the_state_is_refused;
+    a_hanging_qemu_leaves_no_file;
+    requests_that_cannot_be_met_are_refused;
     linux_guest_uses_the_viommu;
 }
 
 on_both_suites! { CONFINED_BOOKWORM CONFINED_TRIXIE:
-    apparmor_lets_everything_work;
+    everything_works_with_apparmor;
     the_host_route_serves_guests_without_an_emulator;
-    doctor_names_what_is_wrong_and_nothing_else;
+    doctor_reports_each_fault_and_no_other;
 }
 
 fn two_devices_without_a_viommu_lock_ram_once(suite: &Suite) {
@@ -91,7 +91,7 @@ fn four_devices_behind_a_hidden_viommu_exceed_the_limit(suite: &Suite) {
     s3.assert_message("Cannot allocate memory");
 }
 
-fn wrapper_starts_what_exceeded_the_limit(suite: &Suite) {
+fn wrapper_starts_the_guest_that_exceeded_the_limit(suite: &Suite) {
     let Some(results) = suite.run("w1", 15) else { return };
     let w1 = results.of("w1");
     w1.assert_started();
@@ -129,7 +129,7 @@ fn raised_limit_lets_a_fifth_device_be_plugged_in(suite: &Suite) {
     results.of("w3-end").assert_clean();
 }
 
-fn rewritten_xml_gets_what_a_native_viommu_gets(suite: &Suite) {
+fn rewritten_xml_has_the_limit_of_a_native_viommu(suite: &Suite) {
     let Some(results) = suite.run("w4", 10) else { return };
     let w4 = results.of("w4");
     w4.assert_started();
@@ -154,7 +154,7 @@ fn hidden_viommu_gets_its_limit_without_a_wrapper(suite: &Suite) {
     results.of("w5-end").assert_clean();
 }
 
-fn restored_guest_has_its_viommu_again(suite: &Suite) {
+fn a_restored_guest_has_its_viommu(suite: &Suite) {
     let Some(results) = suite.run("w6", 12) else { return };
     results.of("w6-start").assert_value("viommus", "1");
     results.of("w6-save").assert_value("status", "0");
@@ -195,7 +195,7 @@ fn killed_libvirtd_leaves_no_guard_and_no_broken_guest(suite: &Suite) {
     results.of("w8-end").assert_clean();
 }
 
-fn guest_destroyed_before_its_exec_leaves_nothing(suite: &Suite) {
+fn a_guest_destroyed_before_its_exec_leaves_no_file(suite: &Suite) {
     let Some(results) = suite.run("w9", 10) else { return };
     let w9 = results.of("w9");
     w9.assert_value("exe", "/usr/sbin/libvirtd");
@@ -205,7 +205,7 @@ fn guest_destroyed_before_its_exec_leaves_nothing(suite: &Suite) {
     w9.assert_clean();
 }
 
-fn stuck_qemu_leaves_nothing(suite: &Suite) {
+fn a_hanging_qemu_leaves_no_file(suite: &Suite) {
     let Some(results) = suite.run("w12", 20) else { return };
     let (stuck, w12) = (results.of("w12-stuck"), results.of("w12"));
     stuck.assert_limit(2 * RAM + GIB);
@@ -219,7 +219,7 @@ fn stuck_qemu_leaves_nothing(suite: &Suite) {
     results.of("w12-after").assert_started();
 }
 
-fn no_room_for_the_state_refuses_the_start(suite: &Suite) {
+fn a_start_without_space_for_the_state_is_refused(suite: &Suite) {
     let Some(results) = suite.run("w10", 15) else { return };
     let w10 = results.of("w10");
     w10.assert_value("status", "1");
@@ -229,7 +229,7 @@ fn no_room_for_the_state_refuses_the_start(suite: &Suite) {
     results.of("w10-after").assert_value("viommus", "1");
 }
 
-fn what_cannot_be_met_is_refused(suite: &Suite) {
+fn requests_that_cannot_be_met_are_refused(suite: &Suite) {
     let Some(results) = suite.run("w11", 15) else { return };
     for (name, word) in [("w11-hook", "hook"), ("w11-wrapper", "wrapper-missing"), ("w11-model", "model-unknown")] {
         let refused = results.of(name);
@@ -296,7 +296,7 @@ fn the_guard_raises_the_limit_and_ends() {
     guard.assert_value("passed", "1");
 }
 
-fn apparmor_lets_everything_work(suite: &Suite) {
+fn everything_works_with_apparmor(suite: &Suite) {
     let Some(results) = suite.run("apparmor", 90) else { return };
     let host = results.of("aa-host");
     host.assert_value("libvirtd", "libvirtd-(enforce)");
@@ -321,7 +321,7 @@ fn apparmor_lets_everything_work(suite: &Suite) {
 }
 
 #[test]
-fn selinux_lets_everything_work() {
+fn everything_works_with_selinux() {
     let Some(results) = ENFORCING_TRIXIE.run("selinux", 150) else { return };
     let host = results.of("se-host");
     host.assert_value("enforcing", "1");
@@ -391,7 +391,7 @@ fn assert_denied(start: &results::Values) {
     start.assert_clean();
 }
 
-fn doctor_names_what_is_wrong_and_nothing_else(suite: &Suite) {
+fn doctor_reports_each_fault_and_no_other(suite: &Suite) {
     let Some(results) = suite.run("doctor", 15) else { return };
     for (step, status, fault) in [
         ("doctor-installed", "0", None),

@@ -177,7 +177,7 @@ fn versions_are_the_same_everywhere() {
 }
 
 #[test]
-fn the_example_is_the_one_that_is_explained() {
+fn the_installed_example_is_the_documented_one() {
     let page = read("docs/configuration.md");
     let explained = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     assert!(read("examples/viommu.toml").ends_with(explained));

@@ -122,7 +122,7 @@ text {{ font: 14px ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans M
 }
 
 #[test]
-fn pictures_show_what_is_printed() {
+fn pictures_show_the_real_output() {
     for (name, command) in [
         ("plan", "viommu plan examples/domains/gpu-workstation.xml --host examples/hosts/workstation.json"),
         ("explain", "viommu explain examples/logs/group-split.log"),

@@ -231,7 +231,7 @@ fn oracle(lab: &Libvirt) -> Vec<Results> {
 }
 
 #[test]
-fn libvirt_refuses_what_the_table_says() {
+fn libvirts_refusals_equal_the_table() {
     for suite in Suite::ALL {
         let Some(lab) = shared(suite) else { return };
         for (base, results) in base_domains().into_iter().zip(oracle(&lab)) {

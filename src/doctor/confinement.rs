@@ -179,7 +179,7 @@ mod tests {
         "  include if exists <abstractions/libvirt-qemu.d>\n  include if exists <local/abstractions/libvirt-qemu>\n";
     const OLD: &str = "  #include <local/abstractions/libvirt-qemu>\n";
     const RULES: &str = include_str!("../../hooks/apparmor/viommu");
-    // As hooks/attach writes it.
+    // The line that hooks/attach writes.
     const INCLUDED: &str = "include if exists <abstractions/libvirt-qemu.d/viommu>\n";
 
     fn rules(abstraction: &str, directory: &str, local: &str) -> AppArmor {
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn rules_count_where_they_are_included() {
-        // The abstractions of Debian 13 and Debian 12 end like this.
+        // The end of the abstractions in Debian 13 and Debian 12.
         assert_eq!(rules(NEW, "", "").place(), "/etc/apparmor.d/abstractions/libvirt-qemu.d/viommu");
         assert_eq!(rules(OLD, "", "").place(), "/etc/apparmor.d/local/abstractions/libvirt-qemu");
         for (abstraction, directory, local, lacks) in [

@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn reads_a_process_from_proc() {
-        // As Debian 12's libvirtd shows itself, and one in a container of Docker's.
+        // The status of Debian 12's libvirtd, and of one in a Docker container.
         let full = "CapPrm:\t1\nCapEff:\t000001ffffffffff\nCapBnd:\t000001ffffffffff\n";
         assert_eq!(capabilities(full), Some(0x1ff_ffff_ffff));
         assert_eq!(capabilities("CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\n"), Some(0xa804_25fb));
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn reads_the_time_that_systemctl_prints() {
-        // By date -d.
+        // From date -d.
         for (text, expected) in [
             ("Thu 1970-01-01 00:00:00 UTC", Some(0)),
             ("Thu 2024-02-29 23:59:59 UTC", Some(1_709_251_199)),

@@ -122,7 +122,7 @@ mod tests {
         assert!(!bypass.expander("pci.2") && !bypass.expander("pci.3") && !bypass.expander("pci.4"));
         let global = ["-global".to_owned(), "pxb-pcie.bypass_iommu=on".to_owned()];
         let bypass = Bypass::read(document.root(), &global);
-        assert!(!bypass.expander("pci.2"), "a device's own property beats the global one");
+        assert!(!bypass.expander("pci.2"), "a device's own property overrides the global one");
         assert!(bypass.expander("pci.3"));
     }
 }

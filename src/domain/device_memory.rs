@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn shared_memory() {
         for (shmem, bytes) in [
-            // shmem-plain-doorbell.xml has such devices.
+            // From shmem-plain-doorbell.xml.
             ("<shmem name='s'><model type='ivshmem-plain'/><size unit='M'>128</size></shmem>", 128 * MIB),
             ("<shmem name='s'><size>1048576</size></shmem>", MIB),
             ("<shmem name='s'/>", 4 * MIB),
@@ -90,7 +90,7 @@ mod tests {
             ("<model type='qxl' ram='131072' vram='65536' vgamem='16384'/>", 64 * MIB),
             ("<model type='qxl' ram='65536' vram='65536' vgamem='65536'/>", 64 * MIB),
             ("<model type='qxl' ram='65536' vram='65536' vram64='262144' vgamem='16384'/>", 256 * MIB),
-            // 'info pci' of QEMU 7.2 has no BAR 4 here.
+            // 'info pci' of QEMU 7.2 shows no BAR 4 here.
             ("<model type='qxl' ram='65536' vram='131072' vram64='65536' vgamem='16384'/>", 64 * MIB),
             ("<model type='qxl' ram='65536' vram='65536' vram64='100000' vgamem='16384'/>", 128 * MIB),
             ("<model type='virtio' vram='999999'/>", 0),
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_libvirt_does_not_see() {
+    fn device_memory_in_the_command_line() {
         let domain = from_text(
             "<domain xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>
                <q:commandline><q:arg value='-device'/><q:arg value='VGA,vgamem_mb=32'/></q:commandline>

@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn units_are_libvirts() {
-        // docs/formatdomain.rst, "Memory Allocation": the units and what they stand for.
+        // docs/formatdomain.rst, "Memory Allocation": the units and their values.
         for (number, unit, bytes) in [
             ("1", "KiB", 1024),
             ("1", "k", 1024),
@@ -194,7 +194,7 @@ mod tests {
         ] {
             assert_eq!(scaled(number, Some(unit), 1024), None, "{number} {unit}");
         }
-        assert_eq!(in_kib(Some(9_223_372_036_854_775_807)), None, "rounding up exceeds what libvirt accepts");
+        assert_eq!(in_kib(Some(9_223_372_036_854_775_807)), None, "rounding up exceeds libvirt's maximum");
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
             <memory model='dimm'><source><pagesize unit='KiB'>2048</pagesize></source>
               <target><size unit='KiB'>524287</size></target></memory></devices>";
         assert_eq!(memory(&format!("<memory>1267710</memory>{numa}{dimms}")).total, 219_136 * KIB + 2 * 536_870_912);
-        // memory-hotplug-virtio-mem.xml: <memory> says 8 GiB, its .args 2095104k and two devices.
+        // memory-hotplug-virtio-mem.xml: <memory> is 8 GiB, its .args have 2095104k and two devices.
         let virtio = "<devices>
             <memory model='virtio-mem'><target><size unit='KiB'>1048576</size><block unit='KiB'>2048</block>
               <requested unit='KiB'>524288</requested></target></memory>
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_libvirt_refuses_is_an_error() {
+    fn values_that_libvirt_refuses_are_errors() {
         for content in [
             "<memory unit='KiB'>much</memory>",
             "<memory unit='GiB'>1.5</memory>",

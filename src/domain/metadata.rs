@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_near_a_request_is_noticed() {
+    fn misplaced_requests_are_found() {
         let ignored = |text: &str| from_text(text).ignored;
         for (text, words) in [
             (
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn our_own_request() {
-        // As virsh metadata --key viommu --set "<viommu …/>" leaves it.
+        // The result of virsh metadata --key viommu --set "<viommu …/>".
         let domain = domain(
             "<viommu:viommu xmlns:viommu='urn:libvirt-viommu:1' model='auto' locked-memory='yes' aw-bits='39' hotplug='2'/>",
         );
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_named() {
+    fn unknown_keys_and_values_are_named() {
         let domain =
             domain("<v:viommu xmlns:v='urn:libvirt-viommu:1' v:model='intel' modle='intel' model='' MODEL='x'/>");
         let names = |domain: Domain| domain.metadata.unwrap().into_iter().map(|(name, _)| name).collect::<Vec<_>>();
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(names(self::domain(misspelt)), ["<viommmu>"]);
     }
 
-    /// What Nova 33.0.0 writes, shortened, with a prefix `n` of its own.
+    /// The metadata of Nova 33.0.0, shortened, with its own prefix `n`.
     fn instance(uri: &str) -> String {
         format!(
             r#"<n:instance xmlns:n="{uri}"><n:package version="33.0.0"/>

@@ -243,19 +243,19 @@ mod tests {
             assert_eq!(requester(&tree, &[], 2), Requester::Bridge { controller: 2 }, "{model}");
             assert_eq!(requester(&tree, &[], 1), function(1), "{model}");
         }
-        // The outermost one decides.
+        // The outermost bridge determines the requester.
         let tree = ROOT.to_owned() + &controller(1, "dmi-to-pci-bridge", 0, 0x1e) + &controller(2, "pci-bridge", 1, 1);
         assert_eq!(requester(&tree, &[], 2), Requester::Bridge { controller: 1 });
         let tree = OLD_ROOT.to_owned() + &controller(1, "pci-bridge", 0, 3);
         assert_eq!(requester(&tree, &[], 1), Requester::Bridge { controller: 1 });
-        // A bridge that libvirt has still to place is a bridge already.
+        // A bridge without an address is a bridge, too.
         let tree = "<controller type='pci' index='1' model='pcie-to-pci-bridge'/>";
         assert_eq!(requester(tree, &[], 1), Requester::Bridge { controller: 1 });
     }
 
     #[test]
     fn an_expander_is_a_host_bridge() {
-        // pcie-expander-bus.xml has such controllers.
+        // From pcie-expander-bus.xml.
         let tree = ROOT.to_owned()
             + &controller(1, "pcie-expander-bus", 0, 4)
             + &controller(2, "pcie-root-port", 1, 0)
@@ -267,7 +267,7 @@ mod tests {
         let machine = ["-machine", "default_bus_bypass_iommu=on"];
         assert_eq!(requester(&tree, &machine, 3), Requester::Bypass);
         assert_eq!(requester(&tree, &machine, 0), Requester::Bypass);
-        assert_eq!(requester(&tree, &machine, 2), function(2), "the default bus speaks for itself only");
+        assert_eq!(requester(&tree, &machine, 2), function(2), "the property of the default bus applies to it only");
     }
 
     #[test]
@@ -276,13 +276,17 @@ mod tests {
             + &controller(1, "pcie-expander-bus", 0, 4)
             + &controller(2, "pcie-root-port", 1, 0)
             + &controller(3, "pcie-root-port", 0, 5);
-        // Those of KubeVirt's Grace guests: one for each expander bus.
+        // As in KubeVirt's Grace guests: one for each expander bus.
         let on = |bus: u32| format!("<iommu model='smmuv3'><driver pciBus='{bus}'/></iommu>");
         let seen = |iommus: &str| [2, 3].map(|bus| requester(&(tree.clone() + iommus), &[], bus));
         assert_eq!(seen(&on(1)), [function(2), Requester::Bypass]);
         assert_eq!(seen(&on(0)), [Requester::Bypass, function(3)]);
         assert_eq!(seen(&(on(0) + &on(1))), [function(2), function(3)]);
-        assert_eq!(seen("<iommu model='smmuv3'/>"), [function(2), function(3)], "the machine's serves all");
+        assert_eq!(
+            seen("<iommu model='smmuv3'/>"),
+            [function(2), function(3)],
+            "the machine's SMMU serves all devices"
+        );
         assert_eq!(seen(&(on(1) + "<iommu model='virtio'/>")), [function(2), function(3)]);
     }
 
@@ -320,18 +324,18 @@ mod tests {
     }
 
     #[test]
-    fn circles_end() {
+    fn cycles_of_bridges_end() {
         let circle = controller(1, "pci-bridge", 2, 1) + &controller(2, "pcie-root-port", 1, 1);
         assert_eq!(requester(&circle, &[], 1), function(1));
         assert_eq!(requester(&controller(1, "pcie-root-port", 1, 1), &[], 1), function(1));
-        // The longest way that is none: every bus of a guest in one chain.
+        // The longest chain without a cycle: every bus of a guest.
         let chain: String = (1..256).map(|index| controller(index, "pci-bridge", index - 1, 1)).collect();
         assert_eq!(requester(&(ROOT.to_owned() + &chain), &[], 255), Requester::Bridge { controller: 1 });
         assert_eq!(requester(&controller(256, "pci-bridge", 0, 1), &[], 256), function(256), "no such bus");
     }
 
     #[test]
-    fn nonsense_is_absent() {
+    fn invalid_addresses_are_absent() {
         let tree = "<controller type='pci' model='pci-bridge'/><controller type='pci' index='-1' model='pci-bridge'/>
             <controller type='usb' index='1' model='pci-bridge'/><controller index='1' model='pci-bridge'/>
             <controller type='pci' index='1'/><controller type='pci' index='1' model='pci-bridge'/>";

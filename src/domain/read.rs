@@ -132,7 +132,7 @@ pub(super) fn from_text(text: &str) -> Domain {
     Domain::read(&crate::xml::parse(text.as_bytes()).unwrap()).unwrap()
 }
 
-/// A test's document has a value that libvirt refuses.
+/// Panics: libvirt would refuse a value of the test's document.
 #[cfg(test)]
 #[track_caller]
 pub(super) fn refused(text: &str) {
@@ -187,8 +187,8 @@ mod tests {
     }
 
     #[test]
-    fn names_are_whole() {
-        // With a blank cut off, this guest would be taken for "victim", and its hook would act on that guest's QEMU.
+    fn names_are_not_trimmed() {
+        // Without the trailing blank the guest would be "victim", and its hook would act on that guest's QEMU.
         assert_eq!(from_text("<domain><name>victim </name></domain>").name, "victim ");
         assert_eq!(from_text("<domain><name>\n\tvictim</name></domain>").name, "\n\tvictim");
         let pieces = "<name><!-- c -->vi<![CDATA[ct]]><b>i</b>&#109; <?p i?></name><name>second</name>";
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_that_are_there_twice_are_merged() {
+    fn duplicate_elements_are_merged() {
         let domain = from_text(
             "<domain xmlns:x='urn:x' xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>
                <os><type x:arch='a' machine='q35'/></os><os firmware='efi'><type arch='x86_64' machine='pc'/></os>

@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn libosinfos_ids() {
-        // The ids are those of osinfo-db 20250606.
+        // The ids are from osinfo-db 20250606.
         for (id, name, driver) in [
             ("http://debian.org/debian/12", "Debian 12", Some(Driver::Absent)),
             ("http://debian.org/debian/13", "Debian 13", Some(Driver::Module)),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_stands_in_one_row() {
+    fn each_release_has_one_row() {
         for (index, row) in KNOWN.iter().enumerate() {
             for other in KNOWN.iter().skip(index + 1).filter(|other| other.name == row.name) {
                 assert!(row.names.iter().all(|release| !other.names.contains(release)), "{}", row.name);

@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_pci_function() {
-        // hostdev-vfio-multidomain.xml, whose .args say host=0021:de:1f.1.
+        // hostdev-vfio-multidomain.xml; its .args have host=0021:de:1f.1.
         let source = "<source><address domain='0x0021' bus='222' slot='31' function='1'/></source>";
         let found = vfio(&format!(
             "<hostdev mode='subsystem' type='pci' managed='yes'><driver name='vfio'/>{source}</hostdev>"
@@ -172,7 +172,7 @@ mod tests {
             1,
             "vfio in a subsystem is the default"
         );
-        // hostdev-vfio-zpci.xml, whose .args say host=0000:00:00.0, …, addr=0x8.
+        // hostdev-vfio-zpci.xml; its .args have host=0000:00:00.0, …, addr=0x8.
         let found = vfio(
             "<controller type='pci' index='0' model='pci-root'/>
              <hostdev mode='subsystem' type='pci' managed='no'><driver name='vfio'/>

@@ -158,13 +158,13 @@ mod tests {
             let page = code(*known).unwrap_or_else(|| panic!("docs/troubleshooting.md has no page for {known}"));
             let mut rest = page.text;
             for label in ["\n\n- **Why:** ", "\n- **Do:** ", "\n- **Source:** "] {
-                let (before, after) = rest.split_once(label).unwrap_or_else(|| panic!("{known}: where is {label:?}?"));
+                let (before, after) = rest.split_once(label).unwrap_or_else(|| panic!("{known}: {label:?} is missing"));
                 assert!(before.len() >= 10 && !before.contains("\n- **"), "{known}: {before:?} before {label:?}");
                 rest = after;
             }
             assert!(rest.trim_end().ends_with('.') && !rest.contains("\n\n"), "{known}: {rest:?} ends the page");
         }
-        assert_eq!(sections(CODES).count(), Code::ALL.len(), "a heading that is no code, or one that stands twice");
+        assert_eq!(sections(CODES).count(), Code::ALL.len(), "a heading that is not a code, or a duplicate");
     }
 
     #[test]

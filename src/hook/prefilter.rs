@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_of_the_host_route_is_told_from_every_other_emulator() {
+    fn a_link_of_the_host_route_is_distinguished_from_other_emulators() {
         let guest = |path: &str| format!("<domain>\n  <devices>\n    <emulator>{path}</emulator>\n");
         let route = guest("/usr/lib/libvirt-host-route/qemu-system-x86_64");
         assert!(!may_ask(route.as_bytes()), "a plain guest of the route must not be parsed");
@@ -119,7 +119,7 @@ mod tests {
             assert_eq!(found(&format!("{start}\n  <name>a &lt; b</name>\n  {own}")).as_deref(), Some(UUID), "{start}");
         }
         for text in [
-            // No UUID behind the name, or a layout that libvirt does not write.
+            // A name without a UUID after it, or a layout that libvirt does not write.
             "<domain>\n  <name>a</name>\n  <title>t</title>\n  ",
             "<domain>\n  <metadata>\n  <name>a</name>\n  ",
             "<domain>\n  <name>a<!--</name>\n  ",

@@ -18,8 +18,8 @@ pub(super) fn memory(resource: &str) -> u64 {
 mod tests {
     use super::*;
 
-    // A GTX 970, of which lspci says: Memory at f6000000 [size=16M], e0000000 [size=256M], f0000000 [size=32M], I/O ports at e000
-    // [size=128], Expansion ROM at f7000000 [disabled] [size=512K].
+    // A GTX 970. lspci prints: Memory at f6000000 [size=16M], e0000000 [size=256M], f0000000 [size=32M], I/O ports at
+    // e000 [size=128], Expansion ROM at f7000000 [disabled] [size=512K].
     #[test]
     fn only_bars_and_only_memory_count() {
         let resource = "0x00000000f6000000 0x00000000f6ffffff 0x0000000000040200\n\

@@ -104,17 +104,17 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_in_a_fact_leaves_it_unknown() {
+    fn an_invalid_value_is_an_unknown_fact() {
         let text = HEAD.replace("9000000", "99999999999").replace("7002022", "-1");
         let (emulator, libvirt) = parse(&text).unwrap();
         assert_eq!((libvirt, emulator.version, emulator.flags), (None, None, None));
-        // Other flags are not kept.
+        // Other flags are not stored.
         let (emulator, _) = parse(HEAD).unwrap();
         assert_eq!(emulator.flags.unwrap().len(), 2);
     }
 
     #[test]
-    fn a_cut_head_claims_nothing_about_flags() {
+    fn a_truncated_head_has_unknown_flags() {
         let cut = HEAD.split("<version>").next().unwrap();
         let (emulator, libvirt) = parse(cut).unwrap();
         assert_eq!((emulator.flags, emulator.version), (None, None));

@@ -183,7 +183,7 @@ mod tests {
         Identity::of(&Domain { uuid, id: Some(3), name: name.to_owned(), ..Domain::default() }).unwrap()
     }
 
-    // The names are of libvirt's tests/virsystemdtest.c, `TEST_MACHINE` and `testScopeName`, with the number 3.
+    // The names are from libvirt's tests/virsystemdtest.c, `TEST_MACHINE` and `testScopeName`, with the number 3.
     #[test]
     fn cgroups_have_libvirts_names() {
         let digits = "123456789012345678901234567890123456789012345678901234567890";
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(agreed(began), None);
         let mut children = vec![start(&["one".to_owned()]), start(&["one".to_owned()])];
         assert_eq!(agreed(began), Some(Some(OsString::from("one"))));
-        assert_eq!(agreed(began + 1000), None, "an older process says nothing");
+        assert_eq!(agreed(began + 1000), None, "an older process is no evidence");
         children.push(start(&["two".to_owned()]));
         assert_eq!(agreed(began), None);
         for mut child in children.drain(1..) {

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_described_stands_for_every_path() {
+    fn a_recorded_emulator_without_a_path_matches_every_path() {
         let host = Host { emulators: vec![Emulator::default()], ..Host::default() };
         assert_eq!(path_of(&host, Some("/x"), Some("x86_64")).as_deref(), Some(""));
         assert_eq!(path_of(&host, None, None).as_deref(), Some(""));
@@ -145,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn a_host_comes_back_from_json() {
+    fn a_host_survives_json() {
         let mut host = Host { libvirt: Some(Version::new(9, 0)), aw_bits: Some(39), ..Host::default() };
         host.iommu_groups.insert("0000:01:00.0".to_owned(), 12);
         host.emulators.push(Emulator { flags: Some(vec!["intel-iommu".to_owned()]), ..emulator("/x", "x86_64") });
         let json = serde_json::to_string(&host).unwrap();
         assert_eq!(serde_json::from_str::<Host>(&json).unwrap(), host);
-        // Written by hand, with what one knows.
+        // A file written by hand, with some facts.
         let some: Host = serde_json::from_str(r#"{"libvirt": "8.0.0", "unheard_of": 1}"#).unwrap();
         assert_eq!(some, Host { libvirt: Some(Version::new(8, 0)), ..Host::default() });
     }

@@ -16,10 +16,10 @@ fn names_are_unique_and_kebab_case() {
     assert_eq!(Code::from_name("no-such-code"), None);
 }
 
-/// What a message may begin with although it has a capital: proper names and acronyms.
+/// Words with a capital at the start of a message: proper names and acronyms.
 const PROPER: [&str; 8] = ["AppArmor", "KVM", "QEMU", "SELinux", "SMMUv3", "VFIO", "Windows", "XML"];
 
-/// What the text of a message follows in the sources.
+/// The source text before the text of a message.
 const BEFORE: [&str; 9] = [
     "let message =",
     "Note::error(",
@@ -70,7 +70,7 @@ fn messages() -> Vec<String> {
         let text = fs::read_to_string(path).unwrap();
         let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         for before in BEFORE {
-            // Of the statement that follows only, and not of a call that takes a message made elsewhere.
+            // Only in the next statement, and not in a call whose argument is a message from elsewhere.
             let calls = code.split(before).skip(1).map(|rest| rest.split(';').next().unwrap());
             messages.extend(calls.filter(|call| !call.contains("let ")).filter_map(literal));
         }

@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_libvirt_refuses_of_nova_is_removed() {
+    fn attributes_of_nova_that_libvirt_refuses_are_removed() {
         for model in ["virtio", "smmuv3"] {
             let wanted = domain(true, model, DRIVER)
                 .replace(&format!("      {DRIVER}\n"), "")
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn other_domains_stay_as_they_are() {
+    fn other_domains_are_not_changed() {
         let without_eim = DRIVER.replace(" eim='off'", "");
         let other_width = DRIVER.replace("48", "39");
         for text in [

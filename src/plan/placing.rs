@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_and_lacking_speaks_against_a_host() {
+    fn known_missing_features_exclude_a_host() {
         says(&domain(), &host(), None);
         says(&domain(), &Host { iommu: Some(false), ..host() }, Some("IOMMU is off"));
         let groups = [("0000:65:00.0".to_owned(), 1)].into();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_does_not() {
+    fn unknown_facts_exclude_no_host() {
         says(&domain(), &Host::default(), None);
         let unpinned = Domain { vfio: Vec::new(), ..domain() };
         says(&unpinned, &Host { memory_bytes: Some(1), iommu: Some(false), ..host() }, None);

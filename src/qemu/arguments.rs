@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_option_does_not_swallow_an_option() {
+    fn unknown_option_does_not_take_an_option_as_its_value() {
         assert_eq!(
             walked(&["-flag-of-2030", "-device", "e1000e", "-option-of-2030", "value", "-S"]),
             [("flag-of-2030", None), ("device", Some("e1000e")), ("option-of-2030", Some("value")), ("S", None)]
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn argument_that_is_not_utf8_is_walked_over() {
+    fn argument_that_is_not_utf8_is_skipped() {
         let arguments = [
             OsStr::new("-kernel"),
             OsStr::from_bytes(b"/boot/\xff"),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_sorted_and_no_option_stands_in_both() {
+    fn tables_are_sorted_and_have_no_common_option() {
         assert!(WITH_VALUE.is_sorted() && WITHOUT_VALUE.is_sorted());
         assert!(WITHOUT_VALUE.iter().all(|name| !WITH_VALUE.contains(name)));
     }

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_one_is_not_found() {
+    fn similar_arguments_are_not_viommus() {
         assert_eq!(driver(&["-name", "intel-iommu", "-append", "-device", "intel-iommu"]), None);
         assert_eq!(driver(&["-device", "e1000e,id=intel-iommu"]), None);
         assert_eq!(driver(&["-global", "intel-iommu.caching-mode=on"]), None);

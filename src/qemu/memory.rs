@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn sizes_are_qemus() {
-        // tests/unit/test-cutils.c of QEMU has such values.
+        // From tests/unit/test-cutils.c of QEMU.
         for (text, bytes) in [
             ("12345", 12345),
             ("1b", 1),

@@ -150,7 +150,7 @@ mod tests {
 
     // qemuProcessQMPLaunch of libvirt 7.0 to 11.3.
     #[test]
-    fn capability_probe_is_no_guest() {
+    fn a_capability_probe_is_not_a_guest() {
         #[rustfmt::skip]
         let probe = [
             "-S", "-no-user-config", "-nodefaults", "-nographic", "-machine", "none,accel=kvm:tcg",
@@ -160,9 +160,9 @@ mod tests {
         assert_eq!(classified(&probe), Invocation::Other);
     }
 
-    // A channel's name is free text: it must not make a guest pass for a question.
+    // A channel's name is arbitrary text: with it, a guest must not look like a probe.
     #[test]
-    fn text_in_a_json_device_is_no_question() {
+    fn text_in_a_json_device_is_not_a_probe() {
         let device = r#"{"driver":"virtserialport","name":"org.x,help,?,y"}"#;
         assert_eq!(classified(&["-uuid", "u", "-device", device]), guest("u", false));
     }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_are_no_guests() {
+    fn probes_are_not_guests() {
         for question in [
             &["-version"][..],
             &["--help"],
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_a_guest_are_no_questions() {
+    fn arguments_of_a_guest_are_not_probes() {
         let words = ["-append", "-help", "-name", "guest=help", "-uuid", "U", "-device", "e1000e,id=help", "-M", "q35"];
         assert_eq!(classified(&words), guest("U", false));
         assert_eq!(classified(&["-name", "-uuid", "x"]), Invocation::Other);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn guest_is_known_by_its_uuid() {
+    fn guest_is_identified_by_its_uuid() {
         let uuid = "374b1079-5271-47cd-a0ad-2bbac33e9657";
         assert_eq!(classified(&["-name", "guest=s2,debug-threads=on", "-uuid", uuid]), guest(uuid, false));
         assert_eq!(classified(&["-name", "process=x", "--uuid", "U"]), guest("U", false));
@@ -225,13 +225,13 @@ mod tests {
     }
 
     #[test]
-    fn incoming_guest_is_told_apart() {
+    fn incoming_guest_is_distinguished() {
         assert_eq!(classified(&["-uuid", "U", "-incoming", "defer"]), guest("U", true));
         assert_eq!(classified(&["-uuid", "U", "-append", "-incoming"]), guest("U", false));
     }
 
     #[test]
-    fn name_that_is_not_utf8_is_no_obstacle() {
+    fn name_that_is_not_utf8_is_accepted() {
         let arguments = ["-uuid".into(), "U".into(), "-name".into(), OsStr::from_bytes(b"guest=\xff").into()];
         assert_eq!(classify(&arguments), guest("U", false));
     }

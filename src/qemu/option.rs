@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(split(""), expected(&[]));
     }
 
-    // qemu-option.c, get_opt_value: ",," is a comma wherever a value may stand; ",,," is a comma and an end.
+    // qemu-option.c, get_opt_value: ",," is a comma in any value; ",,," is a comma and an end.
     #[test]
     fn doubled_commas_belong_to_the_value() {
         assert_eq!(split("a,,b=c,d=e"), expected(&[("type", "a,b=c"), ("d", "e")]));
@@ -133,9 +133,9 @@ mod tests {
         assert_eq!(set("b=1,flag,,", "type", "b", "2"), "b=2,flag,,");
     }
 
-    // Appending ",key" to a list that ends in a comma would make a doubled one.
+    // ",key" after a trailing comma would become a doubled comma.
     #[test]
-    fn trailing_comma_does_not_swallow_the_new_key() {
+    fn a_new_key_after_a_trailing_comma_stays_a_key() {
         assert_eq!(set("q35,", "type", "b", "1"), "q35,b=1");
         assert_eq!(set("q35,,", "type", "b", "1"), "q35,,,b=1");
         assert_eq!(split("q35,,,b=1"), expected(&[("type", "q35,"), ("b", "1")]));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn help_is_a_word_of_its_own() {
+    fn help_is_a_separate_word() {
         assert!(asks_for_help("help", "driver"));
         assert!(asks_for_help("driver=help", "driver"));
         assert!(asks_for_help("e1000e,?", "driver"));

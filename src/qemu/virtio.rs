@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_stays() {
+    fn existing_and_unsuitable_devices_are_not_changed() {
         for device in [
             "virtio-net-pci,netdev=n,bus=pci.1,iommu_platform=off",
             "virtio-net-pci,netdev=n,bus=pcie.0",
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn other_devices_are_asked_for_by_all() {
+    fn all_includes_other_devices() {
         for driver in OTHERS {
             let device = format!("{driver}-pci,bus=pci.1");
             becomes("user,id=n", &device, ON, &device);

@@ -90,7 +90,7 @@ fn own_metadata_is_strict() {
         metadata(&[("aw-bits", "57")]),
         metadata(&[("modell", "intel")]),
         metadata(&[("<viommmu>", "")]),
-        // The user believes that this is a request.
+        // This user expects a request.
         metadata(&[]),
     ];
     for metadata in wrong {
@@ -99,7 +99,7 @@ fn own_metadata_is_strict() {
 }
 
 #[test]
-fn an_empty_model_is_none_at_all() {
+fn an_empty_model_is_no_request() {
     let cli = Keys { model: Some(String::new()), ..Keys::of(Source::Cli) };
     let request = Request::of(&domain(&[("hw:viommu_model", "intel")], &[]), &cli, &Config::default()).unwrap();
     assert_eq!((request.model, request.source), (RequestedModel::Model(Model::Intel), Source::NovaFlavor));
@@ -117,7 +117,7 @@ fn own_keys_of_a_flavor() {
 
 #[test]
 fn locked_memory_needs_a_page_size() {
-    // Nova: VirtLockMemoryTestCase.
+    // From Nova: VirtLockMemoryTestCase.
     let locked = ("hw:locked_memory", "True");
     let note = request(&domain(&[locked], &[])).unwrap_err();
     assert_eq!(note.code, Code::LockedMemoryWithoutPageSize);
@@ -126,7 +126,7 @@ fn locked_memory_needs_a_page_size() {
     assert!(request(&domain(&[locked, ("hw:mem_page_size", "small")], &[])).unwrap().asks_to_lock());
     assert!(request(&domain(&[locked], &[("hw_mem_page_size", "large")])).unwrap().asks_to_lock());
     assert!(!request(&domain(&[("hw:locked_memory", "False")], &[])).unwrap().asks());
-    // A domain that Nova did not make: its XML limits the locked memory.
+    // A domain without Nova: its XML limits the locked memory.
     let bounded = |change: fn(&mut Domain)| {
         let mut domain = domain(&[locked], &[]);
         change(&mut domain);
@@ -164,7 +164,7 @@ fn a_stronger_source_settles_novas_contradiction_about_locked_memory() {
 }
 
 #[test]
-fn what_nova_implies_is_no_request() {
+fn memory_that_nova_locks_implicitly_is_no_request() {
     let realtime = domain(&[("hw:cpu_realtime", "yes")], &[]);
     let encrypted = domain(&[], &[("hw_mem_encryption", "True")]);
     for domain in [&realtime, &encrypted] {
@@ -177,7 +177,7 @@ fn what_nova_implies_is_no_request() {
 }
 
 #[test]
-fn every_refusal_says_what_to_do_in_one_line() {
+fn every_refusal_has_a_remedy_in_one_line() {
     let domain = domain(&[("hw:viommu_model", "Intel")], &[]);
     let message = request(&domain).unwrap_err().message;
     assert_eq!(
@@ -193,14 +193,14 @@ fn every_refusal_says_what_to_do_in_one_line() {
 
 #[test]
 fn memory_encryption_locks_memory_as_in_nova() {
-    // Nova: GetMemEncryptionConfigTestCase.test_sev, test_sev_es, test_sev_snp.
+    // From Nova: GetMemEncryptionConfigTestCase.test_sev, test_sev_es, test_sev_snp.
     for (model, locked) in [("amd-sev", true), ("amd-sev-es", true), ("amd-sev-snp", false)] {
         let domain = domain(&[("hw:mem_encryption", "True"), ("hw:mem_encryption_model", model)], &[]);
         assert_eq!(request(&domain).unwrap().locked_memory, locked, "{model}");
     }
 }
 
-// Records of `auto` are compared by it, and those of older versions have neither key.
+// Records of `auto` contain it for comparison; those of older versions have neither key.
 #[test]
 fn only_what_differs_from_the_default_is_serialised() {
     let keys = |request: &Request| {
@@ -215,7 +215,7 @@ fn only_what_differs_from_the_default_is_serialised() {
 
 // Nova detaches the functions of a flavor before it suspends a guest.
 #[test]
-fn functions_of_the_flavor_that_the_domain_lacks_will_come() {
+fn missing_functions_of_the_flavor_are_expected_later() {
     let of =
         |specs: &[(&str, &str)]| request(&domain(specs, &[])).map(|request| (request.hotplug, request.coming_vfio));
     assert_eq!(of(&[]), Ok((false, 0)));
@@ -238,7 +238,7 @@ fn an_element_inside_the_request_is_named() {
     assert!(error.message.starts_with("unknown element <child>"), "{}", error.message);
 }
 
-/// docs/configuration.md lists the values.
+/// The values in docs/configuration.md.
 #[test]
 fn virtio_and_purpose_take_these_values() {
     let virtio = |text| Keys::read(Source::Metadata, [("virtio", text)]).map(|keys| keys.virtio);
@@ -260,14 +260,14 @@ fn an_empty_value_counts_as_absent_and_of_two_the_first_counts() {
 }
 
 #[test]
-fn a_source_asks_for_a_model_or_for_locked_memory() {
+fn a_source_requests_a_model_or_locked_memory() {
     let asks = |name, value| Keys::read(Source::Metadata, [(name, value)]).unwrap().asks();
     assert!(asks("model", "auto") && asks("model", "no-such") && asks("locked-memory", "on"));
     assert!(!asks("model", "none") && !asks("locked-memory", "off") && !asks("aw-bits", "39"));
     assert!(!Keys::default().asks());
 }
 
-/// The table of docs/configuration.md.
+/// The table in docs/configuration.md.
 #[test]
 fn each_source_has_its_own_names_for_the_keys() {
     for (source, key, name) in [

@@ -84,12 +84,12 @@ mod tests {
         let opened = before.replace("<rng/>", "<rng></rng>");
         assert_eq!(undone(&now, before), opened);
         assert_eq!(undone(&now, &now), now);
-        // A device that was not there before keeps what it has.
+        // A device that was added later keeps its attributes.
         assert_eq!(undone(&now, "<domain/>"), now);
     }
 
     #[test]
-    fn devices_are_told_apart_by_what_names_them() {
+    fn devices_are_matched_by_their_mac_address() {
         let nic = |mac: &str, driver: &str| format!("<interface><mac address='{mac}'/>{driver}</interface>");
         let on = "<driver iommu='on'/>";
         let before = format!("<domain><devices>{}{}</devices></domain>", nic("a", ""), nic("b", on));

@@ -1,4 +1,4 @@
-//! Before and after, written by hand: what a person would have typed into 'virsh edit'.
+//! Documents before and after an edit, written by hand: the expected text is that of a manual 'virsh edit'.
 
 use super::*;
 use crate::domain::Domain;
@@ -16,7 +16,7 @@ fn rewritten(before: &str, request: &Request) -> Result<Option<String>, Note> {
     plan.map_err(|refusal| refusal.note).and_then(|plan| rewrite(&document, &plan))
 }
 
-/// Checks the result, and that a second time changes nothing.
+/// Checks the result, and that a second edit changes nothing.
 #[track_caller]
 fn becomes(before: &str, request: &Request, after: &str) {
     assert_eq!(rewritten(before, request).unwrap().as_deref(), Some(after));
@@ -81,7 +81,7 @@ fn virtio_and_smmuv3_have_no_driver_element() {
 }
 
 #[test]
-fn a_width_of_virtio_is_written_where_it_was_asked_for() {
+fn a_requested_width_of_virtio_is_written() {
     let before = "<domain type='kvm'>
   <os><type arch='x86_64' machine='q35'>hvm</type></os>
   <features><acpi/></features>
@@ -221,8 +221,8 @@ fn memory_backing_is_made_behind_the_memory() {
 }
 
 #[test]
-fn memory_backing_that_is_there_is_extended_in_novas_order() {
-    // test_config_memory_backing of Nova: hugepages, nosharepages, locked.
+fn existing_memory_backing_is_extended_in_novas_order() {
+    // From Nova's test_config_memory_backing: hugepages, nosharepages, locked.
     let before = "<domain type='kvm'>
   <memoryBacking>
     <hugepages/>
@@ -252,7 +252,7 @@ fn one_line_stays_one_line() {
 }
 
 #[test]
-fn line_ends_stay_what_they_are() {
+fn line_ends_do_not_change() {
     let before = "<?xml version='1.0'?>\r\n<domain type='kvm'>\r\n  <os><type arch='aarch64' machine='virt'>hvm</type></os>\r\n  \
                   <devices>\r\n  </devices>\r\n</domain>\r\n";
     let after = before.replace("  </devices>", "    <iommu model='smmuv3'/>\r\n  </devices>");

@@ -117,12 +117,12 @@ mod tests {
     #[test]
     fn elements_that_the_backup_has_stay() {
         becomes(INTEL, Some(INTEL), None);
-        // A vIOMMU that has been completed needs the split irqchip.
+        // A vIOMMU that viommu completed needs the split irqchip.
         let lacking = INTEL.replace("    <ioapic driver='qemu'/>\n", "");
         becomes(INTEL, Some(&lacking), None);
         let split = PLAIN.replace("    <acpi/>\n", "    <acpi/>\n    <ioapic driver='qemu'/>\n");
         becomes(INTEL, Some(&split), Some(&split));
-        // virtio-iommu does not need it, so it was there before.
+        // virtio-iommu does not need it, so viommu did not add it.
         let virtio = split.replace("  </devices>", "    <iommu model='virtio'/>\n  </devices>");
         becomes(&virtio, None, Some(&split));
     }

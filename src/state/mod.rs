@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(GuestState::parse(&state.to_json(), uuid, 100 + MAX_AGE).unwrap(), state);
     }
 
-    /// The design gives a state 15 minutes.
+    /// A state is valid for 15 minutes.
     #[test]
     fn a_leftover_is_older_than_15_minutes() {
         let (state, uuid) = state();
@@ -187,7 +187,7 @@ mod tests {
         {
             assert_eq!(became(recorded(), &same, &other), None, "another request");
         }
-        assert_eq!(became(record(RequestedModel::Model(Model::Intel)), &same, &auto), None, "auto was not asked for");
+        assert_eq!(became(record(RequestedModel::Model(Model::Intel)), &same, &auto), None, "auto was not requested");
         assert_eq!(recorded().edits_for(&same), Some(Edits::default()));
         assert_eq!(recorded().edits_for(&domain("pc-q35-10.0", 2)), None, "another device");
     }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_this_guests_own() {
+    fn refuses_files_of_other_guests() {
         let (state, uuid) = state();
         let json = state.to_json();
         let other: Uuid = "00000000-0000-4000-8000-000000000000".parse().unwrap();

@@ -201,7 +201,7 @@ fn remove(path: &Path) -> Result<(), Note> {
 mod tests {
     use super::*;
 
-    /// docs/how-it-works.md names the places.
+    /// The paths in docs/how-it-works.md.
     #[test]
     fn each_guest_has_its_files() {
         let uuid: Uuid = "3a21c2ee-5ece-4225-baa4-9a11258f601e".parse().unwrap();

@@ -334,7 +334,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::disallowed_methods, reason = "a test makes what it reads")]
+    #![expect(clippy::disallowed_methods, reason = "the test creates the files that it reads")]
 
     use nix::sys::stat::Mode;
 

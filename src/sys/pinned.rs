@@ -174,16 +174,16 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_pinned_and_has_what_it_has() {
+    fn a_pinned_process_has_its_arguments_and_limit() {
         let own = own();
         assert!(!own.has_ended());
         assert_eq!(own.lock_limit().unwrap(), process::own_lock_limit());
         assert_eq!(own.arguments(), std::env::args_os().skip(1).collect::<Vec<_>>());
     }
 
-    // The kernel gives these bytes back as they were written; libvirt cuts a guest's name at a byte where its locale is C.
+    // The kernel returns these bytes unchanged; libvirt with the locale C truncates a guest's name at such a byte.
     #[test]
-    fn what_is_not_utf8_hides_nothing() {
+    fn invalid_utf8_hides_no_argument() {
         #![expect(clippy::disallowed_methods, reason = "the test needs another process")]
         let cut = OsStr::from_bytes(b"file=/domain-3-\xc3");
         let mut command = std::process::Command::new("sh");
@@ -198,9 +198,10 @@ mod tests {
         child.wait().unwrap();
     }
 
-    // The text is of proc_pid_stat(5), with the name "a) b" and numbers that are their fields' own times 2^40.
+    // The text has the form of proc_pid_stat(5), with the name "a) b" and each number equal to its field's number times
+    // 2^40.
     #[test]
-    fn layout_is_readable_or_none() {
+    fn an_unreadable_memory_layout_is_none() {
         let numbers: Vec<String> = (4..=52).map(|number: u64| (number << 40).to_string()).collect();
         let stat = format!("7 (a) b) S {}", numbers.join(" "));
         let found = layout(&stat).unwrap();
@@ -211,9 +212,9 @@ mod tests {
         assert_eq!(layout("7 (a"), None);
     }
 
-    // setarch(8) makes the kernel choose nothing at random.
+    // setarch(8) switches the kernel's randomization off.
     #[test]
-    fn a_layout_that_any_program_can_have_is_none() {
+    fn a_layout_without_randomization_is_none() {
         #![expect(clippy::disallowed_methods, reason = "the test needs another process")]
         let has_layout = |command: &[&str]| {
             let mut child = std::process::Command::new(command[0]);
@@ -233,7 +234,7 @@ mod tests {
         assert!(!is_random(0x7fff_ffff_efe9) && !is_random(0xffff_ffff_ffe8));
     }
 
-    // The kernel is the second source: a child that has executed something has another layout, one that has not has ours.
+    // The kernel is the second source: the layout of a child changes with an exec, and equals this process's before.
     #[test]
     fn only_a_fork_has_the_layout() {
         #![expect(clippy::disallowed_methods, reason = "the test needs another process")]

@@ -178,7 +178,7 @@ mod tests {
 
     fn code(text: &str) -> Option<Code> {
         let refused = check(text.as_bytes()).err().map(|note| note.code);
-        // The parser must accept or refuse quickly whatever is within the limits.
+        // The parser must accept or refuse quickly every document within the limits.
         #[expect(clippy::disallowed_methods, reason = "the test is about time")]
         let start = Instant::now();
         let parsed = parse(text.as_bytes()).err().map(|note| note.code);
@@ -191,7 +191,7 @@ mod tests {
         format!("{}{}", format!("<{tag}>").repeat(depth), format!("</{tag}>").repeat(depth))
     }
 
-    /// The piece `count` times, with its number in place of `#`.
+    /// Repeats the text `count` times, with the repetition's number in place of `#`.
     fn numbered(count: usize, piece: &str) -> String {
         (0..count).map(|n| piece.replace('#', &n.to_string())).collect()
     }
@@ -209,7 +209,7 @@ mod tests {
         let empty_at = |depth: usize| nested(depth - 1, "a").replacen("<a></a>", "<a><b/></a>", 1);
         assert_eq!(code(&empty_at(256)), None);
         assert_eq!(code(&empty_at(257)), Some(Code::XmlTooComplex));
-        // Siblings are not depth, whatever they look like.
+        // Siblings do not add depth, in any spelling.
         assert_eq!(code(&format!("<a>{}</a>", "<b/><c></c><d e='/'></d><f />".repeat(1_000))), None);
     }
 
@@ -231,10 +231,10 @@ mod tests {
         for spelling in ["xxmlns='urn:#'", "xmlnsx='#'", "a='xmlns:p#=u'", "a=\"xmlns:p='#'\""] {
             assert_eq!(declare(200, spelling), None, "{spelling}");
         }
-        // The parser takes this for a default namespace.
+        // The parser reads this as a default namespace.
         let foreign = "<b p:xmlns='u'/>".repeat(65);
         assert_eq!(code(&format!("<a xmlns:p='u'>{foreign}</a>")), Some(Code::XmlTooComplex));
-        // 200 levels of ten declarations each took the parser 309 ms for 34 KB, and 5000 nested ones 31 s.
+        // For 200 levels of ten declarations each, 34 KB, the parser took 309 ms, and for 5000 nested ones 31 s.
         let level = numbered(10, " xmlns:p#='u#'");
         assert_eq!(code(&format!("<a{level}>").repeat(200)), Some(Code::XmlTooComplex));
     }
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(code(&format!("<a b='{}'/>", "u".repeat(100_000))), None, "any other value may be long");
         let element = format!("<b{}/>", numbered(60, " p:a#=''"));
         let hostile = format!("<a xmlns:p='{}'>{}</a>", "u".repeat(1_000_000), element.repeat(400));
-        assert_eq!(code(&hostile), Some(Code::XmlTooComplex), "took the parser 9 s");
+        assert_eq!(code(&hostile), Some(Code::XmlTooComplex), "the parser needed 9 s");
         let bounded = format!("<a xmlns:p='{}'>{}</a>", "u".repeat(256), element.repeat(400));
         assert_eq!(code(&bounded), None);
     }
@@ -277,13 +277,13 @@ mod tests {
             assert_eq!(code(&text), None);
             assert!(parse(text.as_bytes()).is_ok(), "{}", parse(text.as_bytes()).unwrap_err().message);
         }
-        // The shortest ones end where the parser ends them, not earlier.
+        // The shortest ones end at the same place as in the parser.
         assert_eq!(code("<a><!----><![CDATA[]]><?p?><b/></a>"), None);
         assert_eq!(code("<a><!--><!DOCTYPE x>--></a>"), None);
     }
 
     #[test]
-    fn broken_input_is_left_to_the_parser() {
+    fn malformed_input_is_left_to_the_parser() {
         for text in [
             "",
             "<",

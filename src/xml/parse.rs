@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_well_formed() {
+    fn refuses_malformed_xml() {
         for text in [
             "",
             " ",
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn says_where_and_what() {
+    fn errors_have_a_position_and_a_reason() {
         assert_eq!(
             malformed("<a>\n  <b>\n  </c>\n</a>"),
             "domain XML is not well-formed: expected 'b' tag, not 'c' (line 3, column 3)"
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_little() {
+    fn long_and_hostile_values_are_cut_and_escaped() {
         let name = "é".repeat(5_000);
         for text in [
             format!("<{name}></a>"),
@@ -290,7 +290,7 @@ mod tests {
         assert!(parse(text.as_bytes()).is_ok());
         text.push(' ');
         assert_eq!(refused(text).code, Code::XmlTooLarge);
-        // A node for every four bytes, then for every six: in a small document, and in a larger one.
+        // A node per four bytes, then per six: in a small document, and in a larger one.
         let document = |count: usize, piece: &str| format!("<a>{}</a>", piece.repeat(count));
         for (count, piece, accepted) in [
             (2_990, "<b/>", true),

@@ -68,7 +68,7 @@ mod tests {
     fn overlaps_are_errors() {
         assert_eq!(apply(&[(0..2, ""), (1..3, "")]), Err(PatchError::Overlap));
         assert_eq!(apply(&[(1..3, ""), (1..3, "")]), Err(PatchError::Overlap));
-        assert_eq!(apply(&[(0..3, ""), (1..1, "x")]), Err(PatchError::Overlap), "an insertion into what goes");
+        assert_eq!(apply(&[(0..3, ""), (1..1, "x")]), Err(PatchError::Overlap), "an insertion into a removed range");
         assert_eq!(apply(&[(5..6, "")]), Err(PatchError::Overlap), "inside a character");
         assert_eq!(apply(&[(6..7, "")]), Err(PatchError::Overlap), "behind the end");
     }

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_xml_cannot_hold_is_refused() {
+    fn characters_that_xml_forbids_are_refused() {
         for c in ['\0', '\u{1}', '\u{b}', '\u{1b}', '\u{7f}', '\u{85}', '\u{fffe}', '\u{ffff}'] {
             assert_eq!(escape(&format!("a{c}b")), Err(PatchError::Unwritable(c)));
             let inner = leaf("b", vec![("c", c.to_string())]);

@@ -5,8 +5,8 @@ use crate::support::on_both_suites;
 use crate::{UUID, domain, guest, stored};
 
 on_both_suites! {
-    the_guides_commands_do_what_it_says
-    a_rule_of_the_hosts_serves_an_emulator_that_terraform_sets
+    the_guides_commands_have_the_described_results
+    a_rule_of_the_host_applies_to_an_emulator_that_terraform_sets
 }
 
 const GUIDE: &str = include_str!("../../docs/guides/virsh.md");
@@ -39,7 +39,7 @@ cat <<'XML'
 XML
 ";
 
-fn the_guides_commands_do_what_it_says(suite: Suite) {
+fn the_guides_commands_have_the_described_results(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let dpdk = guest(&lab, &domain("dpdk", ""));
     lab.put("/usr/local/bin/virt-install", VIRT_INSTALL);
@@ -63,7 +63,7 @@ fn the_guides_commands_do_what_it_says(suite: Suite) {
     drop(dpdk);
 }
 
-fn a_rule_of_the_hosts_serves_an_emulator_that_terraform_sets(suite: Suite) {
+fn a_rule_of_the_host_applies_to_an_emulator_that_terraform_sets(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let rule = GUIDE.rsplit("```text\n").next().unwrap().split_once("```").unwrap().0;
     let config = lab.file("/etc/viommu.toml", rule);

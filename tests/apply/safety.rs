@@ -7,10 +7,10 @@ use crate::{BACKUP, UUID, assert_refused, domain, guest, stored};
 on_both_suites! {
     an_edit_in_the_meantime_is_not_lost
     the_backup_is_unchanged_and_private
-    nothing_is_done_without_a_yes
-    apply_tells_when_a_change_takes_effect
+    nothing_is_changed_without_a_confirmation
+    apply_prints_when_a_change_takes_effect
     one_that_fails_does_not_stop_the_others
-    hostile_names_are_names
+    hostile_names_are_accepted_and_escaped
 }
 
 /// A virsh that runs a script before the second dump of a domain, which comes before the definition.
@@ -73,7 +73,7 @@ fn the_backup_is_unchanged_and_private(suite: Suite) {
     drop(guest);
 }
 
-fn nothing_is_done_without_a_yes(suite: Suite) {
+fn nothing_is_changed_without_a_confirmation(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = guest(&lab, &domain("asked", "intel"));
     let began = stored(&lab, "asked");
@@ -101,7 +101,7 @@ fn nothing_is_done_without_a_yes(suite: Suite) {
     drop(guest);
 }
 
-fn apply_tells_when_a_change_takes_effect(suite: Suite) {
+fn apply_prints_when_a_change_takes_effect(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = guest(&lab, &domain("busy", ""));
     guest.virsh("start", &["--paused"]).ok();
@@ -151,7 +151,7 @@ fn one_that_fails_does_not_stop_the_others(suite: Suite) {
     drop(guests);
 }
 
-fn hostile_names_are_names(suite: Suite) {
+fn hostile_names_are_accepted_and_escaped(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     // U+009B starts a terminal control sequence, as ESC [ does.
     for name in ["--connect", "-x", "--all", "a;touch pwned", "$(touch pwned)", "a\u{9b}2Jb", "x' --connect 'y"] {

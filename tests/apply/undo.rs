@@ -5,8 +5,8 @@ use crate::support::on_both_suites;
 use crate::{BACKUP, domain, guest, stored};
 
 on_both_suites! {
-    later_edits_survive_the_way_back
-    a_viommu_of_ones_own_stays
+    later_edits_survive_a_removal
+    a_viommu_of_the_user_stays
     without_a_backup_every_viommu_is_removed
 }
 
@@ -15,7 +15,7 @@ fn edit(name: &str, sed: &str) -> String {
     format!("virsh -q dumpxml --inactive --security-info {name} | sed '{sed}' | virsh -q define /dev/stdin")
 }
 
-fn later_edits_survive_the_way_back(suite: Suite) {
+fn later_edits_survive_a_removal(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = guest(&lab, &domain("later", "intel"));
     lab.run(&edit("later", "s/>1<.vcpu>/>2<\\/vcpu>/")).ok();
@@ -32,7 +32,7 @@ fn later_edits_survive_the_way_back(suite: Suite) {
     drop(guest);
 }
 
-fn a_viommu_of_ones_own_stays(suite: Suite) {
+fn a_viommu_of_the_user_stays(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let own = "<features><acpi/><ioapic driver='qemu'/></features><devices><iommu model='intel'><driver intremap='on'/></iommu>";
     let guest =

@@ -124,7 +124,7 @@ fn an_ordinary_user_has_a_backup_directory() {
 }
 
 #[test]
-fn a_list_that_failed_is_no_empty_list() {
+fn a_failed_list_of_domains_is_an_error() {
     let desk = desk("stuck");
     fs::write(desk.join("stuck"), "error: Failed to list domains\n").unwrap();
     let host = fs::canonicalize(HOST).unwrap();
@@ -136,7 +136,7 @@ fn a_list_that_failed_is_no_empty_list() {
 }
 
 #[test]
-fn a_domain_that_libvirt_does_not_take_stays_as_it_was() {
+fn a_domain_that_libvirt_refuses_is_not_changed() {
     let desk = desk("broken");
     fs::write(desk.join("broken"), "error: XML error: no\n").unwrap();
     let host = fs::canonicalize(HOST).unwrap();
@@ -149,7 +149,7 @@ fn a_domain_that_libvirt_does_not_take_stays_as_it_was() {
 }
 
 #[test]
-fn another_hosts_facts_are_not_this_ones() {
+fn apply_to_another_host_needs_that_hosts_facts() {
     let desk = desk("remote");
     fs::write(desk.join("uri"), "qemu+ssh://root@far/system\n").unwrap();
     let ran = viommu(&desk, &path(&desk), &["apply", "--yes", "--connect", "far", "dpdk-gateway"]);
@@ -161,7 +161,7 @@ fn another_hosts_facts_are_not_this_ones() {
 }
 
 #[test]
-fn several_hosts_answer_in_their_order() {
+fn results_keep_the_order_of_the_hosts() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli/place");
     fs::create_dir_all(&directory).unwrap();
     let host = fs::read_to_string(HOST).unwrap();

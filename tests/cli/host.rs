@@ -64,7 +64,7 @@ fn sysfs(directory: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_plan_for_another_host_is_the_plan_there() {
+fn a_plan_for_another_host_equals_that_hosts_plan() {
     let directory = directory("host");
     let sysfs = sysfs(&directory);
     let sysfs = sysfs.to_str().unwrap();

@@ -136,12 +136,12 @@ fn a_qemu_that_libvirt_has_not_probed() {
 }
 
 #[test]
-fn a_hook_that_leads_nowhere() {
+fn a_hook_that_is_a_dangling_link() {
     fault("dangling", UNUSABLE, "a file that does not exist", |host| host.link(HOOK, "/usr/local/bin/viommu"));
 }
 
 #[test]
-fn a_libvirt_that_does_not_look_into_the_directory() {
+fn a_libvirt_without_the_hook_directory() {
     let in_directory = |host: &Host| {
         host.remove(HOOK);
         host.link("etc/libvirt/hooks/qemu.d/50-viommu", "/usr/bin/viommu");
@@ -460,7 +460,7 @@ fn guests_that_would_be_refused() {
 }
 
 #[test]
-fn guests_that_run_without_what_they_ask_for() {
+fn running_guests_without_their_requested_viommu() {
     fault("unmet", ("broken", "request-unmet"), "running runs without", |host| {
         host.guest_runs(2 << 30, &["-device", "vfio-pci,host=1:0.0"]);
     });
@@ -482,7 +482,7 @@ fn versions_that_are_not_supported() {
 
 /// QEMU's user owns libvirt's directory of running guests and may create any file in it.
 #[test]
-fn what_qemus_user_writes_is_no_guest() {
+fn files_of_qemus_user_are_not_guests() {
     fine("forged", |host| {
         host.file("run/libvirt/qemu/forged.xml", "<domstatus");
         std::os::unix::fs::chown(host.path("run/libvirt/qemu/forged.xml"), Some(107), None).unwrap();
@@ -490,7 +490,7 @@ fn what_qemus_user_writes_is_no_guest() {
 }
 
 #[test]
-fn what_is_left_of_guests_that_are_gone() {
+fn leftovers_of_ended_guests() {
     let other = UUID.replace("3a21", "4b32");
     fault("leftover", ("warning", "state-leftover"), &other, |host| {
         host.file(&format!("run/viommu/{other}.json"), "{}");

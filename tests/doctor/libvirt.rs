@@ -6,7 +6,7 @@ use crate::support::libvirt::{Libvirt, Suite, shared};
 use crate::support::on_both_suites;
 
 on_both_suites! {
-    a_daemon_knows_of_its_hook_or_not
+    doctor_finds_out_whether_a_daemon_has_loaded_its_hook
 }
 
 /// The check of this name.
@@ -17,7 +17,7 @@ fn check(lab: &Libvirt, name: &str) -> Value {
     checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("{report:#}")).clone()
 }
 
-fn a_daemon_knows_of_its_hook_or_not(suite: Suite) {
+fn doctor_finds_out_whether_a_daemon_has_loaded_its_hook(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     assert_eq!(check(&lab, "hook")["message"], "/etc/libvirt/hooks/qemu is viommu");
     let libvirt = check(&lab, "libvirt");

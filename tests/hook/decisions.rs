@@ -156,10 +156,10 @@ fn devices(xml: &str, uuid: &str) -> (usize, Option<usize>) {
 
 /// The request of a guest of the host route can be a rule of the configuration, which is not saved with the guest.
 #[test]
-fn a_restore_on_the_host_route_gives_what_the_guest_ran_with_whatever_is_asked_now() {
+fn a_restore_on_the_host_route_gives_the_recorded_viommu() {
     // `started` sees the processes of other tests.
     const OWN: &str = "8d6f2c4e-3b0a-4f7e-9a51-000000000004";
-    if !sandbox::inside("decisions::a_restore_on_the_host_route_gives_what_the_guest_ran_with_whatever_is_asked_now") {
+    if !sandbox::inside("decisions::a_restore_on_the_host_route_gives_the_recorded_viommu") {
         return;
     }
     let xml = domain(HOST_ROUTE, "").replace(UUID, OWN);

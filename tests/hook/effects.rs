@@ -131,8 +131,8 @@ fn the_oldest_record_of_a_guest_that_has_ended_is_removed() {
 }
 
 #[test]
-fn a_place_that_is_not_roots_is_not_written_to() {
-    if !sandbox::inside("effects::a_place_that_is_not_roots_is_not_written_to") {
+fn a_directory_of_another_owner_is_not_written_to() {
+    if !sandbox::inside("effects::a_directory_of_another_owner_is_not_written_to") {
         return;
     }
     let guests = guests();

@@ -88,8 +88,8 @@ fn interrupted_calls_and_short_reads_change_nothing() {
 
 /// A hook that is killed at any step leaves the old state, the new one, or none.
 #[test]
-fn a_killed_hook_leaves_nothing_half_done() {
-    if !sandbox::inside("effects::faults::a_killed_hook_leaves_nothing_half_done") || !traced() {
+fn a_killed_hook_leaves_no_partial_file() {
+    if !sandbox::inside("effects::faults::a_killed_hook_leaves_no_partial_file") || !traced() {
         return;
     }
     let guests = guests();
@@ -201,8 +201,8 @@ fn a_clock_that_jumps_makes_a_state_invalid() {
 }
 
 #[test]
-fn names_that_are_no_text() {
-    if !sandbox::inside("effects::faults::names_that_are_no_text") {
+fn names_that_are_not_utf8() {
+    if !sandbox::inside("effects::faults::names_that_are_not_utf8") {
         return;
     }
     let guests = guests();

@@ -171,8 +171,8 @@ fn unknown_versions_change_no_model() {
 }
 
 #[test]
-fn what_can_hide_a_request_is_refused() {
-    if !sandbox::inside("missing::what_can_hide_a_request_is_refused") {
+fn documents_that_may_hide_a_request_are_refused() {
+    if !sandbox::inside("missing::documents_that_may_hide_a_request_are_refused") {
         return;
     }
     let guests = guests();
@@ -213,8 +213,8 @@ fn what_can_hide_a_request_is_refused() {
 
 /// A missing attribute of <iommu> that is not essential does not stop the guest.
 #[test]
-fn what_an_iommu_lacks_is_logged() {
-    if !sandbox::inside("missing::what_an_iommu_lacks_is_logged") {
+fn missing_attributes_of_an_iommu_are_logged() {
+    if !sandbox::inside("missing::missing_attributes_of_an_iommu_are_logged") {
         return;
     }
     let guests = guests();

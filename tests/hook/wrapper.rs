@@ -25,8 +25,8 @@ fn wrapper() -> &'static Path {
 }
 
 #[test]
-fn the_wrapper_becomes_qemu_as_the_hook_said() {
-    if !sandbox::inside("wrapper::the_wrapper_becomes_qemu_as_the_hook_said") {
+fn the_wrapper_executes_qemu_with_the_hooks_changes() {
+    if !sandbox::inside("wrapper::the_wrapper_executes_qemu_with_the_hooks_changes") {
         return;
     }
     let guests = guests();
@@ -94,8 +94,8 @@ fn without_the_hook_a_guest_of_the_host_route_is_refused_with_the_way_to_switch_
 }
 
 #[test]
-fn a_state_that_is_not_roots_is_not_used() {
-    if !sandbox::inside("wrapper::a_state_that_is_not_roots_is_not_used") {
+fn a_state_of_another_owner_is_not_used() {
+    if !sandbox::inside("wrapper::a_state_of_another_owner_is_not_used") {
         return;
     }
     let guests = guests();
@@ -105,9 +105,9 @@ fn a_state_that_is_not_roots_is_not_used() {
     let give = |path: &str| chown(path, Some(65_534), None).unwrap_or_else(|_| open(path));
     let breakages: [(&str, &dyn Fn()); 8] = [
         ("the directory is open to others", &|| open("/run/viommu")),
-        ("the directory is somebody else's", &|| give("/run/viommu")),
+        ("another user owns the directory", &|| give("/run/viommu")),
         ("the file is open to others", &|| open(STATE)),
-        ("the file is somebody else's", &|| give(STATE)),
+        ("another user owns the file", &|| give(STATE)),
         ("a symbolic link", &|| {
             fs::rename(STATE, "/run/elsewhere").unwrap();
             symlink("/run/elsewhere", STATE).unwrap();
@@ -166,8 +166,8 @@ fn a_configuration_cannot_make_the_wrapper_run_itself_or_break_a_probe() {
 
 /// A program with the wrapper's name may be another program. The running guest shows whether it has its vIOMMU.
 #[test]
-fn another_program_of_the_wrappers_name_is_noticed() {
-    if !sandbox::inside("wrapper::another_program_of_the_wrappers_name_is_noticed") {
+fn another_program_with_the_wrappers_name_is_logged() {
+    if !sandbox::inside("wrapper::another_program_with_the_wrappers_name_is_logged") {
         return;
     }
     let guests = guests();

@@ -7,7 +7,7 @@ use crate::{ROUTE, UUID, host, instance, restart_with};
 
 on_both_suites! {
     live_migration_between_hosts_with_and_without_the_route
-    live_migration_of_guests_of_the_native_door
+    live_migration_of_guests_on_the_native_route
 }
 
 /// Starts the second host. Either the first host has the route, or the second.
@@ -79,7 +79,7 @@ fn instance_with_iommu(arch: &str, machine: &str, model: &str) -> String {
 }
 
 /// libvirt's XML contains their vIOMMU, and neither host needs the route.
-fn live_migration_of_guests_of_the_native_door(suite: Suite) {
+fn live_migration_of_guests_on_the_native_route(suite: Suite) {
     let Some(lab) = host(suite) else { return };
     for first_has_route in [true, false] {
         let second = two_hosts(&lab, first_has_route);

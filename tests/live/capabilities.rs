@@ -7,9 +7,9 @@ use crate::guests::{Arch, domain, driver_of, start, viommu};
 use crate::support::libvirt::{Libvirt, Suite, shared};
 use crate::support::on_both_suites;
 
-on_both_suites!(every_answer_is_proven);
+on_both_suites!(every_result_is_proven);
 
-fn every_answer_is_proven(suite: Suite) {
+fn every_result_is_proven(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let answers = [Arch::X86, Arch::Arm].map(|arch| prove(&lab, arch));
     // Debian 12 and 13 have both emulators, and their libvirts refuse a model only for its architecture.

@@ -7,10 +7,10 @@ use crate::support::libvirt::{Libvirt, Suite, shared};
 use crate::support::on_both_suites;
 
 on_both_suites! {
-    an_unmet_request_is_vetoed_until_the_domain_is_rewritten
+    an_unmet_request_is_refused_until_the_domain_is_rewritten
     save_and_restore_pass_the_filter_unchanged
     a_broken_configuration_fails_no_running_guest
-    a_broken_configuration_refuses_only_guests_that_ask
+    a_broken_configuration_refuses_only_requests
     a_guest_without_a_request_starts_as_without_the_hook
 }
 
@@ -26,7 +26,7 @@ fn rewrite(lab: &Libvirt) {
     lab.run("set -o pipefail; virsh dumpxml --inactive live | viommu rewrite | virsh define /dev/stdin").ok();
 }
 
-fn an_unmet_request_is_vetoed_until_the_domain_is_rewritten(suite: Suite) {
+fn an_unmet_request_is_refused_until_the_domain_is_rewritten(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for (arch, model) in MODELS {
         let guest = lab.guest(&native(arch, model));
@@ -90,7 +90,7 @@ fn a_broken_configuration_fails_no_running_guest(suite: Suite) {
     }
 }
 
-fn a_broken_configuration_refuses_only_guests_that_ask(suite: Suite) {
+fn a_broken_configuration_refuses_only_requests(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for broken in BROKEN {
         let _config = lab.file(CONFIG, broken);

@@ -5,7 +5,7 @@ use crate::support::libvirt::{Suite, shared};
 use crate::support::on_both_suites;
 
 on_both_suites! {
-    questions_are_answered_by_qemu_itself
+    probes_are_answered_by_qemu_itself
     libvirt_finds_the_same_capabilities
 }
 
@@ -22,7 +22,7 @@ const QUESTIONS: [&str; 9] = [
     "-machine none,accel=kvm:tcg -nodefaults -no-user-config -nographic -S -qmp stdio",
 ];
 
-fn questions_are_answered_by_qemu_itself(suite: Suite) {
+fn probes_are_answered_by_qemu_itself(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for arch in [Arch::X86, Arch::Arm] {
         let (real, wrapper) = (arch.real(), arch.wrapper());

@@ -7,7 +7,7 @@ use crate::support::on_both_suites;
 on_both_suites! {
     without_the_hook_no_wrapped_guest_starts
     a_state_that_is_not_this_guests_own_is_refused
-    a_place_for_the_state_that_is_not_roots_is_refused
+    a_state_directory_of_another_owner_is_refused
     without_the_real_qemu_no_wrapped_guest_starts
 }
 
@@ -57,7 +57,7 @@ fn a_state_that_is_not_this_guests_own_is_refused(suite: Suite) {
     assert_eq!(viommu(&guest).driver, "intel-iommu");
 }
 
-fn a_place_for_the_state_that_is_not_roots_is_refused(suite: Suite) {
+fn a_state_directory_of_another_owner_is_refused(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&wrapped(Arch::X86, "intel"));
     for place in [

@@ -9,14 +9,14 @@ use crate::support::on_both_suites;
 
 on_both_suites! {
     restored_guests_keep_their_viommu
-    what_is_decided_later_does_not_matter
+    later_decisions_do_not_affect_a_restore
     a_restored_guest_is_recorded_as_it_runs
-    a_guest_that_ran_without_comes_back_without
-    without_a_record_only_a_named_model_comes_back
+    a_guest_without_a_viommu_is_restored_without_one
+    without_a_record_only_a_named_model_is_restored
     a_failed_restore_can_be_tried_again
     migration_needs_a_named_model
-    a_guest_that_runs_is_not_refused_any_more
-    snapshots_come_back_with_what_they_ran_with
+    a_running_guest_is_not_refused
+    snapshots_are_restored_with_their_viommu
 }
 
 const IMAGE: &str = "/tmp/live.save";
@@ -91,7 +91,7 @@ const VIRTIO: &str = "[default]\nmodel = 'virtio'\n";
 const AUTO: &str = "[default]\nmodel = 'auto'\n";
 const NOTHING: &str = "";
 
-fn what_is_decided_later_does_not_matter(suite: Suite) {
+fn later_decisions_do_not_affect_a_restore(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&domain(Arch::X86, Arch::X86.wrapper(), ""));
     for way in [Way::File, Way::Managed] {
@@ -121,7 +121,7 @@ fn a_restored_guest_is_recorded_as_it_runs(suite: Suite) {
     }
 }
 
-fn a_guest_that_ran_without_comes_back_without(suite: Suite) {
+fn a_guest_without_a_viommu_is_restored_without_one(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&domain(Arch::X86, Arch::X86.wrapper(), ""));
     for now in [INTEL, VIRTIO, NOTHING] {
@@ -135,7 +135,7 @@ fn a_guest_that_ran_without_comes_back_without(suite: Suite) {
     }
 }
 
-fn without_a_record_only_a_named_model_comes_back(suite: Suite) {
+fn without_a_record_only_a_named_model_is_restored(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for way in [Way::File, Way::Managed] {
         let guest = lab.guest(&wrapped(Arch::X86, "auto"));
@@ -217,7 +217,7 @@ fn migration_needs_a_named_model(suite: Suite) {
 }
 
 /// After a start every error must be harmless, because libvirt kills the guest if the hook fails.
-fn a_guest_that_runs_is_not_refused_any_more(suite: Suite) {
+fn a_running_guest_is_not_refused(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let guest = lab.guest(&wrapped(Arch::X86, "intel"));
     start(&guest);
@@ -244,7 +244,7 @@ fn a_guest_that_runs_is_not_refused_any_more(suite: Suite) {
 
 /// An internal snapshot is restored by QEMU's `-loadvm` in libvirt 9.0; libvirt 11.3 loads it through the monitor,
 /// which the wrapper does not see.
-fn snapshots_come_back_with_what_they_ran_with(suite: Suite) {
+fn snapshots_are_restored_with_their_viommu(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     if suite != Suite::Bookworm {
         return;

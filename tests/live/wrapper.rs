@@ -12,7 +12,7 @@ on_both_suites! {
     a_wrapped_guest_without_a_request_has_no_viommu
     a_virtio_iommu_takes_a_slot_that_is_free
     the_process_is_the_one_that_libvirt_started
-    qemu_finds_everything_as_libvirt_left_it
+    qemu_gets_the_environment_and_descriptors_of_libvirt
     the_state_lasts_as_long_as_the_guest
 }
 
@@ -123,7 +123,7 @@ done
 exec /usr/bin/qemu-system-x86_64 "$@"
 "#;
 
-fn qemu_finds_everything_as_libvirt_left_it(suite: Suite) {
+fn qemu_gets_the_environment_and_descriptors_of_libvirt(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     lab.put("/usr/bin/qemu-system-recorder", RECORDER);
     let _config = lab.file(CONFIG, "[emulators]\nx86_64 = '/usr/bin/qemu-system-recorder'\n");

@@ -73,9 +73,9 @@ fn viommu(text: &str) -> Option<(String, BTreeMap<String, String>)> {
     domain.iommus.into_iter().next().map(|iommu| (iommu.model.as_str().to_owned(), iommu.driver.into_iter().collect()))
 }
 
-on_both_suites!(every_request_that_libvirt_can_serve_is_served);
+on_both_suites!(every_request_that_libvirt_supports_is_met);
 
-fn every_request_that_libvirt_can_serve_is_served(suite: Suite) {
+fn every_request_that_libvirt_supports_is_met(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let without_kvm = |text: &str| text.replacen("type='kvm'", "type='qemu'", 1);
     let (mut served, mut of_nova) = (Vec::new(), Vec::new());
@@ -234,7 +234,7 @@ fn memory_is_locked_when_nova_locks_it() {
 }
 
 #[test]
-fn viommus_keys_add_what_nova_has_no_key_for() {
+fn viommus_keys_add_settings_without_a_nova_key() {
     let of = |specs: &Value| {
         let case = case("x86_64", "q35", specs, &json!({}));
         let text = ours(&Instance::of(&case, NAMESPACES[1]).xml(), Suite::Trixie).map_err(|note| note.code)?;

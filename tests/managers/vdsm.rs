@@ -148,8 +148,8 @@ fn exit_statuses_are_those_of_vdsm() {
 }
 
 #[test]
-fn a_machine_that_runs_keeps_what_it_has() {
-    if !sandbox::inside("vdsm::a_machine_that_runs_keeps_what_it_has") {
+fn a_running_machine_is_not_changed() {
+    if !sandbox::inside("vdsm::a_running_machine_is_not_changed") {
         return;
     }
     for domain in [DOMAIN, "<domain"] {
@@ -251,8 +251,8 @@ fn below(program: &[&str], file: &Temporary) -> Output {
 }
 
 #[test]
-fn a_crash_in_the_middle_leaves_the_old_file_whole() {
-    if !sandbox::inside("vdsm::a_crash_in_the_middle_leaves_the_old_file_whole") {
+fn a_crash_during_the_write_leaves_the_old_file_complete() {
+    if !sandbox::inside("vdsm::a_crash_during_the_write_leaves_the_old_file_complete") {
         return;
     }
     // The kernel kills it during a write (SIGXFSZ), or lets the write fail, as on a full disk.
@@ -279,9 +279,9 @@ fn a_crash_in_the_middle_leaves_the_old_file_whole() {
     assert!(written.contains("<iommu") && written.trim_end().ends_with("</domain>"), "the temporary file was complete");
 }
 
-on_both_suites!(libvirt_defines_what_the_hook_leaves a_restored_machine_keeps_what_it_has);
+on_both_suites!(libvirt_defines_the_hooks_result a_restored_machine_is_not_changed);
 
-fn libvirt_defines_what_the_hook_leaves(suite: Suite) {
+fn libvirt_defines_the_hooks_result(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     for model in ["auto", "intel", "virtio"] {
         lab.put("/run/domain.xml", without_kvm(DOMAIN));
@@ -304,7 +304,7 @@ fn libvirt_defines_what_the_hook_leaves(suite: Suite) {
 /// At a restore vdsm passes the XML that libvirt printed for the machine when it ran (lib/vdsm/virt/vm.py,
 /// `migration_parameters`), with the current properties, and ignores the script's result. A refusal would prevent the
 /// restore.
-fn a_restored_machine_keeps_what_it_has(suite: Suite) {
+fn a_restored_machine_is_not_changed(suite: Suite) {
     let Some(lab) = shared(suite) else { return };
     let domain = |iommu: &str| {
         format!(

@@ -49,7 +49,7 @@ class Generator:
         return self.random.choice(choices)
 
     def size(self, element, count, attributes=""):
-        """The same number of bytes in one of the units that libvirt knows."""
+        """The same number of bytes in one of libvirt's units."""
         units = [(1, "b"), (1, "bytes"), (1 << 10, "KiB"), (1 << 10, "k"), (1 << 10, None), (1000, "KB")]
         units += [(1 << 20, "MiB"), (1 << 20, "M"), (1 << 20, "mib"), (10**6, "MB"), (1 << 30, "GiB"), (1 << 30, "G")]
         factor, unit = self.pick(*[u for u in units if count % u[0] == 0])
@@ -217,7 +217,7 @@ class Generator:
         self.devices.append(f"<video><model type='{kind}'{keys}/></video>")
 
     def backend(self):
-        """Memory that only <qemu:commandline> has."""
+        """Memory in <qemu:commandline> only."""
         name = f"m{len(self.commandline)}"
         size = self.pick("1G", "512M", "268435456", "2g")
         driver, key = self.pick(
@@ -392,7 +392,7 @@ class Generator:
         )
 
     def model(self):
-        """What is asked for: mostly nothing, or what fits a vIOMMU that is there."""
+        """The request: mostly none, or one for the model of the existing vIOMMU."""
         if self.chance(0.4):
             return "none"
         there = self.native or self.hidden

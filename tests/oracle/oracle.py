@@ -1,6 +1,6 @@
 """The locked memory that a domain needs and that libvirt sets, computed a second time, in another language than the product.
 
-It was written from the ways of libvirt and QEMU, not from the product's code: how libvirt reads and aligns memory
+It was written from the behaviour of libvirt and QEMU, not from the product's code: how libvirt reads and aligns memory
 (virDomainDefPostParseMemory, qemuDomainAlignMemorySizes), its limit in each release (qemuDomainGetMemLockLimitBytes), and QEMU's
 requester ids (pci_device_iommu_address_space). All sizes are bytes.
 """
@@ -50,7 +50,7 @@ def memory_size(element):
 
 
 class Memory:
-    """What the guest may have, after libvirt's alignment."""
+    """The guest's maximum memory, after libvirt's alignment."""
 
     def __init__(self, root):
         modules = [
@@ -124,7 +124,7 @@ def size_option(text):
 
 
 class Topology:
-    """The guest's PCI buses: which requester id QEMU gives to a device."""
+    """The guest's PCI buses: the requester id that QEMU assigns to a device."""
 
     def __init__(self, root):
         self.controllers = {
@@ -183,7 +183,7 @@ class Oracle:
         self.vdpa_interfaces = sum(i.get("type") == "vdpa" for i in self.root.findall("devices/interface"))
 
     def known_devices(self):
-        """VFIO devices that libvirt knows: label and guest address (None: libvirt gives it a root port of its own)."""
+        """VFIO devices in libvirt's XML: label and guest address (None: libvirt gives it a root port of its own)."""
         found = []
         for device in self.root.find("devices"):
             if device.tag == "hostdev" and device.get("type") == "pci" or (
@@ -260,7 +260,7 @@ class Oracle:
         return len(seen) != len(set(seen))
 
     def refused(self):
-        """A reason why the request cannot be met, of those that the generated domains can have."""
+        """A reason why the request cannot be met; only reasons that apply to the generated domains."""
         if self.model == "none":
             return None
         if "i440fx" in self.root.find("os/type").get("machine"):
@@ -325,7 +325,7 @@ class Oracle:
         return [sorted(labels) for labels in spaces.values()]
 
     def containers(self, viommu):
-        """Each maps all of guest memory: address spaces, images on NVMe, vDPA devices."""
+        """Number of complete mappings of guest memory: address spaces, images on NVMe, vDPA devices."""
         vdpa = self.vdpa_interfaces + self.vdpa_images
         return len(self.address_spaces(viommu)) + self.nvme_images + vdpa
 
@@ -397,7 +397,7 @@ class Oracle:
 
 
 def display(model):
-    """What a display has above QEMU's default: the VGA family 16 MiB, qxl 64 MiB in each of its two regions."""
+    """Display memory above QEMU's default: the VGA family 16 MiB, qxl 64 MiB in each of its two regions."""
 
     def kib(name, default):
         return power_of_two(int(model.get(name) or default) * KIB)

@@ -43,7 +43,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_added_is_accepted(guest in guest(), host in host()) {
+    fn added_viommus_are_accepted(guest in guest(), host in host()) {
         let Some((Ok(plan), rewritten)) = planned(&guest, &host) else { return Ok(()) };
         let added = plan.iommu.as_ref().is_some_and(|iommu| iommu.origin == Origin::Added);
         let Some(text) = rewritten.filter(|_| added) else { return Ok(()) };
@@ -53,7 +53,7 @@ proptest! {
 
     /// A valid hand-written vIOMMU stays valid, and keeps its model.
     #[test]
-    fn what_is_completed_is_accepted(guest in guest(), host in host()) {
+    fn completed_viommus_are_accepted(guest in guest(), host in host()) {
         let (libvirt, qemu) = versions(&host);
         if guest.iommu.is_none() || rules::accepts(&guest.xml(), libvirt, qemu).is_err() {
             return Ok(());
@@ -93,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn a_weaker_source_never_beats_a_stronger(
+    fn a_weaker_source_never_overrides_a_stronger_one(
         guest in guest(),
         (cli, config) in (option::of(model()), option::of(model())),
         metadata in option::of(model()),

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use super::*;
 use crate::domain::Domain;
 
-// Each test has its own, because the tests see each other's processes.
+// One UUID for each test, because the tests see each other's processes.
 const UUIDS: [&str; 3] = [
     "3a21c2ee-5ece-4225-baa4-9a1125800001",
     "3a21c2ee-5ece-4225-baa4-9a1125800002",
@@ -20,12 +20,12 @@ fn guest(uuid: &str) -> Identity {
     Identity::of(&Domain { uuid: uuid.parse().ok(), ..Domain::default() }).unwrap()
 }
 
-/// This process stands for the daemon.
+/// This process in the role of the daemon.
 fn daemon() -> Daemon {
     Daemon::of(rustix::process::getpid()).unwrap()
 }
 
-/// What names the guest.
+/// A command line with the guest's UUID.
 fn emulator(uuid: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", "read -r line", "qemu", "-name", "guest=demo", "-uuid", uuid]).stdin(Stdio::piped());
@@ -36,11 +36,14 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap()
 }
 
-/// Waits for what takes milliseconds, for a minute at most.
+/// Waits for a change that takes milliseconds, for a minute at most.
 fn until(mut happened: impl FnMut() -> bool) {
     let begin = process::boot_clock();
     while !happened() {
-        assert!(process::boot_clock().saturating_sub(begin) < Duration::from_secs(60), "it did not happen");
+        assert!(
+            process::boot_clock().saturating_sub(begin) < Duration::from_secs(60),
+            "the condition did not become true"
+        );
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -50,7 +53,7 @@ fn end(mut child: Child) {
     child.wait().unwrap();
 }
 
-/// A child of this process that has not executed anything, as libvirt's child is for a while.
+/// A child of this process before its exec, like libvirt's child at first.
 struct Waiting {
     pid: Pid,
     stream: UnixStream,
@@ -58,11 +61,11 @@ struct Waiting {
 }
 
 impl Waiting {
-    #[expect(unsafe_code, reason = "only what runs between fork and exec can wait there")]
+    #[expect(unsafe_code, reason = "the child must wait between fork and exec")]
     fn start(uuid: &str) -> Waiting {
         let (mut inside, mut stream) = UnixStream::pair().unwrap();
         let mut command = emulator(uuid);
-        // SAFETY: it makes system calls, and allocates nothing.
+        // SAFETY: the closure makes system calls, and allocates no memory.
         unsafe {
             command.pre_exec(move || {
                 inside.write_all(&rustix::process::getpid().as_raw_nonzero().get().to_ne_bytes())?;
@@ -75,7 +78,7 @@ impl Waiting {
         Waiting { pid: Pid::from_raw(i32::from_ne_bytes(number)).unwrap(), stream, thread }
     }
 
-    /// Looks until the child is known as one.
+    /// Searches until the child is a candidate.
     fn seen_by<'a>(&self, search: &'a mut Search<'_>) -> &'a mut Candidate {
         let is_it = |candidate: &Candidate| candidate.process.pid() == self.pid && candidate.child_at.is_some();
         until(|| search.candidates.iter().any(is_it) || search.look().is_some());
@@ -109,7 +112,7 @@ fn a_child_of_the_daemon_is_the_guests_once_it_names_the_guest() {
 }
 
 #[test]
-fn a_child_that_was_last_seen_long_ago_may_be_another_program() {
+fn an_old_observation_of_a_child_is_no_evidence() {
     let (guest, daemon) = (guest(UUIDS[1]), daemon());
     let mut search = Search::new(&guest, true, &daemon, process::last_number());
     let waiting = Waiting::start(UUIDS[1]);
@@ -126,7 +129,7 @@ fn a_child_that_was_last_seen_long_ago_may_be_another_program() {
 fn a_process_that_only_names_the_guest_is_not_the_guests() {
     let (guest, daemon) = (guest(UUIDS[2]), daemon());
     let mut search = Search::new(&guest, true, &daemon, process::last_number());
-    // Its command line is long, and costs the guard nothing.
+    // Its long command line must not cost the guard time.
     let child = emulator(UUIDS[2]).args(vec!["x".repeat(100 << 10); 10]).spawn().unwrap();
     let before = process::bytes_read();
     for _ in 0..20 {
@@ -153,9 +156,9 @@ fn old_processes_without_arguments_are_not_watched() {
     end(other);
 }
 
-// So that a child of the daemon is looked at again in time.
+// This bound makes the guard read a child of the daemon again in time.
 #[test]
-fn a_listing_is_spread_over_looks() {
+fn a_listing_is_spread_over_several_calls() {
     let (guest, daemon) = (guest(UUIDS[0]), daemon());
     let mut search = Search::new(&guest, false, &daemon, None);
     search.listed = vec![rustix::process::getpid(); 3 * LISTED_AT_ONCE].into();

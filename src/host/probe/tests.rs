@@ -1,4 +1,4 @@
-#![expect(clippy::disallowed_methods, reason = "a host of files has to be made before it can be read")]
+#![expect(clippy::disallowed_methods, reason = "the test creates the files of a host")]
 
 use std::os::unix::fs::symlink;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::{Requester, VfioDevice, VfioSource};
 use crate::version::Version;
 
-/// A host that is a directory of its own, and goes with the test.
+/// A host in a temporary directory, which `drop` removes.
 struct Tree(PathBuf);
 
 impl Tree {
@@ -23,7 +23,7 @@ impl Tree {
         self
     }
 
-    /// A PCI function, as sysfs has it: a link to its IOMMU group.
+    /// A PCI function in the form of sysfs: a link to its IOMMU group.
     fn function(&self, address: &str, group: &str) -> &Tree {
         let directory = self.0.join("sys/bus/pci/devices").join(address);
         std::fs::create_dir_all(&directory).unwrap();
@@ -55,7 +55,7 @@ fn cache(path: &str, libvirt: u32, arch: &str) -> String {
     )
 }
 
-/// Whether a cache can be made that counts: it has to be root's.
+/// Whether the test can create a valid cache: root must own it.
 fn as_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -88,7 +88,7 @@ fn reads_a_whole_host() {
     assert_eq!((host.allow_unsafe_interrupts, host.iommufd), (Some(true), Some(false)));
     tree.file("dev/iommu", "");
     assert_eq!(tree.places().whole_host().iommufd, Some(true));
-    // The smallest that a Linux has, and they grow by powers of two.
+    // The smallest page size of Linux; larger ones are powers of two.
     assert!(host.page_bytes.is_some_and(|bytes| bytes >= 4096 && bytes.is_power_of_two()), "{:?}", host.page_bytes);
 }
 
@@ -135,7 +135,7 @@ fn networks_that_are_pools() {
         return;
     }
     let tree = Tree::new("networks");
-    // As libvirt keeps an active network, and a defined one.
+    // libvirt's files of an active and of a defined network.
     let pool = "<network><name>p</name><forward mode='hostdev' managed='yes'><pf dev='eth0'/></forward></network>";
     tree.file("run/active.xml", &format!("<networkstatus><class_id bitmap='0-2'/>{pool}</networkstatus>"))
         .file("etc/active.xml", "<network><forward mode='nat'/></network>")
@@ -151,11 +151,11 @@ fn networks_that_are_pools() {
 }
 
 #[test]
-fn what_is_not_there_is_not_known() {
+fn missing_files_are_unknown_facts() {
     let tree = Tree::new("nothing");
     let host = Places { memory: || None, ..tree.places() }.whole_host();
     let (arch, page_bytes) = (Some(std::env::consts::ARCH.to_owned()), host.page_bytes);
-    assert_eq!(host, Host { arch, page_bytes, ..Host::default() }, "what the process itself knows");
+    assert_eq!(host, Host { arch, page_bytes, ..Host::default() }, "the facts of the process itself");
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn leftovers_of_an_older_libvirt_do_not_count() {
 }
 
 #[test]
-fn what_others_may_write_is_no_cache() {
+fn a_file_that_others_may_write_is_no_cache() {
     use std::os::unix::fs::PermissionsExt;
     let tree = Tree::new("forged");
     tree.file("elsewhere.xml", &cache("/usr/bin/forged", 12_000_000, "x86_64"))
@@ -217,7 +217,7 @@ fn a_directory_that_others_may_change_is_no_cache() {
 
 #[test]
 fn reads_the_address_width_of_vt_d() {
-    // Capability registers as /sys shows them: a client CPU's 39-bit unit, a server's 48-bit one.
+    // Capability registers from /sys: a client CPU's 39-bit unit, a server's 48-bit one.
     assert_eq!(vtd_width("1c0000c40660462\n"), Some(39));
     assert_eq!(vtd_width("d2078c106f0466\n"), Some(48));
     assert_eq!(vtd_width("0xd2078c106f0466"), Some(48));

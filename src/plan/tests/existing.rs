@@ -1,11 +1,12 @@
-//! A vIOMMU that the guest has already: one that works stays, any other is refused, or warned of without a request.
+//! A vIOMMU that the guest already has: a working one stays, any other is refused with a request, and gives a note
+//! without one.
 
 use super::*;
 
-/// Asked for, it is refused; without a request, it is a flaw with the same code and message.
+/// With a request the guest is refused; without a request the same code and message is a note.
 #[track_caller]
 fn does_not_work(case: &Case, model: &str, code: Code, words: &str) {
-    let message = case.clone().asks(model).refused(code);
+    let message = case.clone().requests(model).refused(code);
     assert!(message.contains(words), "{message}");
     flawed(case, code, words);
 }
@@ -21,7 +22,7 @@ fn flawed(case: &Case, code: Code, words: &str) {
 
 #[track_caller]
 fn works(case: &Case, model: &str) {
-    assert_eq!(case.clone().asks(model).refusal(), None);
+    assert_eq!(case.clone().requests(model).refusal(), None);
     assert_eq!(case.plan().flaw, None);
 }
 
@@ -40,14 +41,15 @@ fn hidden_intel_needs_caching_mode_for_vfio() {
     }
     does_not_work(&hidden("intel-iommu").device("<interface type='vdpa'/>"), "auto", Code::IommuConflict, CACHING);
     works(&hidden("intel-iommu,caching-mode=on").vfio(1), "intel");
-    hidden("intel-iommu").hotplug().asks("intel").refused(Code::IommuConflict);
+    hidden("intel-iommu").hotplug().requests("intel").refused(Code::IommuConflict);
 }
 
 /// The default width of an intel-iommu is 48 bits from this machine type on, and 39 before.
 const OF_9_2: &str = "<type arch='x86_64' machine='pc-q35-9.2'>hvm</type>";
 const OF_9_1: &str = "<type arch='x86_64' machine='pc-q35-9.1'>hvm</type>";
 
-/// Each text is what the named QEMU of Debian said when it was started with the device; those about VFIO devices are in its source.
+/// Each text is the message of the named QEMU of Debian at a start with the device; those about VFIO devices are in its
+/// source.
 #[test]
 fn hidden_intel_has_what_scalable_mode_needs() {
     let hidden = |properties: &str, qemu, os| Case { os, ..hidden(&format!("intel-iommu,{properties}")).qemu(qemu) };
@@ -106,10 +108,10 @@ fn written_intel_needs_caching_mode_for_vfio() {
     let with = |driver: &str| q35().device(&format!("<iommu model='intel'><driver {driver}/></iommu>"));
     let off = with("caching_mode='off'").vfio(1);
     does_not_work(&off, "intel", Code::IommuConflict, "set caching_mode='on'");
-    // OpenNebula and oVirt write it so. A guest that asks gets it completed.
+    // OpenNebula and oVirt write this. With a request viommu completes it.
     for driver in ["", "iotlb='on'"] {
         flawed(&with(driver).vfio(1), Code::IommuConflict, CACHING);
-        assert_eq!(with(driver).vfio(1).asks("intel").refusal(), None);
+        assert_eq!(with(driver).vfio(1).requests("intel").refusal(), None);
         works(&with(driver), "intel");
     }
     works(&with("caching_mode='on'").vfio(1), "intel");
@@ -132,7 +134,7 @@ fn a_hidden_viommu_behind_its_devices_is_bypassed() {
     let late = |first: &str, second: &str| hidden(first).argument("-device", second);
     does_not_work(&late("vfio-pci,host=01:00.0", "intel-iommu,caching-mode=on"), "auto", code, words);
     works(&late("intel-iommu,caching-mode=on", "vfio-pci,host=01:00.0"), "auto");
-    // A device on a bus that bypasses the vIOMMU does not care.
+    // A device on a bus that bypasses the vIOMMU is unaffected.
     works(&intel.libvirt("7.0.0").qemu("5.2.0").argument("-machine", "default_bus_bypass_iommu=on"), "intel");
     let machine = arm().argument("-machine", "iommu=smmuv3").libvirt("7.0.0").qemu("5.2.0");
     works(&machine, "smmuv3");
@@ -166,20 +168,20 @@ fn interrupt_remapping_needs_the_split_irqchip() {
     let late = "Interrupt Remapping cannot work with kernel-irqchip=on";
     for (option, value) in [("-machine", "kernel_irqchip=on"), ("-accel", "kvm,kernel-irqchip=on")] {
         let case = q35().argument(option, value);
-        assert!(case.clone().asks("intel").refused(code).contains(late));
-        assert!(case.clone().wrapped().asks("intel").refused(code).contains("<qemu:commandline>"));
+        assert!(case.clone().requests("intel").refused(code).contains(late));
+        assert!(case.clone().wrapped().requests("intel").refused(code).contains("<qemu:commandline>"));
         let written = case.device("<iommu model='intel'><driver intremap='on'/></iommu>");
         does_not_work(&written, "intel", code, late);
     }
-    assert_eq!(q35().argument("-machine", "kernel_irqchip=split").asks("intel").refusal(), None);
-    assert_eq!(q35().argument("-machine", "kernel_irqchip=on").asks("virtio").refusal(), None);
+    assert_eq!(q35().argument("-machine", "kernel_irqchip=split").requests("intel").refusal(), None);
+    assert_eq!(q35().argument("-machine", "kernel_irqchip=on").requests("virtio").refusal(), None);
     let remaps = hidden("intel-iommu,intremap=on");
     does_not_work(&remaps, "intel", code, "add <ioapic driver='qemu'/>");
     does_not_work(&remaps.clone().features("<acpi/><ioapic driver='kvm'/>"), "intel", code, late);
     works(&remaps.clone().features("<acpi/><ioapic driver='qemu'/>"), "intel");
     works(&remaps.clone().argument("-machine", "kernel_irqchip=split"), "intel");
     works(&remaps.kind("qemu"), "intel");
-    // Without the attribute QEMU leaves remapping out.
+    // Without the attribute QEMU does not enable remapping.
     works(&hidden("intel-iommu").features("<acpi/><ioapic driver='kvm'/>"), "intel");
 }
 
@@ -200,8 +202,8 @@ fn amd_with_vfio_does_not_work() {
 fn a_width_of_a_hidden_viommu_counts() {
     let narrow = hidden("intel-iommu,caching-mode=on,aw-bits=48").vfio(1).host_aw_bits(39);
     does_not_work(&narrow, "intel", Code::AwBitsExceedHost, "wider than the host IOMMU's 39");
-    hidden("intel-iommu,aw-bits=48").aw_bits(39).asks("intel").refused(Code::IommuConflict);
-    hidden("intel-iommu").aw_bits(39).asks("intel").refused(Code::RequestConflict);
+    hidden("intel-iommu,aw-bits=48").aw_bits(39).requests("intel").refused(Code::IommuConflict);
+    hidden("intel-iommu").aw_bits(39).requests("intel").refused(Code::RequestConflict);
 }
 
 #[test]
@@ -218,5 +220,5 @@ fn libvirt_refuses_many_vcpus_without_a_viommu() {
     assert_eq!(unknown.plan().flaw, None);
     let written = q35().device("<iommu model='intel'/>").vcpus(300).libvirt("10.5.0");
     flawed(&written, code, "need interrupt remapping with eim='on'");
-    assert_eq!(written.asks("intel").refusal(), None, "it is completed");
+    assert_eq!(written.requests("intel").refusal(), None, "it is completed");
 }

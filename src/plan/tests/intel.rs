@@ -5,12 +5,12 @@ use super::*;
 const INTEL: &str = "<iommu model='intel'/>";
 
 fn existing(driver: &str) -> Case {
-    q35().device(&format!("<iommu model='intel'><driver {driver}/></iommu>")).asks("intel")
+    q35().device(&format!("<iommu model='intel'><driver {driver}/></iommu>")).requests("intel")
 }
 
 #[test]
 fn a_plain_guest_gets_the_plain_attributes() {
-    assert_eq!(q35().asks("intel").driver(), "intremap=on eim=on aw_bits=48");
+    assert_eq!(q35().requests("intel").driver(), "intremap=on eim=on aw_bits=48");
 }
 
 #[test]
@@ -23,31 +23,31 @@ fn caching_mode_is_for_devices_that_follow_mappings() {
         q35().device("<interface type='vdpa'/>"),
         q35().device("<disk type='vhostvdpa'/>"),
     ] {
-        assert_eq!(case.asks("intel").driver(), "intremap=on caching_mode=on eim=on aw_bits=48");
+        assert_eq!(case.requests("intel").driver(), "intremap=on caching_mode=on eim=on aw_bits=48");
     }
     let nvme = "<disk type='nvme'><source><address domain='0' bus='1' slot='0' function='0'/></source></disk>";
-    assert_eq!(q35().device(nvme).asks("intel").driver(), "intremap=on eim=on aw_bits=48", "the host drives it");
-    let bypassed = q35().vfio(1).argument("-machine", "default_bus_bypass_iommu=on").asks("intel");
+    assert_eq!(q35().device(nvme).requests("intel").driver(), "intremap=on eim=on aw_bits=48", "the host drives it");
+    let bypassed = q35().vfio(1).argument("-machine", "default_bus_bypass_iommu=on").requests("intel");
     let driver = "intremap=on caching_mode=on eim=on aw_bits=48";
-    assert_eq!(bypassed.driver(), driver, "the vIOMMU never sees it, and QEMU asks for caching mode all the same");
+    assert_eq!(bypassed.driver(), driver, "the device bypasses the vIOMMU, and QEMU still requires caching mode");
 }
 
 #[test]
 fn iotlb_is_for_virtio_devices_with_ats() {
     let net = "<interface type='user'><driver ats='on'/></interface>";
-    assert_eq!(q35().device(net).asks("intel").driver(), "intremap=on eim=on iotlb=on aw_bits=48");
+    assert_eq!(q35().device(net).requests("intel").driver(), "intremap=on eim=on iotlb=on aw_bits=48");
 }
 
 #[test]
 fn eim_under_tcg_needs_qemu_9() {
-    assert_eq!(q35().kind("qemu").qemu("8.2.9").asks("intel").driver(), "intremap=on aw_bits=48");
-    assert_eq!(q35().kind("qemu").qemu("9.0.0").asks("intel").driver(), "intremap=on eim=on aw_bits=48");
-    assert_eq!(q35().kind("kvm").qemu("5.2.0").asks("intel").driver(), "intremap=on eim=on aw_bits=48");
+    assert_eq!(q35().kind("qemu").qemu("8.2.9").requests("intel").driver(), "intremap=on aw_bits=48");
+    assert_eq!(q35().kind("qemu").qemu("9.0.0").requests("intel").driver(), "intremap=on eim=on aw_bits=48");
+    assert_eq!(q35().kind("kvm").qemu("5.2.0").requests("intel").driver(), "intremap=on eim=on aw_bits=48");
 }
 
 #[test]
 fn many_vcpus_under_tcg_need_qemu_9() {
-    let case = q35().kind("qemu").vcpus(256).asks("auto");
+    let case = q35().kind("qemu").vcpus(256).requests("auto");
     let message = case.clone().qemu("8.2.9").refused(Code::VcpusNeedEim);
     assert!(message.contains("256 vCPUs (highest APIC id 255)") && message.contains("type='kvm'"), "{message}");
     assert_eq!(case.clone().qemu("9.0.0").model(), "intel");
@@ -66,7 +66,7 @@ fn novas_eim_is_refused_under_tcg() {
 
 #[test]
 fn the_width_is_that_of_the_host_where_a_device_needs_it() {
-    let width = |case: Case| case.asks("intel").driver().rsplit('=').next().unwrap().to_owned();
+    let width = |case: Case| case.requests("intel").driver().rsplit('=').next().unwrap().to_owned();
     for (host, bits) in [(39, "39"), (47, "39"), (48, "48"), (57, "48")] {
         assert_eq!(width(q35().vfio(1).host_aw_bits(host)), bits, "{host}");
         assert_eq!(width(q35().hotplug().host_aw_bits(host)), bits, "{host}");
@@ -76,18 +76,18 @@ fn the_width_is_that_of_the_host_where_a_device_needs_it() {
 }
 
 #[test]
-fn a_width_can_be_asked_for() {
-    assert_eq!(q35().aw_bits(39).asks("intel").driver(), "intremap=on eim=on aw_bits=39");
-    assert_eq!(q35().aw_bits(39).vfio(1).host_aw_bits(48).asks("intel").refusal(), None);
+fn a_width_can_be_requested() {
+    assert_eq!(q35().aw_bits(39).requests("intel").driver(), "intremap=on eim=on aw_bits=39");
+    assert_eq!(q35().aw_bits(39).vfio(1).host_aw_bits(48).requests("intel").refusal(), None);
 }
 
 #[test]
 fn a_width_beyond_the_host_is_refused() {
-    let wide = |host| q35().aw_bits(48).vfio(1).host_aw_bits(host).asks("intel");
+    let wide = |host| q35().aw_bits(48).vfio(1).host_aw_bits(host).requests("intel");
     let message = wide(47).refused(Code::AwBitsExceedHost);
     assert!(message.contains("aw-bits 48 > host aw-bits 47") && message.contains("make it 39"), "{message}");
     assert_eq!(wide(48).refusal(), None);
-    let message = q35().vfio(1).host_aw_bits(38).asks("intel").refused(Code::AwBitsExceedHost);
+    let message = q35().vfio(1).host_aw_bits(38).requests("intel").refused(Code::AwBitsExceedHost);
     assert!(message.contains("use a host with a wider IOMMU"), "{message}");
     let mut expected = wide(39);
     expected.devices.clear();
@@ -99,11 +99,11 @@ fn a_width_beyond_the_host_is_refused() {
 /// 39 bits are 512 GiB; q35 leaves 2 GiB of RAM below the hole, and the rest begins at 4 GiB.
 #[test]
 fn memory_beyond_the_width_is_refused() {
-    let memory = |memory: &str| q35().aw_bits(39).memory(memory).asks("intel");
+    let memory = |memory: &str| q35().aw_bits(39).memory(memory).requests("intel");
     assert_eq!(memory("<memory unit='GiB'>510</memory>").refusal(), None, "it ends at 512 GiB exactly");
     let message = memory("<memory unit='KiB'>534773761</memory>").refused(Code::AwBitsTooSmall);
     assert!(message.contains("513 GiB, beyond the 512 GiB") && message.contains("use 48 bits"), "{message}");
-    assert_eq!(q35().memory("<memory unit='GiB'>511</memory>").asks("intel").refusal(), None, "48 bits");
+    assert_eq!(q35().memory("<memory unit='GiB'>511</memory>").requests("intel").refusal(), None, "48 bits");
 }
 
 #[test]
@@ -111,23 +111,23 @@ fn memory_that_can_be_plugged_counts() {
     let memory = |maximum: u32, slots: u32| {
         let memory =
             format!("<memory unit='GiB'>4</memory><maxMemory unit='GiB' slots='{slots}'>{maximum}</maxMemory>");
-        q35().aw_bits(39).memory(&memory).asks("intel")
+        q35().aw_bits(39).memory(&memory).requests("intel")
     };
-    // 4 GiB + 2 GiB of RAM above the hole + what can be plugged + an alignment of 1 GiB a slot.
+    // 4 GiB + 2 GiB of RAM above the hole + the memory for hot-plug + an alignment of 1 GiB per slot.
     assert_eq!(memory(4 + 496, 10).refusal(), None);
     memory(4 + 497, 10).refused(Code::AwBitsTooSmall);
     memory(4 + 496, 11).refused(Code::AwBitsTooSmall);
-    // What can be plugged begins at a whole GiB behind RAM.
+    // The memory for hot-plug begins at a whole GiB after RAM.
     let uneven = |maximum: u32| {
         let memory = format!("<memory unit='MiB'>4097</memory><maxMemory unit='MiB' slots='0'>{maximum}</maxMemory>");
-        q35().aw_bits(39).memory(&memory).asks("intel")
+        q35().aw_bits(39).memory(&memory).requests("intel")
     };
     assert_eq!(uneven(4097 + 505 * 1024).refusal(), None);
     uneven(4097 + 505 * 1024 + 1).refused(Code::AwBitsTooSmall);
     // All RAM of a small guest is below the hole.
     let small = |maximum: u32| {
         let memory = format!("<memory unit='MiB'>2800</memory><maxMemory unit='MiB' slots='0'>{maximum}</maxMemory>");
-        q35().aw_bits(39).memory(&memory).asks("intel")
+        q35().aw_bits(39).memory(&memory).requests("intel")
     };
     assert_eq!(small(2800 + 508 * 1024).refusal(), None);
     small(2800 + 508 * 1024 + 1).refused(Code::AwBitsTooSmall);
@@ -158,13 +158,13 @@ fn the_hole_begins_where_q35_puts_it() {
 fn absurd_memory_is_refused_and_not_computed() {
     let cell = "<cell memory='7' unit='EiB'/>";
     let memory = format!("<cpu><numa>{cell}{cell}{cell}</numa></cpu><maxMemory slots='4294967295'>1</maxMemory>");
-    let message = q35().memory(&memory).asks("intel").refused(Code::AwBitsTooSmall);
+    let message = q35().memory(&memory).requests("intel").refused(Code::AwBitsTooSmall);
     assert!(message.ends_with("give the guest less memory") && !message.contains("48 bits on"), "{message}");
 }
 
 #[test]
 fn an_existing_one_is_completed() {
-    let plan = q35().device(INTEL).vfio(1).asks("intel").plan();
+    let plan = q35().device(INTEL).vfio(1).requests("intel").plan();
     let iommu = plan.iommu.unwrap();
     assert_eq!(iommu.origin, Origin::Completed);
     assert_eq!(iommu.driver.len(), 4);
@@ -176,7 +176,7 @@ fn an_existing_one_is_completed() {
 }
 
 #[test]
-fn what_the_user_wrote_stays() {
+fn attributes_of_the_user_stay() {
     let case = existing("aw_bits='39' eim='off' intremap='on' iotlb='on' dma_translation='off' caching_mode='on'");
     let plan = case.clone().features("<acpi/><ioapic driver='qemu'/>").plan();
     assert_eq!(plan.iommu.unwrap().origin, Origin::Existing);
@@ -203,19 +203,19 @@ fn many_vcpus_contradict_what_the_user_switched_off() {
     }
     assert_eq!(existing("eim='off'").vcpus(255).refusal(), None);
     assert_eq!(existing("intremap='on' eim='on'").vcpus(256).refusal(), None);
-    let completed = q35().device(INTEL).vcpus(256).asks("auto");
+    let completed = q35().device(INTEL).vcpus(256).requests("auto");
     assert_eq!(completed.driver(), "intremap=on eim=on aw_bits=48");
 }
 
 #[test]
 fn the_kernels_irqchip_cannot_remap() {
     let kvm = q35().features("<acpi/><ioapic driver='kvm'/>");
-    let message = kvm.clone().asks("intel").refused(Code::IrqchipConflict);
+    let message = kvm.clone().requests("intel").refused(Code::IrqchipConflict);
     assert!(message.contains("please use 'split|off'"), "{message}");
-    kvm.clone().device(INTEL).asks("auto").refused(Code::IrqchipConflict);
-    kvm.clone().windows().asks("auto").refused(Code::IrqchipConflict);
-    assert_eq!(kvm.asks("auto").model(), "virtio", "which remaps nothing");
-    let split = q35().features("<acpi/><ioapic driver='qemu'/>").asks("intel").plan();
+    kvm.clone().device(INTEL).requests("auto").refused(Code::IrqchipConflict);
+    kvm.clone().windows().requests("auto").refused(Code::IrqchipConflict);
+    assert_eq!(kvm.requests("auto").model(), "virtio", "which remaps nothing");
+    let split = q35().features("<acpi/><ioapic driver='qemu'/>").requests("intel").plan();
     assert_eq!(split.ioapic.map(|ioapic| ioapic.origin), Some(Origin::Existing));
     assert!(split.qemu.machine.is_empty());
 }

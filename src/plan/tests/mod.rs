@@ -1,4 +1,5 @@
-//! One small test a rule. Domains are written as XML, so that what is read and what is decided are tested together.
+//! One small test for each rule. Domains are written as XML, so that the tests cover the parser and the decision
+//! together.
 
 mod amd;
 mod existing;
@@ -18,8 +19,8 @@ use crate::request::Source;
 use crate::version::Version;
 use crate::xml;
 
-/// A domain, what it asks for, and its host. What no test names is that of a small guest on Debian 13 that asks for nothing and
-/// has the driver for a virtio-iommu.
+/// A domain, its request, and its host. The defaults are a small guest on Debian 13 without a request and with the
+/// driver for a virtio-iommu.
 #[derive(Clone)]
 struct Case {
     kind: &'static str,
@@ -61,7 +62,7 @@ fn arm() -> Case {
 }
 
 impl Case {
-    fn asks(mut self, model: &str) -> Case {
+    fn requests(mut self, model: &str) -> Case {
         self.request.model = RequestedModel::parse(model).unwrap();
         self.request.source = Source::Metadata;
         self
@@ -77,8 +78,8 @@ impl Case {
         self
     }
 
-    /// Only the domain says whether the guest has the driver for a virtio-iommu.
-    fn driver_unsaid(mut self) -> Case {
+    /// Only the domain determines whether the guest has the driver for a virtio-iommu.
+    fn driver_unknown(mut self) -> Case {
         self.request.virtio_iommu_driver = None;
         self
     }
@@ -110,7 +111,7 @@ impl Case {
         self
     }
 
-    /// As many vCPUs as the topology has places.
+    /// The number of vCPUs is the product of the topology.
     fn topology(mut self, sockets: u32, cores: u32, threads: u32) -> Case {
         self.vcpus = format!(
             "<vcpu>{}</vcpu><cpu><topology sockets='{sockets}' cores='{cores}' threads='{threads}'/></cpu>",
@@ -119,7 +120,7 @@ impl Case {
         self
     }
 
-    /// Replaces everything that says how much memory there is.
+    /// Replaces all elements that set the memory size.
     fn memory(mut self, children: &str) -> Case {
         children.clone_into(&mut self.children);
         self
@@ -139,7 +140,7 @@ impl Case {
         self.system("microsoft.com/win/11")
     }
 
-    /// A guest as libosinfo names it.
+    /// A guest with libosinfo's id of its system.
     fn system(self, id: &str) -> Case {
         self.child(&format!(
             "<metadata><l:libosinfo xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'><l:os id='http://{id}'/></l:libosinfo>
@@ -147,7 +148,7 @@ impl Case {
         ))
     }
 
-    /// A passed-through function of the host, `0000:0N:00.0`, behind a root port of its own.
+    /// A passed-through function of the host, `0000:0N:00.0`, behind its own root port.
     fn vfio(self, host: u8) -> Case {
         self.vfio_at(host, &format!("<address type='pci' bus='{host}' slot='0' function='0'/>"))
     }
@@ -249,7 +250,7 @@ impl Case {
         self.decided().err().map(|refusal| refusal.note)
     }
 
-    /// The refusal. Every one of them changes nothing, is one line, and says what to do behind a colon.
+    /// The refusal. Each refusal changes nothing, is one line, and contains a remedy after a colon.
     #[track_caller]
     fn refused(&self, code: Code) -> String {
         let Err(Refusal { note, unchanged }) = self.decided() else { panic!("not refused") };
@@ -260,7 +261,7 @@ impl Case {
         note.message
     }
 
-    /// The model that the guest gets.
+    /// The guest's model.
     #[track_caller]
     fn model(&self) -> String {
         self.plan().iommu.expect("a vIOMMU").name
@@ -273,7 +274,7 @@ impl Case {
         driver.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     }
 
-    /// The note of this code that is no refusal.
+    /// The note with this code that is not a refusal.
     #[track_caller]
     fn note(&self, code: Code) -> Option<(Level, String)> {
         let plan = self.plan();

@@ -1,12 +1,17 @@
-//! What a plan says: JSON, changes, QEMU's command line, and the refusal of a start that nothing can rewrite any more.
+//! The output of a plan: JSON, changes, QEMU's command line, and the refusal of a start whose XML cannot be changed any
+//! more.
 
 use super::*;
 use crate::request::VirtioScope;
 
 #[test]
-fn json_is_the_contract() {
-    let case =
-        q35().child("<uuid>3a21c2ee-5ece-4225-baa4-9a11258f601e</uuid>").vfio(1).group(1, 12).aw_bits(48).asks("intel");
+fn json_equals_the_specified_document() {
+    let case = q35()
+        .child("<uuid>3a21c2ee-5ece-4225-baa4-9a11258f601e</uuid>")
+        .vfio(1)
+        .group(1, 12)
+        .aw_bits(48)
+        .requests("intel");
     let json = serde_json::to_value(case.plan()).unwrap();
     let expected = serde_json::json!({
         "domain": {"name": "guest", "uuid": "3a21c2ee-5ece-4225-baa4-9a11258f601e", "type": "kvm", "arch": "x86_64",
@@ -37,7 +42,7 @@ fn json_is_the_contract() {
 }
 
 #[test]
-fn json_has_null_where_there_is_nothing_and_words_where_there_is_no_number() {
+fn json_has_null_for_missing_values_and_words_for_unlimited() {
     let json = serde_json::to_value(q35().plan()).unwrap();
     for key in ["iommu", "ioapic"] {
         assert!(json[key].is_null(), "{key}");
@@ -49,7 +54,7 @@ fn json_has_null_where_there_is_nothing_and_words_where_there_is_no_number() {
 }
 
 #[test]
-fn json_has_the_words_of_the_contract() {
+fn json_has_the_specified_words() {
     let words = |json: serde_json::Value| json.as_str().unwrap().to_owned();
     for (origin, word) in [
         (Origin::Added, "added"),
@@ -81,15 +86,15 @@ fn the_architecture_defaults_to_the_hosts() {
 }
 
 #[test]
-fn what_the_wrapper_writes() {
-    assert_eq!(q35().asks("virtio").plan().qemu.devices, ["virtio-iommu,id=ua-viommu0,bus=pcie.0"]);
-    let ats = q35().device("<interface type='user'><driver ats='on'/></interface>").asks("intel").plan().qemu;
+fn edits_of_the_wrapper() {
+    assert_eq!(q35().requests("virtio").plan().qemu.devices, ["virtio-iommu,id=ua-viommu0,bus=pcie.0"]);
+    let ats = q35().device("<interface type='user'><driver ats='on'/></interface>").requests("intel").plan().qemu;
     assert_eq!(ats.devices, ["intel-iommu,id=ua-viommu0,intremap=on,eim=on,device-iotlb=on,aw-bits=48"]);
     assert_eq!(ats.machine.get("kernel_irqchip").map(String::as_str), Some("split"));
-    let smmuv3 = arm().asks("smmuv3").plan().qemu;
+    let smmuv3 = arm().requests("smmuv3").plan().qemu;
     assert_eq!(smmuv3.machine.get("iommu").map(String::as_str), Some("smmuv3"));
     assert!(smmuv3.devices.is_empty());
-    assert!(q35().asks("virtio").plan().qemu.machine.is_empty(), "no I/O APIC");
+    assert!(q35().requests("virtio").plan().qemu.machine.is_empty(), "no I/O APIC");
 }
 
 #[test]
@@ -119,15 +124,15 @@ fn wrapper_missing(case: &Case, lack: &str) -> String {
 #[test]
 fn a_start_without_a_route_is_refused() {
     let message = wrapper_missing(
-        &q35().asks("auto"),
+        &q35().requests("auto"),
         "the domain metadata asks for a vIOMMU (auto), and the domain has no <iommu>: ",
     );
     assert!(message.ends_with("or set <emulator> to /usr/bin/viommu-qemu-system-x86_64"), "{message}");
-    assert_eq!(q35().asks("auto").wrapped().plan().refusal_unless_rewritten(), None);
+    assert_eq!(q35().requests("auto").wrapped().plan().refusal_unless_rewritten(), None);
     assert_eq!(q35().plan().refusal_unless_rewritten(), None);
-    let i686 = q35().os("<type arch='i686' machine='q35'>hvm</type>").asks("intel");
+    let i686 = q35().os("<type arch='i686' machine='q35'>hvm</type>").requests("intel");
     assert!(wrapper_missing(&i686, "the").ends_with("viommu-qemu-system-x86_64"));
-    let arm = arm().os("").asks("smmuv3");
+    let arm = arm().os("").requests("smmuv3");
     assert!(wrapper_missing(&arm, "the").ends_with("viommu-qemu-system-aarch64"));
     wrapper_missing(
         &q35().locks(),
@@ -136,9 +141,9 @@ fn a_start_without_a_route_is_refused() {
 }
 
 #[test]
-fn a_start_is_refused_only_for_what_the_guest_cannot_do_without() {
+fn a_start_is_refused_only_for_essential_changes() {
     let existing =
-        |driver: &str| q35().device(&format!("<iommu model='intel'><driver {driver}/></iommu>")).asks("intel");
+        |driver: &str| q35().device(&format!("<iommu model='intel'><driver {driver}/></iommu>")).requests("intel");
     wrapper_missing(&existing("intremap='on' eim='on' aw_bits='48'").vfio(1), "the <iommu> lacks caching_mode=on: ");
     wrapper_missing(&existing("caching_mode='on'").vcpus(256), "the <iommu> lacks intremap=on, eim=on, aw_bits=48: ");
     wrapper_missing(&existing("intremap='on' eim='on'").aw_bits(39), "the <iommu> lacks aw_bits=39: ");
@@ -155,23 +160,23 @@ fn a_start_is_refused_only_for_what_the_guest_cannot_do_without() {
 }
 
 #[test]
-fn a_refusal_says_what_the_guest_keeps() {
+fn a_refusal_contains_the_unchanged_plan() {
     let refusal = refused(&q35().vfio(1).domain(), Note::error(Code::ModelUnknown, "x"), &Host::default());
     assert!(refusal.unchanged.changes.is_empty());
     let json = serde_json::to_value(&refusal).unwrap();
     assert_eq!((&json["domain"]["name"], &json["notes"][0]["code"]), (&"guest".into(), &"model-unknown".into()));
-    assert_eq!(json["memlock"]["address_spaces"].as_array().unwrap().len(), 1, "what a running guest keeps");
+    assert_eq!(json["memlock"]["address_spaces"].as_array().unwrap().len(), 1, "the memory that a running guest keeps");
 }
 
 #[test]
-fn a_request_that_is_refused_changes_nothing_else_either() {
-    let mut case = q35().asks("smmuv3").locks();
+fn a_refused_request_changes_nothing_else() {
+    let mut case = q35().requests("smmuv3").locks();
     case.request.nosharepages = true;
     case.refused(Code::ModelArchMismatch);
 }
 
 #[test]
-fn has_viommu_sees_both_places() {
+fn has_viommu_reads_the_xml_and_the_command_line() {
     assert!(has_viommu(&q35().device("<iommu model='amd'/>").domain()));
     assert!(has_viommu(&q35().argument("-device", "intel-iommu").domain()));
     assert!(!has_viommu(&q35().argument("-device", "e1000e").domain()));

@@ -3,8 +3,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::*;
 
-// What libvirt wrote on three real hosts for a domain with <iommu model='intel'>, two VFIO devices and the split irqchip;
-// options that no rule looks at are left out. {machine}, {iommu} stand where libvirt put its own words.
+// libvirt's command lines on three real hosts for a domain with <iommu model='intel'>, two VFIO devices and the split
+// irqchip, without options that no rule reads. {machine}, {iommu} replace libvirt's own text.
 
 /// libvirt 7.0 for QEMU 5.2: every -device as key=value, the vIOMMU first and without an id.
 const LIBVIRT_7_0: &str = "\
@@ -35,7 +35,7 @@ const LIBVIRT_11_3: &str = r#"
     -device {"driver":"vfio-pci","host":"0000:02:00.0","id":"hostdev1","bus":"pci.2","addr":"0x0"}
     -sandbox on,obsolete=deny -msg timestamp=on"#;
 
-/// libvirt 12.8 for QEMU 11.1: the vIOMMU stands behind the root ports, and the monitor is an -object.
+/// libvirt 12.8 for QEMU 11.1: the vIOMMU comes after the root ports, and the monitor is an -object.
 const LIBVIRT_12_8: &str = r#"
     -name guest=s2,debug-threads=on -S -machine pc-q35-11.1,usb=off{machine},dump-guest-core=off,memory-backend=pc.ram,acpi=on
     -accel tcg -object {"qom-type":"memory-backend-ram","id":"pc.ram","size":402653184} -overcommit mem-lock=off
@@ -53,7 +53,7 @@ const SAMPLES: [&str; 3] = [LIBVIRT_7_0, LIBVIRT_11_3, LIBVIRT_12_8];
 const TEXT_IOMMU: &str = "intel-iommu,intremap=on,caching-mode=on,aw-bits=48";
 const JSON_IOMMU: &str = r#"{"driver":"intel-iommu","id":"iommu0","intremap":"on","caching-mode":true,"aw-bits":48}"#;
 
-/// A sample with what libvirt adds to it: no argument of theirs holds a blank.
+/// A sample with these values inserted: none of its arguments contains a blank.
 fn sample(text: &str, machine: &str, iommu: &str) -> Vec<OsString> {
     text.replace("{machine}", machine).replace("{iommu}", iommu).split_whitespace().map(OsString::from).collect()
 }
@@ -83,7 +83,7 @@ fn code(arguments: &[OsString], edits: &Edits) -> Code {
     rewrite(arguments, edits).unwrap_err().code
 }
 
-/// The keys of `-machine` sorted and the devices as a list of their own: what QEMU sees, without the order it ignores.
+/// The sorted keys of `-machine` and the list of devices: QEMU's view, without the order that it ignores.
 fn seen_by_qemu(arguments: &[OsString]) -> (Vec<String>, Vec<Device>) {
     let machine: String =
         arguments::values(arguments, &["machine"]).map(|(_, value)| value.to_str().unwrap()).collect();
@@ -100,7 +100,7 @@ fn nothing_to_change_changes_nothing() {
     }
 }
 
-// The measure of correctness: a start without <iommu> becomes what libvirt writes with it.
+// The acceptance criterion: a start without <iommu> becomes libvirt's command line with it.
 #[test]
 fn added_vtd_equals_the_native_one() {
     for (text, device) in [(LIBVIRT_7_0, TEXT_IOMMU.to_owned()), (LIBVIRT_11_3, format!("{TEXT_IOMMU},id=iommu0"))] {
@@ -132,7 +132,7 @@ fn only_the_machine_changes_and_only_two_arguments_come() {
 }
 
 #[test]
-fn devices_keep_their_order_and_find_their_place() {
+fn devices_keep_their_order_and_get_their_slot() {
     let edits = Edits { devices: vec!["a".to_owned(), "b".to_owned()], ..Edits::default() };
     assert_eq!(
         rewritten(&words("-name -device --device c -device d"), &edits),
@@ -180,7 +180,7 @@ fn second_iommu_is_refused() {
 
     let virt = words("-machine virt -device virtio-iommu-pci");
     assert_eq!(code(&virt, &machine("iommu", "smmuv3")), Code::IommuConflict);
-    // Without another vIOMMU to add, the one that is there is no hindrance.
+    // An existing vIOMMU does not prevent edits that add none.
     assert!(rewrite(&native, &machine("kernel_irqchip", "split")).is_ok());
 }
 
@@ -215,7 +215,7 @@ fn missing_vtd_cannot_be_completed() {
 }
 
 #[test]
-fn memory_is_locked_whatever_stood_there() {
+fn memory_is_locked_despite_an_earlier_option() {
     let edits = Edits { lock_memory: true, ..Edits::default() };
     for (before, after) in [
         ("-S -overcommit mem-lock=off -device e1000e", "-S -overcommit mem-lock=on -device e1000e"),
@@ -229,7 +229,7 @@ fn memory_is_locked_whatever_stood_there() {
 }
 
 #[test]
-fn an_option_does_not_swallow_what_is_appended() {
+fn an_option_does_not_take_an_appended_argument_as_its_value() {
     let edits = Edits { lock_memory: true, ..Edits::default() };
     for before in ["-S -nic", "-M q35 -S --device"] {
         assert_eq!(code(&words(before), &edits), Code::CommandLineUnsupported, "{before}");

@@ -1,4 +1,4 @@
-//! Expected texts are written by hand, as a person would have made the edit.
+//! The expected texts are written by hand, like a manual edit.
 
 use super::super::parse;
 use super::*;
@@ -12,7 +12,7 @@ fn features() -> NewElement {
     NewElement { children: vec![new("ioapic", &[("driver", "qemu")])], ..new("features", &[]) }
 }
 
-/// Applies what `edits` makes of the root, and checks that the result is well-formed.
+/// Applies the edits that `edits` returns for the root, and checks that the result is well-formed.
 fn edited(
     text: &str,
     edits: impl for<'d, 'a> FnOnce(Element<'d, 'a>) -> Vec<Edit<'d, 'a>>,
@@ -40,12 +40,12 @@ fn appends_on_lines_of_their_own() {
         appended("<d>\n  <name>x</name>\n</d>\n", &[]),
         "<d>\n  <name>x</name>\n  <features>\n    <ioapic driver='qemu'/>\n  </features>\n</d>\n"
     );
-    // The end tag's line has a comment and a blank line in front of it: they belong to what stands above.
+    // The line of the end tag follows a comment and a blank line: they belong to the text above.
     assert_eq!(
         appended("<d>\n    <a/> <!-- b -->\n\n</d>", &[]),
         "<d>\n    <a/> <!-- b -->\n\n    <features>\n      <ioapic driver='qemu'/>\n    </features>\n</d>"
     );
-    // Nothing but a comment or white space within: two spaces deeper than the parent.
+    // Only a comment or white space inside: two spaces deeper than the parent.
     assert_eq!(
         appended("<d>\n   <e>\n   <!-- c -->\n   </e>\n</d>", &["e"]),
         "<d>\n   <e>\n   <!-- c -->\n     <features>\n       <ioapic driver='qemu'/>\n     </features>\n   </e>\n</d>"
@@ -78,7 +78,7 @@ fn one_line_gets_no_white_space() {
     assert_eq!(appended("<d></d>", &[]), format!("<d>{inner}</d>"));
     assert_eq!(appended("<d> <a/> </d>", &[]), format!("<d> <a/> {inner}</d>"));
     assert_eq!(appended("<d>text</d>\n", &[]), format!("<d>text{inner}</d>\n"));
-    // A parent that shares its line keeps to it.
+    // An element on a shared line stays on that line.
     assert_eq!(appended("<d>\n  <a/><e/>\n</d>", &["e"]), format!("<d>\n  <a/><e>{inner}</e>\n</d>"));
     assert_eq!(appended("<d>\n  <e/><a/>\n</d>", &["e"]), format!("<d>\n  <e>{inner}</e><a/>\n</d>"));
 }
@@ -98,7 +98,7 @@ fn follows_line_ends_and_keeps_the_byte_order_mark() {
         "\u{feff}<d t=\"x\">\r\n\t<a/>\r\n\t<features>\r\n\t  <ioapic driver='qemu'/>\r\n\t</features>\r\n</d>\r\n"
     );
     assert_eq!(appended("<d>\r</d>", &[]), "<d>\r  <features>\r    <ioapic driver='qemu'/>\r  </features>\r</d>");
-    // Line ends inside CDATA and comments are content, and the last one is not the layout's.
+    // Line ends inside CDATA and comments are content; the last one is not part of the layout.
     assert_eq!(
         appended("<d>\n  <a/><![CDATA[\n]]></d>", &[]),
         "<d>\n  <a/><![CDATA[\n]]><features><ioapic driver='qemu'/></features></d>"
@@ -142,12 +142,12 @@ fn sets_attributes() {
     assert_eq!(set("<d a='>' xmlns:p='/'>\n</d>"), format!("<d a='>' xmlns:p='/' {added}>\n</d>"));
     assert_eq!(set("<d a='1'\n   b='2'\n>x</d>"), format!("<d a='1'\n   b='2' {added}\n>x</d>"));
     assert_eq!(set("<d a=\"1\" />"), format!("<d a=\"1\" {added} />"));
-    // Existing values are replaced in place and in their own quotes; those of a namespace are others.
+    // Existing values are replaced in place, with their own quotes; attributes with a namespace are different ones.
     assert_eq!(
         set("<d eim = \"off\" xmlns:p='u' p:driver='x' driver=''/>"),
         "<d eim = \"on\" xmlns:p='u' p:driver='x' driver='q&apos;&lt;&quot;&amp;' caching='1'/>"
     );
-    // The same value, however written, is no change.
+    // The same value in another spelling is not a change.
     assert_eq!(
         set("<d eim='o&#110;' driver=\"q'&lt;&#34;&amp;\" caching='1'/>"),
         "<d eim='o&#110;' driver=\"q'&lt;&#34;&amp;\" caching='1'/>"
@@ -155,7 +155,7 @@ fn sets_attributes() {
 }
 
 #[test]
-fn attributes_and_children_meet_in_one_tag() {
+fn attributes_and_children_are_added_to_one_tag() {
     for empty in ["<e/>", "<e />", "<e></e>"] {
         let text = format!("<d>\n  {empty}\n</d>");
         let result = edited(&text, |root| {
@@ -187,7 +187,7 @@ fn inserts_behind_a_sibling() {
         after("<d>\n  <os>\n    <t/>\n  </os>\n  <z/>\n</d>"),
         "<d>\n  <os>\n    <t/>\n  </os>\n  <features>\n    <ioapic driver='qemu'/>\n  </features>\n  <second/>\n  <z/>\n  <last/>\n</d>"
     );
-    // A comment at the end of the line stays with the element that it is about.
+    // A comment at the end of the line stays with its element.
     assert_eq!(
         after("<d>\r\n\t<os/> <!-- boot --> \r\n</d>"),
         "<d>\r\n\t<os/> <!-- boot --> \r\n\t<features>\r\n\t  <ioapic driver='qemu'/>\r\n\t</features>\r\n\t<second/>\r\n\t<last/>\r\n</d>"
@@ -226,7 +226,7 @@ fn sets_text() {
 }
 
 #[test]
-fn contradictions_are_refused() {
+fn conflicting_edits_are_refused() {
     type Make = for<'d, 'a> fn(Element<'d, 'a>) -> Vec<Edit<'d, 'a>>;
     let cases: [(&str, Make); 5] = [
         ("<d><e/></d>", |root| {
@@ -250,7 +250,7 @@ fn contradictions_are_refused() {
 }
 
 #[test]
-fn the_impossible_is_refused() {
+fn impossible_edits_are_refused() {
     let append = |text: &str| edited(text, |parent| vec![Edit::Append { parent, new: new("n", &[]) }]);
     assert_eq!(append("<d xmlns='urn:d'/>"), Err(PatchError::DefaultNamespace("d".into())));
     assert_eq!(append("<p:d xmlns:p='urn:d'/>").unwrap(), "<p:d xmlns:p='urn:d'><n/></p:d>");
@@ -258,7 +258,7 @@ fn the_impossible_is_refused() {
     let inner = edited("<d xmlns='urn:d'><e xmlns=''/></d>", |root| {
         vec![Edit::InsertAfter { sibling: root.child("e").unwrap(), new: new("n", &[]) }]
     });
-    assert_eq!(inner, Err(PatchError::DefaultNamespace("d".into())), "the sibling's own scope is not what counts");
+    assert_eq!(inner, Err(PatchError::DefaultNamespace("d".into())), "the sibling's own scope does not count");
 
     let root_gone = edited("<d/>", |element| vec![Edit::Remove { element }]);
     assert_eq!(root_gone, Err(PatchError::Root("d".into())));

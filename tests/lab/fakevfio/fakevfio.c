@@ -1,25 +1,25 @@
 /*
- * VFIO without a kernel that has it: QEMU's calls are answered from memory, and what it asks for is told.
+ * VFIO without kernel support: the library answers QEMU's calls from memory, and logs them.
  *
  *     gcc -std=gnu11 -O2 -U_FORTIFY_SOURCE -shared -fPIC -o fakevfio.so fakevfio.c
  *     LD_PRELOAD=./fakevfio.so qemu-system-x86_64 ... -device vfio-pci,host=0000:01:00.0
  *
- * Real is all of QEMU: in which guest address space it sees a device, whether the device's group joins a container or
- * gets one of its own, what is mapped into each and when, what it refuses and in which words.
+ * QEMU is real: the guest address space of a device, whether the device's group joins a container or gets a new one, the
+ * mappings of each container and their time, QEMU's refusals and their messages.
  *
- * Simulated is the kernel (drivers/vfio): every group is viable and fits into every container; all devices are the same
+ * The kernel (drivers/vfio) is simulated: every group is viable and fits into every container; all devices are the same
  * Ethernet controller without BARs, interrupts or PCI Express; mapped bytes count as locked bytes, in all containers
  * together, as RLIMIT_MEMLOCK does. Unlike here, a real kernel locks nothing when memory is mapped for mediated devices
  * only, and refuses a group that its IOMMU cannot serve. sysfs is not simulated here: see qemu.sh.
  *
- * Told on standard error, a line each: "fakevfio: container 1", "fakevfio: container 1 group 11",
- * "fakevfio: container 1 device 0000:01:00.0", and "fakevfio: peak BYTES" whenever more is mapped than ever before.
+ * Messages on standard error, one per line: "fakevfio: container 1", "fakevfio: container 1 group 11",
+ * "fakevfio: container 1 device 0000:01:00.0", and "fakevfio: peak BYTES" at each new maximum of mapped bytes.
  *
- * In the environment: FAKEVFIO_LIMIT, locked bytes at most (unlimited if missing); FAKEVFIO_AW_BITS, the address width
+ * Environment: FAKEVFIO_LIMIT, the maximum of locked bytes (default: unlimited); FAKEVFIO_AW_BITS, the address width
  * of the host's IOMMU (48).
  *
- * The library is loaded by QEMUs of older systems than the one that compiles it. So it calls only what glibc has had under
- * the same symbol version for twenty years, and reaches what it stands in front of by system call rather than by dlsym().
+ * QEMUs of older systems than the compiling one load the library. It therefore calls only functions whose glibc symbol
+ * version is twenty years old, and calls the replaced functions by system call and not by dlsym().
  */
 #define _DEFAULT_SOURCE /* not _GNU_SOURCE, with which a new glibc has a strtoull() that older ones lack */
 #include <errno.h>
@@ -34,7 +34,7 @@
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
-/* What hides behind a file descriptor. Each is really an empty memfd, so that QEMU can dup, poll and close it. */
+/* The object of a file descriptor. Each descriptor is an empty memfd, so that QEMU can dup, poll and close it. */
 enum kind { FOREIGN, CONTAINER, GROUP, DEVICE };
 static struct {
     enum kind kind;
@@ -42,7 +42,7 @@ static struct {
     int container; /* that the group is in; 0 if none */
 } files[1024];
 
-/* What is mapped. A slot with size 0 is free. */
+/* The mappings. A slot with size 0 is free. */
 static struct { int container; uint64_t iova, size; } mappings[4096];
 static int containers;
 static uint64_t locked, peak;
@@ -93,7 +93,7 @@ static int map(int container, const struct vfio_iommu_type1_dma_map *wanted)
     return 0;
 }
 
-/* Everything that lies within the range; QEMU also unmaps ranges in which little or nothing is mapped. */
+/* All mappings within the range; QEMU also unmaps ranges that are partly or completely unmapped. */
 static uint64_t unmap(int container, uint64_t first, uint64_t last)
 {
     uint64_t unmapped = 0;
@@ -108,7 +108,7 @@ static uint64_t unmap(int container, uint64_t first, uint64_t last)
     return unmapped;
 }
 
-/* The capability from which QEMU knows the width of the host's IOMMU: one range on either side of x86's MSI window. */
+/* The capability with the width of the host's IOMMU: one range on either side of x86's MSI window. */
 static int info(struct vfio_iommu_type1_info *info)
 {
     struct {
@@ -155,7 +155,7 @@ static int container_ioctl(int container, unsigned long request, void *argument)
 
 /* --- groups and devices (drivers/vfio/group.c, drivers/vfio/pci) -------------------------------------------------------- */
 
-/* Where a region is in a device's file. Only the configuration space has a size. */
+/* The offset of a region in a device's file. Only the configuration space has a size. */
 #define REGION(index) ((uint64_t)(index) << 12)
 
 static int new_device(int container, const char *name)
@@ -220,7 +220,7 @@ static int device_ioctl(unsigned long request, void *argument)
     }
 }
 
-/* --- what QEMU calls instead of glibc ----------------------------------------------------------------------------------- */
+/* --- the functions that QEMU calls instead of glibc's --------------------------------------------------------------------- */
 
 int open64(const char *path, int flags, ...)
 {
@@ -228,7 +228,7 @@ int open64(const char *path, int flags, ...)
     const char *name = path + strlen(vfio);
     va_list rest;
     va_start(rest, flags);
-    unsigned mode = va_arg(rest, unsigned); /* has no meaning, and is not looked at, without O_CREAT */
+    unsigned mode = va_arg(rest, unsigned); /* ignored without O_CREAT */
     va_end(rest);
     if (strncmp(path, vfio, strlen(vfio)))
         return syscall(SYS_openat, -100 /* AT_FDCWD */, path, flags, mode);
@@ -238,7 +238,7 @@ int open64(const char *path, int flags, ...)
     return new_file(CONTAINER, containers);
 }
 
-/* What open64() becomes in a fortified program. */
+/* open64() in a fortified program. */
 int __open64_2(const char *path, int flags)
 {
     return open64(path, flags, 0);

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Stand-ins for Keystone, Glance and Neutron, with what Nova asks of them.
+"""Stand-ins for Keystone, Glance and Neutron, with the calls that Nova uses.
 
 A token is the name of a project, and gives every role in it. The images are fixed and empty. There are no networks.
 """
@@ -25,7 +25,7 @@ def image_id(name):
 
 
 class Service(BaseHTTPRequestHandler):
-    """What the three have in common; self.path is without the query and the slash at its end."""
+    """Common code of the three; self.path is without the query and the slash at its end."""
 
     protocol_version = "HTTP/1.1"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Inside the lab: what becomes of instances, for each request and each door, as a generated part of docs/proof/nova.md.
+"""Inside the lab: the results of instances, for each request and each source, as a generated part of docs/proof/nova.md.
 
     table.py DOOR FILE [lives]      stock, route or native, which is set up already; adds its results to FILE
     table.py page FILE DEBIAN       prints the page's part, with the name of the release
@@ -86,7 +86,7 @@ def boot(name, flavor, image="plain", project="admin"):
 
 
 def vIOMMU(seen):
-    """The vIOMMU on the command line of the instance's QEMU, in which properties stand as key=value or as JSON."""
+    """The vIOMMU on the command line of the instance's QEMU, with properties as key=value or as JSON."""
     name = seen["OS-EXT-SRV-ATTR:instance_name"]
     try:
         pid = open(f"/run/libvirt/qemu/{name}.pid").read()
@@ -98,7 +98,7 @@ def vIOMMU(seen):
 
 
 def sentence(identifier):
-    """Why the instance was refused, by whom, from the last exception in nova-compute's log."""
+    """The reason of the refusal and the refusing program, from the last exception in nova-compute's log."""
     log = open("/var/log/nova/nova-compute.log").read()
     said = re.findall(rf"\[instance: {identifier}\] (?:[\w.]+\.)?(?:\w+): (.+)", log)
     for text in reversed(said):
