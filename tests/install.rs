@@ -268,7 +268,7 @@ fn files_of_other_programs_are_not_changed(suite: Suite) {
     assert_same_files(&lab, &before);
     lab.run("rm /usr/bin/viommu").ok();
 
-    // Another program is the hook: the output printed what to do.
+    // Another program is the hook: the output says what to do.
     lab.run("mkdir /etc/libvirt/hooks/qemu.d; cd /etc/libvirt/hooks; echo mine | tee qemu >qemu.d/50-viommu").ok();
     let before = files(&lab);
     let printed = install();

@@ -201,7 +201,7 @@ fn the_rpm_is_installed_and_removed_without_a_trace() {
         # Debian's rpm reports that packages of Debian are not in its database.
         rpm="rpm --nodeps --dbpath /tmp/rpmdb"
         files() { find / -xdev -path /tmp -prune -o -path /proc -prune -o -printf '%y %m %U:%G %l %p\n' | sort; }
-        # An administrator's own hook, in the place that ours would like.
+        # An administrator's own hook at the place of viommu's.
         echo mine >/etc/libvirt/hooks/qemu
         # Every RPM distribution has them.
         mkdir -p /usr/share/man/man5 /usr/share/man/man8
@@ -218,7 +218,7 @@ fn the_rpm_is_installed_and_removed_without_a_trace() {
         $rpm -U --replacepkgs "/packages/$1"
         files | diff /tmp/installed -
 
-        # A QEMU that comes later, as a package of its own: the wrapper is touched, and stays what it was.
+        # A later QEMU package: the wrapper's timestamp changes, its content does not.
         echo >/tmp/qemu.spec "
             Name: qemu-system-x86-core
             Version: 1
