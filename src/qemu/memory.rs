@@ -55,10 +55,29 @@ fn backends<S: AsRef<OsStr>>(arguments: &[S]) -> BTreeMap<String, u64> {
     device::lists(arguments, &["object"], "qom-type").filter_map(backend).collect()
 }
 
-/// A size as QEMU reads it (`qemu_strtosz`): bytes, or a number with a suffix and perhaps a fraction.
+/// A size as QEMU reads it (`qemu_strtosz`), bytes: hexadecimal, or decimal perhaps with a fraction; QEMU before 8.0 takes a
+/// suffix of both. The exponents of QEMU before 6.0 (`1e3`) are not read.
 fn size(text: &str) -> Option<u64> {
+    // strtoull(3) skips these.
+    let text = text.trim_ascii_start();
+    let text = text.strip_prefix('+').unwrap_or(text);
+    if let Some(text) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        let (digits, suffix) = text.split_at(text.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(text.len()));
+        return u64::from_str_radix(digits, 16).ok()?.checked_mul(unit(suffix)?);
+    }
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text.get(digits.len()..)?.to_ascii_lowercase().as_str() {
+    let unit = unit(text.get(digits.len()..)?)?;
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let whole = if whole.is_empty() && !fraction.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
+    // Twelve digits are enough: less than a byte of a tebibyte is left.
+    let fraction: String = fraction.chars().chain(std::iter::repeat('0')).take(12).collect();
+    let part = (u128::from(unit) * u128::from(fraction.parse::<u64>().ok()?)).div_ceil(1_000_000_000_000);
+    whole.checked_mul(unit)?.checked_add(u64::try_from(part).ok()?)
+}
+
+/// The factor of a suffix.
+fn unit(suffix: &str) -> Option<u64> {
+    let shift = match suffix.to_ascii_lowercase().as_str() {
         "" | "b" => 0,
         "k" => 10,
         "m" => 20,
@@ -68,33 +87,57 @@ fn size(text: &str) -> Option<u64> {
         "e" => 60,
         _ => return None,
     };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let unit = 1_u64 << shift;
-    // Twelve digits are enough: less than a byte of a tebibyte is left.
-    let fraction: String = fraction.chars().chain(std::iter::repeat('0')).take(12).collect();
-    let part = u128::from(unit) * u128::from(fraction.parse::<u64>().ok()?) / 1_000_000_000_000;
-    whole.parse::<u64>().ok()?.checked_mul(unit)?.checked_add(u64::try_from(part).ok()?)
+    Some(1 << shift)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// What `info memdev` of QEMU 11.1 printed for `-object memory-backend-ram,id=m,size=…`, and of QEMU 5.2 for the first two;
+    /// the larger ones are of QEMU's tests/unit/test-cutils.c.
     #[test]
     fn sizes_are_qemus() {
-        // From tests/unit/test-cutils.c of QEMU.
         for (text, bytes) in [
-            ("12345", 12345),
-            ("1b", 1),
-            ("1K", 1024),
-            ("1.5M", 3 << 19),
+            ("0x20M", 33_554_432),
+            ("0X20m", 33_554_432),
+            ("0x200000", 2_097_152),
+            ("0X200000", 2_097_152),
+            ("0x1E", 30),
+            ("0x1b", 27),
+            ("0x1E00000", 31_457_280),
+            ("2M", 2_097_152),
+            ("2m", 2_097_152),
+            ("2097152b", 2_097_152),
+            ("2097152B", 2_097_152),
+            ("2048k", 2_097_152),
+            ("2048K", 2_097_152),
+            ("1.5M", 1_572_864),
+            ("1.M", 1_048_576),
+            (".5G", 536_870_912),
+            ("0.5g", 536_870_912),
+            ("+2M", 2_097_152),
+            (" 2M", 2_097_152),
+            ("02000000", 2_000_000),
+            ("4097", 4097),
+            ("0.001T", 1_099_511_628),
+            ("0.000001P", 1_125_899_907),
+            ("0.000000001E", 1_152_921_505),
+            ("12345", 12_345),
             ("1g", 1 << 30),
+            ("1t", 1 << 40),
+            ("1T", 1 << 40),
+            ("1p", 1 << 50),
+            ("1P", 1 << 50),
+            ("1e", 1 << 60),
             ("0.5E", 1 << 59),
-            ("7T", 7 << 40),
+            ("0x200000000", 8 << 30),
         ] {
             assert_eq!(size(text), Some(bytes), "{text}");
         }
-        for text in ["", "G", "1KB", "1 G", "16E", "-1", "1.x"] {
+        // Those that QEMU refuses.
+        for text in ["", "G", ".", ".G", "0x", "0xG", "0x1.8", "1KB", "2M ", "1 G", "16E", "-1", "-0x1", "1.x", "0x1KB"]
+        {
             assert_eq!(size(text), None, "{text}");
         }
     }
@@ -120,6 +163,8 @@ mod tests {
                 ],
                 4096,
             ),
+            (&["-object", "memory-backend-ram,id=m,size=0x200000000", "-device", "ivshmem-plain,memdev=m"], 8 << 30),
+            (&["-device", "VGA,vgamem_mb=0x80"], 112 << 20),
             (&["-object", "memory-backend-ram,id=m,size=1G"], 0),
             (&["-device", "ivshmem-plain,memdev=m"], 0),
             (
