@@ -136,7 +136,7 @@ words! {
         NetworkPool = "network-pool",
         /// Guest memory is encrypted, and an emulated IOMMU has to read its tables there.
         ConfidentialGuest = "confidential-guest",
-        /// A guest of the wrapper ran with another model before.
+        /// A guest of the wrapper ran with another model or other attributes before.
         ModelChanged = "model-changed",
         /// The guest has no driver for a virtio-iommu where its boot needs it, or that is not known.
         VirtioDriver = "virtio-driver",

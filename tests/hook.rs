@@ -388,6 +388,12 @@ fn a_restored_guest_needs_the_same_viommu() {
         run(VIOMMU, &dry, other.as_bytes()).stdout.contains("[model-changed]"),
         "another model than the recorded one"
     );
+    let narrower = run(VIOMMU, &dry, narrow.as_bytes()).stdout;
+    let changed = narrower.lines().find(|line| line.contains("[model-changed]")).unwrap_or_default();
+    assert!(
+        changed.contains("ran with kernel_irqchip=split intel-iommu,") && changed.contains(",aw-bits=39"),
+        "{narrower}"
+    );
     assert!(!run(VIOMMU, &dry, auto.as_bytes()).stdout.contains("[model-changed]"), "the same model");
     // libvirt 9.0 gives no reason, so the end may have been a save as well.
     assert_event("no reason", &hook(["release", "end", "-"], &auto), None);

@@ -191,13 +191,20 @@ fn start(decided: &Decided<'_>, plan: &Plan, outcome: &mut Outcome) {
     }
 }
 
-/// An update of viommu or of the host can change what `auto` is.
+/// An update of viommu or of the host can change what `auto` is, and the attributes of a model.
 fn model_changed(before: &Edits, now: &Edits) -> Option<Note> {
     let (Some(old), Some(new)) = (before.added(), now.added()) else { return None };
-    let message = format!(
-        "the guest ran with {old}, and a start that is not a restore gives it {new} now: name the model in its request to keep one"
-    );
-    (old != new).then(|| Note::warning(Code::ModelChanged, message))
+    let whole = |edits: &Edits| {
+        let options = edits.machine.iter().map(|(key, value)| format!("{key}={value}"));
+        options.chain(edits.devices.iter().cloned()).collect::<Vec<_>>().join(" ")
+    };
+    let changed = |old: &str, new: &str, what: &str| {
+        let message = format!(
+            "the guest ran with {old}, and a start that is not a restore gives it {new} now: name the {what} in its request to keep one"
+        );
+        (old != new).then(|| Note::warning(Code::ModelChanged, message))
+    };
+    changed(old, new, "model").or_else(|| changed(&whole(before), &whole(now), "model and its attributes"))
 }
 
 /// The real QEMU behind the wrapper's name.
