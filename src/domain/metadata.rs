@@ -26,8 +26,8 @@ pub(super) fn own(metadata: Element<'_, '_>) -> Option<Vec<(String, String)>> {
 /// Elements that look like a request or a vIOMMU, but are in another namespace or place. libvirt drops an `<iommu>` outside
 /// `<devices>`, and ignores elements of unknown namespaces.
 pub(super) fn ignored(domain: Element<'_, '_>) -> Vec<String> {
-    let metadata = domain.children("metadata").flat_map(Element::elements);
-    let near = metadata.filter(|element| {
+    let metadata = || domain.children("metadata").flat_map(Element::elements);
+    let near = metadata().filter(|element| {
         let namespace = element.namespace().unwrap_or_default();
         namespace != METADATA_NAMESPACE && (element.name() == "viommu" || namespace.contains("viommu"))
     });
@@ -37,10 +37,13 @@ pub(super) fn ignored(domain: Element<'_, '_>) -> Vec<String> {
         }
         None => format!("<{}> without the namespace '{METADATA_NAMESPACE}'", element.name()),
     });
+    let is_own = |element: Element<'_, '_>| element.is_ns(METADATA_NAMESPACE, "viommu");
+    let nested = metadata().filter(|element| element.descendants().any(is_own));
+    let nested = nested.map(|element| format!("<viommu> in <{}> instead of <metadata>", element.name()));
     let places = ["features", "os", "cpu"].into_iter().flat_map(|name| domain.children(name));
     let misplaced = [domain].into_iter().chain(places).filter(|place| place.child("iommu").is_some());
     let misplaced = misplaced.map(|place| format!("<iommu> in <{}> instead of <devices>", place.name()));
-    near.chain(misplaced).collect()
+    near.chain(nested).chain(misplaced).collect()
 }
 
 impl NovaMetadata {
@@ -96,6 +99,14 @@ mod tests {
             ),
             ("<metadata><v:viommu xmlns:v='urn:libvirt-viommu:2' model='intel'/></metadata>", "'urn:libvirt-viommu:2'"),
             ("<metadata><viommu model='intel'/></metadata>", "without the namespace"),
+            (
+                "<metadata><x:a xmlns:x='u'><v:viommu xmlns:v='urn:libvirt-viommu:1' model='intel'/></x:a></metadata>",
+                "<viommu> in <a> instead of <metadata>",
+            ),
+            (
+                "<metadata><x:a xmlns:x='u'><b xmlns=''><c/><v:viommu xmlns:v='urn:libvirt-viommu:1'/></b></x:a></metadata>",
+                "<viommu> in <a> instead of <metadata>",
+            ),
             ("<iommu model='intel'/>", "<iommu> in <domain>"),
             ("<features><iommu model='intel'/></features>", "<iommu> in <features>"),
         ] {
@@ -103,7 +114,7 @@ mod tests {
             assert!(found.len() == 1 && found[0].contains(words), "{text}: {found:?}");
         }
         let right =
-            "<domain><metadata><viommu xmlns='urn:libvirt-viommu:1' model='intel'/><x xmlns='urn:x'/></metadata>
+            "<domain><metadata><viommu xmlns='urn:libvirt-viommu:1' model='intel'/><x xmlns='urn:x'><viommu/></x></metadata>
                      <devices><iommu model='intel'/></devices></domain>";
         assert!(ignored(right).is_empty());
     }

@@ -105,6 +105,11 @@ impl<'d, 'a> Element<'d, 'a> {
         self.0.children().filter(Node::is_element).map(Element)
     }
 
+    /// All elements inside, at any depth.
+    pub fn descendants(self) -> impl Iterator<Item = Element<'d, 'a>> {
+        self.0.descendants().skip(1).filter(Node::is_element).map(Element)
+    }
+
     /// The first child element `name` of the namespace `ns`.
     #[must_use]
     pub fn child_ns(self, ns: &str, name: &str) -> Option<Element<'d, 'a>> {
