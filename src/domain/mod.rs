@@ -77,7 +77,7 @@ pub struct Domain {
     /// The networks of every `<interface type='network'>` that has no device of its own yet: a network can hand out host PCI
     /// functions, and libvirt asks it only after the hook's `prepare`.
     pub networks: Vec<String>,
-    /// Images of userspace NVMe disks, each with a VFIO container of its own in QEMU, by host address.
+    /// Images of userspace NVMe disks, also of `<qemu:commandline>`, each with a VFIO container of its own in QEMU, by host address.
     pub nvme_images: Vec<String>,
     /// Disks with such images, which is what libvirt counts.
     pub nvme_disks: u32,

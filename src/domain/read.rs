@@ -8,7 +8,7 @@ use super::pci::{Buses, count_roots};
 use super::vfio::{images, iommufd_opener, networks, nvme_address, passed_through, unassigned, virtio_ats};
 use super::{Domain, Iommu, Memory, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu, virtio};
 use crate::note::{Code, Note};
-use crate::qemu::count_vdpa;
+use crate::qemu::{count_vdpa, find_nvme};
 use crate::xml::{Attribute, Document, Element};
 
 /// Documents of libvirt's that hold a domain without being one.
@@ -60,7 +60,7 @@ impl Domain {
             unassigned: unassigned(root),
             networks: networks(root),
             nvme_disks: number_of(nvme.iter().filter(|images| !images.is_empty())),
-            nvme_images: nvme.into_iter().flatten().collect(),
+            nvme_images: nvme.into_iter().flatten().chain(find_nvme(&commandline)).collect(),
             vdpa_interfaces: number_of(of_type(root, "interface", "vdpa")),
             vdpa_images: number_of(images(root, "vhostvdpa").into_iter().flatten()),
             vdpa_hidden: count_vdpa(&commandline).try_into().unwrap_or(u32::MAX),

@@ -307,6 +307,16 @@ mod tests {
         let domain = domain(&(disk(one, 1) + &disk(one, 2) + &overlay + vdpa));
         assert_eq!(domain.nvme_images, ["0000:01:00.0", "0000:01:00.0", "0001:02:00.0"]);
         assert_eq!(domain.nvme_disks, 3);
+        let hidden =
+            "<q:arg value='-blockdev'/><q:arg value='driver=nvme,device=0000:03:00.0,namespace=1,node-name=x'/>";
+        let hidden = from_text(&format!(
+            "<domain><q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>{hidden}</q:commandline></domain>"
+        ));
+        assert_eq!(
+            (hidden.nvme_images, hidden.nvme_disks),
+            (vec!["0000:03:00.0".to_owned()], 0),
+            "libvirt does not see it"
+        );
         assert_eq!((domain.vdpa_interfaces, domain.vdpa_images), (1, 2));
     }
 

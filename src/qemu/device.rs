@@ -57,6 +57,11 @@ pub(super) fn lists<'a, S: AsRef<OsStr>>(
     })
 }
 
+/// The pairs of an object in JSON.
+pub(super) fn json(text: &str) -> Option<BTreeMap<String, String>> {
+    is_json(text).then(|| object(text).map(plain))?
+}
+
 /// The value that the last matching `-global` sets for a property of a device type: `pxb-pcie.bypass_iommu=on`, or that as a
 /// list of three keys (`qemu_global_option`). The property may have dashes or underscores.
 #[must_use]

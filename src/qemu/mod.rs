@@ -24,7 +24,7 @@ pub use iommu::{FoundIommu, Spelling, find_iommu};
 pub use machine::{KERNEL_IRQCHIP, get as machine_property, irqchip};
 pub use memory::{device_memory, own as own_memory};
 pub use rewrite::rewrite;
-pub use vfio::{FoundVfio, count_vdpa, find_vfio, opens_iommufd};
+pub use vfio::{FoundVfio, count_vdpa, find_nvme, find_vfio, opens_iommufd};
 pub use virtio::Translated;
 
 /// The changes of QEMU's command line. Part of the plan and of the state file.

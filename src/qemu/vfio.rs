@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
-use super::device::lists;
+use super::device::{json, lists};
 use super::iommu::devices;
 
 /// A device behind VFIO that was found on a command line.
@@ -53,14 +53,33 @@ pub fn find_vfio<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundVfio> {
     found.collect()
 }
 
-/// How many vDPA devices are on a command line: `-netdev vhost-vdpa`, generic ones, and `-blockdev virtio-blk-vhost-vdpa`. QEMU
-/// maps the guest's memory into each.
+/// How many vDPA devices are on a command line: `-netdev` and `-nic vhost-vdpa`, generic ones, and `-blockdev
+/// virtio-blk-vhost-vdpa`. QEMU maps the guest's memory into each.
 pub fn count_vdpa<S: AsRef<OsStr>>(arguments: &[S]) -> usize {
     let generic = devices(arguments).filter(|(_, device)| device.driver.starts_with("vhost-vdpa-device"));
-    let nics = lists(arguments, &["netdev"], "type").filter(|netdev| is(netdev, "type", "vhost-vdpa"));
+    let nics = lists(arguments, &["netdev", "nic"], "type").filter(|netdev| is(netdev, "type", "vhost-vdpa"));
     let blocks = lists(arguments, &["blockdev"], "driver");
     let blocks = blocks.filter(|blockdev| is(blockdev, "driver", "virtio-blk-vhost-vdpa"));
     generic.count() + nics.count() + blocks.count()
+}
+
+/// The host addresses of the NVMe images on a command line that QEMU drives itself. QEMU opens a container for each
+/// (block/nvme.c).
+pub fn find_nvme<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<String> {
+    let drives = lists(arguments, &["drive"], "");
+    lists(arguments, &["blockdev"], "driver").chain(drives).filter_map(|image| nvme_address(&image)).collect()
+}
+
+/// The address of an image, or of the file below it.
+fn nvme_address(image: &BTreeMap<String, String>) -> Option<String> {
+    let drives = [("driver", "device"), ("file.driver", "file.device")];
+    if let Some((_, device)) = drives.into_iter().find(|(driver, _)| is(image, driver, "nvme")) {
+        return image.get(device).cloned();
+    }
+    let file = image.get("file")?;
+    // nvme://ADDRESS/NAMESPACE.
+    let address = file.strip_prefix("nvme://").and_then(|path| path.split('/').next());
+    address.map(str::to_owned).or_else(|| nvme_address(&json(file)?))
 }
 
 #[cfg(test)]
@@ -77,6 +96,8 @@ mod tests {
             r#"{"type":"vhost-vdpa","id":"m","vhostdev":"/dev/vhost-vdpa-1"}"#,
             "-netdev",
             "user,id=vhost-vdpa",
+            "-nic",
+            "vhost-vdpa,vhostdev=/dev/vhost-vdpa-4",
             "-device",
             "vhost-vdpa-device-pci,vhostdev=/dev/vhost-vdpa-2",
             "-blockdev",
@@ -84,7 +105,28 @@ mod tests {
             "-device",
             "virtio-net-pci,netdev=n",
         ];
-        assert_eq!(count_vdpa(&arguments), 4);
+        assert_eq!(count_vdpa(&arguments), 5);
+    }
+
+    // docs/system/qemu-block-drivers.rst.inc; each form was given to QEMU 5.2 and 11.1.
+    #[test]
+    fn nvme_in_every_form() {
+        for image in [
+            ["-blockdev", "driver=nvme,device=0000:01:00.0,namespace=1,node-name=x"],
+            ["-blockdev", "nvme,device=0000:01:00.0,namespace=1,node-name=x"],
+            ["-blockdev", "driver=raw,node-name=y,file.driver=nvme,file.device=0000:01:00.0,file.namespace=1"],
+            [
+                "-blockdev",
+                r#"{"driver":"raw","node-name":"y","file":{"driver":"nvme","device":"0000:01:00.0","namespace":1}}"#,
+            ],
+            ["-drive", "file=nvme://0000:01:00.0/1,if=none,id=x"],
+            ["-drive", "driver=nvme,device=0000:01:00.0,namespace=1,id=x,if=none"],
+        ] {
+            assert_eq!(find_nvme(&image), ["0000:01:00.0"], "{image:?}");
+        }
+        for image in [["-blockdev", "driver=raw,file=x,node-name=nvme"], ["-drive", "file=/nvme,if=none,id=x"]] {
+            assert_eq!(find_nvme(&image), [""; 0], "{image:?}");
+        }
     }
 
     #[test]
