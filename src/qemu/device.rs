@@ -62,22 +62,66 @@ pub(super) fn json(text: &str) -> Option<BTreeMap<String, String>> {
     is_json(text).then(|| object(text).map(plain))?
 }
 
-/// The value that the last matching `-global` sets for a property of a device type: `pxb-pcie.bypass_iommu=on`, or that as a
-/// list of three keys (`qemu_global_option`). The property may have dashes or underscores.
+/// Types of which a `-global` applies to a device of another name: a base of the device's type, or the type of which the name is
+/// an alias.
+const BASES: [(&str, &str); 8] = [
+    ("VGA", "pci-vga"),
+    ("secondary-vga", "pci-vga"),
+    ("qxl", "pci-qxl"),
+    ("qxl-vga", "pci-qxl"),
+    ("intel-iommu", "x86-iommu"),
+    ("amd-iommu", "x86-iommu"),
+    ("virtio-iommu", "virtio-iommu-pci"),
+    ("vfio-pci-nohotplug", "vfio-pci"),
+];
+
+/// What a `-global` sets.
+struct Global {
+    driver: String,
+    property: String,
+    value: String,
+}
+
+/// Every `-global`: `pxb-pcie.bypass_iommu=on`, or that as a list of three keys (`qemu_global_option`).
+fn globals<S: AsRef<OsStr>>(arguments: &[S]) -> impl Iterator<Item = Global> {
+    arguments::values(arguments, &["global"]).filter_map(|(_, text)| {
+        let text = text.to_string_lossy();
+        let short = text.split_once('.').and_then(|(driver, rest)| Some((driver, rest.split_once('=')?)));
+        let (driver, property, value) = match short {
+            Some((driver, (property, value))) => (driver.to_owned(), property.to_owned(), value.to_owned()),
+            None => {
+                let pairs = option::parse(&text, "");
+                let get = |key| option::get(&pairs, key).map(str::to_owned);
+                (get(DRIVER)?, get("property")?, get("value")?)
+            }
+        };
+        Some(Global { driver, property, value })
+    })
+}
+
+/// The value that the last matching `-global` sets for a property of a device type. The property may have dashes or underscores.
 #[must_use]
 pub fn global<S: AsRef<OsStr>>(arguments: &[S], driver: &str, property: &str) -> Option<String> {
-    let set = |text: &str| {
-        let short = text.split_once('.').and_then(|(device, rest)| Some((device, rest.split_once('=')?)));
-        if let Some((device, (key, value))) = short {
-            return (device == driver && machine::same_key(key, property)).then(|| value.to_owned());
-        }
-        let pairs = option::parse(text, "");
-        let get = |key| option::get(&pairs, key);
-        let matches =
-            get("driver") == Some(driver) && get("property").is_some_and(|key| machine::same_key(key, property));
-        get("value").filter(|_| matches).map(str::to_owned)
-    };
-    arguments::values(arguments, &["global"]).filter_map(|(_, text)| set(&text.to_string_lossy())).last()
+    let matches = |global: &Global| global.driver == driver && machine::same_key(&global.property, property);
+    globals(arguments).filter(matches).last().map(|global| global.value)
+}
+
+/// The properties of a device of one of these types, with what `-global` sets of the others (`object_apply_global_props`).
+#[must_use]
+pub fn with_globals<S: AsRef<OsStr>>(
+    arguments: &[S],
+    drivers: &[&str],
+    mut properties: BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let is_of = |kind: &str| drivers.iter().any(|driver| *driver == kind || BASES.contains(&(*driver, kind)));
+    let set: BTreeMap<_, _> = globals(arguments)
+        .filter(|global| is_of(&global.driver))
+        .map(|global| (global.property, global.value))
+        .collect();
+    for (property, value) in set {
+        properties.entry(property).or_insert(value);
+    }
+    properties
 }
 
 /// Whether QEMU reads a value as true (`qapi_bool_parse`).

@@ -79,9 +79,13 @@ fn of_machine<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
     })
 }
 
-/// Every `-device`, with the index of the argument that describes it.
+/// Every `-device`, with what `-global` sets for it, and the index of the argument that describes it.
 pub(super) fn devices<S: AsRef<OsStr>>(arguments: &[S]) -> impl Iterator<Item = (usize, Device)> {
-    arguments::values(arguments, &["device"]).filter_map(|(at, value)| Some((at, Device::parse(value)?)))
+    arguments::values(arguments, &["device"]).filter_map(|(at, value)| {
+        let device = Device::parse(value)?;
+        let properties = device::with_globals(arguments, &[&device.driver], device.properties);
+        Some((at, Device { properties, ..device }))
+    })
 }
 
 #[cfg(test)]
@@ -121,6 +125,16 @@ mod tests {
         let found = find_iommu(&["-device", "intel-iommu,caching-mode=on,aw-bits=39"]).unwrap();
         let expected = [("aw-bits", "39"), ("caching-mode", "on")];
         assert!(found.properties.iter().map(|(key, value)| (key.as_str(), value.as_str())).eq(expected));
+    }
+
+    // object_apply_global_props runs before the device's own properties are set.
+    #[test]
+    fn globals_are_properties_too() {
+        let global = ["-global", "intel-iommu.caching-mode=on", "-global", "x86-iommu.intremap=on"];
+        let found = |device| find_iommu(&[&global[..], &["-device", device]].concat()).unwrap();
+        assert!(found("intel-iommu").is_on("caching-mode") && found("intel-iommu").is_on("intremap"));
+        assert!(!found("intel-iommu,caching-mode=off").is_on("caching-mode"));
+        assert!(!found("virtio-iommu-pci").is_on("caching-mode"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::ffi::{OsStr, OsString};
 
 use serde::{Deserialize, Serialize};
 
-pub use device::{global, is_on};
+pub use device::{global, is_on, with_globals};
 pub use iommu::{FoundIommu, Spelling, find_iommu};
 pub use machine::{KERNEL_IRQCHIP, get as machine_property, irqchip};
 pub use memory::{device_memory, own as own_memory};
