@@ -215,6 +215,9 @@ fn locked_memory(domain: &Domain, memlock: &Memlock, out: &mut Output) -> io::Re
             writeln!(out, "  {}, {memory} each", count(number, what))?;
         }
     }
+    if let Some(usual) = plan::beyond_reserve(domain, memlock.address_spaces.len()) {
+        writeln!(out, "  Displays and firmware add {} to each, which is more than 1 GiB in all.", bytes(usual))?;
+    }
     writeln!(out, "  needed         {}", limit(memlock.required_bytes))?;
     writeln!(out, "  libvirt sets   {}", limit(memlock.libvirt_bytes))?;
     let verdict = match (memlock.raise, memlock.required_bytes) {

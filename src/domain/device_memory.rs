@@ -1,31 +1,42 @@
 //! Memory that QEMU maps into the guest beside its RAM: what devices bring along. libvirt does not count it.
 //!
 //! NVDIMMs, virtio-pmem and other `<memory>` devices are not among it, because libvirt counts them as RAM
-//! (`virDomainDefGetMemoryTotal`). Video memory of QEMU's default size is not, either.
+//! (`virDomainDefGetMemoryTotal`).
 
-use super::lookup::overrides;
+use std::collections::BTreeMap;
+
+use super::lookup::{attribute, overrides};
 use super::memory::{KIB, MIB, size};
 use super::number::decimal;
 use crate::note::Note;
-use crate::qemu;
+use crate::qemu::{self, DeviceMemory};
 use crate::xml::Element;
 
 /// libvirt's size of a `<shmem>` that has none (`qemuDomainShmemDefPostParse`).
 const SHMEM: u64 = 4 * MIB;
 
-/// Bytes, once for each address space; saturates.
-///
 /// # Errors
 ///
 /// [`crate::note::Code::DomainInvalid`] where libvirt refuses a size.
-pub(super) fn device_memory(domain: Element<'_, '_>, commandline: &[String]) -> Result<u64, Note> {
+pub(super) fn device_memory(domain: Element<'_, '_>, commandline: &[String]) -> Result<DeviceMemory, Note> {
     let shmem = domain.all(&["devices", "shmem"]).into_iter().map(shmem).collect::<Result<Vec<u64>, Note>>()?;
-    let video = domain.all(&["devices", "video", "model"]).into_iter().map(video);
-    let hidden = [qemu::device_memory(commandline)];
-    let overrides = overrides(domain).into_iter();
-    let overridden = overrides.map(|(_, name, value)| qemu::own_memory(name, value.unwrap_or_default()));
-    let all = shmem.into_iter().chain(video).chain(overridden).chain(hidden);
-    Ok(all.fold(0, u64::saturating_add))
+    let shmem = shmem.into_iter().map(|extra| DeviceMemory { usual: 0, extra });
+    let mut videos = domain.all(&["devices", "video"]);
+    // libvirt moves the primary one to the front, and names them by their place.
+    videos.sort_by_key(|video| video.child_prop("model", "primary") != Some("yes"));
+    let videos = videos.into_iter().enumerate().filter_map(|(index, video)| {
+        let (drivers, mut properties) = display(video.child("model")?)?;
+        let alias = attribute(video, &["alias"], "name").map_or_else(|| format!("video{index}"), str::to_owned);
+        for (_, name, value) in overrides(domain).into_iter().filter(|(device, ..)| *device == alias) {
+            match value {
+                Some(value) => properties.insert(name.to_owned(), value.to_owned()),
+                None => properties.remove(name),
+            };
+        }
+        let properties = qemu::with_globals(commandline, drivers, properties);
+        Some(DeviceMemory::of(drivers.first()?, &properties))
+    });
+    Ok(shmem.chain(videos).fold(qemu::device_memory(commandline), |sum, memory| sum + memory))
 }
 
 /// One with a doorbell is as large as its server says, which the domain may repeat.
@@ -35,24 +46,36 @@ fn shmem(shmem: Element<'_, '_>) -> Result<u64, Note> {
     Ok(bytes.unwrap_or(if doorbell { 0 } else { SHMEM }))
 }
 
-/// What of the memory of a `<video><model>`, in KiB there, exceeds QEMU's default.
-fn video(model: Element<'_, '_>) -> u64 {
-    let bytes = |name| model.prop(name).and_then(decimal).unwrap_or(0).saturating_mul(KIB);
-    let rounded = |bytes: u64| bytes.checked_next_power_of_two().unwrap_or(bytes);
-    let above = |bytes: u64, default: u64| rounded(bytes).saturating_sub(default);
-    match model.prop("type") {
-        // The frame buffer is a part of its RAM, and at most half of it (qxl_init_ramsize). The 64-bit BAR maps the memory of
-        // the 32-bit one again, and exists only if it is larger (qxl_realize_common).
-        Some("qxl") => {
-            let ram = bytes("ram").max(bytes("vgamem").saturating_mul(2));
-            let small = model.prop("vram").map_or(64 * MIB, |_| bytes("vram"));
-            let large = Some(rounded(bytes("vram64"))).filter(|&large| large > rounded(small)).unwrap_or(0);
-            above(ram, 64 * MIB).saturating_add(above(small, 64 * MIB)).saturating_add(large)
-        }
-        Some("vga" | "vmvga" | "bochs") | None => above(bytes("vram"), 16 * MIB),
-        // libvirt leaves the memory of the others to QEMU.
-        Some(_) => 0,
-    }
+/// The QEMU types that libvirt may choose for a `<video><model>`, and the sizes that it gives them, which are in KiB in the domain;
+/// none for a display without memory that QEMU maps (`qemuBuildDeviceVideoCmd`).
+fn display(model: Element<'_, '_>) -> Option<(&'static [&'static str], BTreeMap<String, String>)> {
+    let sizes = |sizes: &[(&str, &str, u64)]| {
+        let size = |&(attribute, property, unit): &(&str, &str, u64)| {
+            let kibibytes = model.prop(attribute).and_then(decimal)?;
+            let bytes = kibibytes.saturating_mul(KIB);
+            // libvirt rounds up to a power of two.
+            let bytes = bytes.checked_next_power_of_two().unwrap_or(bytes);
+            (kibibytes > 0).then(|| (property.to_owned(), (bytes / unit).to_string()))
+        };
+        sizes.iter().filter_map(size).collect()
+    };
+    Some(match model.prop("type") {
+        Some("qxl") => (
+            &["qxl", "qxl-vga"],
+            sizes(&[
+                ("ram", "ram_size", 1),
+                ("vram", "vram_size", 1),
+                ("vram64", "vram64_size_mb", MIB),
+                ("vgamem", "vgamem_mb", MIB),
+            ]),
+        ),
+        Some("bochs") => (&["bochs-display"], sizes(&[("vram", "vgamem", 1)])),
+        Some("vmvga") => (&["vmware-svga"], sizes(&[("vram", "vgamem_mb", MIB)])),
+        Some("vga") | None => (&["VGA"], sizes(&[("vram", "vgamem_mb", MIB)])),
+        // libvirt leaves its memory to QEMU.
+        Some("virtio") => (&["virtio-vga", "virtio-gpu-pci", "virtio-vga-gl", "virtio-gpu-gl-pci"], BTreeMap::new()),
+        Some(_) => return None,
+    })
 }
 
 #[cfg(test)]
@@ -60,7 +83,7 @@ mod tests {
     use super::super::read::from_text;
 
     fn memory(devices: &str) -> u64 {
-        from_text(&format!("<domain><devices>{devices}</devices></domain>")).device_memory
+        from_text(&format!("<domain><devices>{devices}</devices></domain>")).device_memory.extra
     }
 
     const MIB: u64 = 1 << 20;
@@ -100,13 +123,40 @@ mod tests {
     }
 
     #[test]
-    fn device_memory_in_the_command_line() {
-        let domain = from_text(
-            "<domain xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>
-               <q:commandline><q:arg value='-device'/><q:arg value='VGA,vgamem_mb=32'/></q:commandline>
-               <q:override><q:device alias='video0'><q:frontend><q:property name='vgamem_mb' type='unsigned' value='64'/>
-               </q:frontend></q:device></q:override></domain>",
-        );
-        assert_eq!(domain.device_memory, (16 + 48) * MIB);
+    fn displays_have_default_memory() {
+        let usual = |models: &[&str]| {
+            let videos: String = models.iter().map(|model| format!("<video><model {model}/></video>")).collect();
+            from_text(&format!("<domain><devices>{videos}</devices></domain>")).device_memory.usual
+        };
+        assert_eq!(usual(&["type='qxl'", "type='qxl' ram='65536' vram='65536' vgamem='16384'"]), 256 * MIB);
+        assert_eq!(usual(&["type='vga'", "type='bochs'", "type='vmvga'"]), 48 * MIB);
+        assert_eq!(usual(&["type='virtio'", "type='cirrus'", "type='none'", "type='ramfb'"]), 8 * MIB);
+        assert_eq!(usual(&["type='vga' vram='131072'"]), 16 * MIB);
+    }
+
+    #[test]
+    fn what_libvirt_does_not_see() {
+        let memory = |videos: &str, arguments: &[&str], overridden: &str| {
+            let arguments: String = arguments.iter().map(|value| format!("<q:arg value='{value}'/>")).collect();
+            let text = format!(
+                "<domain xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'><devices>{videos}</devices>
+                   <q:commandline>{arguments}</q:commandline>
+                   <q:override><q:device alias='{overridden}'><q:frontend>
+                     <q:property name='vgamem_mb' type='unsigned' value='64'/></q:frontend></q:device></q:override></domain>"
+            );
+            from_text(&text).device_memory.extra
+        };
+        let vga = "<video><model type='vga' vram='32768'/></video>";
+        assert_eq!(memory("", &["-device", "VGA,vgamem_mb=32"], "video0"), 16 * MIB);
+        assert_eq!(memory(vga, &[], "net0"), 16 * MIB);
+        assert_eq!(memory(vga, &["-device", "VGA,vgamem_mb=32"], "video0"), (48 + 16) * MIB, "it replaces the size");
+        let two = "<video><model type='cirrus'/></video><video><model type='vga' primary='yes'/></video>";
+        assert_eq!(memory(two, &[], "video0"), 48 * MIB, "the primary display is the first");
+        let named = "<video><model type='vga'/><alias name='ua-x'/></video>";
+        assert_eq!(memory(named, &[], "ua-x"), 48 * MIB);
+        // libvirt gives sizes to VGA and not to virtio.
+        assert_eq!(memory(vga, &["-global", "VGA.vgamem_mb=128"], ""), 16 * MIB);
+        let virtio = "<video><model type='virtio'/></video>";
+        assert_eq!(memory(virtio, &["-global", "virtio-gpu-pci.hostmem=1G"], ""), 1024 * MIB);
     }
 }

@@ -23,6 +23,7 @@ pub use uuid::Uuid;
 pub use virtio::{VirtioBackend, VirtioDevice};
 
 use crate::model::Model;
+use crate::qemu::DeviceMemory;
 use crate::text;
 
 /// The namespace of the request that a user writes into `<metadata>`.
@@ -87,8 +88,8 @@ pub struct Domain {
     pub vdpa_images: u32,
     /// vDPA devices of `<qemu:commandline>`, which libvirt does not see: number.
     pub vdpa_hidden: u32,
-    /// Memory of devices that QEMU maps beside RAM, bytes, where it exceeds what every guest has.
-    pub device_memory: u64,
+    /// Memory of devices that QEMU maps beside RAM.
+    pub device_memory: DeviceMemory,
     /// Virtio devices whose DMA a vIOMMU can translate, in document order.
     pub virtio: Vec<VirtioDevice>,
     /// A virtio device has `<driver ats='on'>`.

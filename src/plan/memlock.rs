@@ -115,14 +115,14 @@ pub(super) fn guest_memory(domain: &Domain) -> u64 {
 /// What a container accounts, bytes: the guest's memory, and that of devices which QEMU maps beside it.
 #[must_use]
 pub fn accounted_memory(domain: &Domain) -> u64 {
-    guest_memory(domain).saturating_add(domain.device_memory)
+    guest_memory(domain).saturating_add(domain.device_memory.extra)
 }
 
 /// Refuses a `<hard_limit>` below what the containers account before any memory is plugged in, because it becomes the
 /// locked-memory limit. One that is too low for memory to be plugged in is a warning.
 pub(super) fn hard_limit_holds(guest: &Guest<'_>, plan: &Plan) -> Result<(), Note> {
     let (domain, spaces) = (guest.domain, plan.memlock.address_spaces.len());
-    let there = domain.memory.total.saturating_add(domain.device_memory);
+    let there = domain.memory.total.saturating_add(domain.device_memory.extra);
     let pinned = containers(domain, spaces).saturating_mul(there);
     let Some(limit) = domain.memory.hard_limit.filter(|&limit| limit < pinned && guest.request.asks()) else {
         return Ok(());
@@ -155,11 +155,26 @@ fn without_devices(domain: &Domain, locked: bool) -> Option<Limit> {
     }
 }
 
-/// `(address spaces + NVMe images + vDPA devices) × memory + 1 GiB`; none where there is nothing to lock.
+/// `containers × memory + 1 GiB`, where containers are address spaces, NVMe images and vDPA devices; none where there is nothing to
+/// lock. The 1 GiB is more where firmware and displays need more.
 #[must_use]
 pub fn needed_bytes(domain: &Domain, address_spaces: usize) -> Option<u64> {
     let containers = containers(domain, address_spaces);
-    (containers > 0).then(|| containers.saturating_mul(accounted_memory(domain)).saturating_add(GIB))
+    let reserve = GIB.max(containers.saturating_mul(usual_memory(domain)));
+    (containers > 0).then(|| containers.saturating_mul(accounted_memory(domain)).saturating_add(reserve))
+}
+
+/// What a container accounts for firmware, option ROMs and displays of QEMU's default size, bytes.
+fn usual_memory(domain: &Domain) -> u64 {
+    const FIRMWARE: u64 = 8 << 20;
+    domain.device_memory.usual.saturating_add(FIRMWARE)
+}
+
+/// [`usual_memory`] of each container, where that of all exceeds the 1 GiB for it.
+#[must_use]
+pub fn beyond_reserve(domain: &Domain, address_spaces: usize) -> Option<u64> {
+    let usual = usual_memory(domain);
+    (containers(domain, address_spaces).saturating_mul(usual) > GIB).then_some(usual)
 }
 
 fn containers(domain: &Domain, address_spaces: usize) -> u64 {

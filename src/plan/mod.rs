@@ -35,7 +35,7 @@ use crate::version::Version;
 
 use decision::Decision;
 use guest::Guest;
-pub use memlock::{Memlock, accounted_memory, needed_bytes};
+pub use memlock::{Memlock, accounted_memory, beyond_reserve, needed_bytes};
 pub use placing::unsuitable;
 pub use result::{Attributes, Change, DomainEdit, Ioapic, Origin, Plan, PlannedIommu, Refusal, Summary, kept};
 pub use route::{HOST_ROUTE, Route, chose_wrapper, is_host_route, route, wrapped_emulator, wrapper_for};

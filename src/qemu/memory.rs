@@ -2,48 +2,97 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::ops::Add;
 
-use super::device;
-use super::iommu::devices;
+use super::device::{self, Device};
+use super::{arguments, iommu};
 
 const MIB: u64 = 1 << 20;
 
-/// Sizes of a device's own memory: the property, the factor of its value, and QEMU's default, bytes (`vga.c`, `qxl.c`,
-/// `bochs-display.c`, `virtio-gpu-base.c`).
-const OWN: [(&str, u64, u64); 8] = [
-    ("vgamem_mb", MIB, 16 * MIB),
-    ("vgamem", 1, 16 * MIB),
-    ("ram_size", 1, 64 * MIB),
-    ("ram_size_mb", MIB, 64 * MIB),
-    ("vram_size", 1, 64 * MIB),
-    ("vram_size_mb", MIB, 64 * MIB),
-    ("vram64_size_mb", MIB, 0),
-    ("hostmem", 1, 0),
-];
+/// Memory of devices, bytes, once for each address space.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// What displays have with QEMU's default sizes.
+    pub usual: u64,
+    /// All the rest: shared memory, memory devices, and what displays have above the default.
+    pub extra: u64,
+}
 
-/// The memory of every device on a command line, bytes: backends that a device names (ivshmem, NVDIMM, virtio-pmem, CXL), and
-/// its own memory as far as it is larger than QEMU's default. Saturates.
+impl Add for DeviceMemory {
+    type Output = DeviceMemory;
+
+    /// Saturates.
+    fn add(self, other: DeviceMemory) -> DeviceMemory {
+        DeviceMemory { usual: self.usual.saturating_add(other.usual), extra: self.extra.saturating_add(other.extra) }
+    }
+}
+
+impl DeviceMemory {
+    /// What a device has itself with these properties.
+    #[must_use]
+    pub fn of(driver: &str, properties: &BTreeMap<String, String>) -> DeviceMemory {
+        let size = |name: &str| properties.get(name).and_then(|value| size(value));
+        let (own, default) = (own(driver, size), own(driver, |_| None));
+        DeviceMemory { usual: own.min(default), extra: own.saturating_sub(default) }
+    }
+}
+
+/// The memory of every device on a command line: backends that a device names (ivshmem, NVDIMM, virtio-pmem, CXL), and its own.
 #[must_use]
-pub fn device_memory<S: AsRef<OsStr>>(arguments: &[S]) -> u64 {
+pub fn device_memory<S: AsRef<OsStr>>(arguments: &[S]) -> DeviceMemory {
     let backends = backends(arguments);
-    devices(arguments).fold(0, |sum: u64, (_, device)| {
-        let memory = device.properties.iter().map(|(name, value)| match name.as_str() {
-            "memdev" | "volatile-memdev" | "persistent-memdev" | "volatile-dc-memdev" => {
-                backends.get(value).copied().unwrap_or(0)
-            }
-            name => own(name, value),
-        });
-        memory.fold(sum, u64::saturating_add)
+    let display = arguments::values(arguments, &["vga"]).last().and_then(|(_, name)| vga(name)).map(|driver| Device {
+        driver: driver.to_owned(),
+        properties: device::with_globals(arguments, &[driver], BTreeMap::new()),
+        address: None,
+    });
+    let devices = iommu::devices(arguments).map(|(_, device)| device).chain(display);
+    devices.fold(DeviceMemory::default(), |sum, device| {
+        let named = ["memdev", "volatile-memdev", "persistent-memdev", "volatile-dc-memdev"];
+        let extra = named
+            .into_iter()
+            .filter_map(|key| backends.get(device.get(key)?))
+            .fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
+        sum + DeviceMemory::of(&device.driver, &device.properties) + DeviceMemory { usual: 0, extra }
     })
 }
 
-/// What a property adds to a device's own memory, bytes; 0 where it is another property.
-#[must_use]
-pub fn own(name: &str, value: &str) -> u64 {
-    let Some((_, factor, default)) = OWN.iter().find(|(known, ..)| *known == name) else { return 0 };
-    let bytes = size(value).unwrap_or(0).saturating_mul(*factor);
+/// The device of `-vga` (`vga_interfaces` in system/vl.c).
+fn vga(name: &OsStr) -> Option<&'static str> {
+    match name.to_str()? {
+        "std" => Some("VGA"),
+        "vmware" => Some("vmware-svga"),
+        "qxl" => Some("qxl-vga"),
+        "virtio" => Some("virtio-vga"),
+        _ => None,
+    }
+}
+
+/// The memory that a device maps into the guest, bytes, with the sizes that its properties give. Cirrus and ISA displays map none
+/// beside the legacy window (`vga.c`, `qxl.c`, `bochs-display.c`, `virtio-vga.c`, `virtio-gpu-base.c`).
+fn own(driver: &str, size: impl Fn(&str) -> Option<u64>) -> u64 {
     // QEMU rounds video memory up to a power of two.
-    bytes.checked_next_power_of_two().unwrap_or(bytes).saturating_sub(*default)
+    let rounded = |bytes: u64| bytes.checked_next_power_of_two().unwrap_or(bytes);
+    let display = match driver {
+        "VGA" | "secondary-vga" | "vmware-svga" | "ati-vga" => {
+            rounded(size("vgamem_mb").unwrap_or(16).clamp(1, 512)) * MIB
+        }
+        "bochs-display" => rounded(size("vgamem").unwrap_or(16 * MIB)),
+        "qxl" | "qxl-vga" => {
+            let given = |mebibytes, bytes| size(mebibytes).map(|size| size.saturating_mul(MIB)).or_else(|| size(bytes));
+            // The frame buffer is a part of its RAM, and at most half of it (qxl_init_ramsize). The 64-bit BAR maps the memory of
+            // the 32-bit one again, and exists only if it is larger (qxl_realize_common).
+            let frame = size("vgamem_mb").unwrap_or(16).clamp(8, 256) * MIB;
+            let ram = rounded(given("ram_size_mb", "ram_size").unwrap_or(64 * MIB).max(2 * frame));
+            let small = rounded(given("vram_size_mb", "vram_size").unwrap_or(64 * MIB).max(4096));
+            let large = rounded(size("vram64_size_mb").unwrap_or(0).saturating_mul(MIB));
+            let large = Some(large).filter(|large| *large > small).unwrap_or(0);
+            ram.saturating_add(small).saturating_add(large)
+        }
+        "virtio-vga" | "virtio-vga-gl" | "virtio-vga-rutabaga" | "vhost-user-vga" => 8 * MIB,
+        _ => 0,
+    };
+    display.saturating_add(size("hostmem").unwrap_or(0))
 }
 
 /// The size of every memory backend, by its id.
@@ -179,6 +228,12 @@ mod tests {
                 5 << 20,
             ),
             (&["-device", "VGA,vgamem_mb=128", "-device", "secondary-vga,vgamem_mb=100"], 2 * (112 << 20)),
+            (&["-device", "VGA,vgamem_mb=1024"], 496 << 20),
+            // 'info pci' of QEMU 7.2 has such BARs.
+            (&["-global", "VGA.vgamem_mb=128", "-device", "VGA", "-device", "VGA,vgamem_mb=16"], 112 << 20),
+            (&["-vga", "std", "-global", "driver=VGA,property=vgamem_mb,value=64"], 48 << 20),
+            (&["-device", "qxl", "-global", "qxl.ram_size=128M", "-global", "qxl.ram_size=256M"], 192 << 20),
+            (&["-device", "VGA", "-global", "bochs-display.vgamem_mb=64"], 0),
             (&["-device", "VGA,vgamem_mb=16", "-device", "VGA"], 0),
             (&["-device", "bochs-display,vgamem=64M"], 48 << 20),
             (
@@ -187,7 +242,24 @@ mod tests {
             ),
             (&["-device", "virtio-gpu-gl-pci,blob=on,hostmem=8G"], 8 << 30),
         ] {
-            assert_eq!(device_memory(arguments), bytes, "{arguments:?}");
+            assert_eq!(device_memory(arguments).extra, bytes, "{arguments:?}");
+        }
+    }
+
+    // The sizes of the BARs, as 'info pci' of QEMU 7.2 prints them.
+    #[test]
+    fn displays_have_default_memory() {
+        for (arguments, mebibytes) in [
+            (&["-device", "VGA"][..], 16),
+            (&["-device", "VGA,vgamem_mb=8"], 8),
+            (&["-device", "VGA,vgamem_mb=128", "-device", "bochs-display"], 32),
+            (&["-device", "vmware-svga", "-device", "ati-vga"], 32),
+            (&["-device", "qxl-vga", "-device", "qxl"], 256),
+            (&["-device", "virtio-vga", "-device", "virtio-gpu-pci"], 8),
+            (&["-device", "cirrus-vga", "-device", "ramfb"], 0),
+            (&["-vga", "qxl"], 128),
+        ] {
+            assert_eq!(device_memory(arguments).usual, mebibytes << 20, "{arguments:?}");
         }
     }
 }

@@ -216,6 +216,12 @@ class Generator:
         keys += " primary='yes'" if self.chance(0.3) else ""
         self.devices.append(f"<video><model type='{kind}'{keys}/></video>")
 
+    def hide_display(self):
+        size = self.pick("", ",vgamem_mb=8", ",vgamem_mb=64", ",vgamem_mb=1024")
+        self.commandline += ["-device", "VGA" + size]
+        if self.chance(0.5):
+            self.commandline += ["-global", f"VGA.vgamem_mb={self.pick(16, 100, 256)}"]
+
     def backend(self):
         """Memory in <qemu:commandline> only."""
         name = f"m{len(self.commandline)}"
@@ -317,7 +323,7 @@ class Generator:
             self.hide_vfio()
         if self.chance(0.05) and version(self.qemu) >= (6, 1):
             self.commandline += ["-machine", self.pick("default_bus_bypass_iommu=on", "default-bus-bypass-iommu=on")]
-        for chance, make in ((0.2, self.shmem), (0.2, self.video), (0.06, self.backend)):
+        for chance, make in ((0.2, self.shmem), (0.2, self.video), (0.06, self.backend), (0.05, self.hide_display)):
             while self.chance(chance):
                 make()
         self.random.shuffle(self.devices)

@@ -329,14 +329,32 @@ class Oracle:
         vdpa = self.vdpa_interfaces + self.vdpa_images
         return len(self.address_spaces(viommu)) + self.nvme_images + vdpa
 
+    def reserve(self, copies):
+        """libvirt's 1 GiB, or 8 MiB of firmware and the displays' default memory in each container if that is more."""
+        usual = sum(display(video)[0] for video in self.root.findall("devices/video/model"))
+        usual += sum(display(video)[0] for video in self.hidden_displays())
+        return max(GIB, copies * (usual + 8 * MIB))
+
+    def hidden_displays(self):
+        """VGA displays of <qemu:commandline>, in the form of libvirt's: -global counts where the device says nothing itself."""
+        size = 16
+        for option, value in arguments(self.root):
+            if option == "global" and value.startswith("VGA.vgamem_mb="):
+                size = int(value.partition("=")[2])
+        for option, value in arguments(self.root):
+            keys = properties(value, "driver")
+            if option == "device" and keys.get("driver") == "VGA":
+                vram = int(keys.get("vgamem_mb", size)) * 1024
+                yield ElementTree.Element("model", {"type": "vga", "vram": str(vram)})
+
     def extra(self):
         """Guest memory beside RAM. Memory devices of libvirt lie within its total and its maximum."""
-        extra = 0
+        extra = sum(display(video)[1] for video in self.hidden_displays())
         for shmem in self.root.findall("devices/shmem"):
             size = shmem.find("size")
             extra += 4 * MIB if size is None else scaled(size, "b")
         for video in self.root.findall("devices/video/model"):
-            extra += display(video)
+            extra += display(video)[1]
         backends, named = {}, []
         for option, value in arguments(self.root):
             if option == "object":
@@ -382,7 +400,7 @@ class Oracle:
         if self.hard_limit() is not None or libvirt == UNLIMITED:
             required = libvirt
         else:
-            required = copies * (self.memory.maximum + self.extra()) + GIB if copies else None
+            required = copies * (self.memory.maximum + self.extra()) + self.reserve(copies) if copies else None
         # A domain without a vIOMMU and without a request is not changed; a refused guest does not start.
         due = isinstance(required, int) and (libvirt is None or libvirt != UNLIMITED and required > libvirt)
         raises = viommu and due and not refused
@@ -397,16 +415,22 @@ class Oracle:
 
 
 def display(model):
-    """Display memory above QEMU's default: the VGA family 16 MiB, qxl 64 MiB in each of its two regions."""
+    """QEMU's default memory of a display, and what it has above that."""
 
     def kib(name, default):
         return power_of_two(int(model.get(name) or default) * KIB)
 
-    if model.get("type") in ("vga", "bochs", "vmvga"):
-        return max(kib("vram", 16 * KIB) - 16 * MIB, 0)
+    def split(size, default):
+        return min(size, default), max(size - default, 0)
+
+    if model.get("type") in ("vga", "vmvga"):
+        # QEMU takes no more than 512 MiB.
+        return split(min(kib("vram", 16 * KIB), 512 * MIB), 16 * MIB)
+    if model.get("type") == "bochs":
+        return split(kib("vram", 16 * KIB), 16 * MIB)
     if model.get("type") == "qxl":
         # The 64-bit region exists only where it is larger than the 32-bit one, and maps the same memory again.
         ram = max(kib("ram", 64 * KIB), 2 * kib("vgamem", 16 * KIB))
         vram, vram64 = kib("vram", 64 * KIB), kib("vram64", 1)
-        return max(ram - 64 * MIB, 0) + max(vram - 64 * MIB, 0) + (vram64 if vram64 > vram else 0)
-    return 0
+        return split(ram + vram + (vram64 if vram64 > vram else 0), 128 * MIB)
+    return (8 * MIB if model.get("type") == "virtio" else 0), 0

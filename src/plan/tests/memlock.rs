@@ -68,6 +68,22 @@ fn libvirts_own_cases() {
     assert_eq!(pluggable, bytes(((131_072 + 8_192 + 8_192) + (8_388_608 + 32_768 + 8_192)) * 1024));
 }
 
+/// QEMU 7.2 with eight devices of a VFIO that enforces the limit, each behind an intel-iommu, 512 MiB of RAM and a qxl display:
+/// it aborts at 5120 MiB and runs with 5122 MiB.
+#[test]
+fn many_displays_and_firmware_exceed_the_gibibyte() {
+    let needed = |number, displays: &str| {
+        let case = devices(q35().memory("<memory unit='MiB'>512</memory>"), number).device(displays).requests("intel");
+        let Some(Limit::Bytes(required)) = limits(&case).0 else { panic!("a number") };
+        required >> 20
+    };
+    let qxl = "<video><model type='qxl'/></video>";
+    assert_eq!(needed(8, qxl), 8 * (512 + 128 + 8));
+    assert_eq!(needed(7, qxl), 7 * 512 + 1024);
+    assert_eq!(needed(8, "<video><model type='vga'/></video>"), 8 * 512 + 1024);
+    assert_eq!(needed(4, &[qxl; 2].concat()), 4 * (512 + 256 + 8));
+}
+
 #[test]
 fn without_a_viommu_all_devices_share_one_address_space() {
     for number in [1, 2, 4] {
