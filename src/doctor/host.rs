@@ -58,7 +58,7 @@ pub(super) fn checks(known: &SharedFacts) -> Vec<Check> {
 
 /// A problem of passthrough: broken for guests with VFIO devices, else in order.
 fn passthrough(known: &SharedFacts, name: &'static str, code: Code, message: String, remedy: &str) -> Check {
-    if known.domains().any(|domain| !domain.vfio.is_empty() || domain.nvme_disks > 0) {
+    if known.domains().any(|domain| !domain.vfio.is_empty() || domain.nvme() > 0) {
         Check::broken(name, code, message, remedy)
     } else if known.root {
         Check::ok(name, format!("{message}; no guest has passed-through devices"))

@@ -125,8 +125,8 @@ mod tests {
     #[test]
     fn displays_have_default_memory() {
         let usual = |models: &[&str]| {
-            let videos: String = models.iter().map(|model| format!("<video><model {model}/></video>")).collect();
-            from_text(&format!("<domain><devices>{videos}</devices></domain>")).device_memory.usual
+            let videos: Vec<_> = models.iter().map(|model| format!("<video><model {model}/></video>")).collect();
+            from_text(&format!("<domain><devices>{}</devices></domain>", videos.concat())).device_memory.usual
         };
         assert_eq!(usual(&["type='qxl'", "type='qxl' ram='65536' vram='65536' vgamem='16384'"]), 256 * MIB);
         assert_eq!(usual(&["type='vga'", "type='bochs'", "type='vmvga'"]), 48 * MIB);
@@ -137,7 +137,8 @@ mod tests {
     #[test]
     fn what_libvirt_does_not_see() {
         let memory = |videos: &str, arguments: &[&str], overridden: &str| {
-            let arguments: String = arguments.iter().map(|value| format!("<q:arg value='{value}'/>")).collect();
+            let arguments: Vec<_> = arguments.iter().map(|value| format!("<q:arg value='{value}'/>")).collect();
+            let arguments = arguments.concat();
             let text = format!(
                 "<domain xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'><devices>{videos}</devices>
                    <q:commandline>{arguments}</q:commandline>

@@ -6,6 +6,7 @@
 mod bypass;
 mod cpu;
 mod device_memory;
+mod images;
 mod lookup;
 mod memory;
 mod metadata;
@@ -78,15 +79,17 @@ pub struct Domain {
     /// The networks of every `<interface type='network'>` that has no device of its own yet: a network can hand out host PCI
     /// functions, and libvirt asks it only after the hook's `prepare`.
     pub networks: Vec<String>,
-    /// Images of userspace NVMe disks, also of `<qemu:commandline>`, each with a VFIO container of its own in QEMU, by host address.
-    pub nvme_images: Vec<String>,
+    /// Images of userspace NVMe disks, each with a VFIO container of its own in QEMU: number.
+    pub nvme_images: u32,
     /// Disks with such images, which is what libvirt counts.
     pub nvme_disks: u32,
+    /// Such images that libvirt does not count, of `<dataStore>` and `<qemu:commandline>`: number.
+    pub nvme_hidden: u32,
     /// `<interface type='vdpa'>`: number.
     pub vdpa_interfaces: u32,
     /// Images of `vhostvdpa` disks: number.
     pub vdpa_images: u32,
-    /// vDPA devices of `<qemu:commandline>`, which libvirt does not see: number.
+    /// vDPA devices that libvirt does not count, of `<dataStore>` and `<qemu:commandline>`: number.
     pub vdpa_hidden: u32,
     /// Memory of devices that QEMU maps beside RAM.
     pub device_memory: DeviceMemory,
@@ -123,6 +126,12 @@ impl Domain {
     #[must_use]
     pub fn shell_name(&self) -> String {
         text::shell_name(&self.name, self.uuid)
+    }
+
+    /// The number of NVMe images, for each of which QEMU maps the guest's memory.
+    #[must_use]
+    pub fn nvme(&self) -> u32 {
+        self.nvme_images.saturating_add(self.nvme_hidden)
     }
 
     /// The number of vDPA devices, for each of which QEMU maps the guest's memory.

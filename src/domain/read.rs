@@ -2,13 +2,14 @@
 
 use super::bypass::Bypass;
 use super::device_memory::device_memory;
+use super::images::Images;
 use super::lookup::{attribute, first_attribute, of_type, quoted, string};
 use super::number::{decimal32, number_of};
 use super::pci::{Buses, count_roots};
-use super::vfio::{images, iommufd_opener, networks, nvme_address, passed_through, unassigned, virtio_ats};
+use super::vfio::{iommufd_opener, networks, passed_through, unassigned, virtio_ats};
 use super::{Domain, Iommu, Memory, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu, virtio};
 use crate::note::{Code, Note};
-use crate::qemu::{count_vdpa, find_nvme};
+use crate::qemu::{count_nvme, count_vdpa};
 use crate::xml::{Attribute, Document, Element};
 
 /// Documents of libvirt's that hold a domain without being one.
@@ -34,8 +35,8 @@ impl Domain {
         let commandline = commandline(root);
         let buses = Buses::read(root, &Bypass::read(root, &commandline));
         let vfio = passed_through(root, &commandline, &buses);
-        let nvme = images(root, "nvme").into_iter();
-        let nvme: Vec<Vec<String>> = nvme.map(|images| images.into_iter().filter_map(nvme_address).collect()).collect();
+        let (nvme, vdpa) = (Images::read(root, "nvme"), Images::read(root, "vhostvdpa"));
+        let saturated = |number: usize| number.try_into().unwrap_or(u32::MAX);
         let os_type = |name| first_attribute(root, &["os"], "type", name).map(str::to_owned);
         Ok(Domain {
             virt_type: root.attr("type").unwrap_or_default().to_owned(),
@@ -59,11 +60,12 @@ impl Domain {
             vfio,
             unassigned: unassigned(root),
             networks: networks(root),
-            nvme_disks: number_of(nvme.iter().filter(|images| !images.is_empty())),
-            nvme_images: nvme.into_iter().flatten().chain(find_nvme(&commandline)).collect(),
+            nvme_disks: nvme.disks,
+            nvme_images: nvme.chains,
+            nvme_hidden: saturated(count_nvme(&commandline)).saturating_add(nvme.stores),
             vdpa_interfaces: number_of(of_type(root, "interface", "vdpa")),
-            vdpa_images: number_of(images(root, "vhostvdpa").into_iter().flatten()),
-            vdpa_hidden: count_vdpa(&commandline).try_into().unwrap_or(u32::MAX),
+            vdpa_images: vdpa.chains,
+            vdpa_hidden: saturated(count_vdpa(&commandline)).saturating_add(vdpa.stores),
             device_memory: device_memory(root, &commandline)?,
             virtio: virtio::devices(root, &buses),
             virtio_ats: virtio_ats(root),

@@ -1,4 +1,4 @@
-//! Devices that QEMU opens through VFIO: passed-through PCI functions, mediated devices, NVMe disks in user space.
+//! Devices that QEMU opens through VFIO for the guest: passed-through PCI functions and mediated devices.
 //!
 //! `plan` computes how much memory they pin.
 
@@ -105,24 +105,6 @@ fn driver_is_vfio(device: Element<'_, '_>) -> bool {
 /// Whether the guest sees a PCI device. Mediated devices of s390 sit on its channel subsystem or are crypto adapters.
 fn in_pci_guest(device: Element<'_, '_>) -> bool {
     !matches!(device.prop("model"), Some("vfio-ccw" | "vfio-ap"))
-}
-
-/// The images of a disk: itself and its backing files, which end where one has no type (`virDomainDiskBackingStoreParse`).
-fn chain<'d, 'a>(disk: Element<'d, 'a>) -> impl Iterator<Item = Element<'d, 'a>> {
-    let typed = |image: &Element<'_, '_>| image.prop("type").is_some();
-    std::iter::successors(Some(disk), move |image| image.child("backingStore").filter(typed))
-}
-
-/// The images of this type in every disk.
-pub(super) fn images<'d, 'a>(domain: Element<'d, 'a>, kind: &str) -> Vec<Vec<Element<'d, 'a>>> {
-    let disks = domain.all(&["devices", "disk"]).into_iter();
-    disks.map(|disk| chain(disk).filter(|image| image.prop("type") == Some(kind)).collect()).collect()
-}
-
-/// The host address of an NVMe image that QEMU drives itself. QEMU opens a container for each image, also for two namespaces of
-/// one device (block/nvme.c).
-pub(super) fn nvme_address(image: Element<'_, '_>) -> Option<String> {
-    image.child("source")?.child("address").map(|address| host_address(Some(address)))
 }
 
 /// The names of the networks that have yet to give an interface its device. A running guest's interface of a pool is of type
@@ -287,53 +269,6 @@ mod tests {
         assert_eq!(read(""), [true, false, false, false]);
         assert_eq!(read("<iommufd enabled='no'/>"), [true, false, false, false]);
         assert_eq!(read("<iommufd enabled='yes' fdgroup='iommu'/>"), [true, false, true, false]);
-    }
-
-    #[test]
-    fn nvme_and_vdpa() {
-        // disk-nvme.xml: two namespaces of one device, and two more devices.
-        let disk = |address: &str, namespace: u32| {
-            format!("<disk type='nvme'><source type='pci' namespace='{namespace}'><address {address}/></source></disk>")
-        };
-        let one = "domain='0x0000' bus='0x01' slot='0x00' function='0x0'";
-        let other = "domain='0x0001' bus='0x02' slot='0x00' function='0x0'";
-        let overlay = format!(
-            "<disk type='file'><source file='/x'/><backingStore type='file'><source file='/y'/>
-               <backingStore type='nvme'><source type='pci' namespace='1'><address {other}/></source><backingStore/></backingStore>
-             </backingStore></disk>"
-        );
-        let vdpa = "<interface type='vdpa'><source dev='/dev/vhost-vdpa-0'/></interface><interface type='user'/>
-            <disk type='vhostvdpa'><source dev='/dev/vhost-vdpa-1'/></disk><disk type='vhostvdpa'/>";
-        let domain = domain(&(disk(one, 1) + &disk(one, 2) + &overlay + vdpa));
-        assert_eq!(domain.nvme_images, ["0000:01:00.0", "0000:01:00.0", "0001:02:00.0"]);
-        assert_eq!(domain.nvme_disks, 3);
-        let hidden =
-            "<q:arg value='-blockdev'/><q:arg value='driver=nvme,device=0000:03:00.0,namespace=1,node-name=x'/>";
-        let hidden = from_text(&format!(
-            "<domain><q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>{hidden}</q:commandline></domain>"
-        ));
-        assert_eq!(
-            (hidden.nvme_images, hidden.nvme_disks),
-            (vec!["0000:03:00.0".to_owned()], 0),
-            "libvirt does not see it"
-        );
-        assert_eq!((domain.vdpa_interfaces, domain.vdpa_images), (1, 2));
-    }
-
-    #[test]
-    fn images_of_one_chain() {
-        let nvme = |bus: u32, backing: &str| {
-            format!("<source type='pci' namespace='1'><address bus='{bus}'/></source>{backing}")
-        };
-        let backing = format!("<backingStore type='nvme'>{}</backingStore>", nvme(2, "<backingStore/>"));
-        let chain = domain(&format!("<disk type='nvme'>{}</disk>", nvme(1, &backing)));
-        assert_eq!(chain.nvme_images, ["0000:01:00.0", "0000:02:00.0"]);
-        assert_eq!(chain.nvme_disks, 1, "libvirt counts the disk");
-        let vdpa = domain("<disk type='vhostvdpa'><backingStore type='vhostvdpa'/></disk>");
-        assert_eq!(vdpa.vdpa_images, 2);
-        let ended =
-            "<disk type='file'><backingStore><backingStore type='nvme'><source><address/></source></backingStore>";
-        assert_eq!(domain(&format!("{ended}</backingStore></disk>")).nvme_images, [""; 0]);
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Memlock {
             .or_else(|| libvirt_limit(domain, viommu == Presence::Known, version));
         let managed = guest.request.asks() || plan.iommu.is_some();
         Memlock {
-            nvme_disks: domain.nvme_images.len().try_into().unwrap_or(u32::MAX),
+            nvme_disks: domain.nvme(),
             vdpa_devices: domain.vdpa(),
             required_bytes: required,
             libvirt_bytes: libvirt,
@@ -178,7 +178,7 @@ pub fn beyond_reserve(domain: &Domain, address_spaces: usize) -> Option<u64> {
 }
 
 fn containers(domain: &Domain, address_spaces: usize) -> u64 {
-    address_spaces as u64 + domain.nvme_images.len() as u64 + u64::from(domain.vdpa())
+    address_spaces as u64 + u64::from(domain.nvme()) + u64::from(domain.vdpa())
 }
 
 /// What libvirt sets for the devices (`qemuDomainGetMemLockLimitBytes`); without a version it is the oldest.

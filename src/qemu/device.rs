@@ -57,11 +57,6 @@ pub(super) fn lists<'a, S: AsRef<OsStr>>(
     })
 }
 
-/// The pairs of an object in JSON.
-pub(super) fn json(text: &str) -> Option<BTreeMap<String, String>> {
-    is_json(text).then(|| object(text).map(plain))?
-}
-
 /// Types of which a `-global` applies to a device of another name: a base of the device's type, or the type of which the name is
 /// an alias.
 const BASES: [(&str, &str); 8] = [
@@ -87,15 +82,12 @@ fn globals<S: AsRef<OsStr>>(arguments: &[S]) -> impl Iterator<Item = Global> {
     arguments::values(arguments, &["global"]).filter_map(|(_, text)| {
         let text = text.to_string_lossy();
         let short = text.split_once('.').and_then(|(driver, rest)| Some((driver, rest.split_once('=')?)));
-        let (driver, property, value) = match short {
-            Some((driver, (property, value))) => (driver.to_owned(), property.to_owned(), value.to_owned()),
-            None => {
-                let pairs = option::parse(&text, "");
-                let get = |key| option::get(&pairs, key).map(str::to_owned);
-                (get(DRIVER)?, get("property")?, get("value")?)
-            }
-        };
-        Some(Global { driver, property, value })
+        if let Some((driver, (property, value))) = short {
+            return Some(Global { driver: driver.into(), property: property.into(), value: value.into() });
+        }
+        let pairs = option::parse(&text, "");
+        let get = |key| option::get(&pairs, key).map(str::to_owned);
+        Some(Global { driver: get(DRIVER)?, property: get("property")?, value: get("value")? })
     })
 }
 
@@ -155,7 +147,7 @@ pub(super) fn is_json(text: &str) -> bool {
 }
 
 /// Reads JSON. QEMU also accepts strings in single quotes (`json-lexer.c`), which users write in `<qemu:arg value="…"/>`.
-fn object(text: &str) -> Option<Map<String, Value>> {
+pub(super) fn object(text: &str) -> Option<Map<String, Value>> {
     serde_json::from_str(text).or_else(|_| serde_json::from_str(&double_quoted(text))).ok()
 }
 

@@ -4,6 +4,7 @@
 //! change, as [`Edits`]. Everything else keeps its bytes and its position, also where it is not UTF-8.
 
 mod arguments;
+mod block;
 mod device;
 mod iommu;
 mod machine;
@@ -24,7 +25,7 @@ pub use iommu::{FoundIommu, Spelling, find_iommu};
 pub use machine::{KERNEL_IRQCHIP, get as machine_property, irqchip};
 pub use memory::{DeviceMemory, device_memory};
 pub use rewrite::rewrite;
-pub use vfio::{FoundVfio, count_vdpa, find_nvme, find_vfio, opens_iommufd};
+pub use vfio::{FoundVfio, count_nvme, count_vdpa, find_vfio, opens_iommufd};
 pub use virtio::Translated;
 
 /// The changes of QEMU's command line. Part of the plan and of the state file.

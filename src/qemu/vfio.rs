@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
-use super::device::{json, lists};
+use super::block;
+use super::device::lists;
 use super::iommu::devices;
 
 /// A device behind VFIO that was found on a command line.
@@ -53,33 +54,17 @@ pub fn find_vfio<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundVfio> {
     found.collect()
 }
 
-/// How many vDPA devices are on a command line: `-netdev` and `-nic vhost-vdpa`, generic ones, and `-blockdev
-/// virtio-blk-vhost-vdpa`. QEMU maps the guest's memory into each.
+/// How many vDPA devices are on a command line: `-netdev` and `-nic vhost-vdpa`, generic ones, and images of
+/// `virtio-blk-vhost-vdpa`. QEMU maps the guest's memory into each.
 pub fn count_vdpa<S: AsRef<OsStr>>(arguments: &[S]) -> usize {
     let generic = devices(arguments).filter(|(_, device)| device.driver.starts_with("vhost-vdpa-device"));
     let nics = lists(arguments, &["netdev", "nic"], "type").filter(|netdev| is(netdev, "type", "vhost-vdpa"));
-    let blocks = lists(arguments, &["blockdev"], "driver");
-    let blocks = blocks.filter(|blockdev| is(blockdev, "driver", "virtio-blk-vhost-vdpa"));
-    generic.count() + nics.count() + blocks.count()
+    generic.count() + nics.count() + block::count(arguments, "virtio-blk-vhost-vdpa")
 }
 
-/// The host addresses of the NVMe images on a command line that QEMU drives itself. QEMU opens a container for each
-/// (block/nvme.c).
-pub fn find_nvme<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<String> {
-    let drives = lists(arguments, &["drive"], "");
-    lists(arguments, &["blockdev"], "driver").chain(drives).filter_map(|image| nvme_address(&image)).collect()
-}
-
-/// The address of an image, or of the file below it.
-fn nvme_address(image: &BTreeMap<String, String>) -> Option<String> {
-    let drives = [("driver", "device"), ("file.driver", "file.device")];
-    if let Some((_, device)) = drives.into_iter().find(|(driver, _)| is(image, driver, "nvme")) {
-        return image.get(device).cloned();
-    }
-    let file = image.get("file")?;
-    // nvme://ADDRESS/NAMESPACE.
-    let address = file.strip_prefix("nvme://").and_then(|path| path.split('/').next());
-    address.map(str::to_owned).or_else(|| nvme_address(&json(file)?))
+/// How many NVMe images QEMU drives itself by options of a command line. It opens a container for each (block/nvme.c).
+pub fn count_nvme<S: AsRef<OsStr>>(arguments: &[S]) -> usize {
+    block::count(arguments, "nvme")
 }
 
 #[cfg(test)]
@@ -122,10 +107,10 @@ mod tests {
             ["-drive", "file=nvme://0000:01:00.0/1,if=none,id=x"],
             ["-drive", "driver=nvme,device=0000:01:00.0,namespace=1,id=x,if=none"],
         ] {
-            assert_eq!(find_nvme(&image), ["0000:01:00.0"], "{image:?}");
+            assert_eq!(count_nvme(&image), 1, "{image:?}");
         }
         for image in [["-blockdev", "driver=raw,file=x,node-name=nvme"], ["-drive", "file=/nvme,if=none,id=x"]] {
-            assert_eq!(find_nvme(&image), [""; 0], "{image:?}");
+            assert_eq!(count_nvme(&image), 0, "{image:?}");
         }
     }
 

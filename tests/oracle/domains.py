@@ -183,9 +183,29 @@ class Generator:
                 inner = self.nvme(tag, rest + inner)
             else:
                 source = "file='/i.qcow2'" if kind == "file" else "dev='/dev/vhost-vdpa-9'"
+                store = self.data_store() if kind == "file" and self.since(11, 3) and self.chance(0.1) else ""
                 device = " device='disk'" if tag == "disk" else ""
-                inner = f"<{tag} type='{kind}'{device}><source {source}/>{rest}{inner}</{tag}>"
+                inner = f"<{tag} type='{kind}'{device}><source {source}>{store}</source>{rest}{inner}</{tag}>"
         self.devices.append(inner)
+
+    def data_store(self):
+        self.host_bus += 1
+        kind = self.pick("nvme", "file")
+        address = f"<address domain='0x0000' bus='{self.host_bus:#04x}' slot='0x00' function='0x0'/>"
+        source = "file='/raw'" if kind == "file" else "type='pci' managed='yes' namespace='1'"
+        return f"<dataStore type='{kind}'><format type='raw'/><source {source}>{address if kind == 'nvme' else ''}</source></dataStore>"
+
+    def hide_image(self):
+        self.host_bus += 1
+        device = f"0000:{self.host_bus:02x}:00.0"
+        node = f"n{self.host_bus}"
+        self.commandline += self.pick(
+            ["-drive", f"file=nvme://{device}/1,if=none,id={node}"],
+            ["-drive", f"driver=nvme,device={device},namespace=1,if=none,id={node}"],
+            ["-blockdev", f"driver=nvme,node-name={node},device={device},namespace=1"],
+            ["-blockdev", f'{{"driver":"nvme","node-name":"{node}","device":"{device}","namespace":1}}'],
+            ["-blockdev", f"driver=file,node-name={node},filename=/nvme"],
+        )
 
     # RAM-backed devices
 
@@ -323,7 +343,7 @@ class Generator:
             self.hide_vfio()
         if self.chance(0.05) and version(self.qemu) >= (6, 1):
             self.commandline += ["-machine", self.pick("default_bus_bypass_iommu=on", "default-bus-bypass-iommu=on")]
-        for chance, make in ((0.2, self.shmem), (0.2, self.video), (0.06, self.backend), (0.05, self.hide_display)):
+        for chance, make in ((0.2, self.shmem), (0.2, self.video), (0.06, self.backend), (0.05, self.hide_display), (0.04, self.hide_image)):
             while self.chance(chance):
                 make()
         self.random.shuffle(self.devices)

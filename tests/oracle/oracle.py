@@ -180,6 +180,7 @@ class Oracle:
         self.hidden = self.hidden_iommu()
         self.nvme_images, self.nvme_disks = self.images("nvme")
         self.vdpa_images, _ = self.images("vhostvdpa")
+        self.nvme_hidden, self.vdpa_hidden = self.uncounted("nvme"), self.uncounted("vhostvdpa")
         self.vdpa_interfaces = sum(i.get("type") == "vdpa" for i in self.root.findall("devices/interface"))
 
     def known_devices(self):
@@ -239,6 +240,16 @@ class Oracle:
             disks += count > 0
         return images, disks
 
+    def uncounted(self, kind):
+        """Images that QEMU opens and libvirt does not count: the data of a qcow2 image, and those of <qemu:commandline>."""
+        stores = sum(s.get("type") == kind for d in self.root.findall("devices/disk") for s in d.iter("dataStore"))
+        driver = {"nvme": "nvme", "vhostvdpa": "virtio-blk-vhost-vdpa"}[kind]
+        for option, value in arguments(self.root):
+            if option in ("drive", "blockdev"):
+                keys = properties(value, "")
+                stores += keys.get("driver") == driver or keys.get("file", "").startswith(driver + ":")
+        return stores
+
     # What the plan does to the domain
 
     def wrapped(self):
@@ -268,7 +279,7 @@ class Oracle:
         there = self.native.get("model") if self.native is not None else self.hidden[0] if self.hidden else None
         if there and self.model not in ("auto", there):
             return "iommu-conflict"
-        if self.hidden and self.hidden[0] == "intel" and (self.devices or self.vdpa_interfaces or self.vdpa_images):
+        if self.hidden and self.hidden[0] == "intel" and (self.devices or self.vdpa()):
             if self.hidden[1].get("caching-mode") != "on":
                 return "iommu-conflict"
         # QEMU's SMMUv3 has no MAP notifier.
@@ -324,10 +335,15 @@ class Oracle:
             spaces.setdefault(key, []).append(label)
         return [sorted(labels) for labels in spaces.values()]
 
+    def nvme(self):
+        return self.nvme_images + self.nvme_hidden
+
+    def vdpa(self):
+        return self.vdpa_interfaces + self.vdpa_images + self.vdpa_hidden
+
     def containers(self, viommu):
-        """Number of complete mappings of guest memory: address spaces, images on NVMe, vDPA devices."""
-        vdpa = self.vdpa_interfaces + self.vdpa_images
-        return len(self.address_spaces(viommu)) + self.nvme_images + vdpa
+        """Each maps all of guest memory: address spaces, images on NVMe, vDPA devices."""
+        return len(self.address_spaces(viommu)) + self.nvme() + self.vdpa()
 
     def reserve(self, copies):
         """libvirt's 1 GiB, or 8 MiB of firmware and the displays' default memory in each container if that is more."""
@@ -406,8 +422,8 @@ class Oracle:
         raises = viommu and due and not refused
         return {
             "address_spaces": sorted(spaces),
-            "nvme_disks": self.nvme_images,
-            "vdpa_devices": self.vdpa_interfaces + self.vdpa_images,
+            "nvme_disks": self.nvme(),
+            "vdpa_devices": self.vdpa(),
             "required_bytes": required,
             "libvirt_bytes": libvirt,
             "raise": raises,

@@ -68,6 +68,18 @@ fn libvirts_own_cases() {
     assert_eq!(pluggable, bytes(((131_072 + 8_192 + 8_192) + (8_388_608 + 32_768 + 8_192)) * 1024));
 }
 
+/// QEMU opens a container for each image, and libvirt counts neither (block/nvme.c, `qemuDomainGetMemLockLimitBytes`).
+#[test]
+fn nvme_images_that_libvirt_does_not_count() {
+    let store = "<disk type='file'><source file='/a'><dataStore type='nvme'><source/></dataStore></source></disk>";
+    let guest = || q35().memory("<memory unit='GiB'>4</memory>").asks("intel");
+    let drive = guest().argument("-drive", "file=nvme://0000:44:00.0/1,if=none,id=d0");
+    for case in [guest().device(store), drive] {
+        assert_eq!(limits(&case), (bytes(5 << 30), None, true));
+        assert_eq!(case.plan().memlock.nvme_disks, 1);
+    }
+}
+
 /// QEMU 7.2 with eight devices of a VFIO that enforces the limit, each behind an intel-iommu, 512 MiB of RAM and a qxl display:
 /// it aborts at 5120 MiB and runs with 5122 MiB.
 #[test]
