@@ -47,21 +47,25 @@ pub enum Spelling {
 /// The first vIOMMU on a command line, if any. The arguments may also be the `<qemu:arg>` values of a domain, which are a
 /// part of a command line.
 pub fn find_iommu<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
-    let with_model = |(at, device): (usize, Device)| Some((at, Model::of_driver(&device.driver)?, device));
-    let Some((at, model, device)) = devices(arguments).find_map(with_model) else {
-        return of_machine(arguments);
-    };
+    find_iommus(arguments).into_iter().next()
+}
+
+/// Every vIOMMU on a command line, that of `-machine` last.
+pub fn find_iommus<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundIommu> {
+    let devices: Vec<(usize, Device)> = devices(arguments).collect();
     let is_json = |at: usize| arguments.get(at).is_some_and(|text| device::is_json(&text.as_ref().to_string_lossy()));
     let created = |at: usize| (is_json(at), at);
     let is_vfio = |device: &Device| device.driver.starts_with("vfio-");
-    let after_vfio = devices(arguments).any(|(other, device)| is_vfio(&device) && created(other) < created(at));
-    Some(FoundIommu {
-        model,
-        driver: device.driver,
-        properties: device.properties,
-        spelling: if is_json(at) { Spelling::Json } else { Spelling::KeyValue },
-        after_vfio,
-    })
+    let found = devices.iter().filter_map(|(at, device)| {
+        Some(FoundIommu {
+            model: Model::of_driver(&device.driver)?,
+            driver: device.driver.clone(),
+            properties: device.properties.clone(),
+            spelling: if is_json(*at) { Spelling::Json } else { Spelling::KeyValue },
+            after_vfio: devices.iter().any(|(other, device)| is_vfio(device) && created(*other) < created(*at)),
+        })
+    });
+    found.chain(of_machine(arguments)).collect()
 }
 
 fn of_machine<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {

@@ -21,7 +21,7 @@ use std::ffi::{OsStr, OsString};
 use serde::{Deserialize, Serialize};
 
 pub use device::{global, is_on, with_globals};
-pub use iommu::{FoundIommu, Spelling, find_iommu};
+pub use iommu::{FoundIommu, Spelling, find_iommu, find_iommus};
 pub use machine::{KERNEL_IRQCHIP, get as machine_property, irqchip};
 pub use memory::{DeviceMemory, device_memory};
 pub use rewrite::rewrite;

@@ -72,7 +72,7 @@ fn libvirts_own_cases() {
 #[test]
 fn nvme_images_that_libvirt_does_not_count() {
     let store = "<disk type='file'><source file='/a'><dataStore type='nvme'><source/></dataStore></source></disk>";
-    let guest = || q35().memory("<memory unit='GiB'>4</memory>").asks("intel");
+    let guest = || q35().memory("<memory unit='GiB'>4</memory>").requests("intel");
     let drive = guest().argument("-drive", "file=nvme://0000:44:00.0/1,if=none,id=d0");
     for case in [guest().device(store), drive] {
         assert_eq!(limits(&case), (bytes(5 << 30), None, true));

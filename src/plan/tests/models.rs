@@ -328,10 +328,17 @@ fn there_is_one_viommu_only() {
     assert!(message.contains("(intel, virtio)") && message.contains("multiple vIOMMUs for x86"), "{message}");
     let hidden = q35().device("<iommu model='intel'/>").argument("-device", "intel-iommu");
     hidden.requests("intel").refused(Code::IommuConflict);
+    let hidden = q35().argument("-device", "intel-iommu").argument("-device", "virtio-iommu-pci,addr=0x1d");
+    let message = hidden.requests("intel").refused(Code::IommuConflict);
+    assert!(message.contains("(intel-iommu, virtio-iommu-pci)"), "{message}");
+    let both = arm().argument("-machine", "iommu=smmuv3").argument("-device", "virtio-iommu-pci");
+    both.requests("auto").refused(Code::IommuConflict);
     let message = arm().device("<iommu model='smmuv3'/><iommu model='virtio'/>").requests("auto");
     assert!(message.refused(Code::IommuConflict).contains("multiple IOMMUs"));
     assert!(two(q35()).decided().is_ok(), "there is no request");
     // KubeVirt's Grace guests have one for each host bridge.
+    let of_buses = arm().argument("-device", "arm-smmuv3,primary-bus=pcie.0").argument("-device", "arm-smmuv3,primary-bus=b");
+    assert_eq!(of_buses.requests("smmuv3").refusal(), None);
     let several = arm().device("<iommu model='smmuv3'/><iommu model='smmuv3'/>").requests("smmuv3").plan();
     assert!(several.changes.is_empty());
 }
