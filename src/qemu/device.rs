@@ -116,10 +116,28 @@ pub fn with_globals<S: AsRef<OsStr>>(
     properties
 }
 
-/// Whether QEMU reads a value as true (`qapi_bool_parse`).
+/// Whether QEMU reads a value as true.
 #[must_use]
 pub fn is_on(value: &str) -> bool {
-    matches!(value, "on" | "yes" | "true" | "y")
+    boolean(value) == Some(true)
+}
+
+/// A boolean (`qapi_bool_parse`).
+#[must_use]
+pub fn boolean(value: &str) -> Option<bool> {
+    match value {
+        "on" | "yes" | "true" | "y" => Some(true),
+        "off" | "no" | "false" | "n" => Some(false),
+        _ => None,
+    }
+}
+
+/// The value of a property, a boolean as `on` or `off`. One of QEMU's type `OnOffAuto` takes these words only.
+pub(super) fn plain_boolean(key: &str, value: String) -> String {
+    match boolean(&value).filter(|_| !ON_OFF_AUTO.contains(&key)) {
+        Some(on) => if on { "on" } else { "off" }.to_owned(),
+        None => value,
+    }
 }
 
 /// The `-device` value with a property set, in the spelling that it has; `None` if it is invalid JSON. `value` is key=value

@@ -16,7 +16,7 @@ pub struct FoundIommu {
     pub driver: String,
     /// The model.
     pub model: Model,
-    /// Its properties under QEMU's names, JSON booleans as `on` and `off`. Empty for one of `-machine`.
+    /// Its properties under QEMU's names, booleans as `on` and `off`. Empty for one of `-machine`.
     pub properties: BTreeMap<String, String>,
     /// How it is written.
     pub spelling: Spelling,
@@ -60,12 +60,16 @@ pub fn find_iommus<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundIommu> {
         Some(FoundIommu {
             model: Model::of_driver(&device.driver)?,
             driver: device.driver.clone(),
-            properties: device.properties.clone(),
+            properties: with_plain_booleans(&device.properties),
             spelling: if is_json(*at) { Spelling::Json } else { Spelling::KeyValue },
             after_vfio: devices.iter().any(|(other, device)| is_vfio(device) && created(*other) < created(*at)),
         })
     });
     found.chain(of_machine(arguments)).collect()
+}
+
+fn with_plain_booleans(properties: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    properties.iter().map(|(key, value)| (key.clone(), device::plain_boolean(key, value.clone()))).collect()
 }
 
 fn of_machine<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {

@@ -40,7 +40,11 @@ fn hidden_intel_needs_caching_mode_for_vfio() {
         works(&hidden(device), "intel");
     }
     does_not_work(&hidden("intel-iommu").device("<interface type='vdpa'/>"), "auto", Code::IommuConflict, CACHING);
-    works(&hidden("intel-iommu,caching-mode=on").vfio(1), "intel");
+    // QEMU 5.2, 7.2 and 10.0 start with each of them.
+    for yes in ["on", "yes", "true", "y"] {
+        works(&hidden(&format!("intel-iommu,caching-mode={yes}")).vfio(1), "intel");
+    }
+    works(&q35().argument("-global", "intel-iommu.caching-mode=on").argument("-device", "intel-iommu").vfio(1), "intel");
     hidden("intel-iommu").hotplug().requests("intel").refused(Code::IommuConflict);
 }
 
