@@ -51,7 +51,7 @@ pub struct Domain {
     pub machine: Option<String>,
     /// `<devices><emulator>`.
     pub emulator: Option<String>,
-    /// `<features><acpi/>`.
+    /// `<features><acpi/>`, which `<qemu:commandline>` overrides.
     pub acpi: bool,
     /// The firmware is UEFI: `<os firmware='efi'>`, or a `<loader type='pflash'>`.
     pub uefi: bool,

@@ -9,7 +9,7 @@ use super::pci::{Buses, count_roots};
 use super::vfio::{iommufd_opener, networks, passed_through, unassigned, virtio_ats};
 use super::{Domain, Iommu, Memory, NovaMetadata, QEMU_NAMESPACE, System, Vcpus, cpu, virtio};
 use crate::note::{Code, Note};
-use crate::qemu::{count_nvme, count_vdpa};
+use crate::qemu::{acpi, count_nvme, count_vdpa};
 use crate::xml::{Attribute, Document, Element};
 
 /// Documents of libvirt's that hold a domain without being one.
@@ -46,7 +46,7 @@ impl Domain {
             arch: os_type("arch"),
             machine: os_type("machine"),
             emulator: string(root, &["devices", "emulator"]),
-            acpi: features(root, "acpi").next().is_some(),
+            acpi: acpi(&commandline).unwrap_or_else(|| features(root, "acpi").next().is_some()),
             uefi: is_uefi(root),
             system: System::read(root, nova.as_ref(), &commandline),
             launch_security: root.child_prop("launchSecurity", "type").map(str::to_owned),

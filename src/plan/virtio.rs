@@ -3,6 +3,7 @@
 use crate::domain::Driver;
 use crate::model::Model;
 use crate::note::{Code, Note};
+use crate::qemu;
 use crate::version::Version;
 
 use super::decision::Decision;
@@ -51,8 +52,12 @@ fn acpi(guest: &Guest<'_>) -> Result<(), Note> {
     if guest.has_acpi() {
         return Ok(());
     }
-    let message = "a virtio-iommu is described to the guest by ACPI only: add <features><acpi/></features>, on AArch64 with UEFI \
-                   firmware (libvirt: \"IOMMU device: 'virtio' requires ACPI\")";
+    let remedy = if qemu::acpi(&guest.domain.commandline) == Some(false) {
+        ", and <qemu:commandline> turns it off: remove that option"
+    } else {
+        ": add <features><acpi/></features>, on AArch64 with UEFI firmware (libvirt: \"IOMMU device: 'virtio' requires ACPI\")"
+    };
+    let message = format!("a virtio-iommu is described to the guest by ACPI only{remedy}");
     Err(Note::error(Code::VirtioWithoutAcpi, message))
 }
 

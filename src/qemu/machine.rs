@@ -4,8 +4,8 @@
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 
-use super::arguments;
 use super::option::{self, Pair};
+use super::{arguments, device};
 use crate::note::{Code, Note};
 
 const OPTIONS: &[&str] = &["machine", "M"];
@@ -29,6 +29,20 @@ pub fn get<S: AsRef<OsStr>>(arguments: &[S], key: &str) -> Option<String> {
 #[must_use]
 pub fn irqchip<S: AsRef<OsStr>>(arguments: &[S]) -> Option<String> {
     accelerators(arguments).find_map(|(_, set)| set).or_else(|| get(arguments, IRQCHIP))
+}
+
+/// Whether the arguments turn ACPI on or off, where they say so: `-machine acpi=`, or `-no-acpi` before QEMU 9.0. The last counts.
+#[must_use]
+pub fn acpi<S: AsRef<OsStr>>(arguments: &[S]) -> Option<bool> {
+    let said = arguments::options(arguments).filter_map(|option| match (option.name, option.value) {
+        ("no-acpi", _) => Some(false),
+        (name, Some(text)) if OPTIONS.contains(&name) => {
+            let text = text.to_string_lossy();
+            last(&option::parse(&text, TYPE), "acpi").map(|pair| device::boolean(&pair.value) != Some(false))
+        }
+        _ => None,
+    });
+    said.last()
 }
 
 /// Every `-accel`: the index of its value, and the irqchip that it sets.
@@ -150,6 +164,17 @@ mod tests {
         assert_eq!(get(&words, "accel").as_deref(), Some("tcg"));
         assert_eq!(get(&words, "usb"), None);
         assert_eq!(get(&["-name", "-machine", "q35"], TYPE), None);
+    }
+
+    // -no-acpi is acpi=off (system/vl.c of QEMU 8.2).
+    #[test]
+    fn acpi_is_as_the_last_option_says() {
+        assert_eq!(acpi(&["-machine", "q35,usb=off"]), None);
+        assert_eq!(acpi(&["-machine", "acpi=off"]), Some(false));
+        assert_eq!(acpi(&["-machine", "acpi=on", "-no-acpi"]), Some(false));
+        assert_eq!(acpi(&["-no-acpi", "-M", "q35,acpi=yes"]), Some(true));
+        assert_eq!(acpi(&["-machine", "acpi=auto"]), Some(true));
+        assert_eq!(acpi(&["-name", "-no-acpi"]), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use device::{global, is_on, with_globals};
 pub use iommu::{FoundIommu, Spelling, find_iommu, find_iommus};
-pub use machine::{KERNEL_IRQCHIP, get as machine_property, irqchip};
+pub use machine::{KERNEL_IRQCHIP, acpi, get as machine_property, irqchip};
 pub use memory::{DeviceMemory, device_memory};
 pub use rewrite::rewrite;
 pub use vfio::{FoundVfio, count_nvme, count_vdpa, find_vfio, opens_iommufd};

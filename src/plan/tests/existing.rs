@@ -226,3 +226,13 @@ fn libvirt_refuses_many_vcpus_without_a_viommu() {
     flawed(&written, code, "need interrupt remapping with eim='on'");
     assert_eq!(written.requests("intel").refusal(), None, "it is completed");
 }
+
+#[test]
+fn hidden_options_turn_acpi_off() {
+    let virtio = hidden("virtio-iommu-pci,bus=pcie.0,addr=0x1d");
+    works(&virtio, "virtio");
+    for case in [virtio.clone().argument("-machine", "acpi=off"), virtio.argument("-machine", "usb=off,acpi=no")] {
+        does_not_work(&case, "virtio", Code::VirtioWithoutAcpi, "<qemu:commandline> turns it off");
+    }
+    q35().argument("-no-acpi", "-S").asks("virtio").refused(Code::VirtioWithoutAcpi);
+}
