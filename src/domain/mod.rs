@@ -30,7 +30,7 @@ use crate::text;
 /// The namespace of the request that a user writes into `<metadata>`.
 pub const METADATA_NAMESPACE: &str = "urn:libvirt-viommu:1";
 
-/// The namespace of `<qemu:commandline>` and `<qemu:override>`, which users may give any prefix.
+/// The namespace of `<qemu:commandline>`, `<qemu:override>` and `<qemu:capabilities>`, which users may give any prefix.
 const QEMU_NAMESPACE: &str = "http://libvirt.org/schemas/domain/qemu/1.0";
 
 /// Facts of one domain.
@@ -101,6 +101,8 @@ pub struct Domain {
     pub pci_roots: u32,
     /// The arguments of `<qemu:commandline>`, in order.
     pub commandline: Vec<String>,
+    /// Capabilities of QEMU that libvirt does not use, `<qemu:capabilities><qemu:del>`.
+    pub capabilities_removed: Vec<String>,
     /// The request in our own metadata: the attributes of `<viommu>`, as written.
     pub metadata: Option<Vec<(String, String)>>,
     /// Elements that look like a request or a vIOMMU and that viommu and libvirt ignore, as a message describes them.

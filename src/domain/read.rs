@@ -71,6 +71,7 @@ impl Domain {
             virtio_ats: virtio_ats(root),
             pci_roots: count_roots(root),
             commandline,
+            capabilities_removed: capabilities_removed(root),
             metadata: metadata.and_then(super::metadata::own),
             ignored: super::metadata::ignored(root),
             nova,
@@ -125,6 +126,14 @@ fn commandline(root: Element<'_, '_>) -> Vec<String> {
     root.children_ns(QEMU_NAMESPACE, "commandline")
         .flat_map(|commandline| commandline.children_ns(QEMU_NAMESPACE, "arg"))
         .filter_map(|argument| argument.prop("value").map(str::to_owned))
+        .collect()
+}
+
+/// `<qemu:del>` (`qemuDomainDefNamespaceParseCaps`).
+fn capabilities_removed(root: Element<'_, '_>) -> Vec<String> {
+    root.children_ns(QEMU_NAMESPACE, "capabilities")
+        .flat_map(|capabilities| capabilities.children_ns(QEMU_NAMESPACE, "del"))
+        .filter_map(|removed| removed.prop("capability").map(str::to_owned))
         .collect()
 }
 

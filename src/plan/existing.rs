@@ -28,9 +28,9 @@ fn own_viommu(guest: &Guest<'_>) -> Option<Note> {
 
 /// QEMU gives a VFIO device its address space when it creates the device. A device that it creates before the vIOMMU stays outside
 /// the vIOMMU, without an error.
-/// libvirt puts `<qemu:commandline>` behind its own devices, which it writes in JSON from 8.1 and QEMU 7.0 on.
+/// libvirt puts `<qemu:commandline>` behind its own devices.
 pub(super) fn created_before_vfio(guest: &Guest<'_>, hidden: &FoundIommu) -> Result<(), Note> {
-    let libvirt_writes_json = guest.libvirt >= Version::new(8, 1) && guest.qemu >= Version::new(7, 0);
+    let libvirt_writes_json = libvirt_writes_json(guest);
     let after_libvirts_devices = match hidden.spelling {
         Spelling::Machine => false,
         Spelling::KeyValue => !libvirt_writes_json,
@@ -47,4 +47,16 @@ pub(super) fn created_before_vfio(guest: &Guest<'_>, hidden: &FoundIommu) -> Res
         hidden.driver
     );
     Err(Note::error(Code::IommuConflict, message))
+}
+
+/// Whether libvirt writes its own devices in JSON: 7.9 and 7.10 with QEMU 6.2 and newer, 8.1 and newer with QEMU 7.0 and newer
+/// (libvirt's NEWS.rst, 8.0.0), unless the domain removes that capability.
+fn libvirt_writes_json(guest: &Guest<'_>) -> bool {
+    let (libvirt, qemu) = (guest.libvirt, guest.qemu);
+    let (capability, written) = if libvirt < Version::new(8, 0) {
+        ("device.json", libvirt >= Version::new(7, 9) && qemu >= Version::new(6, 2))
+    } else {
+        ("device.json+hotplug", libvirt >= Version::new(8, 1) && qemu >= Version::new(7, 0))
+    };
+    written && !guest.domain.capabilities_removed.iter().any(|removed| removed == capability)
 }

@@ -414,6 +414,10 @@ class Generator:
             + "".join(f"\n{device}" for device in self.devices) + "\n</devices>"
             + (f"<qemu:commandline>{arguments}</qemu:commandline>" if arguments else "")
             + (f"<qemu:override>{override}</qemu:override>" if override else "")
+            + (
+                f"<qemu:capabilities><qemu:del capability='{self.pick('device.json', 'device.json+hotplug')}'/></qemu:capabilities>"
+                if self.hidden and self.chance(0.1) else ""
+            )
             + "</domain>\n"
         )
 

@@ -309,15 +309,22 @@ class Oracle:
     def precedes_hidden(self):
         """Whether QEMU creates a VFIO device before the vIOMMU of <qemu:commandline>, which it then bypasses.
 
-        Devices as key=value come first, in their order, then those as JSON. libvirt writes JSON from QEMU 7.0 on, and its own
-        devices come before those of <qemu:commandline>.
+        Devices as key=value come first, in their order, then those as JSON. libvirt's own devices come before those of
+        <qemu:commandline>.
         """
         if "form" not in self.hidden[1]:
             return False
         json_iommu = self.hidden[1]["form"] == "json"
         known, rest = self.devices[: self.known], self.devices[self.known :]
-        first = (known if json_iommu or self.qemu < (7, 0) else []) + (rest if json_iommu else [])
+        first = (known if json_iommu or not self.writes_json() else []) + (rest if json_iommu else [])
         return self.translated(first)
+
+    def writes_json(self):
+        """Whether libvirt writes -device in JSON: 7.9 and 7.10 with QEMU 6.2, from 8.1 on with QEMU 7.0 (its NEWS.rst)."""
+        removed = {d.get("capability") for d in self.root.findall(f"{QEMU}capabilities/{QEMU}del")}
+        if self.libvirt < (8, 0):
+            return self.libvirt >= (7, 9) and self.qemu >= (6, 2) and "device.json" not in removed
+        return self.libvirt >= (8, 1) and self.qemu >= (7, 0) and "device.json+hotplug" not in removed
 
     # Locked memory
 

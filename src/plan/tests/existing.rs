@@ -130,7 +130,22 @@ fn a_hidden_viommu_behind_its_devices_is_bypassed() {
     does_not_work(&intel.clone().libvirt("7.0.0").qemu("5.2.0"), "intel", code, words);
     does_not_work(&intel.clone().libvirt("9.0.0").qemu("6.2.0"), "intel", code, words);
     works(&intel.clone().libvirt("9.0.0").qemu("7.2.0"), "intel");
+    // NEWS.rst of libvirt 8.0.0, "Fix device hot-unplug": 7.9 and 7.10 write JSON with QEMU 6.2, 8.0 does not.
+    for libvirt in ["7.8.0", "8.0.0", "8.1.0"] {
+        does_not_work(&intel.clone().libvirt(libvirt).qemu("6.2.0"), "intel", code, words);
+    }
+    works(&intel.clone().libvirt("7.9.0").qemu("6.2.0"), "intel");
+    works(&intel.clone().libvirt("7.10.0").qemu("7.0.0"), "intel");
     works(&hidden("intel-iommu").libvirt("7.0.0").qemu("5.2.0"), "intel");
+    // The same page: <qemu:del> makes libvirt write key=value.
+    let without = |capability: &str| {
+        let namespace = "http://libvirt.org/schemas/domain/qemu/1.0";
+        let removed = format!("<q:capabilities xmlns:q='{namespace}'><q:del capability='{capability}'/></q:capabilities>");
+        intel.clone().child(&removed)
+    };
+    does_not_work(&without("device.json+hotplug"), "intel", code, words);
+    does_not_work(&without("device.json").libvirt("7.9.0").qemu("6.2.0"), "intel", code, words);
+    works(&without("device.json"), "intel");
     // QEMU creates JSON devices in their order, after all others.
     let json = r#"{"driver":"intel-iommu","caching-mode":true}"#.replace('"', "&quot;");
     does_not_work(&hidden(&json).vfio(1), "intel", code, words);
