@@ -10,10 +10,10 @@ use super::Requester;
 use super::bypass::Bypass;
 use super::lookup::{attribute, of_type};
 use super::number::{c_notation, decimal32, number_of};
-use crate::qemu::FoundVfio;
+use crate::qemu::{BridgePassage, FoundBridge, FoundVfio, find_bridges};
 use crate::xml::Element;
 
-/// Buses that a device can name (`virPCIDeviceAddressIsValid`). A way to the root with more steps is a circle.
+/// Buses that a device of libvirt can name (`virPCIDeviceAddressIsValid`).
 const BUSES: u32 = 256;
 
 /// A PCI address in the guest; the bus is the index of a controller.
@@ -32,16 +32,6 @@ impl PciAddress {
         let read = PciAddress { bus: number("bus"), slot: number("slot"), function: number("function") };
         // virPCIDeviceAddressIsEmpty: <address type='pci'/> only asks for an address.
         (number("domain") != 0 || read.bus != 0 || read.slot != 0).then_some(read)
-    }
-
-    /// Where a device of a command line sits, by the id of its bus: libvirt names them `pcie.0` and `pci.N`. `None` for a
-    /// bus of another name.
-    pub(super) fn on_bus(id: Option<&str>, slot: u32, function: u32) -> Option<PciAddress> {
-        let bus = match id {
-            None | Some("pcie.0") => 0,
-            Some(id) => id.strip_prefix("pci.")?.parse().ok()?,
-        };
-        Some(PciAddress { bus, slot, function })
     }
 }
 
@@ -81,14 +71,18 @@ struct Controller {
 /// The PCI controllers of a guest.
 #[derive(Debug)]
 pub(super) struct Buses {
+    /// Those of `<qemu:commandline>` have numbers from [`BUSES`] on.
     controllers: BTreeMap<u32, Controller>,
+    /// The controllers by their id on QEMU's command line, which is the name of the bus below.
+    by_id: BTreeMap<String, u32>,
     default_bypass: bool,
 }
 
 impl Buses {
-    /// Reads the controllers of a domain.
-    pub(super) fn read(domain: Element<'_, '_>, bypass: &Bypass) -> Buses {
+    /// Reads the controllers of a domain and those of its `<qemu:commandline>`.
+    pub(super) fn read(domain: Element<'_, '_>, commandline: &[String], bypass: &Bypass) -> Buses {
         let mut controllers = BTreeMap::new();
+        let mut by_id = BTreeMap::new();
         let served = served_by_smmus(domain);
         let without_smmu = |bus| served.as_ref().is_some_and(|served| !served.contains(&bus));
         for element in of_type(domain, "controller", "pci") {
@@ -96,20 +90,51 @@ impl Buses {
             let Some(index) = index else { continue };
             let model = element.prop("model").unwrap_or_default();
             let port = matches!(model, "pcie-root-port" | "pcie-switch-downstream-port");
+            let alias = attribute(element, &["alias"], "name");
+            // The alias that libvirt will give it (qemuAssignDeviceControllerAlias).
+            let alias = alias.map_or_else(|| format!("pci.{index}"), str::to_owned);
             let passage = match model {
                 "pcie-to-pci-bridge" | "dmi-to-pci-bridge" | "pci-bridge" | "pci-expander-bus" => Passage::Conventional,
-                "pcie-expander-bus" => {
-                    let alias = attribute(element, &["alias"], "name");
-                    // The alias that libvirt will give it (qemuAssignDeviceControllerAlias).
-                    let alias = alias.map_or_else(|| format!("pci.{index}"), str::to_owned);
-                    Passage::HostBridge { bypass: bypass.expander(&alias) || without_smmu(index) }
-                }
+                "pcie-expander-bus" => Passage::HostBridge { bypass: bypass.expander(&alias) || without_smmu(index) },
                 _ => Passage::Express,
             };
             let parent = PciAddress::read(element).map(|address| address.bus);
             controllers.entry(index).or_insert(Controller { passage, port, parent });
+            by_id.entry(alias).or_insert(index);
         }
-        Buses { controllers, default_bypass: bypass.default_bus || without_smmu(0) }
+        let mut buses = Buses { controllers, by_id, default_bypass: bypass.default_bus || without_smmu(0) };
+        buses.add_hidden(commandline);
+        buses
+    }
+
+    /// Adds the bridges of `<qemu:commandline>`. QEMU creates a bridge after the bus that it is on.
+    fn add_hidden(&mut self, commandline: &[String]) {
+        for (number, FoundBridge { id, bus, passage }) in (BUSES..).zip(find_bridges(commandline)) {
+            let parent = self.bus(bus.as_deref());
+            let (passage, port) = match passage {
+                BridgePassage::Port => (Passage::Express, true),
+                BridgePassage::Express => (Passage::Express, false),
+                BridgePassage::Conventional => (Passage::Conventional, false),
+                BridgePassage::HostBridge { bypass } => (Passage::HostBridge { bypass }, false),
+            };
+            self.controllers.insert(number, Controller { passage, port, parent });
+            self.by_id.entry(id).or_insert(number);
+        }
+    }
+
+    /// The bus of this id: libvirt names them `pcie.0` and `pci.N`, or by the alias that a user gives. `None` for a bus of another
+    /// name.
+    fn bus(&self, id: Option<&str>) -> Option<u32> {
+        match id {
+            None | Some("pcie.0") => Some(0),
+            Some(id) => self.by_id.get(id).copied().or_else(|| id.strip_prefix("pci.")?.parse().ok()),
+        }
+    }
+
+    /// Where a device of a command line sits.
+    pub(super) fn address_of(&self, device: &FoundVfio) -> Option<PciAddress> {
+        let (slot, function) = device.address.unwrap_or_default();
+        Some(PciAddress { bus: self.bus(device.bus.as_deref())?, slot: slot.into(), function: function.into() })
     }
 
     /// The requester id that a vIOMMU sees for a device.
@@ -125,7 +150,7 @@ impl Buses {
         up.find_map(|(bus, passage, _)| matches!(passage, Passage::HostBridge { .. }).then_some(bus)).unwrap_or(0)
     }
 
-    /// The buses from one up to the host bridge, at most [`BUSES`], since they can form a ring: each with its controller's
+    /// The buses from one up to the host bridge, at most all, since they can form a ring: each with its controller's
     /// passage and the bus above.
     fn up(&self, bus: u32) -> impl Iterator<Item = (u32, Passage, Option<u32>)> {
         let step = |bus: u32| match self.controllers.get(&bus) {
@@ -134,7 +159,7 @@ impl Buses {
             // libvirt adds missing controllers, and on a PCI Express machine they are root ports.
             None => (bus, Passage::Express, None),
         };
-        std::iter::successors(Some(step(bus)), move |(_, _, parent)| parent.map(step)).take(BUSES as usize)
+        std::iter::successors(Some(step(bus)), move |(_, _, parent)| parent.map(step)).take(self.controllers.len() + 1)
     }
 
     /// Whether a virtio device is modern unless it says otherwise: below a port, where libvirt also puts one without an address on
@@ -148,8 +173,7 @@ impl Buses {
 
     /// The same for a device of a command line; one that QEMU gives the next free slot has an id of its own.
     pub(super) fn requester_of(&self, device: &FoundVfio) -> Requester {
-        let (slot, function) = device.address.unwrap_or_default();
-        let requester = self.requester(PciAddress::on_bus(device.bus.as_deref(), slot.into(), function.into()));
+        let requester = self.requester(self.address_of(device));
         let unplaced = device.address.is_none() && matches!(requester, Requester::Function { .. });
         if unplaced { Requester::Unassigned } else { requester }
     }
@@ -203,7 +227,7 @@ mod tests {
         let document = xml::parse(text.as_bytes()).unwrap();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let bypass = Bypass::read(document.root(), &arguments);
-        let buses = Buses::read(document.root(), &bypass);
+        let buses = Buses::read(document.root(), &arguments, &bypass);
         buses.requester(Some(PciAddress { bus, slot: 2, function: 1 }))
     }
 
@@ -317,7 +341,7 @@ mod tests {
             );
             let document = xml::parse(text.as_bytes()).unwrap();
             let bypass = Bypass::read(document.root(), &[]);
-            let buses = Buses::read(document.root(), &bypass);
+            let buses = Buses::read(document.root(), &[], &bypass);
             let address = PciAddress { bus: 1, slot: 0, function: 0 };
             assert_eq!(buses.requester(Some(address)), Requester::Bypass, "{name}");
         }

@@ -33,7 +33,7 @@ impl Domain {
         let metadata = root.child("metadata");
         let nova = metadata.and_then(NovaMetadata::read);
         let commandline = commandline(root);
-        let buses = Buses::read(root, &Bypass::read(root, &commandline));
+        let buses = Buses::read(root, &commandline, &Bypass::read(root, &commandline));
         let vfio = passed_through(root, &commandline, &buses);
         let (nvme, vdpa) = (Images::read(root, "nvme"), Images::read(root, "vhostvdpa"));
         let saturated = |number: usize| number.try_into().unwrap_or(u32::MAX);

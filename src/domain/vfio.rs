@@ -30,7 +30,7 @@ pub(super) fn passed_through(domain: Element<'_, '_>, commandline: &[String], bu
     });
     let hidden = find_vfio(commandline).into_iter().map(|device| VfioDevice {
         requester: if device.pci { buses.requester_of(&device) } else { Requester::None },
-        host_bridge: buses.host_bridge(PciAddress::on_bus(device.bus.as_deref(), 0, 0)),
+        host_bridge: buses.host_bridge(buses.address_of(&device)),
         source: hidden_source(device.source),
         iommufd: device.iommufd,
         hidden: true,
@@ -283,6 +283,38 @@ mod tests {
         ] {
             assert_eq!(domain(devices).virtio_ats, ats, "{devices}");
         }
+    }
+
+    /// QEMU 7.2 and 10.0 open one container for two devices behind one bridge, however it is named.
+    #[test]
+    fn bridges_by_their_ids() {
+        let requesters = |devices: &str, arguments: &[&str]| {
+            let arguments: String = arguments.iter().map(|value| format!("<q:arg value='{value}'/>")).collect();
+            let namespace = "http://libvirt.org/schemas/domain/qemu/1.0";
+            let text = format!(
+                "<domain><devices>{devices}</devices><q:commandline xmlns:q='{namespace}'>{arguments}</q:commandline></domain>"
+            );
+            from_text(&text).vfio.into_iter().map(|device| device.requester).collect::<Vec<_>>()
+        };
+        let named = "<controller type='pci' index='2' model='pcie-to-pci-bridge'><alias name='ua-br'/></controller>
+            <hostdev type='pci'><source><address bus='1'/></source><address type='pci' bus='2' slot='1'/></hostdev>";
+        let found = requesters(named, &["-device", "vfio-pci,host=0e:00.0,bus=ua-br,addr=2"]);
+        assert_eq!(found, [Requester::Bridge { controller: 2 }, Requester::Bridge { controller: 2 }]);
+        let (first, second) = ("vfio-pci,host=01:00.0,bus=br1,addr=1", "vfio-pci,host=02:00.0,bus=br1,addr=2");
+        let hidden = |bridge: &str| {
+            let port = ["-device", "pcie-root-port,id=rp1,chassis=91", "-device", bridge];
+            requesters("", &[&port[..], &["-device", first, "-device", second]].concat())
+        };
+        for bridge in
+            ["pcie-pci-bridge,id=br1,bus=rp1", "pci-bridge,id=br1,bus=rp1", "i82801b11-bridge,id=br1,bus=pcie.0"]
+        {
+            assert_eq!(hidden(bridge), vec![Requester::Bridge { controller: 257 }; 2], "{bridge}");
+        }
+        let expander = hidden("pxb-pcie,id=br1,bus=pcie.0,bus_nr=9");
+        assert_eq!(expander[0], Requester::Function { bus: 257, slot: 1, function: 0 });
+        assert_eq!(hidden("pxb-pcie,id=br1,bus_nr=9,bypass_iommu=true"), vec![Requester::Bypass; 2]);
+        assert_eq!(hidden("x3130-upstream,id=br1,bus=rp1")[1], Requester::Function { bus: 257, slot: 2, function: 0 });
+        assert_eq!(hidden("e1000e,id=br1,bus=rp1"), vec![Requester::Unassigned; 2]);
     }
 
     #[test]

@@ -124,7 +124,7 @@ pub fn is_on(value: &str) -> bool {
 
 /// A boolean (`qapi_bool_parse`).
 #[must_use]
-pub fn boolean(value: &str) -> Option<bool> {
+pub(super) fn boolean(value: &str) -> Option<bool> {
     match value {
         "on" | "yes" | "true" | "y" => Some(true),
         "off" | "no" | "false" | "n" => Some(false),

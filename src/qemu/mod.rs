@@ -5,6 +5,7 @@
 
 mod arguments;
 mod block;
+mod bridge;
 mod device;
 mod iommu;
 mod machine;
@@ -20,6 +21,7 @@ use std::ffi::{OsStr, OsString};
 
 use serde::{Deserialize, Serialize};
 
+pub use bridge::{BridgePassage, FoundBridge, find_bridges};
 pub use device::{global, is_on, with_globals};
 pub use iommu::{FoundIommu, Spelling, find_iommu, find_iommus};
 pub use machine::{KERNEL_IRQCHIP, acpi, get as machine_property, irqchip};

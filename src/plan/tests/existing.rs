@@ -44,7 +44,10 @@ fn hidden_intel_needs_caching_mode_for_vfio() {
     for yes in ["on", "yes", "true", "y"] {
         works(&hidden(&format!("intel-iommu,caching-mode={yes}")).vfio(1), "intel");
     }
-    works(&q35().argument("-global", "intel-iommu.caching-mode=on").argument("-device", "intel-iommu").vfio(1), "intel");
+    works(
+        &q35().argument("-global", "intel-iommu.caching-mode=on").argument("-device", "intel-iommu").vfio(1),
+        "intel",
+    );
     hidden("intel-iommu").hotplug().requests("intel").refused(Code::IommuConflict);
 }
 
@@ -140,7 +143,8 @@ fn a_hidden_viommu_behind_its_devices_is_bypassed() {
     // The same page: <qemu:del> makes libvirt write key=value.
     let without = |capability: &str| {
         let namespace = "http://libvirt.org/schemas/domain/qemu/1.0";
-        let removed = format!("<q:capabilities xmlns:q='{namespace}'><q:del capability='{capability}'/></q:capabilities>");
+        let removed =
+            format!("<q:capabilities xmlns:q='{namespace}'><q:del capability='{capability}'/></q:capabilities>");
         intel.clone().child(&removed)
     };
     does_not_work(&without("device.json+hotplug"), "intel", code, words);
@@ -249,5 +253,5 @@ fn hidden_options_turn_acpi_off() {
     for case in [virtio.clone().argument("-machine", "acpi=off"), virtio.argument("-machine", "usb=off,acpi=no")] {
         does_not_work(&case, "virtio", Code::VirtioWithoutAcpi, "<qemu:commandline> turns it off");
     }
-    q35().argument("-no-acpi", "-S").asks("virtio").refused(Code::VirtioWithoutAcpi);
+    q35().argument("-no-acpi", "-S").requests("virtio").refused(Code::VirtioWithoutAcpi);
 }

@@ -337,7 +337,8 @@ fn there_is_one_viommu_only() {
     assert!(message.refused(Code::IommuConflict).contains("multiple IOMMUs"));
     assert!(two(q35()).decided().is_ok(), "there is no request");
     // KubeVirt's Grace guests have one for each host bridge.
-    let of_buses = arm().argument("-device", "arm-smmuv3,primary-bus=pcie.0").argument("-device", "arm-smmuv3,primary-bus=b");
+    let of_buses =
+        arm().argument("-device", "arm-smmuv3,primary-bus=pcie.0").argument("-device", "arm-smmuv3,primary-bus=b");
     assert_eq!(of_buses.requests("smmuv3").refusal(), None);
     let several = arm().device("<iommu model='smmuv3'/><iommu model='smmuv3'/>").requests("smmuv3").plan();
     assert!(several.changes.is_empty());
