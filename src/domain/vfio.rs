@@ -289,7 +289,8 @@ mod tests {
     #[test]
     fn bridges_by_their_ids() {
         let requesters = |devices: &str, arguments: &[&str]| {
-            let arguments: String = arguments.iter().map(|value| format!("<q:arg value='{value}'/>")).collect();
+            let arguments: Vec<_> = arguments.iter().map(|value| format!("<q:arg value='{value}'/>")).collect();
+            let arguments = arguments.concat();
             let namespace = "http://libvirt.org/schemas/domain/qemu/1.0";
             let text = format!(
                 "<domain><devices>{devices}</devices><q:commandline xmlns:q='{namespace}'>{arguments}</q:commandline></domain>"

@@ -170,7 +170,7 @@ fn usual_memory(domain: &Domain) -> u64 {
     domain.device_memory.usual.saturating_add(FIRMWARE)
 }
 
-/// [`usual_memory`] of each container, where that of all exceeds the 1 GiB for it.
+/// What each container accounts for firmware and displays, bytes, where that of all exceeds the 1 GiB for it.
 #[must_use]
 pub fn beyond_reserve(domain: &Domain, address_spaces: usize) -> Option<u64> {
     let usual = usual_memory(domain);
