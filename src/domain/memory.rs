@@ -25,13 +25,22 @@ impl Memory {
     pub(super) fn read(domain: Element<'_, '_>) -> Result<Memory, Note> {
         let backed = |name| domain.path(&["memoryBacking", name]).is_some();
         let slots = attribute(domain, &["maxMemory"], "slots");
+        let slots =
+            slots.map(|text| decimal32(text).ok_or_else(|| not_a_number("maxMemory slots", text))).transpose()?;
+        // libvirt reads these even where it uses others.
+        memory(domain, "currentMemory")?;
+        let written = memory(domain, "memory")?.unwrap_or(0);
         let alignment = Alignment::of(domain);
         let maximum = memory(domain, "maxMemory")?.filter(|&bytes| bytes > 0);
-        let hard_limit = size(domain, &["memtune"], "hard_limit", KIB)?.map(|limit| limit.div_ceil(KIB) * KIB);
+        let hard_limit = size(domain, &["memtune"], "hard_limit", KIB)?;
+        if let Some(limit) = hard_limit.filter(|&limit| limit > UNLIMITED) {
+            return Err(invalid("hard_limit", &limit.to_string(), Some("bytes")));
+        }
+        let hard_limit = hard_limit.map(|limit| limit.div_ceil(KIB) * KIB);
         Ok(Memory {
-            total: total(domain, &alignment)?,
+            total: total(domain, written, &alignment)?,
             maximum: maximum.map(|bytes| round_up(bytes, alignment.initial)),
-            slots: slots.and_then(decimal32).unwrap_or(0),
+            slots: slots.unwrap_or(0),
             hard_limit: hard_limit.filter(|&bytes| bytes < UNLIMITED),
             locked: backed("locked"),
             nosharepages: backed("nosharepages"),
@@ -59,7 +68,7 @@ impl Alignment {
 ///
 /// Where NUMA cells say how large they are, their sum and the memory devices win over `<memory>`, which otherwise includes the
 /// devices. All models alike: dimm, nvdimm, virtio-pmem, sgx-epc, and virtio-mem with all that it can ever provide.
-fn total(domain: Element<'_, '_>, alignment: &Alignment) -> Result<u64, Note> {
+fn total(domain: Element<'_, '_>, written: u64, alignment: &Alignment) -> Result<u64, Note> {
     let (mut cells, mut modules, mut aligned_modules) = (0_u64, 0_u64, 0_u64);
     let numa = domain.all(&["cpu"]).into_iter().filter_map(|cpu| cpu.child("numa"));
     for cell in numa.flat_map(|numa| numa.all(&["cell"])) {
@@ -74,7 +83,7 @@ fn total(domain: Element<'_, '_>, alignment: &Alignment) -> Result<u64, Note> {
         aligned_modules = aligned_modules.saturating_add(round_up(bytes, alignment.module));
     }
     let initial = match cells {
-        0 => round_up(memory(domain, "memory")?.unwrap_or(0).saturating_sub(modules), alignment.initial),
+        0 => round_up(written.saturating_sub(modules), alignment.initial),
         cells => cells,
     };
     Ok(initial.saturating_add(aligned_modules))
@@ -113,6 +122,13 @@ fn invalid(name: &str, number: &str, unit: Option<&str>) -> Note {
     let message = format!(
         "libvirt does not accept '{number}' with the unit '{unit}' as {name}: write a whole number and a unit such as KiB or GiB"
     );
+    Note::error(Code::DomainInvalid, message)
+}
+
+/// Refuses a number without a unit that libvirt cannot read.
+pub(super) fn not_a_number(what: &str, text: &str) -> Note {
+    let message =
+        format!("libvirt does not accept '{}' as {what}: write a whole decimal number below 4294967296", quoted(text));
     Note::error(Code::DomainInvalid, message)
 }
 
@@ -239,6 +255,15 @@ mod tests {
             "<memory unit='b'>9223372036854775807</memory>",
             "<maxMemory slots='1'>x</maxMemory>",
             "<memtune><hard_limit>18014398509481983</hard_limit></memtune>",
+            // Each of these was given to libvirt 7.0 and 11.3.
+            "<memtune><hard_limit unit='b'>9223372036854774785</hard_limit></memtune>",
+            "<memory unit='EiB'>8</memory><cpu><numa><cell memory='1' unit='GiB'/></numa></cpu>",
+            "<memory>1</memory><currentMemory unit='GiBi'>1</currentMemory>",
+            "<memory>1</memory><currentMemory>x</currentMemory>",
+            "<memory>1</memory><maxMemory slots='x'>2</maxMemory>",
+            "<memory>1</memory><maxMemory slots='-1'>2</maxMemory>",
+            "<memory>1</memory><maxMemory slots='0x4'>2</maxMemory>",
+            "<memory>1</memory><maxMemory slots='4294967296'>2</maxMemory>",
             "<cpu><numa><cell/></numa></cpu>",
             "<cpu><numa><cell memory='1 '/></numa></cpu>",
             "<devices><memory model='dimm'><target><size>-1</size></target></memory></devices>",
@@ -270,7 +295,7 @@ mod tests {
     fn hot_plug_needs_max_memory() {
         let hotplug = memory("<maxMemory slots='16' unit='KiB'>1099511627776</maxMemory>");
         assert_eq!((hotplug.maximum, hotplug.slots), (Some(1 << 50), 16));
-        let none = memory("<maxMemory slots='-1'>0</maxMemory>");
+        let none = memory("<maxMemory slots=''>0</maxMemory>");
         assert_eq!((none.maximum, none.slots), (None, 0));
         assert_eq!(memory("").maximum, None);
     }
@@ -281,6 +306,7 @@ mod tests {
             ("<hard_limit unit='KiB'>2097152</hard_limit>", Some(2_147_483_648)),
             ("<hard_limit unit='KiB'>9007199254740990</hard_limit>", Some(9_007_199_254_740_990 * KIB)),
             ("<hard_limit unit='KiB'>9007199254740991</hard_limit>", None),
+            ("<hard_limit unit='b'>9223372036854774784</hard_limit>", None),
             ("<hard_limit>0</hard_limit>", Some(0)), // virMemoryLimitIsSet(0)
             ("<hard_limit/>", None),
             ("<swap_hard_limit unit='G'>2</swap_hard_limit>", None),
