@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::lookup::{attribute, overrides};
-use super::memory::{KIB, MIB, size};
-use super::number::decimal;
+use super::memory::{KIB, MIB, not_a_number, size};
+use super::number::{decimal, decimal32};
 use crate::note::Note;
 use crate::qemu::{self, DeviceMemory};
 use crate::xml::Element;
@@ -24,8 +24,11 @@ pub(super) fn device_memory(domain: Element<'_, '_>, commandline: &[String]) -> 
     let mut videos = domain.all(&["devices", "video"]);
     // libvirt moves the primary one to the front, and names them by their place.
     videos.sort_by_key(|video| video.child_prop("model", "primary") != Some("yes"));
-    let videos = videos.into_iter().enumerate().filter_map(|(index, video)| {
-        let (drivers, mut properties) = display(video.child("model")?)?;
+    let mut memory = shmem.fold(qemu::device_memory(commandline), |sum, memory| sum + memory);
+    for (index, video) in videos.into_iter().enumerate() {
+        let Some(model) = video.child("model") else { continue };
+        readable(model)?;
+        let Some((drivers, mut properties)) = display(model) else { continue };
         let alias = attribute(video, &["alias"], "name").map_or_else(|| format!("video{index}"), str::to_owned);
         for (_, name, value) in overrides(domain).into_iter().filter(|(device, ..)| *device == alias) {
             match value {
@@ -34,9 +37,19 @@ pub(super) fn device_memory(domain: Element<'_, '_>, commandline: &[String]) -> 
             };
         }
         let properties = qemu::with_globals(commandline, drivers, properties);
-        Some(DeviceMemory::of(drivers.first()?, &properties))
-    });
-    Ok(shmem.chain(videos).fold(qemu::device_memory(commandline), |sum, memory| sum + memory))
+        memory = memory + DeviceMemory::of(drivers.first().copied().unwrap_or_default(), &properties);
+    }
+    Ok(memory)
+}
+
+/// Refuses a `<video><model>` with a number that libvirt cannot read, of whatever type (`virDomainVideoModelDefParseXML`).
+fn readable(model: Element<'_, '_>) -> Result<(), Note> {
+    for name in ["ram", "vram", "vram64", "vgamem", "heads"] {
+        if let Some(text) = model.prop(name).filter(|text| decimal32(text).is_none()) {
+            return Err(not_a_number(&format!("{name} of a video model"), text));
+        }
+    }
+    Ok(())
 }
 
 /// One with a doorbell is as large as its server says, which the domain may repeat.
@@ -80,7 +93,7 @@ fn display(model: Element<'_, '_>) -> Option<(&'static [&'static str], BTreeMap<
 
 #[cfg(test)]
 mod tests {
-    use super::super::read::from_text;
+    use super::super::read::{from_text, refused};
 
     fn memory(devices: &str) -> u64 {
         from_text(&format!("<domain><devices>{devices}</devices></domain>")).device_memory.extra
@@ -119,6 +132,21 @@ mod tests {
             ("<model type='virtio' vram='999999'/>", 0),
         ] {
             assert_eq!(memory(&format!("<video>{model}</video>")), bytes, "{model}");
+        }
+    }
+
+    /// Each of these was given to libvirt 7.0 and 11.3.
+    #[test]
+    fn numbers_of_a_display_are_libvirts() {
+        for model in
+            ["vram='16M'", "vram='-1'", "vram='0x4000'", "vram='4294967296'", "vram=''", "ram='x'", "heads='x'"]
+        {
+            for kind in ["vga", "cirrus", "virtio", "qxl"] {
+                refused(&format!("<domain><devices><video><model type='{kind}' {model}/></video></devices></domain>"));
+            }
+        }
+        for model in ["vram=' 16384'", "vram='+16384'", "vram='0'"] {
+            assert_eq!(memory(&format!("<video><model type='vga' {model}/></video>")), 0, "{model}");
         }
     }
 
