@@ -90,7 +90,7 @@ words! {
         XmlDoctype = "xml-doctype",
         /// The document is not a libvirt domain.
         XmlNotADomain = "xml-not-a-domain",
-        /// The domain has a memory size or a number of vCPUs that libvirt does not accept.
+        /// The domain has a memory size, a number of vCPUs or a size of a display that libvirt does not accept.
         DomainInvalid = "domain-invalid",
         /// QEMU's command line has no room or an unexpected shape for the vIOMMU.
         CommandLineUnsupported = "command-line-unsupported",
