@@ -1,6 +1,8 @@
 //! What the rules look at: a domain, its request, its host, and what follows from them.
 
-use crate::domain::{Domain, Requester, VfioDevice};
+use std::collections::BTreeMap;
+
+use crate::domain::{Domain, Iommu, Requester, VfioDevice};
 use crate::host::{Emulator, Host};
 use crate::model::Model;
 use crate::note::Code;
@@ -18,6 +20,8 @@ pub(super) struct Guest<'a> {
     pub(super) libvirt: Version,
     /// The emulator's, or the newest where that is unknown.
     pub(super) qemu: Version,
+    /// What `-global` of `<qemu:commandline>` sets for the `<iommu>`, by the names of its attributes.
+    pub(super) globals: BTreeMap<String, String>,
     /// The vIOMMU in `<qemu:commandline>`.
     pub(super) hidden: Option<FoundIommu>,
     /// Nothing is added to the vIOMMU that the guest has: it must work as it is.
@@ -43,6 +47,7 @@ impl<'a> Guest<'a> {
             emulator,
             libvirt: host.libvirt.unwrap_or(NEWEST_LIBVIRT),
             qemu: emulator.and_then(|emulator| emulator.version).unwrap_or(NEWEST_QEMU),
+            globals: globals(domain),
             hidden: qemu::find_iommu(&domain.commandline),
             as_it_is: false,
         }
@@ -167,4 +172,11 @@ impl<'a> Guest<'a> {
             Some((first.source.name(), second.source.name()))
         })
     }
+}
+
+fn globals(domain: &Domain) -> BTreeMap<String, String> {
+    let Some(model) = domain.iommus.first().and_then(Iommu::known_model) else { return BTreeMap::new() };
+    let set = qemu::with_globals(&domain.commandline, model.facts().drivers, BTreeMap::new());
+    let attribute = |property: String| model.attribute(&property).map_or(property.clone(), str::to_owned);
+    qemu::with_plain_booleans(set).into_iter().map(|(property, value)| (attribute(property), value)).collect()
 }

@@ -18,15 +18,16 @@ pub(super) struct Written<'a> {
 }
 
 impl<'a> Written<'a> {
-    /// Those of the `<iommu>`, if there is one.
-    pub(super) fn of(guest: &Guest<'a>) -> Written<'a> {
+    /// Those of the `<iommu>`, if there is one. What it lacks is added or is as `-global` says.
+    pub(super) fn of(guest: &'a Guest<'_>) -> Written<'a> {
         let driver = guest.domain.iommus.first().into_iter().flat_map(|iommu| &iommu.driver);
-        Written {
-            attributes: driver.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
-            place: "<iommu>",
-            in_xml: true,
-            completed: !guest.as_it_is,
+        let mut attributes: Vec<_> = driver.map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        if guest.as_it_is {
+            let lacks = |(name, _): &(&str, &str)| !attributes.iter().any(|(written, _)| written == name);
+            let globals = guest.globals.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+            attributes.extend(globals.filter(lacks).collect::<Vec<_>>());
         }
+        Written { attributes, place: "<iommu>", in_xml: true, completed: !guest.as_it_is }
     }
 
     /// Those of a vIOMMU in `<qemu:commandline>`, to which nothing can be added.

@@ -132,12 +132,15 @@ pub(super) fn boolean(value: &str) -> Option<bool> {
     }
 }
 
-/// The value of a property, a boolean as `on` or `off`. One of QEMU's type `OnOffAuto` takes these words only.
-pub(super) fn plain_boolean(key: &str, value: String) -> String {
-    match boolean(&value).filter(|_| !ON_OFF_AUTO.contains(&key)) {
-        Some(on) => if on { "on" } else { "off" }.to_owned(),
-        None => value,
-    }
+/// The properties, booleans as `on` and `off`. One of QEMU's type `OnOffAuto` takes these words only.
+#[must_use]
+pub fn with_plain_booleans(properties: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let plain = |(key, value): (String, String)| match boolean(&value).filter(|_| !ON_OFF_AUTO.contains(&key.as_str()))
+    {
+        Some(on) => (key, if on { "on" } else { "off" }.to_owned()),
+        None => (key, value),
+    };
+    properties.into_iter().map(plain).collect()
 }
 
 /// The `-device` value with a property set, in the spelling that it has; `None` if it is invalid JSON. `value` is key=value

@@ -60,16 +60,12 @@ pub fn find_iommus<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundIommu> {
         Some(FoundIommu {
             model: Model::of_driver(&device.driver)?,
             driver: device.driver.clone(),
-            properties: with_plain_booleans(&device.properties),
+            properties: device::with_plain_booleans(device.properties.clone()),
             spelling: if is_json(*at) { Spelling::Json } else { Spelling::KeyValue },
             after_vfio: devices.iter().any(|(other, device)| is_vfio(device) && created(*other) < created(*at)),
         })
     });
     found.chain(of_machine(arguments)).collect()
-}
-
-fn with_plain_booleans(properties: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    properties.iter().map(|(key, value)| (key.clone(), device::plain_boolean(key, value.clone()))).collect()
 }
 
 fn of_machine<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {

@@ -122,6 +122,11 @@ fn written_intel_needs_caching_mode_for_vfio() {
         works(&with(driver), "intel");
     }
     works(&with("caching_mode='on'").vfio(1), "intel");
+    let global =
+        |value: &str, driver| with(driver).argument("-global", &format!("intel-iommu.caching-mode={value}")).vfio(1);
+    assert_eq!(global("true", "intremap='off'").plan().flaw, None);
+    flawed(&global("off", "intremap='off'"), Code::IommuConflict, CACHING);
+    flawed(&global("on", "caching_mode='off'"), Code::IommuConflict, CACHING);
 }
 
 #[test]
