@@ -111,11 +111,11 @@ impl Buses {
     fn add_hidden(&mut self, commandline: &[String]) {
         for (number, FoundBridge { id, bus, passage }) in (BUSES..).zip(find_bridges(commandline)) {
             let parent = self.bus(bus.as_deref());
-            let (passage, port) = match passage {
-                BridgePassage::Port => (Passage::Express, true),
-                BridgePassage::Express => (Passage::Express, false),
-                BridgePassage::Conventional => (Passage::Conventional, false),
-                BridgePassage::HostBridge { bypass } => (Passage::HostBridge { bypass }, false),
+            let port = passage == BridgePassage::Port;
+            let passage = match passage {
+                BridgePassage::Port | BridgePassage::Express => Passage::Express,
+                BridgePassage::Conventional => Passage::Conventional,
+                BridgePassage::HostBridge { bypass } => Passage::HostBridge { bypass },
             };
             self.controllers.insert(number, Controller { passage, port, parent });
             self.by_id.entry(id).or_insert(number);
@@ -254,8 +254,7 @@ mod tests {
         for bus in [0, 1, 3] {
             assert_eq!(requester(&tree, &[], bus), function(bus));
         }
-        assert_eq!(requester(OLD_ROOT, &[], 0), function(0));
-        assert_eq!(requester("", &[], 0), function(0));
+        assert_eq!([OLD_ROOT, ""].map(|root| requester(root, &[], 0)), [function(0), function(0)]);
         assert_eq!(requester(ROOT, &[], 7), function(7), "libvirt will add that controller");
     }
 
@@ -289,8 +288,7 @@ mod tests {
         assert_eq!(requester(&tree, &global, 2), Requester::Bypass);
         assert_eq!(requester(&tree, &global, 3), function(3));
         let machine = ["-machine", "default_bus_bypass_iommu=on"];
-        assert_eq!(requester(&tree, &machine, 3), Requester::Bypass);
-        assert_eq!(requester(&tree, &machine, 0), Requester::Bypass);
+        assert_eq!([3, 0].map(|bus| requester(&tree, &machine, bus)), [Requester::Bypass, Requester::Bypass]);
         assert_eq!(requester(&tree, &machine, 2), function(2), "the property of the default bus applies to it only");
     }
 
@@ -396,8 +394,7 @@ mod tests {
             let text = format!("<domain><devices>{controllers}</devices></domain>");
             count_roots(xml::parse(text.as_bytes()).unwrap().root())
         };
-        assert_eq!(count(""), 1);
-        assert_eq!(count(ROOT), 1);
+        assert_eq!(["", ROOT].map(count), [1, 1]);
         assert_eq!(count("<controller type='pci' model='pci-root'/><controller type='pci' model='pci-root'/>"), 2);
     }
 }
