@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::lookup::overrides;
-use crate::qemu;
+use crate::qemu::{self, Globals};
 use crate::xml::Element;
 
 /// The property of `pxb-pcie`, with dashes.
@@ -26,10 +26,11 @@ pub(super) struct Bypass {
 impl Bypass {
     /// Reads both places; the arguments are those of `<qemu:commandline>`.
     pub(super) fn read(domain: Element<'_, '_>, commandline: &[String]) -> Bypass {
-        let on = |value: Option<String>| value.is_some_and(|value| qemu::is_on(&value));
         Bypass {
-            default_bus: on(qemu::machine_property(commandline, "default-bus-bypass-iommu")),
-            every_expander: on(qemu::global(commandline, "pxb-pcie", EXPANDER_PROPERTY)),
+            default_bus: qemu::machine_property(commandline, "default-bus-bypass-iommu")
+                .as_deref()
+                .is_some_and(qemu::is_on),
+            every_expander: Globals::of(commandline).get("pxb-pcie", EXPANDER_PROPERTY).is_some_and(qemu::is_on),
             by_alias: overrides(domain)
                 .into_iter()
                 .filter(|(_, name, _)| name.replace('_', "-") == EXPANDER_PROPERTY)

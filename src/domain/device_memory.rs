@@ -9,7 +9,7 @@ use super::lookup::{attribute, overrides};
 use super::memory::{KIB, MIB, not_a_number, size};
 use super::number::{decimal, decimal32};
 use crate::note::Note;
-use crate::qemu::{self, DeviceMemory};
+use crate::qemu::{self, DeviceMemory, Globals};
 use crate::xml::Element;
 
 /// libvirt's size of a `<shmem>` that has none (`qemuDomainShmemDefPostParse`).
@@ -25,18 +25,19 @@ pub(super) fn device_memory(domain: Element<'_, '_>, commandline: &[String]) -> 
     // libvirt moves the primary one to the front, and names them by their place.
     videos.sort_by_key(|video| video.child_prop("model", "primary") != Some("yes"));
     let mut memory = shmem.fold(qemu::device_memory(commandline), |sum, memory| sum + memory);
+    let (globals, overrides) = (Globals::of(commandline), overrides(domain));
     for (index, video) in videos.into_iter().enumerate() {
         let Some(model) = video.child("model") else { continue };
         readable(model)?;
         let Some((drivers, mut properties)) = display(model) else { continue };
         let alias = attribute(video, &["alias"], "name").map_or_else(|| format!("video{index}"), str::to_owned);
-        for (_, name, value) in overrides(domain).into_iter().filter(|(device, ..)| *device == alias) {
+        for &(_, name, value) in overrides.iter().filter(|(device, ..)| *device == alias) {
             match value {
                 Some(value) => properties.insert(name.to_owned(), value.to_owned()),
                 None => properties.remove(name),
             };
         }
-        let properties = qemu::with_globals(commandline, drivers, properties);
+        let properties = globals.complete(drivers, properties);
         memory = memory + DeviceMemory::of(drivers.first().copied().unwrap_or_default(), &properties);
     }
     Ok(memory)

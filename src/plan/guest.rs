@@ -6,7 +6,7 @@ use crate::domain::{Domain, Iommu, Requester, VfioDevice};
 use crate::host::{Emulator, Host};
 use crate::model::Model;
 use crate::note::Code;
-use crate::qemu::{self, FoundIommu};
+use crate::qemu::{self, FoundIommu, Globals};
 use crate::request::Request;
 use crate::version::{NEWEST_LIBVIRT, NEWEST_QEMU, Version};
 
@@ -176,7 +176,7 @@ impl<'a> Guest<'a> {
 
 fn globals(domain: &Domain) -> BTreeMap<String, String> {
     let Some(model) = domain.iommus.first().and_then(Iommu::known_model) else { return BTreeMap::new() };
-    let set = qemu::with_globals(&domain.commandline, model.facts().drivers, BTreeMap::new());
+    let set = Globals::of(&domain.commandline).complete(model.facts().drivers, BTreeMap::new());
     let attribute = |property: String| model.attribute(&property).map_or(property.clone(), str::to_owned);
     qemu::with_plain_booleans(set).into_iter().map(|(property, value)| (attribute(property), value)).collect()
 }

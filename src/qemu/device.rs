@@ -77,43 +77,42 @@ struct Global {
     value: String,
 }
 
-/// Every `-global`: `pxb-pcie.bypass_iommu=on`, or that as a list of three keys (`qemu_global_option`).
-fn globals<S: AsRef<OsStr>>(arguments: &[S]) -> impl Iterator<Item = Global> {
-    arguments::values(arguments, &["global"]).filter_map(|(_, text)| {
-        let text = text.to_string_lossy();
-        let short = text.split_once('.').and_then(|(driver, rest)| Some((driver, rest.split_once('=')?)));
-        if let Some((driver, (property, value))) = short {
-            return Some(Global { driver: driver.into(), property: property.into(), value: value.into() });
-        }
-        let pairs = option::parse(&text, "");
-        let get = |key| option::get(&pairs, key).map(str::to_owned);
-        Some(Global { driver: get(DRIVER)?, property: get("property")?, value: get("value")? })
-    })
-}
+/// Every `-global` of a command line.
+pub struct Globals(Vec<Global>);
 
-/// The value that the last matching `-global` sets for a property of a device type. The property may have dashes or underscores.
-#[must_use]
-pub fn global<S: AsRef<OsStr>>(arguments: &[S], driver: &str, property: &str) -> Option<String> {
-    let matches = |global: &Global| global.driver == driver && machine::same_key(&global.property, property);
-    globals(arguments).filter(matches).last().map(|global| global.value)
-}
-
-/// The properties of a device of one of these types, with what `-global` sets of the others (`object_apply_global_props`).
-#[must_use]
-pub fn with_globals<S: AsRef<OsStr>>(
-    arguments: &[S],
-    drivers: &[&str],
-    mut properties: BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
-    let is_of = |kind: &str| drivers.iter().any(|driver| *driver == kind || BASES.contains(&(*driver, kind)));
-    let set: BTreeMap<_, _> = globals(arguments)
-        .filter(|global| is_of(&global.driver))
-        .map(|global| (global.property, global.value))
-        .collect();
-    for (property, value) in set {
-        properties.entry(property).or_insert(value);
+impl Globals {
+    /// Reads `pxb-pcie.bypass_iommu=on`, or that as a list of three keys (`qemu_global_option`).
+    pub fn of<S: AsRef<OsStr>>(arguments: &[S]) -> Globals {
+        let global = |text: &OsStr| {
+            let text = text.to_string_lossy();
+            let short = text.split_once('.').and_then(|(driver, rest)| Some((driver, rest.split_once('=')?)));
+            if let Some((driver, (property, value))) = short {
+                return Some(Global { driver: driver.into(), property: property.into(), value: value.into() });
+            }
+            let pairs = option::parse(&text, "");
+            let get = |key| option::get(&pairs, key).map(str::to_owned);
+            Some(Global { driver: get(DRIVER)?, property: get("property")?, value: get("value")? })
+        };
+        Globals(arguments::values(arguments, &["global"]).filter_map(|(_, text)| global(text)).collect())
     }
-    properties
+
+    /// The value that the last one sets for a property of a device type. The property may have dashes or underscores.
+    #[must_use]
+    pub fn get(&self, driver: &str, property: &str) -> Option<&str> {
+        let matches = |global: &&Global| global.driver == driver && machine::same_key(&global.property, property);
+        self.0.iter().rfind(matches).map(|global| global.value.as_str())
+    }
+
+    /// The properties of a device of one of these types, with those that it does not set itself (`object_apply_global_props`).
+    #[must_use]
+    pub fn complete(&self, drivers: &[&str], mut properties: BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let is_of = |kind: &str| drivers.iter().any(|driver| *driver == kind || BASES.contains(&(*driver, kind)));
+        // The last one counts.
+        for global in self.0.iter().rev().filter(|global| is_of(&global.driver)) {
+            properties.entry(global.property.clone()).or_insert_with(|| global.value.clone());
+        }
+        properties
+    }
 }
 
 /// Whether QEMU reads a value as true.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
 use super::arguments;
-use super::device::{self, Device};
+use super::device::{self, Device, Globals};
 use super::machine;
 use crate::model::{Model, NewIommu};
 
@@ -85,9 +85,10 @@ fn of_machine<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
 
 /// Every `-device`, with what `-global` sets for it, and the index of the argument that describes it.
 pub(super) fn devices<S: AsRef<OsStr>>(arguments: &[S]) -> impl Iterator<Item = (usize, Device)> {
-    arguments::values(arguments, &["device"]).filter_map(|(at, value)| {
+    let globals = Globals::of(arguments);
+    arguments::values(arguments, &["device"]).filter_map(move |(at, value)| {
         let device = Device::parse(value)?;
-        let properties = device::with_globals(arguments, &[&device.driver], device.properties);
+        let properties = globals.complete(&[&device.driver], device.properties);
         Some((at, Device { properties, ..device }))
     })
 }

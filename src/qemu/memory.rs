@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ops::Add;
 
-use super::device::{self, Device};
+use super::device::{self, Device, Globals};
 use super::{arguments, iommu};
 
 const MIB: u64 = 1 << 20;
@@ -43,7 +43,7 @@ pub fn device_memory<S: AsRef<OsStr>>(arguments: &[S]) -> DeviceMemory {
     let backends = backends(arguments);
     let display = arguments::values(arguments, &["vga"]).last().and_then(|(_, name)| vga(name)).map(|driver| Device {
         driver: driver.to_owned(),
-        properties: device::with_globals(arguments, &[driver], BTreeMap::new()),
+        properties: Globals::of(arguments).complete(&[driver], BTreeMap::new()),
         address: None,
     });
     let devices = iommu::devices(arguments).map(|(_, device)| device).chain(display);

@@ -22,7 +22,7 @@ use std::ffi::{OsStr, OsString};
 use serde::{Deserialize, Serialize};
 
 pub use bridge::{BridgePassage, FoundBridge, find_bridges};
-pub use device::{global, is_on, with_globals, with_plain_booleans};
+pub use device::{Globals, is_on, with_plain_booleans};
 pub use iommu::{FoundIommu, Spelling, find_iommu, find_iommus};
 pub use machine::{KERNEL_IRQCHIP, acpi, get as machine_property, irqchip};
 pub use memory::{DeviceMemory, device_memory};
