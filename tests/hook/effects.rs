@@ -365,10 +365,12 @@ fn the_guard_raises_the_limit_and_ends() {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
     // The guard has only CAP_SYS_PTRACE (bit 19) and CAP_SYS_RESOURCE (bit 24), and cannot gain others.
     soon("the guard drops its capabilities", || read("status").contains("CapPrm:\t0000000001080000\n"));
-    assert!(
-        read("status").contains("CapEff:\t0000000001080000\n")
-            && read("status").contains("CapInh:\t0000000000000000\n")
-    );
+    let status = read("status");
+    for (set, capabilities) in
+        [("CapEff", "0000000001080000"), ("CapInh", "0000000000000000"), ("CapBnd", "0000000001080000")]
+    {
+        assert!(status.contains(&format!("{set}:\t{capabilities}\n")), "{set}: {status}");
+    }
     let streams = [0, 1, 2].map(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap());
     assert!(streams.iter().all(|stream| stream == Path::new("/dev/null")), "{streams:?}");
     let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().path());
