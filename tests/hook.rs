@@ -321,11 +321,34 @@ fn a_name_that_is_an_option_is_a_name() {
         {
             let call = |words: &[&str], xml: &str| run(program, &[verb, &[name], words].concat(), xml.as_bytes());
             let what = format!("{program} {verb:?} {name:?}");
+            let named = |xml: &str| xml.replace("<name>dpdk-gateway</name>", &format!("<name>{name}</name>"));
             assert_event(&what, &call(&["reconnect", "begin", "-"], "garbage"), None);
-            assert_event(&what, &call(&PREPARE, &guests.requesting), Some("wrapper-missing"));
-            assert_event(&what, &call(&PREPARE[..2], &guests.requesting), Some("wrapper-missing"));
-            assert_event(&what, &call(&START, &guests.plain), None);
+            assert_event(&what, &call(&PREPARE, &named(&guests.requesting)), Some("wrapper-missing"));
+            assert_event(&what, &call(&PREPARE[..2], &named(&guests.requesting)), Some("wrapper-missing"));
+            assert_event(&what, &call(&START, &named(&guests.plain)), None);
         }
+    }
+}
+
+/// A user who leaves the name out wants nothing to happen.
+#[test]
+fn an_option_without_a_name_has_no_effect() {
+    if !sandbox::inside("an_option_without_a_name_has_no_effect") {
+        return;
+    }
+    let guests = guests();
+    assert_event("start", &hook(START, &guests.wrapper), None);
+    let state = format!("/run/viommu/{UUID}.json");
+    let written = fs::metadata(&state).unwrap().modified().unwrap();
+    for option in ["--dry-run", "--help", "-h"] {
+        let call = |event: &[&str; 3]| run(VIOMMU, &[&["hook", option][..], event].concat(), guests.wrapper.as_bytes());
+        for event in [PREPARE, START, MIGRATE] {
+            assert_event("another name", &call(&event), Some("xml-malformed"));
+        }
+        for event in [STARTED, STOPPED, RELEASE] {
+            assert_event("another name", &call(&event), None);
+        }
+        assert_eq!(fs::metadata(&state).unwrap().modified().unwrap(), written);
     }
 }
 

@@ -143,7 +143,7 @@ fn decide(name: &str, event: Event, extra: &str, host: &dyn Fn(&Domain) -> Host)
     let read = fs::read_past(io::stdin().lock(), xml::MAX_BYTES, &mut bytes);
     let missing = match read {
         Err(error) => Some(error.to_string()),
-        Ok(()) => missing(event, &bytes).map(str::to_owned),
+        Ok(()) => missing(event, name, &bytes).map(str::to_owned),
     };
     let config = host::config::load();
     match missing {
@@ -152,16 +152,21 @@ fn decide(name: &str, event: Event, extra: &str, host: &dyn Fn(&Domain) -> Host)
     }
 }
 
-/// Why these bytes are not the document that libvirt sent.
-fn missing(event: Event, bytes: &[u8]) -> Option<&'static str> {
+/// Why these bytes are not the document that libvirt sent for this domain.
+fn missing(event: Event, name: &str, bytes: &[u8]) -> Option<&'static str> {
     let text = bytes.trim_ascii();
-    let whole = ["<domain", "<?", "<!", "\u{feff}"].iter().any(|start| text.starts_with(start.as_bytes()))
-        && text.ends_with(b"</domain>");
+    let starts = ["<domain", "<?", "<!", "\u{feff}"].iter().any(|start| text.starts_with(start.as_bytes()));
+    let whole = starts && text.ends_with(b"</domain>");
+    let domain = || xml::parse(bytes).and_then(|document| Domain::read(&document));
     if text.is_empty() {
         Some("it is empty")
+    } else if name.starts_with('-') && domain().map_or(true, |domain| domain.name != name) {
+        // Perhaps it is an option of a user who left the name out.
+        Some("it is the XML of another domain")
     } else {
-        // The parser reports a document that is too long.
-        (event.can_refuse() && !whole && bytes.len() <= xml::MAX_BYTES).then_some("a part of it is missing")
+        // The parser reports a document that is too long, and one in another encoding.
+        let cut = || bytes.len() <= xml::MAX_BYTES && std::str::from_utf8(bytes).is_ok() && xml::parse(bytes).is_err();
+        (event.can_refuse() && !whole && cut()).then_some("a part of it is missing")
     }
 }
 

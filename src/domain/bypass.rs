@@ -10,7 +10,7 @@ use crate::qemu::{self, Globals};
 use crate::xml::Element;
 
 /// The property of `pxb-pcie`, with dashes.
-const EXPANDER_PROPERTY: &str = "bypass-iommu";
+const EXPANDER_PROPERTY: &str = "bypass_iommu";
 
 /// Which host bridges bypass the vIOMMU.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ impl Bypass {
             every_expander: Globals::of(commandline).get("pxb-pcie", EXPANDER_PROPERTY).is_some_and(qemu::is_on),
             by_alias: overrides(domain)
                 .into_iter()
-                .filter(|(_, name, _)| name.replace('_', "-") == EXPANDER_PROPERTY)
+                .filter(|(_, name, _)| *name == EXPANDER_PROPERTY)
                 .map(|(alias, _, value)| (alias.to_owned(), value.is_some_and(qemu::is_on)))
                 .collect(),
         }

@@ -37,8 +37,9 @@ pub(super) fn device_memory(domain: Element<'_, '_>, commandline: &[String]) -> 
                 None => properties.remove(name),
             };
         }
-        let properties = globals.complete(drivers, properties);
-        memory = memory + DeviceMemory::of(drivers.first().copied().unwrap_or_default(), &properties);
+        let global = |name: &str| drivers.iter().find_map(|driver| globals.get(driver, name));
+        let value = |name: &str| properties.get(name).map(String::as_str).or_else(|| global(name));
+        memory = memory + DeviceMemory::of(drivers.first().copied().unwrap_or_default(), value);
     }
     Ok(memory)
 }

@@ -38,7 +38,7 @@ pub(super) fn ignored(domain: Element<'_, '_>) -> Vec<String> {
         None => format!("<{}> without the namespace '{METADATA_NAMESPACE}'", element.name()),
     });
     let is_own = |element: Element<'_, '_>| element.is_ns(METADATA_NAMESPACE, "viommu");
-    let nested = metadata().filter(|element| element.descendants().any(is_own));
+    let nested = metadata().filter(|element| !is_own(*element) && element.descendants().any(is_own));
     let nested = nested.map(|element| format!("<viommu> in <{}> instead of <metadata>", element.name()));
     let places = ["features", "os", "cpu"].into_iter().flat_map(|name| domain.children(name));
     let misplaced = [domain].into_iter().chain(places).filter(|place| place.child("iommu").is_some());

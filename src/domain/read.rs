@@ -46,7 +46,7 @@ impl Domain {
             arch: os_type("arch"),
             machine: os_type("machine"),
             emulator: string(root, &["devices", "emulator"]),
-            acpi: acpi(&commandline).unwrap_or_else(|| features(root, "acpi").next().is_some()),
+            acpi: features(root, "acpi").next().is_some() && acpi(&commandline) != Some(false),
             uefi: is_uefi(root),
             system: System::read(root, nova.as_ref(), &commandline),
             launch_security: root.child_prop("launchSecurity", "type").map(str::to_owned),

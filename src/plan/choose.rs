@@ -78,8 +78,8 @@ fn machine(guest: &Guest<'_>) -> Result<Machine, Note> {
 /// QEMU takes one vIOMMU, which libvirt 12 does not check; SMMUv3 can be there once for each host bridge (QEMU 10.2).
 fn one_viommu(guest: &Guest<'_>, machine: Machine) -> Result<(), Note> {
     let written = guest.domain.iommus.iter().map(|iommu| (iommu.model.as_str(), iommu.known_model()));
-    let hidden = qemu::find_iommus(&guest.domain.commandline);
-    let hidden = hidden.iter().map(|found| (found.driver.as_str(), Some(found.model)));
+    let hidden = qemu::iommu_drivers(&guest.domain.commandline);
+    let hidden = hidden.iter().map(|(driver, model)| (driver.as_str(), Some(*model)));
     let (names, models): (Vec<_>, Vec<_>) = written.chain(hidden).unzip();
     if names.len() < 2 || models.iter().all(|model| *model == Some(Model::Smmuv3)) {
         return Ok(());

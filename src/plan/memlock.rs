@@ -257,13 +257,13 @@ pub(super) fn iommufd_per_user(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
 /// Linux does not charge the BARs of a device, which each address space maps, but kernels of NVIDIA's do. What fits into the
 /// 1 GiB for device memory gets no note.
 pub(super) fn device_bars(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
-    const INCLUDED: u64 = 1 << 30;
-    let spaces = plan.memlock.address_spaces.len() as u64;
+    let (domain, spaces) = (guest.domain, plan.memlock.address_spaces.len());
     let bars = guest.host.bars.values().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
-    let counted = bars.saturating_mul(spaces);
+    let counted = bars.saturating_mul(spaces as u64);
     let Some(Limit::Bytes(required)) = plan.memlock.required_bytes else { return None };
-    (counted > INCLUDED && guest.domain.memory.hard_limit.is_none()).then(|| {
-        let limit = required.saturating_sub(INCLUDED).saturating_add(counted);
+    (counted > GIB && domain.memory.hard_limit.is_none()).then(|| {
+        let usual = containers(domain, spaces).saturating_mul(usual_memory(domain));
+        let limit = required.saturating_sub(usual.max(GIB)).saturating_add(usual).saturating_add(counted);
         let message = format!(
             "the passed-through devices have {} of memory BARs: where the host's kernel counts them (NVIDIA's kernels), QEMU reports \
              'Cannot allocate memory' unless <memtune><hard_limit> is {} or more",

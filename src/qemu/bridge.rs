@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use super::device::is_on;
+use super::device::{Globals, is_on};
 use super::iommu::devices;
 
 /// A bridge with an id, which names the bus below it.
@@ -34,7 +34,8 @@ pub enum BridgePassage {
 
 /// Every PCI bridge with an id, in the order of the command line.
 pub fn find_bridges<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundBridge> {
-    let found = devices(arguments).filter_map(|(_, mut device)| {
+    let globals = Globals::of(arguments);
+    let found = devices(arguments).filter_map(|(_, device)| {
         let passage = match device.driver.as_str() {
             "pcie-root-port" | "ioh3420" | "xio3130-downstream" | "cxl-rp" | "cxl-downstream" => BridgePassage::Port,
             "x3130-upstream" | "cxl-upstream" => BridgePassage::Express,
@@ -43,11 +44,11 @@ pub fn find_bridges<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundBridge> {
                 BridgePassage::Conventional
             }
             "pxb-pcie" | "pxb-cxl" => {
-                BridgePassage::HostBridge { bypass: device.get("bypass_iommu").is_some_and(is_on) }
+                BridgePassage::HostBridge { bypass: device.value(&globals, "bypass_iommu").is_some_and(is_on) }
             }
             _ => return None,
         };
-        Some(FoundBridge { id: device.properties.remove("id")?, bus: device.properties.remove("bus"), passage })
+        Some(FoundBridge { id: device.get("id")?.to_owned(), bus: device.get("bus").map(str::to_owned), passage })
     });
     found.collect()
 }

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 
 use serde_json::{Map, Value};
 
-use super::{arguments, machine, option};
+use super::{arguments, option};
 
 /// The implied first key of a `-device` list.
 const DRIVER: &str = "driver";
@@ -39,9 +39,14 @@ impl Device {
         Some(Device { driver: properties.remove(DRIVER).unwrap_or_default(), properties, address })
     }
 
-    /// The value of a property, as key=value text.
+    /// The value of a property that the device sets itself, as key=value text.
     pub(super) fn get(&self, key: &str) -> Option<&str> {
         self.properties.get(key).map(String::as_str)
+    }
+
+    /// The same, or what `-global` sets.
+    pub(super) fn value<'a>(&'a self, globals: &'a Globals, key: &str) -> Option<&'a str> {
+        self.get(key).or_else(|| globals.get(&self.driver, key))
     }
 }
 
@@ -70,48 +75,49 @@ const BASES: [(&str, &str); 8] = [
     ("vfio-pci-nohotplug", "vfio-pci"),
 ];
 
-/// What a `-global` sets.
-struct Global {
-    driver: String,
-    property: String,
-    value: String,
-}
-
-/// Every `-global` of a command line.
-pub struct Globals(Vec<Global>);
+/// What every `-global` of a command line sets: the values by driver and property. The last one of a property counts.
+pub struct Globals(BTreeMap<String, BTreeMap<String, String>>);
 
 impl Globals {
     /// Reads `pxb-pcie.bypass_iommu=on`, or that as a list of three keys (`qemu_global_option`).
     pub fn of<S: AsRef<OsStr>>(arguments: &[S]) -> Globals {
-        let global = |text: &OsStr| {
+        let mut globals = Globals(BTreeMap::new());
+        let mut set = |driver: &str, property: &str, value: &str| {
+            globals.0.entry(driver.to_owned()).or_default().insert(property.to_owned(), value.to_owned());
+        };
+        for (_, text) in arguments::values(arguments, &["global"]) {
             let text = text.to_string_lossy();
             let short = text.split_once('.').and_then(|(driver, rest)| Some((driver, rest.split_once('=')?)));
-            if let Some((driver, (property, value))) = short {
-                return Some(Global { driver: driver.into(), property: property.into(), value: value.into() });
-            }
             let pairs = option::parse(&text, "");
-            let get = |key| option::get(&pairs, key).map(str::to_owned);
-            Some(Global { driver: get(DRIVER)?, property: get("property")?, value: get("value")? })
-        };
-        Globals(arguments::values(arguments, &["global"]).filter_map(|(_, text)| global(text)).collect())
+            let get = |key| option::get(&pairs, key);
+            if let Some((driver, (property, value))) = short {
+                set(driver, property, value);
+            } else if let (Some(driver), Some(property), Some(value)) = (get(DRIVER), get("property"), get("value")) {
+                set(driver, property, value);
+            }
+        }
+        globals
     }
 
-    /// The value that the last one sets for a property of a device type. The property may have dashes or underscores.
+    /// The value of a property of a device type.
     #[must_use]
     pub fn get(&self, driver: &str, property: &str) -> Option<&str> {
-        let matches = |global: &&Global| global.driver == driver && machine::same_key(&global.property, property);
-        self.0.iter().rfind(matches).map(|global| global.value.as_str())
+        self.all(driver).find_map(|values| values.get(property)).map(String::as_str)
     }
 
     /// The properties of a device of one of these types, with those that it does not set itself (`object_apply_global_props`).
     #[must_use]
     pub fn complete(&self, drivers: &[&str], mut properties: BTreeMap<String, String>) -> BTreeMap<String, String> {
-        let is_of = |kind: &str| drivers.iter().any(|driver| *driver == kind || BASES.contains(&(*driver, kind)));
-        // The last one counts.
-        for global in self.0.iter().rev().filter(|global| is_of(&global.driver)) {
-            properties.entry(global.property.clone()).or_insert_with(|| global.value.clone());
+        for (property, value) in drivers.iter().flat_map(|driver| self.all(driver)).flatten() {
+            properties.entry(property.clone()).or_insert_with(|| value.clone());
         }
         properties
+    }
+
+    /// The values for a type, and for its base.
+    fn all(&self, driver: &str) -> impl Iterator<Item = &BTreeMap<String, String>> {
+        let base = BASES.iter().find(|(name, _)| *name == driver).map(|(_, base)| *base);
+        [Some(driver), base].into_iter().flatten().filter_map(|kind| self.0.get(kind))
     }
 }
 

@@ -44,28 +44,30 @@ pub enum Spelling {
     Json,
 }
 
-/// The first vIOMMU on a command line, if any. The arguments may also be the `<qemu:arg>` values of a domain, which are a
-/// part of a command line.
+/// The first vIOMMU on a command line, if any, with what `-global` sets for it. The arguments may also be the `<qemu:arg>` values of
+/// a domain, which are a part of a command line.
 pub fn find_iommu<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
-    find_iommus(arguments).into_iter().next()
-}
-
-/// Every vIOMMU on a command line, that of `-machine` last.
-pub fn find_iommus<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundIommu> {
     let devices: Vec<(usize, Device)> = devices(arguments).collect();
     let is_json = |at: usize| arguments.get(at).is_some_and(|text| device::is_json(&text.as_ref().to_string_lossy()));
     let created = |at: usize| (is_json(at), at);
     let is_vfio = |device: &Device| device.driver.starts_with("vfio-");
-    let found = devices.iter().filter_map(|(at, device)| {
-        Some(FoundIommu {
-            model: Model::of_driver(&device.driver)?,
-            driver: device.driver.clone(),
-            properties: device::with_plain_booleans(device.properties.clone()),
-            spelling: if is_json(*at) { Spelling::Json } else { Spelling::KeyValue },
-            after_vfio: devices.iter().any(|(other, device)| is_vfio(device) && created(*other) < created(*at)),
-        })
-    });
-    found.chain(of_machine(arguments)).collect()
+    let found = devices.iter().find_map(|(at, device)| Some((*at, device, Model::of_driver(&device.driver)?)));
+    let Some((at, device, model)) = found else { return of_machine(arguments) };
+    let properties = Globals::of(arguments).complete(&[&device.driver], device.properties.clone());
+    Some(FoundIommu {
+        driver: device.driver.clone(),
+        model,
+        properties: device::with_plain_booleans(properties),
+        spelling: if is_json(at) { Spelling::Json } else { Spelling::KeyValue },
+        after_vfio: devices.iter().any(|(other, device)| is_vfio(device) && created(*other) < created(at)),
+    })
+}
+
+/// The driver and the model of every vIOMMU on a command line, that of `-machine` last.
+pub fn iommu_drivers<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<(String, Model)> {
+    let model = |(_, device): (usize, Device)| Model::of_driver(&device.driver).map(|model| (device.driver, model));
+    let machine = of_machine(arguments).map(|found| (found.driver, found.model));
+    devices(arguments).filter_map(model).chain(machine).collect()
 }
 
 fn of_machine<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
@@ -83,14 +85,9 @@ fn of_machine<S: AsRef<OsStr>>(arguments: &[S]) -> Option<FoundIommu> {
     })
 }
 
-/// Every `-device`, with what `-global` sets for it, and the index of the argument that describes it.
+/// Every `-device`, and the index of the argument that describes it.
 pub(super) fn devices<S: AsRef<OsStr>>(arguments: &[S]) -> impl Iterator<Item = (usize, Device)> {
-    let globals = Globals::of(arguments);
-    arguments::values(arguments, &["device"]).filter_map(move |(at, value)| {
-        let device = Device::parse(value)?;
-        let properties = globals.complete(&[&device.driver], device.properties);
-        Some((at, Device { properties, ..device }))
-    })
+    arguments::values(arguments, &["device"]).filter_map(|(at, value)| Some((at, Device::parse(value)?)))
 }
 
 #[cfg(test)]

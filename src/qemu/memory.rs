@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ops::Add;
 
-use super::device::{self, Device, Globals};
+use super::device::{self, Globals};
 use super::{arguments, iommu};
 
 const MIB: u64 = 1 << 20;
@@ -28,10 +28,9 @@ impl Add for DeviceMemory {
 }
 
 impl DeviceMemory {
-    /// What a device has itself with these properties.
-    #[must_use]
-    pub fn of(driver: &str, properties: &BTreeMap<String, String>) -> DeviceMemory {
-        let size = |name: &str| properties.get(name).and_then(|value| size(value));
+    /// What a device has itself with these values of its properties.
+    pub fn of<'a>(driver: &str, value: impl Fn(&str) -> Option<&'a str>) -> DeviceMemory {
+        let size = |name: &str| value(name).and_then(size);
         let (own, default) = (own(driver, size), own(driver, |_| None));
         DeviceMemory { usual: own.min(default), extra: own.saturating_sub(default) }
     }
@@ -40,20 +39,18 @@ impl DeviceMemory {
 /// The memory of every device on a command line: backends that a device names (ivshmem, NVDIMM, virtio-pmem, CXL), and its own.
 #[must_use]
 pub fn device_memory<S: AsRef<OsStr>>(arguments: &[S]) -> DeviceMemory {
-    let backends = backends(arguments);
-    let display = arguments::values(arguments, &["vga"]).last().and_then(|(_, name)| vga(name)).map(|driver| Device {
-        driver: driver.to_owned(),
-        properties: Globals::of(arguments).complete(&[driver], BTreeMap::new()),
-        address: None,
-    });
-    let devices = iommu::devices(arguments).map(|(_, device)| device).chain(display);
-    devices.fold(DeviceMemory::default(), |sum, device| {
+    let (backends, globals) = (backends(arguments), Globals::of(arguments));
+    let display = arguments::values(arguments, &["vga"]).last().and_then(|(_, name)| vga(name));
+    let display =
+        display.map_or_else(DeviceMemory::default, |driver| DeviceMemory::of(driver, |key| globals.get(driver, key)));
+    iommu::devices(arguments).fold(display, |sum, (_, device)| {
         let named = ["memdev", "volatile-memdev", "persistent-memdev", "volatile-dc-memdev"];
         let extra = named
             .into_iter()
-            .filter_map(|key| backends.get(device.get(key)?))
+            .filter_map(|key| backends.get(device.value(&globals, key)?))
             .fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
-        sum + DeviceMemory::of(&device.driver, &device.properties) + DeviceMemory { usual: 0, extra }
+        let own = DeviceMemory::of(&device.driver, |key| device.value(&globals, key));
+        sum + own + DeviceMemory { usual: 0, extra }
     })
 }
 
@@ -117,6 +114,10 @@ fn size(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = unit(text.get(digits.len()..)?)?;
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    // A sign stands before the number only.
+    if digits.contains(['+', '-']) {
+        return None;
+    }
     let whole = if whole.is_empty() && !fraction.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
     // Twelve digits are enough: less than a byte of a tebibyte is left.
     let fraction: String = fraction.chars().chain(std::iter::repeat('0')).take(12).collect();

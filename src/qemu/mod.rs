@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bridge::{BridgePassage, FoundBridge, find_bridges};
 pub use device::{Globals, is_on, with_plain_booleans};
-pub use iommu::{FoundIommu, Spelling, find_iommu, find_iommus};
+pub use iommu::{FoundIommu, Spelling, find_iommu, iommu_drivers};
 pub use machine::{KERNEL_IRQCHIP, acpi, get as machine_property, irqchip};
 pub use memory::{DeviceMemory, device_memory};
 pub use rewrite::rewrite;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
 use super::block;
-use super::device::lists;
+use super::device::{Globals, lists};
 use super::iommu::devices;
 
 /// A device behind VFIO that was found on a command line.
@@ -34,21 +34,21 @@ fn is(properties: &BTreeMap<String, String>, key: &str, kind: &str) -> bool {
 
 /// Every device behind VFIO on a command line, in its order. `vfio-user-pci` is not among them: it pins nothing.
 pub fn find_vfio<S: AsRef<OsStr>>(arguments: &[S]) -> Vec<FoundVfio> {
-    let found = devices(arguments).filter_map(|(_, mut device)| {
+    let globals = Globals::of(arguments);
+    let found = devices(arguments).filter_map(|(_, device)| {
         let pci = match device.driver.as_str() {
             "vfio-pci" | "vfio-pci-nohotplug" => true,
             "vfio-ap" | "vfio-ccw" | "vfio-platform" => false,
             _ => return None,
         };
-        let host = device.properties.remove("host");
-        let path = device.properties.remove("sysfsdev");
-        let source = host.or_else(|| path?.trim_end_matches('/').rsplit('/').next().map(str::to_owned));
+        let path = device.get("sysfsdev");
+        let source = device.get("host").or_else(|| path?.trim_end_matches('/').rsplit('/').next());
         Some(FoundVfio {
-            source: source.unwrap_or_default(),
-            bus: device.properties.remove("bus"),
+            source: source.unwrap_or_default().to_owned(),
+            bus: device.get("bus").map(str::to_owned),
             address: device.address,
             pci,
-            iommufd: device.properties.contains_key("iommufd"),
+            iommufd: device.value(&globals, "iommufd").is_some(),
         })
     });
     found.collect()
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(count_vdpa(&arguments), 5);
     }
 
-    // docs/system/qemu-block-drivers.rst.inc; each form was given to QEMU 5.2 and 11.1.
+    // docs/system/qemu-block-drivers.rst.inc.
     #[test]
     fn nvme_in_every_form() {
         for image in [

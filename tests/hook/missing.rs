@@ -122,6 +122,11 @@ fn a_part_of_a_document_is_a_missing_document() {
         for before in ["", "\n", "<?xml version='1.0'?>\n", "<!-- a -->\n", "\u{feff}"] {
             assert_event(before, &hook(START, format!("{before}{}\n\n", guests.plain)), None);
         }
+        for other in
+            [guests.plain.replace("</domain>", "</domain\n>\n<!-- a -->"), "<domain/>".into(), "<qemuCaps/>".into()]
+        {
+            assert_event(&other, &hook(PREPARE, other.as_str()), None);
+        }
     }
 }
 

@@ -56,7 +56,9 @@ fn cells(count: usize) -> String {
 }
 
 fn arguments(count: usize) -> String {
-    let arguments = numbered(count, "<q:arg value='-device'/><q:arg value='e1000e,id=n#'/>\n");
+    let pair =
+        "<q:arg value='-device'/><q:arg value='e1000e,id=n#'/><q:arg value='-global'/><q:arg value='e1000e.p#=1'/>\n";
+    let arguments = numbered(count, pair);
     let open = "<q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>";
     sized::GATEWAY.replace("</domain>", &format!("{open}{arguments}</q:commandline></domain>"))
 }

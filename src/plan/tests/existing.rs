@@ -259,4 +259,6 @@ fn hidden_options_turn_acpi_off() {
         does_not_work(&case, "virtio", Code::VirtioWithoutAcpi, "<qemu:commandline> turns it off");
     }
     q35().argument("-no-acpi", "-S").requests("virtio").refused(Code::VirtioWithoutAcpi);
+    // libvirt reads the feature only.
+    q35().features("<pae/>").argument("-machine", "acpi=on").requests("virtio").refused(Code::VirtioWithoutAcpi);
 }
