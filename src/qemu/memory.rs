@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     /// What `info memdev` of QEMU 11.1 printed for `-object memory-backend-ram,id=m,size=…`, and of QEMU 5.2 for the first two;
-    /// the larger ones are of QEMU's tests/unit/test-cutils.c.
+    /// the larger ones follow `qemu_strtosz` (util/cutils.c).
     #[test]
     fn sizes_are_qemus() {
         for (text, bytes) in [
