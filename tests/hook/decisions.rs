@@ -50,6 +50,14 @@ fn a_guest_of_the_host_route_without_a_request_gets_an_empty_state() {
     }
 }
 
+/// Only the request of a guest refuses its start, so a guest whose XML cannot be read starts.
+#[test]
+fn a_guest_of_the_host_route_with_unreadable_xml_gets_an_empty_state() {
+    let outcome = decided(Event::Start, &domain(HOST_ROUTE, HARD_LIMIT).replace("</os>", "</os><<"));
+    let [Effect::WriteState(state)] = outcome.effects.as_slice() else { panic!("{outcome:?}") };
+    assert!(state.boot.is_empty() && outcome.refusal.is_none() && outcome.asks, "{outcome:?}");
+}
+
 #[test]
 fn a_guest_of_the_host_route_with_a_request_gets_the_state_of_its_request() {
     let outcome = decided(Event::Start, &domain(HOST_ROUTE, &request("intel")));
