@@ -58,8 +58,9 @@ fn done(script: &str) -> String {
 /// Runs the script of a release, interrupted at a turn; `None` where it has no such turn.
 fn interrupted(release: &str, options: &str, turn: u32, how: &str) -> Option<Output> {
     fs::write("/run/count", "0\n").unwrap();
-    let mut command = Command::new("sh");
-    command.args(["-c", &command_line(release, options)]).process_group(0);
+    // A test program in the background of a shell ignores INT, and a shell cannot trap a signal that it ignored from the start.
+    let mut command = Command::new("env");
+    command.args(["--default-signal", "sh", "-c", &command_line(release, options)]).process_group(0);
     command.env("PATH", format!("/run/bin:{}", std::env::var("PATH").unwrap()));
     let output = command.env("TMPDIR", "/run/tmp").env("TURN", turn.to_string()).env("HOW", how).output().unwrap();
     let turns: u32 = fs::read_to_string("/run/count").unwrap().trim().parse().unwrap();
