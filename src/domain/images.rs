@@ -20,7 +20,8 @@ impl Images {
     /// The images of this type in every disk.
     pub(super) fn read(domain: Element<'_, '_>, kind: &str) -> Images {
         let disks = domain.all(&["devices", "disk"]);
-        let is_kind = |image: &Element<'_, '_>| image.prop("type") == Some(kind);
+        // Without a source there is no image, whatever the type (`virStorageSourceIsEmpty`).
+        let is_kind = |image: &Element<'_, '_>| image.prop("type") == Some(kind) && image.child("source").is_some();
         let store = |image: Element<'_, '_>| {
             image.child("source").and_then(|source| source.child_prop("dataStore", "type")) == Some(kind)
         };
@@ -61,10 +62,11 @@ mod tests {
                <backingStore type='nvme'><source type='pci' namespace='1'><address {other}/></source><backingStore/></backingStore>
              </backingStore></disk>"
         );
-        let vdpa = "<disk type='vhostvdpa'><source dev='/dev/vhost-vdpa-1'/></disk><disk type='vhostvdpa'/>";
+        let vdpa = "<disk type='vhostvdpa'><source dev='/dev/vhost-vdpa-1'/></disk>
+                    <disk type='vhostvdpa'/><disk type='nvme' device='cdrom'/>";
         let disks = disk(one, 1) + &disk(one, 2) + &overlay + vdpa;
         assert_eq!(images("nvme", &disks), Images { chains: 3, disks: 3, stores: 0 });
-        assert_eq!(images("vhostvdpa", &disks), Images { chains: 2, disks: 2, stores: 0 });
+        assert_eq!(images("vhostvdpa", &disks), Images { chains: 1, disks: 1, stores: 0 });
     }
 
     #[test]
@@ -72,7 +74,7 @@ mod tests {
         let chain =
             "<disk type='nvme'><source/><backingStore type='nvme'><source/><backingStore/></backingStore></disk>";
         assert_eq!(images("nvme", chain), Images { chains: 2, disks: 1, stores: 0 });
-        let vdpa = "<disk type='vhostvdpa'><backingStore type='vhostvdpa'/></disk>";
+        let vdpa = "<disk type='vhostvdpa'><source/><backingStore type='vhostvdpa'><source/></backingStore></disk>";
         assert_eq!(images("vhostvdpa", vdpa), Images { chains: 2, disks: 1, stores: 0 });
         let ended = "<disk type='file'><backingStore><backingStore type='nvme'/></backingStore></disk>";
         assert_eq!(images("nvme", ended), Images::default());

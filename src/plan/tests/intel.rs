@@ -21,7 +21,7 @@ fn caching_mode_is_for_devices_that_follow_mappings() {
         q35().hotplug(),
         q35().device(mdev),
         q35().device("<interface type='vdpa'/>"),
-        q35().device("<disk type='vhostvdpa'/>"),
+        q35().device("<disk type='vhostvdpa'><source/></disk>"),
     ] {
         assert_eq!(case.requests("intel").driver(), "intremap=on caching_mode=on eim=on aw_bits=48");
     }

@@ -174,7 +174,7 @@ fn vdpa_devices_count_from_7_2_on() {
     enough(&vdpa(), 1_476_395_008);
     enough(&vdpa().libvirt("7.2.0"), 1_476_395_008);
     assert_eq!(limits(&vdpa().libvirt("7.1.9")), (bytes(1_476_395_008), None, true));
-    enough(&vdpa().device("<disk type='vhostvdpa'/>"), 1_879_048_192);
+    enough(&vdpa().device("<disk type='vhostvdpa'><source/></disk>"), 1_879_048_192);
     enough(&devices(vdpa(), 2), 2_281_701_376);
     // libvirt does not see the devices of <qemu:commandline>.
     let hidden = || q35().argument("-device", "vhost-vdpa-device-pci,vhostdev=/dev/vhost-vdpa-0").requests("intel");

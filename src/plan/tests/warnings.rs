@@ -140,7 +140,7 @@ fn a_request_in_the_wrong_namespace_or_place_is_noticed() {
 #[test]
 fn old_vdpa_bypasses_the_viommu() {
     let code = Code::VdpaBypassesIommu;
-    for vdpa in ["<interface type='vdpa'/>", "<disk type='vhostvdpa'/>"] {
+    for vdpa in ["<interface type='vdpa'/>", "<disk type='vhostvdpa'><source/></disk>"] {
         warns(&q35().device(vdpa).qemu("8.0.9").requests("intel"), code, "8.0.9");
         assert_no_note(&q35().device(vdpa).qemu("8.1.0").requests("intel"), code);
         assert_no_note(&q35().device(vdpa).qemu("8.0.9"), code);
