@@ -307,6 +307,6 @@ fn missing() -> Option<String> {
 }
 
 /// Bypasses the test harness, which hides the output of a passing test.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
