@@ -302,7 +302,8 @@ class Generator:
             return
         if self.hidden == "intel" and version(self.qemu) >= (6, 2) and self.chance(0.1):
             device = f'{{"driver":"intel-iommu","id":"v0","caching-mode":{"true" if caching == "on" else "false"}}}'
-        if self.hidden == "intel":
+        # Interrupt remapping needs it (x86_iommu_realize).
+        if self.hidden in ("intel", "amd"):
             self.commandline += ["-machine", "kernel_irqchip=split"]
         self.commandline += ["-device", device]
 
