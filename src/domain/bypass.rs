@@ -9,7 +9,7 @@ use super::lookup::overrides;
 use crate::qemu::{self, Globals};
 use crate::xml::Element;
 
-/// The property of `pxb-pcie`, with dashes.
+/// The property of `pxb-pcie`.
 const EXPANDER_PROPERTY: &str = "bypass_iommu";
 
 /// Which host bridges bypass the vIOMMU.
@@ -33,8 +33,10 @@ impl Bypass {
             every_expander: Globals::of(commandline).get("pxb-pcie", EXPANDER_PROPERTY).is_some_and(qemu::is_on),
             by_alias: overrides(domain)
                 .into_iter()
-                .filter(|(_, name, _)| *name == EXPANDER_PROPERTY)
-                .map(|(alias, _, value)| (alias.to_owned(), value.is_some_and(qemu::is_on)))
+                .filter_map(|(alias, properties)| {
+                    let (_, value) = properties.into_iter().rfind(|(name, _)| *name == EXPANDER_PROPERTY)?;
+                    Some((alias.to_owned(), value.is_some_and(qemu::is_on)))
+                })
                 .collect(),
         }
     }

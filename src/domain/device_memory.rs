@@ -15,6 +15,8 @@ use crate::xml::Element;
 /// libvirt's size of a `<shmem>` that has none (`qemuDomainShmemDefPostParse`).
 const SHMEM: u64 = 4 * MIB;
 
+/// The memory of all devices, those of `<qemu:commandline>` included.
+///
 /// # Errors
 ///
 /// [`crate::note::Code::DomainInvalid`] where libvirt refuses a size.
@@ -31,7 +33,7 @@ pub(super) fn device_memory(domain: Element<'_, '_>, commandline: &[String]) -> 
         readable(model)?;
         let Some((drivers, mut properties)) = display(model) else { continue };
         let alias = attribute(video, &["alias"], "name").map_or_else(|| format!("video{index}"), str::to_owned);
-        for &(_, name, value) in overrides.iter().filter(|(device, ..)| *device == alias) {
+        for &(name, value) in overrides.get(alias.as_str()).into_iter().flatten() {
             match value {
                 Some(value) => properties.insert(name.to_owned(), value.to_owned()),
                 None => properties.remove(name),

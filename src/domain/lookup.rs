@@ -1,6 +1,8 @@
 //! How libvirt finds a value in a domain XML: the first element of a path through *all* elements of each name, its text as it
 //! is written, white space included. An empty text or attribute counts as missing (`virXPathString`).
 
+use std::collections::BTreeMap;
+
 use super::QEMU_NAMESPACE;
 use crate::xml::Element;
 
@@ -44,16 +46,16 @@ pub(crate) fn devices<'d, 'a>(domain: Element<'d, 'a>) -> impl Iterator<Item = E
     domain.children("devices").flat_map(Element::elements)
 }
 
-/// The properties in `<qemu:override><qemu:device alias=…><qemu:frontend>`: the alias, the name, and the value, which
+/// The properties in `<qemu:override><qemu:device alias=…><qemu:frontend>`, by the alias: the name, and the value, which
 /// type='remove' lacks.
-pub(super) fn overrides<'d>(domain: Element<'d, '_>) -> Vec<(&'d str, &'d str, Option<&'d str>)> {
-    let mut properties = Vec::new();
+pub(super) fn overrides<'d>(domain: Element<'d, '_>) -> BTreeMap<&'d str, Vec<(&'d str, Option<&'d str>)>> {
+    let mut properties: BTreeMap<_, Vec<_>> = BTreeMap::new();
     let overrides = domain.children_ns(QEMU_NAMESPACE, "override");
     for device in overrides.flat_map(|all| all.children_ns(QEMU_NAMESPACE, "device")) {
         let alias = device.prop("alias").unwrap_or_default();
         let Some(frontend) = device.child_ns(QEMU_NAMESPACE, "frontend") else { continue };
-        let named = |property: Element<'d, '_>| Some((alias, property.prop("name")?, property.prop("value")));
-        properties.extend(frontend.children_ns(QEMU_NAMESPACE, "property").filter_map(named));
+        let named = |property: Element<'d, '_>| Some((property.prop("name")?, property.prop("value")));
+        properties.entry(alias).or_default().extend(frontend.children_ns(QEMU_NAMESPACE, "property").filter_map(named));
     }
     properties
 }

@@ -13,7 +13,7 @@ use super::number::{c_notation, decimal32, number_of};
 use crate::qemu::{BridgePassage, FoundBridge, FoundVfio, find_bridges};
 use crate::xml::Element;
 
-/// Buses that a device of libvirt can name (`virPCIDeviceAddressIsValid`).
+/// Buses that a device of libvirt can name (`virPCIDeviceAddressIsValid`), and that a PCI hierarchy of QEMU has at most.
 const BUSES: u32 = 256;
 
 /// A PCI address in the guest; the bus is the index of a controller.
@@ -150,7 +150,7 @@ impl Buses {
         up.find_map(|(bus, passage, _)| matches!(passage, Passage::HostBridge { .. }).then_some(bus)).unwrap_or(0)
     }
 
-    /// The buses from one up to the host bridge, at most all, since they can form a ring: each with its controller's
+    /// The buses from one up to the host bridge, at most [`BUSES`], since they can form a ring: each with its controller's
     /// passage and the bus above.
     fn up(&self, bus: u32) -> impl Iterator<Item = (u32, Passage, Option<u32>)> {
         let step = |bus: u32| match self.controllers.get(&bus) {
@@ -159,7 +159,7 @@ impl Buses {
             // libvirt adds missing controllers, and on a PCI Express machine they are root ports.
             None => (bus, Passage::Express, None),
         };
-        std::iter::successors(Some(step(bus)), move |(_, _, parent)| parent.map(step)).take(self.controllers.len() + 1)
+        std::iter::successors(Some(step(bus)), move |(_, _, parent)| parent.map(step)).take(BUSES as usize)
     }
 
     /// Whether a virtio device is modern unless it says otherwise: below a port, where libvirt also puts one without an address on

@@ -23,6 +23,11 @@ fn with_devices(devices: &str) -> String {
 }
 
 /// The gateway with additional elements in its metadata.
+fn with_arguments(arguments: &str) -> String {
+    let open = "<q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>";
+    sized::GATEWAY.replace("</domain>", &format!("{open}{arguments}</q:commandline></domain>"))
+}
+
 fn with_metadata(metadata: &str) -> String {
     sized::GATEWAY.replace("  </metadata>", &format!("{metadata}</metadata>"))
 }
@@ -44,6 +49,26 @@ fn bridges(count: usize) -> String {
     with_devices(&(chain + &numbered(count, &device)))
 }
 
+/// The same, all in `<qemu:commandline>`.
+fn hidden_bridges(count: usize) -> String {
+    let bridge = "<q:arg value='-device'/><q:arg value='pci-bridge,id=b#,bus=b@'/>\n";
+    let chain: String =
+        (1..=count).map(|n| bridge.replace('#', &n.to_string()).replace('@', &(n - 1).to_string())).collect();
+    let device = format!("<q:arg value='-device'/><q:arg value='vfio-pci,host=#:1:0.0,bus=b{count}'/>\n");
+    with_arguments(&(chain + &numbered(count, &device)))
+}
+
+/// Displays, each with an override.
+fn displays(count: usize) -> String {
+    let videos = numbered(count, "    <video><model type='vga'/><alias name='ua-#'/></video>\n");
+    let overrides = numbered(
+        count,
+        "<q:device alias='ua-#'><q:frontend><q:property name='vgamem_mb' type='unsigned' value='64'/></q:frontend></q:device>\n",
+    );
+    let open = "  <q:override xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>\n";
+    with_devices(&videos).replace("</domain>", &format!("{open}{overrides}</q:override></domain>"))
+}
+
 fn vcpus(count: usize) -> String {
     let pins = numbered(count, "    <vcpupin vcpu='#' cpuset='#'/>\n");
     let guest = sized::GATEWAY.replace("  </cputune>", &format!("{pins}  </cputune>"));
@@ -58,9 +83,7 @@ fn cells(count: usize) -> String {
 fn arguments(count: usize) -> String {
     let pair =
         "<q:arg value='-device'/><q:arg value='e1000e,id=n#'/><q:arg value='-global'/><q:arg value='e1000e.p#=1'/>\n";
-    let arguments = numbered(count, pair);
-    let open = "<q:commandline xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>";
-    sized::GATEWAY.replace("</domain>", &format!("{open}{arguments}</q:commandline></domain>"))
+    with_arguments(&numbered(count, pair))
 }
 
 fn nova(count: usize) -> String {
@@ -71,12 +94,14 @@ fn nova(count: usize) -> String {
     ))
 }
 
-pub(crate) const SHAPES: [Shape; 23] = [
+pub(crate) const SHAPES: [Shape; 25] = [
     Shape { what: "disks", number: 50_000, make: sized::requesting, refused: false },
     Shape { what: "1,000 passed-through devices", number: 1000, make: hostdevs, refused: false },
     Shape { what: "devices behind bridges behind bridges", number: 200, make: bridges, refused: false },
     Shape { what: "4,096 vCPUs, each pinned", number: 4096, make: vcpus, refused: false },
     Shape { what: "500 NUMA cells", number: 500, make: cells, refused: false },
+    Shape { what: "hidden devices behind hidden bridges", number: 1200, make: hidden_bridges, refused: false },
+    Shape { what: "displays with overrides", number: 1000, make: displays, refused: false },
     Shape { what: "QEMU arguments", number: 800, make: arguments, refused: false },
     Shape { what: "Nova extra specs", number: 1000, make: nova, refused: false },
     Shape {
