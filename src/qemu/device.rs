@@ -75,49 +75,50 @@ const BASES: [(&str, &str); 8] = [
     ("vfio-pci-nohotplug", "vfio-pci"),
 ];
 
-/// What every `-global` of a command line sets: the values by driver and property. The last one of a property counts.
+/// What every `-global` of a command line sets: the values by driver and property. The last one of a property counts, also among
+/// those of a type and of its base.
 pub struct Globals(BTreeMap<String, BTreeMap<String, String>>);
 
 impl Globals {
     /// Reads `pxb-pcie.bypass_iommu=on`, or that as a list of three keys (`qemu_global_option`).
     pub fn of<S: AsRef<OsStr>>(arguments: &[S]) -> Globals {
         let mut globals = Globals(BTreeMap::new());
-        let mut set = |driver: &str, property: &str, value: &str| {
-            globals.0.entry(driver.to_owned()).or_default().insert(property.to_owned(), value.to_owned());
-        };
         for (_, text) in arguments::values(arguments, &["global"]) {
             let text = text.to_string_lossy();
             let short = text.split_once('.').and_then(|(driver, rest)| Some((driver, rest.split_once('=')?)));
+            if let Some((driver, (property, value))) = short {
+                globals.set(driver, property, value);
+                continue;
+            }
             let pairs = option::parse(&text, "");
             let get = |key| option::get(&pairs, key);
-            if let Some((driver, (property, value))) = short {
-                set(driver, property, value);
-            } else if let (Some(driver), Some(property), Some(value)) = (get(DRIVER), get("property"), get("value")) {
-                set(driver, property, value);
+            if let (Some(driver), Some(property), Some(value)) = (get(DRIVER), get("property"), get("value")) {
+                globals.set(driver, property, value);
             }
         }
         globals
     }
 
+    fn set(&mut self, driver: &str, property: &str, value: &str) {
+        let derived = BASES.iter().filter(|(_, base)| *base == driver).map(|(name, _)| *name);
+        for kind in derived.chain([driver]) {
+            self.0.entry(kind.to_owned()).or_default().insert(property.to_owned(), value.to_owned());
+        }
+    }
+
     /// The value of a property of a device type.
     #[must_use]
     pub fn get(&self, driver: &str, property: &str) -> Option<&str> {
-        self.all(driver).find_map(|values| values.get(property)).map(String::as_str)
+        self.0.get(driver)?.get(property).map(String::as_str)
     }
 
     /// The properties of a device of one of these types, with those that it does not set itself (`object_apply_global_props`).
     #[must_use]
     pub fn complete(&self, drivers: &[&str], mut properties: BTreeMap<String, String>) -> BTreeMap<String, String> {
-        for (property, value) in drivers.iter().flat_map(|driver| self.all(driver)).flatten() {
+        for (property, value) in drivers.iter().filter_map(|driver| self.0.get(*driver)).flatten() {
             properties.entry(property.clone()).or_insert_with(|| value.clone());
         }
         properties
-    }
-
-    /// The values for a type, and for its base.
-    fn all(&self, driver: &str) -> impl Iterator<Item = &BTreeMap<String, String>> {
-        let base = BASES.iter().find(|(name, _)| *name == driver).map(|(_, base)| *base);
-        [Some(driver), base].into_iter().flatten().filter_map(|kind| self.0.get(kind))
     }
 }
 

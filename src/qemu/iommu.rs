@@ -137,6 +137,14 @@ mod tests {
         assert!(found("intel-iommu").is_on("caching-mode") && found("intel-iommu").is_on("intremap"));
         assert!(!found("intel-iommu,caching-mode=off").is_on("caching-mode"));
         assert!(!found("virtio-iommu-pci").is_on("caching-mode"));
+        // QEMU applies them in their order.
+        for (arguments, on) in [
+            (["-global", "intel-iommu.intremap=on", "-global", "x86-iommu.intremap=off"], false),
+            (["-global", "x86-iommu.intremap=off", "-global", "intel-iommu.intremap=on"], true),
+        ] {
+            let found = find_iommu(&[&arguments[..], &["-device", "intel-iommu"]].concat()).unwrap();
+            assert_eq!(found.is_on("intremap"), on, "{arguments:?}");
+        }
     }
 
     #[test]
