@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::config::Config;
 use crate::domain::{Domain, Uuid};
 use crate::host::Host;
-use crate::host::guest_process::Identity;
+use crate::host::guest_process::{Guests, Identity};
 use crate::limit::Limit;
 use crate::note::{Code, Note};
 use crate::plan::{Memlock, Plan, Refusal, Route, kept, plan_for};
@@ -50,6 +50,7 @@ pub(super) fn read(config: &Config, host: &Host) -> Vec<FoundGuest> {
         let plan = plan_for(&domain, Request::of(&domain, &Keys::default(), config), host);
         (domain, plan)
     };
+    let mut processes = None;
     let running = xml_files(RUNNING).filter_map(|(file, text)| {
         let domain = match live(&text) {
             Ok(domain) => domain,
@@ -58,7 +59,8 @@ pub(super) fn read(config: &Config, host: &Host) -> Vec<FoundGuest> {
         let guest = Identity::of(&domain)?;
         let proven = guest.process();
         let is_proven = proven.is_some();
-        let running = Running::read(&proven.or_else(|| guest.unproven())?, is_proven);
+        let running =
+            Running::read(&proven.or_else(|| processes.get_or_insert_with(Guests::look).unproven(&guest))?, is_proven);
         Some(FoundGuest { file, domain: Ok(decide(domain)), running: Some(running) })
     });
     let defined = xml_files(DEFINED).map(|(file, text)| {

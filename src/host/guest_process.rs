@@ -46,7 +46,7 @@ impl Identity {
     /// Whether QEMU was started for this guest, by its arguments. Any process can have these.
     #[must_use]
     pub fn is_named_by(&self, arguments: &[OsString]) -> bool {
-        matches!(qemu::classify(arguments), Invocation::Guest { uuid, .. } if uuid.parse() == Ok(self.uuid))
+        guest_of(arguments) == Some(self.uuid)
     }
 
     /// Whether a process is this guest's because libvirt has put it into the guest's cgroup, and only root could make
@@ -68,13 +68,7 @@ impl Identity {
             is_same.then_some(process)
         });
         let is_guest = |process: &Pinned| self.has_in_cgroup(process) && self.is_named_by(&process.arguments());
-        recorded.or_else(|| pidfiles_are_roots().then(|| oldest(is_guest)).flatten())
-    }
-
-    /// The process that says that it is the guest's: for a report, where nothing proves it. No limit may be raised for it.
-    #[must_use]
-    pub fn unproven(&self) -> Option<Pinned> {
-        oldest(|process| self.is_named_by(&process.arguments()))
+        recorded.or_else(|| pidfiles_are_roots().then(|| oldest(process::all().into_iter(), is_guest)).flatten())
     }
 
     /// The answer to `question` that all processes have in common that name the guest and were started after a time (seconds of
@@ -166,8 +160,34 @@ fn pidfiles_are_roots() -> bool {
     fs::check_trusted_directory(Path::new(PIDFILES)).is_ok()
 }
 
-fn oldest(is_guest: impl Fn(&Pinned) -> bool) -> Option<Pinned> {
-    let found = process::all().into_iter().filter_map(|pid| {
+fn guest_of(arguments: &[OsString]) -> Option<Uuid> {
+    match qemu::classify(arguments) {
+        Invocation::Guest { uuid, .. } => uuid.parse().ok(),
+        Invocation::Ambiguous | Invocation::Other => None,
+    }
+}
+
+/// The processes of this host that were started as a guest's QEMU, or say so.
+pub struct Guests(Vec<(Uuid, Pid)>);
+
+impl Guests {
+    /// Looks at all processes.
+    #[must_use]
+    pub fn look() -> Guests {
+        let guest = |pid| Some((guest_of(&Pinned::open(pid).ok()?.arguments())?, pid));
+        Guests(process::all().into_iter().filter_map(guest).collect())
+    }
+
+    /// The process that says that it is the guest's: for a report, where nothing proves it. No limit may be raised for it.
+    #[must_use]
+    pub fn unproven(&self, guest: &Identity) -> Option<Pinned> {
+        let named = self.0.iter().filter(|(uuid, _)| *uuid == guest.uuid).map(|(_, pid)| *pid);
+        oldest(named, |process| guest.is_named_by(&process.arguments()))
+    }
+}
+
+fn oldest(processes: impl Iterator<Item = Pid>, is_guest: impl Fn(&Pinned) -> bool) -> Option<Pinned> {
+    let found = processes.filter_map(|pid| {
         let process = Pinned::open(pid).ok().filter(&is_guest)?;
         Some((process::start_ticks(pid)?, process))
     });
