@@ -160,7 +160,7 @@ fn without_devices(domain: &Domain, locked: bool) -> Option<Limit> {
 #[must_use]
 pub fn needed_bytes(domain: &Domain, address_spaces: usize) -> Option<u64> {
     let containers = containers(domain, address_spaces);
-    let reserve = GIB.max(containers.saturating_mul(usual_memory(domain)));
+    let reserve = GIB.max(usual_of_all(domain, address_spaces));
     (containers > 0).then(|| containers.saturating_mul(accounted_memory(domain)).saturating_add(reserve))
 }
 
@@ -170,11 +170,15 @@ fn usual_memory(domain: &Domain) -> u64 {
     domain.device_memory.usual.saturating_add(FIRMWARE)
 }
 
+/// The same for all containers.
+fn usual_of_all(domain: &Domain, address_spaces: usize) -> u64 {
+    containers(domain, address_spaces).saturating_mul(usual_memory(domain))
+}
+
 /// What each container accounts for firmware and displays, bytes, where that of all exceeds the 1 GiB for it.
 #[must_use]
 pub fn beyond_reserve(domain: &Domain, address_spaces: usize) -> Option<u64> {
-    let usual = usual_memory(domain);
-    (containers(domain, address_spaces).saturating_mul(usual) > GIB).then_some(usual)
+    (usual_of_all(domain, address_spaces) > GIB).then(|| usual_memory(domain))
 }
 
 fn containers(domain: &Domain, address_spaces: usize) -> u64 {
@@ -262,7 +266,7 @@ pub(super) fn device_bars(guest: &Guest<'_>, plan: &Plan) -> Option<Note> {
     let counted = bars.saturating_mul(spaces as u64);
     let Some(Limit::Bytes(required)) = plan.memlock.required_bytes else { return None };
     (counted > GIB && domain.memory.hard_limit.is_none()).then(|| {
-        let usual = containers(domain, spaces).saturating_mul(usual_memory(domain));
+        let usual = usual_of_all(domain, spaces);
         let limit = required.saturating_sub(usual.max(GIB)).saturating_add(usual).saturating_add(counted);
         let message = format!(
             "the passed-through devices have {} of memory BARs: where the host's kernel counts them (NVIDIA's kernels), QEMU reports \
