@@ -180,19 +180,20 @@ fn read(directory: &str, uuid: Uuid) -> io::Result<String> {
 fn write(directory: &str, uuid: impl Display, content: &str, mode: u32) -> io::Result<()> {
     fs::trusted_directory(Path::new(directory))?;
     let path = file(directory, uuid);
-    remove_unfinished(&path);
+    let _ = fs::remove(&earlier_temporary(&path));
     fs::replace(&path, content, mode)
 }
 
-/// Removes what a killed hook has left, also under the name that all files of a guest shared in earlier versions.
-fn remove_unfinished(path: &Path) {
-    for left in [fs::temporary(path), path.with_extension("tmp")] {
-        let _ = fs::remove(&left);
-    }
+/// What all files of a guest shared in earlier versions: a killed hook can have left it.
+fn earlier_temporary(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
 }
 
 fn remove(path: &Path) -> Result<(), Note> {
-    remove_unfinished(path);
+    // What a killed hook has left.
+    for left in [fs::temporary(path), earlier_temporary(path)] {
+        let _ = fs::remove(&left);
+    }
     fs::remove(path)
         .map_err(|error| Note::warning(Code::StateUnwritable, format!("{} cannot be removed: {error}", path.display())))
 }
