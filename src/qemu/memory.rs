@@ -113,11 +113,11 @@ fn size(text: &str) -> Option<u64> {
     }
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = unit(text.get(digits.len()..)?)?;
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    // A sign stands before the number only.
+    // A sign is allowed before the number only.
     if digits.contains(['+', '-']) {
         return None;
     }
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let whole = if whole.is_empty() && !fraction.is_empty() { 0 } else { whole.parse::<u64>().ok()? };
     // Twelve digits are enough: less than a byte of a tebibyte is left.
     let fraction: String = fraction.chars().chain(std::iter::repeat('0')).take(12).collect();

@@ -146,7 +146,8 @@ pub fn label(path: &Path) -> Option<String> {
 }
 
 /// Reads a whole file that only root may have written: a regular file, owned by uid 0, not writable by others, no hard link
-/// where other users can make one, at most `limit` bytes. The checks use the open descriptor, so that the file cannot be replaced between check and read.
+/// where other users can make one, at most `limit` bytes. The checks use the open descriptor, so that the file cannot be
+/// replaced between check and read.
 ///
 /// # Errors
 /// What the kernel says, or `InvalidData` with what is wrong about the file.
